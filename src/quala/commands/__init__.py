@@ -1,0 +1,1 @@
+"""One module per verb of `quala`; each has `main(argv) -> exit code`."""

@@ -1,0 +1,27 @@
+"""How commands speak: figures on standard output, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+
+def write_json(content: Mapping[str, Any]) -> None:
+    """Write one JSON object to standard output."""
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def show(*items: RenderableType) -> None:
+    """Write tables and lines; a pipe gets them unfolded, with room for every column."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for item in items:
+        console.print(item)
+
+
+def warn(text: str) -> None:
+    """Write one line to standard error."""
+    Console(stderr=True).print(f"[yellow]warning:[/yellow] {text}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Pure transformations `model, config -> model` and the losses that heal what they cost."""

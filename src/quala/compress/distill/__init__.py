@@ -1,0 +1,1 @@
+"""Distillation losses, one idea per file: pure functions with their reductions spelled out."""

@@ -1,0 +1,1 @@
+"""Depth: which encoder layers a model keeps."""

@@ -1,0 +1,1 @@
+"""8-bit quantization: ranges are learned with fake quantizers, then weights become integers."""

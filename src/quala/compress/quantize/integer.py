@@ -1,0 +1,190 @@
+"""Layers that hold 8-bit integers and multiply them: the deployed form of a quantized model."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
+from quala.compress.quantize.model import replace
+from quala.compress.quantize.ste import affine_integers, row_integers
+from quala.errors import QualaError
+
+
+def has_integer_kernel() -> bool:
+    """Tell whether this CPU multiplies 8-bit integers exactly (VNNI or AMX) through oneDNN.
+
+    Without these instructions oneDNN saturates intermediate sums at 16 bits.
+    """
+    if not torch.backends.mkldnn.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+
+
+class IntegerLinear(nn.Module):
+    """Linear layer on uint8 inputs and int8 weights, with float32 output.
+
+    y = (q(x) - z) W^T * (s_x * s_w) + b, the product accumulated in int32. State: `weight` int8
+    (out, in), `weight_scale` float32 (out,), `input_scale` and `input_zero_point` scalars, `bias`.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    input_scale: Tensor
+    input_zero_point: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = True, levels: int = 255
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.levels = in_features, out_features, levels
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(out_features))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("input_zero_point", torch.zeros(()))
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        self._kernel: Callable[[Tensor], Tensor] | None = None
+        self._integer = has_integer_kernel()
+
+    @classmethod
+    @torch.no_grad()
+    def from_fake(cls, layer: QuantLinear) -> Self:
+        """Return the integers of a calibrated `layer`."""
+        quantizer = layer.input_quantizer
+        made = cls(
+            layer.in_features,
+            layer.out_features,
+            bias=layer.bias is not None,
+            levels=quantizer.levels,
+        ).to(layer.weight.device)
+        integers, step = row_integers(layer.weight, layer.bits)
+        made.weight.copy_(integers)
+        made.weight_scale.copy_(step.squeeze(-1))
+        made.input_scale.copy_(quantizer.positive_step())
+        made.input_zero_point.copy_(quantizer.zero_point)
+        if made.bias is not None:
+            made.bias.copy_(layer.bias)
+        return made.train(layer.training)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        if self._kernel is None:
+            self._kernel = (
+                self._packed() if self._integer and self.weight.is_cpu else self._dequantized
+            )
+        return self._kernel(x)
+
+    def float_weight(self) -> Tensor:
+        """Return the float32 weight that the integers stand for, (out, in)."""
+        return self.weight.float().mul_(self.weight_scale.unsqueeze(1))
+
+    def _dequantized(self, x: Tensor) -> Tensor:
+        rounded = affine_integers(x.float(), self.input_scale, self.input_zero_point)
+        rounded.clamp_(0, self.levels).sub_(self.input_zero_point).mul_(self.input_scale)
+        return functional.linear(rounded, self.float_weight(), self.bias)
+
+    def _packed(self) -> Callable[[Tensor], Tensor]:
+        """Return the layer as a closure on a weight that oneDNN has laid out for itself."""
+        product = torch.ops.onednn.qlinear_pointwise
+        packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
+        weight_zeros = torch.zeros(self.out_features, dtype=torch.int64)
+        step, zero_point = self.input_scale.item(), int(self.input_zero_point.item())
+        shift = self.input_zero_point - 128
+
+        def multiply(x: Tensor) -> Tensor:
+            # Casting float to uint8 is scalar code, to int8 it is vectorised: 8 times faster.
+            signed = affine_integers(x.float(), self.input_scale, shift)
+            signed = signed.clamp_(-128, self.levels - 128).to(torch.int8)
+            unsigned = signed.view(torch.uint8).bitwise_xor_(128)
+            product_of: Tensor = product(
+                unsigned, step, zero_point, packed, self.weight_scale, weight_zeros, self.bias,
+                1.0, 0, torch.float32, "none", [], "",
+            )  # fmt: skip
+            return product_of
+
+        return multiply
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._kernel = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._kernel = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A packed weight is opaque and cannot be copied; a copy packs its own.
+        return {**self.__dict__, "_kernel": None}
+
+
+class IntegerEmbedding(nn.Module):
+    """Embedding that gathers int8 rows and scales them. State: `weight` (V, H), `scale` (V,)."""
+
+    weight: Tensor
+    scale: Tensor
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        rows = torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8)
+        self.register_buffer("weight", rows)
+        self.register_buffer("scale", torch.ones(num_embeddings))
+
+    @classmethod
+    @torch.no_grad()
+    def from_fake(cls, layer: QuantEmbedding) -> Self:
+        """Return the integers of `layer`."""
+        made = cls(layer.num_embeddings, layer.embedding_dim).to(layer.weight.device)
+        integers, step = row_integers(layer.weight, layer.bits)
+        made.weight.copy_(integers)
+        made.scale.copy_(step.squeeze(-1))
+        return made.train(layer.training)
+
+    @torch.no_grad()
+    def forward(self, ids: Tensor) -> Tensor:
+        rows = functional.embedding(ids, self.weight)  # (..., H) int8
+        return rows.float().mul_(self.scale[ids].unsqueeze(-1))
+
+    def float_weight(self) -> Tensor:
+        """Return the float32 rows that the integers stand for, (V, H)."""
+        return self.weight.float().mul_(self.scale.unsqueeze(1))
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+def to_integer(model: nn.Module, *, inplace: bool = False) -> nn.Module:
+    """Return `model` with its calibrated quantized layers as integer layers, for inference.
+
+    Raises:
+        QualaError: when a layer was never calibrated, or no layer is quantized.
+    """
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (QuantLinear, QuantEmbedding))
+    ]
+    if not found:
+        raise QualaError("`to_integer` got a model without quantized layers; quantize it first.")
+    for name, module in found:
+        if isinstance(module, QuantLinear) and module.input_quantizer.observations == 0:
+            raise QualaError(f"`{name}` has no range; calibrate the model before `to_integer`.")
+    target = model if inplace else copy.deepcopy(model)
+    for name, module in found:
+        if isinstance(module, QuantLinear):
+            replace(target, name, IntegerLinear.from_fake(module))
+        else:
+            replace(target, name, IntegerEmbedding.from_fake(module))
+    return target

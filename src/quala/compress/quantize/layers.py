@@ -1,0 +1,65 @@
+"""Drop-in linear and embedding layers that compute on rounded weights and inputs."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.fake import ActivationQuantizer, Mode
+from quala.compress.quantize.ste import fake_rows
+
+
+class QuantLinear(nn.Linear):
+    """Linear layer with weights rounded per output channel and its input per tensor.
+
+    `from_float` shares the parameters of the layer it replaces, so optimisers stay valid.
+    """
+
+    input_quantizer: ActivationQuantizer
+    bits: int
+
+    @classmethod
+    def from_float(cls, linear: nn.Linear, config: QuantizeConfig) -> Self:
+        """Return the quantized twin of `linear`, on the same parameters."""
+        layer = cls(
+            linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
+        )
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.bits = config.weight_bits
+        layer.input_quantizer = ActivationQuantizer(config).to(linear.weight.device)
+        return layer.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = self.input_quantizer(input)
+        if self.input_quantizer.mode != "fake":
+            return functional.linear(x, self.weight, self.bias)
+        return functional.linear(x, fake_rows(self.weight, self.bits), self.bias)
+
+
+class QuantEmbedding(nn.Embedding):
+    """Embedding whose rows are rounded after the gather: a row's grid depends on that row only."""
+
+    mode: Mode
+    bits: int
+
+    @classmethod
+    def from_float(cls, embedding: nn.Embedding, config: QuantizeConfig) -> Self:
+        """Return the quantized twin of `embedding`, on the same parameter."""
+        with torch.device("meta"):
+            layer = cls(
+                embedding.num_embeddings,
+                embedding.embedding_dim,
+                padding_idx=embedding.padding_idx,
+            )
+        layer.weight = embedding.weight
+        layer.mode = "off"
+        layer.bits = config.embedding_bits
+        return layer.train(embedding.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        rows = super().forward(input)  # (..., H)
+        return fake_rows(rows, self.bits) if self.mode == "fake" else rows

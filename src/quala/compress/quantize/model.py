@@ -1,0 +1,104 @@
+"""Quantize a whole model: swap its layers, calibrate their ranges, switch their mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from typing import get_args
+
+import torch
+from torch import nn
+
+from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.fake import ActivationQuantizer, Mode
+from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
+from quala.errors import QualaError, unknown
+
+
+def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
+    """Swap the layers of `model` in place for quantized twins in mode `off`.
+
+    Returns:
+        The names of the swapped modules, in module order.
+
+    Raises:
+        QualaError: when nothing is left to quantize, or the model is quantized already.
+    """
+    if any(isinstance(module, QuantLinear) for module in model.modules()):
+        raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
+    names = [name for name, module in model.named_modules() if _wanted(name, module, config)]
+    if not names:
+        raise QualaError(f"Nothing is left to quantize with `skip` {', '.join(config.skip)}.")
+    for name in names:
+        module = model.get_submodule(name)
+        twin = QuantLinear if isinstance(module, nn.Linear) else QuantEmbedding
+        replace(model, name, twin.from_float(module, config))  # type: ignore[arg-type]
+    return names
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the submodule of that dotted `name`."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def set_mode(model: nn.Module, mode: Mode) -> None:
+    """Switch all quantizers of `model` to `off`, `observe` or `fake`.
+
+    Raises:
+        QualaError: for `fake` when some layer has no range yet.
+    """
+    if mode not in get_args(Mode):
+        raise unknown("quantizer mode", mode, get_args(Mode))
+    for name, quantizer in _quantizers(model):
+        if mode == "fake" and quantizer.observations == 0:
+            raise QualaError(f"`{name}` has no range; calibrate the model before mode `fake`.")
+    for _, quantizer in _quantizers(model):
+        quantizer.mode = mode
+    for module in model.modules():
+        if isinstance(module, QuantEmbedding):
+            module.mode = mode
+
+
+def calibrate(model: nn.Module, run: Callable[[], None]) -> None:
+    """Find the activation ranges of `model` from the forward passes that `run` makes, only.
+
+    Earlier observations are forgotten; the model is left in mode `fake`. Without gradients; train
+    or eval mode is the caller's.
+
+    Raises:
+        QualaError: when `run` does not reach every quantized layer.
+    """
+    for _, quantizer in _quantizers(model):
+        quantizer.forget()
+    set_mode(model, "observe")
+    with torch.no_grad():
+        run()
+    for _, quantizer in _quantizers(model):
+        quantizer.finalise()
+    set_mode(model, "fake")
+
+
+def freeze(model: nn.Module, frozen: bool = True) -> None:
+    """Stop (or resume) the averaging of activation ranges while training."""
+    for _, quantizer in _quantizers(model):
+        quantizer.frozen = frozen
+
+
+def quantizer_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the learned steps of `model` (LSQ), for an optimiser group of their own."""
+    return [q.step for _, q in _quantizers(model) if isinstance(q.step, nn.Parameter)]
+
+
+def _wanted(name: str, module: nn.Module, config: QuantizeConfig) -> bool:
+    kinds = (nn.Linear, nn.Embedding) if config.quantize_embeddings else (nn.Linear,)
+    if type(module) not in kinds:
+        return False
+    parts = name.split(".")
+    return not any(fnmatchcase(part, pattern) for part in parts for pattern in config.skip)
+
+
+def _quantizers(model: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:
+    for name, module in model.named_modules():
+        if isinstance(module, ActivationQuantizer):
+            yield name, module

@@ -1,0 +1,101 @@
+"""Rounding with straight-through gradients: affine activations, symmetric rows, learned steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+SMALLEST_STEP = 1e-12
+
+
+def row_integers(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Quantize the rows of `weight` symmetrically to [-(2^(bits-1)-1), 2^(bits-1)-1].
+
+    Returns:
+        The integers, as floats in the shape of `weight`, and the steps, shape (..., 1).
+    """
+    step = weight.abs().amax(dim=-1, keepdim=True).div_(2 ** (bits - 1) - 1)
+    step.clamp_(min=SMALLEST_STEP)  # (..., 1); a row of zeros keeps a step
+    return torch.div(weight, step).round_(), step
+
+
+def affine_integers(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
+    """Return round(x / step) + zero_point as floats, before any clamp."""
+    # The reciprocal is multiplied, here and in the integer kernels, so that both round alike.
+    return torch.mul(x, step.reciprocal()).round_().add_(zero_point)
+
+
+class _Rows(Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
+        integers, step = row_integers(weight, bits)
+        return integers.mul_(step)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _Affine(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero_point: Tensor, levels: int) -> Tensor:
+        wide = affine_integers(x, step, zero_point)
+        if not ctx.needs_input_grad[0]:
+            return wide.clamp_(0, levels).sub_(zero_point).mul_(step)
+        integers = wide.clamp(0, levels)
+        ctx.save_for_backward(integers.eq(wide))  # one byte per value instead of four
+        return integers.sub_(zero_point).mul_(step)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None, None
+
+
+class _LearnedStep(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero_point: Tensor, levels: int) -> Tensor:
+        ctx.save_for_backward(x, step, zero_point)
+        ctx.levels = levels
+        integers = affine_integers(x, step, zero_point).clamp_(0, levels)
+        return integers.sub_(zero_point).mul_(step)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, step, zero_point = ctx.saved_tensors
+        v = x * step.reciprocal()
+        low, high = -zero_point, ctx.levels - zero_point  # -Qn, Qp
+        inside = (v > low) & (v < high)
+        slope = v.round().clamp_(low, high).sub_(v.mul_(inside))  # equation 3
+        scale = torch.rsqrt(x.numel() * torch.maximum(zero_point, high))
+        return gradient * inside, (gradient * slope).sum().mul_(scale), None, None
+
+
+def fake_rows(weight: Tensor, bits: int) -> Tensor:
+    """Round each row of `weight` to its symmetric grid; the gradient passes unchanged."""
+    rounded: Tensor = _Rows.apply(weight, bits)
+    return rounded
+
+
+def fake_affine(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
+    """Round `x` to (i - zero_point) * step, i in 0..levels; no gradient outside the range."""
+    # Half precision cannot count to 255 exactly, so the grid is always laid in float32.
+    rounded: Tensor = _Affine.apply(x.float(), step, zero_point, levels)
+    return rounded.to(x.dtype)
+
+
+def fake_learned(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
+    """Round as `fake_affine`, with a gradient for `step` (LSQ, arXiv 1902.08153, equations 2-3).
+
+    The step's gradient is scaled by 1/sqrt(N Qp), where N counts the values of `x` and Qp is the
+    larger of the integers below and above the zero point.
+    """
+    rounded: Tensor = _LearnedStep.apply(x.float(), step, zero_point, levels)
+    return rounded.to(x.dtype)

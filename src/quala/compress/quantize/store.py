@@ -1,0 +1,177 @@
+"""An integer model as a folder: config.json, int8 model.safetensors, quala.json; no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
+from quala.compress.quantize.model import replace
+from quala.errors import QualaError
+
+FORMAT = 1
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+def save_integer(
+    model: PreTrainedModel, folder: str | Path, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write the integer `model` to `folder`; `metadata` joins quala.json. The tokenizer is yours.
+
+    Raises:
+        QualaError: when `model` has no integer layer.
+    """
+    layers = _layers(model)
+    if not layers:
+        raise QualaError("`save_integer` got a model without integer layers; use `to_integer`.")
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(path)
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    card = {
+        **(metadata or {}),
+        "format": FORMAT,
+        "precision": "int8",
+        "quantization": {
+            "linear": {
+                name: layer.levels
+                for name, layer in layers.items()
+                if isinstance(layer, IntegerLinear)
+            },
+            "embedding": [n for n, e in layers.items() if isinstance(e, IntegerEmbedding)],
+        },
+    }
+    (path / "quala.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def load_integer(folder: str | Path) -> PreTrainedModel:
+    """Read the integer model of `folder`, in eval mode on the CPU.
+
+    Raises:
+        QualaError: when a file is missing or foreign, or its tensors do not fit the model.
+    """
+    path = Path(folder)
+    for name in ("config.json", "model.safetensors", "quala.json"):
+        if not (path / name).is_file():
+            raise QualaError(f"`{path}` is no integer model: it has no {name}.")
+    plan = _plan(path / "quala.json")
+    model = _skeleton(path)
+    for name, levels in plan["linear"].items():
+        replace(model, name, _empty_linear(model, name, levels))
+    for name in plan["embedding"]:
+        replace(model, name, _empty_embedding(model, name))
+    try:
+        tensors = load_file(path / "model.safetensors")
+    except SafetensorError as error:
+        raise QualaError(f"`{path / 'model.safetensors'}` is no safetensors file.") from error
+    _check(model.state_dict(), tensors, path)
+    model.load_state_dict(tensors)
+    model.eval()
+    return model
+
+
+def dequantized_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return the float32 weights that an integer `model` stands for, under the original names.
+
+    A plain Hugging Face model of the same config loads them; only the rounding of activations is
+    lost.
+    """
+    state = dict(model.state_dict())
+    for name, layer in _layers(model).items():
+        owned = [key for key in state if key.rpartition(".")[0] == name]
+        for key in owned:
+            if not key.endswith(".bias"):
+                del state[key]
+        state[f"{name}.weight"] = layer.float_weight()
+    return state
+
+
+def _layers(model: nn.Module) -> dict[str, IntegerLinear | IntegerEmbedding]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (IntegerLinear, IntegerEmbedding))
+    }
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise QualaError(f"`{path}` is no JSON: {error}.") from error
+    plan = card.get("quantization") if isinstance(card, dict) else None
+    if not isinstance(plan, dict) or card.get("precision") != "int8":
+        raise QualaError(f"`{path}` does not describe an int8 model.")
+    if card.get("format") != FORMAT:
+        raise QualaError(f"`{path}` has format {card.get('format')}; this version reads {FORMAT}.")
+    linear, embedding = plan.get("linear"), plan.get("embedding")
+    if not isinstance(linear, dict) or not isinstance(embedding, list):
+        raise QualaError(f"`{path}` does not list its quantized layers.")
+    if not all(isinstance(levels, int) and 3 <= levels <= 255 for levels in linear.values()):
+        raise QualaError(f"`{path}` names activation levels outside 3 to 255.")
+    return plan
+
+
+def _skeleton(path: Path) -> PreTrainedModel:
+    """Return the float model of config.json, its weights to be overwritten."""
+    config = AutoConfig.from_pretrained(path)
+    kind = (config.architectures or [""])[0]
+    auto: Any = AutoModel
+    if kind.endswith("ForQuestionAnswering"):
+        auto = AutoModelForQuestionAnswering
+    elif kind.endswith("ForSequenceClassification"):
+        auto = AutoModelForSequenceClassification
+    with torch.random.fork_rng(devices=[]):  # the throw-away initial weights draw numbers
+        model: PreTrainedModel = auto.from_config(config)
+    if type(model).__name__ != kind:
+        raise QualaError(f"`{path}` holds a {kind or 'nameless model'}, which quala cannot build.")
+    return model
+
+
+def _submodule(model: nn.Module, name: str, kind: type[_Module]) -> _Module:
+    module = dict(model.named_modules()).get(name)
+    if not isinstance(module, kind):
+        raise QualaError(f"quala.json lists `{name}`, which is no {kind.__name__} of this model.")
+    return module
+
+
+def _empty_linear(model: nn.Module, name: str, levels: int) -> IntegerLinear:
+    old = _submodule(model, name, nn.Linear)
+    has_bias = old.bias is not None
+    return IntegerLinear(old.in_features, old.out_features, bias=has_bias, levels=levels)
+
+
+def _empty_embedding(model: nn.Module, name: str) -> IntegerEmbedding:
+    old = _submodule(model, name, nn.Embedding)
+    return IntegerEmbedding(old.num_embeddings, old.embedding_dim)
+
+
+def _check(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:
+    missing, foreign = sorted(wanted.keys() - got.keys()), sorted(got.keys() - wanted.keys())
+    if missing or foreign:
+        raise QualaError(
+            f"The weights in `{path}` do not fit: missing {missing[:3] or 'none'}, "
+            f"foreign {foreign[:3] or 'none'}."
+        )
+    for name, tensor in got.items():
+        if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
+            raise QualaError(
+                f"`{name}` in `{path}` is {tensor.dtype} {tuple(tensor.shape)}; "
+                f"the model needs {wanted[name].dtype} {tuple(wanted[name].shape)}."
+            )

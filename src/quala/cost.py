@@ -1,0 +1,272 @@
+"""What a model costs: multiply-accumulates, parameters and bytes, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quala.errors import QualaError, unknown
+from quala.lengths import MIN_TOKENS, LengthConfig
+
+Family = Literal["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
+Head = Literal["span", "sentence"]
+Precision = Literal["fp32", "fp16", "int8", "int8-linear"]
+
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+# Elementwise products per token that a profiler of the published code counts outside the
+# layers: BERT multiplies the mask, RoBERTa the mask and the position ids.
+_PER_TOKEN: Mapping[Family, int] = MappingProxyType(
+    {"bert": 1, "electra": 1, "roberta": 2, "xlm-roberta": 2, "distilbert": 0}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The sizes of an encoder that decide its cost.
+
+    `embedding` is the width of the embedding table (0 means `hidden`); `head` is a `span` head
+    (`outputs` numbers per token) or a `sentence` head (a hidden layer on the first token, then
+    `outputs` numbers). Raises QualaError when `heads` does not divide `hidden`.
+    """
+
+    family: Family
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    vocabulary: int
+    positions: int
+    type_vocabulary: int
+    embedding: int = 0
+    outputs: int = 2
+    head: Head = "span"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise unknown("model family", self.family, FAMILIES)
+        if self.hidden % self.heads:
+            raise QualaError(f"`heads` must divide `hidden` {self.hidden}, got {self.heads}.")
+        if not self.embedding:
+            object.__setattr__(self, "embedding", self.hidden)
+
+    @property
+    def longest(self) -> int:
+        """Return the longest input in tokens; RoBERTa's positions start after the padding id."""
+        return self.positions - 2 if self.family in ("roberta", "xlm-roberta") else self.positions
+
+    @property
+    def projected(self) -> bool:
+        """Say whether a linear layer takes the embeddings to the hidden width (ELECTRA)."""
+        return self.embedding != self.hidden
+
+
+def _encoder(
+    family: Family,
+    hidden: int,
+    layers: int,
+    heads: int,
+    *,
+    intermediate: int = 0,
+    embedding: int = 0,
+) -> Architecture:
+    vocabulary, positions, types = {
+        "bert": (30522, 512, 2),
+        "electra": (30522, 512, 2),
+        "distilbert": (30522, 512, 0),
+        "roberta": (50265, 514, 1),
+        "xlm-roberta": (250002, 514, 1),
+    }[family]
+    return Architecture(
+        family=family,
+        hidden=hidden,
+        intermediate=intermediate or 4 * hidden,
+        layers=layers,
+        heads=heads,
+        vocabulary=vocabulary,
+        positions=positions,
+        type_vocabulary=types,
+        embedding=embedding,
+    )
+
+
+PRESETS: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "minilm-l6-h384": _encoder("roberta", 384, 6, 12),
+        "minilm-l12-h384": _encoder("roberta", 384, 12, 12),
+        "minilm-l6-h384-uncased": _encoder("bert", 384, 6, 12),
+        "minilm-l12-h384-uncased": _encoder("bert", 384, 12, 12),
+        "tinybert-l4-h312": _encoder("bert", 312, 4, 12, intermediate=1200),
+        "tinybert-l6-h768": _encoder("bert", 768, 6, 12),
+        "bert-base": _encoder("bert", 768, 12, 12),
+        "bert-large": _encoder("bert", 1024, 24, 16),
+        "roberta-base": _encoder("roberta", 768, 12, 12),
+        "roberta-large": _encoder("roberta", 1024, 24, 16),
+        "xlm-roberta-base": _encoder("xlm-roberta", 768, 12, 12),
+        "distilbert-base": _encoder("distilbert", 768, 6, 12),
+        "electra-small": _encoder("electra", 256, 12, 4, embedding=128),
+        "electra-base": _encoder("electra", 768, 12, 12),
+    }
+)
+
+
+def preset(name: str) -> Architecture:
+    """Return the architecture that is known under `name`. Raises QualaError for another name."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def macs(arch: Architecture, lengths: Sequence[int], tokens: int) -> int:
+    """Count the multiply-accumulates of one input of `tokens` tokens.
+
+    Layer i attends to the `lengths[i - 1]` tokens that the one before kept and feeds the
+    `lengths[i]` that it keeps forward. Equal to the unit to torchprofile on the published code,
+    which leaves top-k, gather, softmax and GELU out. Raises QualaError unless there is one
+    length per layer.
+    """
+    _check_layers(arch, len(lengths))
+    kept = np.asarray(lengths, dtype=np.int64)  # (L,)
+    return int(_macs(arch, kept, np.asarray(tokens, dtype=np.int64)))
+
+
+def mean_macs(
+    arch: Architecture, config: LengthConfig, real_lengths: Sequence[int] | NDArray[np.int64]
+) -> float:
+    """Average the multiply-accumulates over inputs of `real_lengths` tokens, without padding.
+
+    Lengths have `natural` semantics: each input keeps `config.kept(n)`. Raises QualaError for an
+    empty list of inputs and unless there is one length per layer.
+    """
+    _check_layers(arch, len(config.lengths))
+    tokens, counts = np.unique(np.asarray(real_lengths, dtype=np.int64), return_counts=True)
+    if not len(tokens):
+        raise QualaError("The mean cost needs at least one input length, got none.")
+    shares = -(-np.outer(tokens, config.lengths) // config.sequence_length)  # (U, L)
+    kept = np.maximum(shares, np.minimum(tokens, MIN_TOKENS)[:, None])
+    return float(np.average(_macs(arch, kept, tokens), weights=counts))
+
+
+def _check_layers(arch: Architecture, got: int) -> None:
+    if got != arch.layers:
+        raise QualaError(f"Expected {arch.layers} lengths, one per layer, got {got}.")
+
+
+def _macs(
+    arch: Architecture, kept: NDArray[np.int64], tokens: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    width, inner = arch.hidden, arch.intermediate
+    seen = np.concatenate([tokens[..., None], kept[..., :-1]], axis=-1)  # (..., L)
+    attention = 4 * width**2 * seen + 2 * width * seen**2 + width * seen
+    feed_forward = 2 * width * inner * kept + width * kept
+    layers: NDArray[np.int64] = (attention + feed_forward).sum(axis=-1)
+    embedding = tokens * (arch.embedding + _PER_TOKEN[arch.family])
+    if arch.projected:
+        embedding = embedding + tokens * arch.embedding * width
+    return layers + embedding + _head_macs(arch, tokens)
+
+
+def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    last = arch.outputs * arch.hidden
+    return tokens * last if arch.head == "span" else np.zeros_like(tokens) + arch.hidden**2 + last
+
+
+def _linears(arch: Architecture) -> list[tuple[int, int]]:
+    """List (inputs, outputs) of every linear layer below the head."""
+    width, inner = arch.hidden, arch.intermediate
+    layer = [(width, width)] * 4 + [(width, inner), (inner, width)]
+    return [(arch.embedding, width)] * arch.projected + layer * arch.layers
+
+
+def _embedding_rows(arch: Architecture) -> int:
+    return arch.vocabulary + arch.positions + arch.type_vocabulary
+
+
+def _norms(arch: Architecture) -> int:
+    """Count the weights and biases of the LayerNorms: two per layer, one after the embeddings."""
+    return 2 * arch.embedding + 4 * arch.hidden * arch.layers
+
+
+def _head_parameters(arch: Architecture) -> int:
+    last = arch.outputs * (arch.hidden + 1)
+    return last if arch.head == "span" else arch.hidden * (arch.hidden + 1) + last
+
+
+def parameters(arch: Architecture) -> int:
+    """Count the parameters of the Hugging Face model with its head."""
+    linears = sum((inputs + 1) * outputs for inputs, outputs in _linears(arch))
+    embeddings = _embedding_rows(arch) * arch.embedding
+    return linears + embeddings + _norms(arch) + _head_parameters(arch)
+
+
+def size_bytes(arch: Architecture, precision: Precision) -> int:
+    """Return the bytes that the weights take.
+
+    `int8` stores the encoder's linear layers with one fp32 scale per output channel and the
+    embeddings with one per row; biases, LayerNorms and the head stay fp32. `int8-linear` leaves
+    the embeddings fp32, as QuaLA-MiniLM was published. Raises QualaError for another precision.
+    """
+    if precision not in get_args(Precision):
+        raise unknown("precision", precision, get_args(Precision))
+    if precision in ("fp32", "fp16"):
+        return parameters(arch) * (4 if precision == "fp32" else 2)
+    linears = sum(inputs * outputs + 8 * outputs for inputs, outputs in _linears(arch))
+    row = arch.embedding + 4 if precision == "int8" else 4 * arch.embedding
+    return linears + _embedding_rows(arch) * row + 4 * (_norms(arch) + _head_parameters(arch))
+
+
+_KEYS = MappingProxyType(
+    {
+        "hidden": "hidden_size",
+        "intermediate": "intermediate_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "vocabulary": "vocab_size",
+        "positions": "max_position_embeddings",
+        "type_vocabulary": "type_vocab_size",
+    }
+)
+_DISTILBERT_KEYS = MappingProxyType(
+    {
+        "hidden": "dim",
+        "intermediate": "hidden_dim",
+        "layers": "n_layers",
+        "heads": "n_heads",
+        "vocabulary": "vocab_size",
+        "positions": "max_position_embeddings",
+    }
+)
+
+
+def architecture_of(config: Mapping[str, Any]) -> Architecture:
+    """Read the architecture out of a Hugging Face config.json.
+
+    Raises QualaError for a `model_type` that quala does not support and for a missing size.
+    """
+    family = config["model_type"] if "model_type" in config else None
+    if family not in FAMILIES:
+        raise unknown("`model_type`", family, FAMILIES)
+    keys = dict(_DISTILBERT_KEYS if family == "distilbert" else _KEYS)
+    if family == "electra":
+        keys["embedding"] = "embedding_size"
+    missing = sorted(key for key in keys.values() if key not in config)
+    if missing:
+        raise QualaError(f"The model's config.json lacks {', '.join(missing)}.")
+    sizes = {"type_vocabulary": 0} | {name: int(config[key]) for name, key in keys.items()}
+    return Architecture(family=family, outputs=_outputs(config), head=_head(config), **sizes)
+
+
+def _outputs(config: Mapping[str, Any]) -> int:
+    if config.get("id2label"):
+        return len(config["id2label"])
+    return int(config["num_labels"]) if "num_labels" in config else 2
+
+
+def _head(config: Mapping[str, Any]) -> Head:
+    classes = config.get("architectures") or []
+    return "sentence" if any("SequenceClassification" in name for name in classes) else "span"

@@ -1,0 +1,124 @@
+"""From the logits of a question's windows to answers in its context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quala.data.examples import QAExample
+from quala.data.features import FeatureSet
+from quala.errors import QualaError
+
+Logits = NDArray[np.floating[Any]]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A piece of the context: `context[start:end]`, its score and its share of the n-best."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """Limits of decoding: `n_best` starts and ends of a window are paired, answers of more than
+    `max_answer_length` tokens are left out, `keep` answers (None: `n_best`) are returned.
+    """
+
+    n_best: int = 20
+    max_answer_length: int = 30
+    keep: int | None = None
+
+
+def decode_answers(
+    examples: Sequence[QAExample],
+    features: FeatureSet,
+    outputs: Sequence[Logits],
+    *,
+    decoding: Decoding,
+    rows: Sequence[int] | None = None,
+) -> dict[int, list[Answer]]:
+    """Return for each example (by its index) its distinct answers, the best first.
+
+    `outputs[i]` are the logits (n, 2) of feature `rows[i]` (of feature i without `rows`). Only
+    context tokens are answers; an answer scores the best of its windows, and probabilities are
+    shares of the answers kept. An example whose windows hold no context has no answers; one
+    without windows is not returned.
+    """
+    chosen = np.arange(len(features)) if rows is None else np.asarray(rows, dtype=np.int64)
+    if len(outputs) != len(chosen):
+        raise QualaError(f"Expected the logits of {len(chosen)} features, got {len(outputs)}.")
+    found: dict[int, list[tuple[Floats, Ints]]] = {}
+    for row, logits in zip(chosen.tolist(), outputs):
+        candidates = _window_candidates(features, row, logits, decoding=decoding)
+        found.setdefault(int(features.example[row]), []).append(candidates)
+    keep = decoding.n_best if decoding.keep is None else decoding.keep
+    return {
+        index: _answers(examples[index].context, windows, keep=keep)
+        for index, windows in sorted(found.items())
+    }
+
+
+def best_answers(
+    examples: Sequence[QAExample], decoded: dict[int, list[Answer]]
+) -> dict[str, str]:
+    """Return the text of the best answer by question id; the empty text where there is none."""
+    return {
+        examples[index].id: answers[0].text if answers else ""
+        for index, answers in decoded.items()
+    }
+
+
+def _window_candidates(
+    features: FeatureSet, row: int, logits: Logits, *, decoding: Decoding
+) -> tuple[Floats, Ints]:
+    """Return the scores (c,) and the characters (c, 2) of one window's candidate answers."""
+    if features.context_range is None or features.char_spans is None:
+        raise QualaError("Answers are decoded from features of question answering only.")
+    base, stop = int(features.offsets[row]), int(features.offsets[row + 1])
+    if logits.shape[0] < stop - base or logits.shape[1:] != (2,):
+        raise QualaError(
+            f"Feature {row} needs logits of shape ({stop - base}, 2), got {logits.shape}."
+        )
+    first, last = map(int, features.context_range[row])
+    context = logits[first:last].astype(np.float64)  # (c, 2)
+    starts = _top(context[:, 0], decoding.n_best)
+    ends = _top(context[:, 1], decoding.n_best)
+    tokens = ends[None, :] - starts[:, None] + 1  # (starts, ends)
+    pair_start, pair_end = np.nonzero((tokens >= 1) & (tokens <= decoding.max_answer_length))
+    begin, end = starts[pair_start], ends[pair_end]
+    spans = features.char_spans[base + first : base + last]
+    characters = np.stack((spans[begin, 0], spans[end, 1]), axis=1).astype(np.int64)
+    return context[begin, 0] + context[end, 1], characters
+
+
+def _top(values: Floats, count: int) -> Ints:
+    """Return the positions of the highest values, best first, earlier first among equals."""
+    return np.argsort(-values, kind="stable")[:count].astype(np.int64)
+
+
+def _answers(context: str, windows: list[tuple[Floats, Ints]], *, keep: int) -> list[Answer]:
+    scores = np.concatenate([score for score, _ in windows])
+    spans = np.concatenate([span for _, span in windows])
+    best: dict[tuple[int, int], float] = {}
+    for candidate in np.argsort(-scores, kind="stable").tolist():
+        start, end = spans[candidate].tolist()
+        best.setdefault((start, end), float(scores[candidate]))
+        if len(best) == keep:
+            break
+    weights = np.exp(np.array(list(best.values())) - scores.max(initial=-np.inf))
+    shares = (weights / weights.sum()).tolist() if best else []
+    return [
+        Answer(context[start:end], start, end, score, share)
+        for ((start, end), score), share in zip(best.items(), shares)
+    ]

@@ -1,0 +1,78 @@
+"""Tokenised examples, stored flat: what batches are cut from and answers are decoded with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from quala.data.batch import Batch
+from quala.errors import QualaError
+
+Ints = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """N tokenised inputs of different lengths, in flat arrays.
+
+    Feature i holds the tokens `offsets[i]` to `offsets[i + 1]` and belongs to the example
+    `example[i]`. Its row is its id. `char_spans` are, for question answering, the characters
+    of the context under each token; they are set in `context_range` only.
+    """
+
+    input_ids: Ints  # (T,) int32
+    offsets: Ints  # (N + 1,) int64
+    segment_one: Ints  # (N,) int32, number of leading tokens of segment 0
+    example: Ints  # (N,) int32, rising
+    pad_token_id: int
+    labels: NDArray[Any] | None = None  # (N, D) int64 or float32
+    char_spans: Ints | None = None  # (T, 2) int32
+    context_range: Ints | None = None  # (N, 2) int32, first context token and the one after it
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Real tokens of each feature, int64 (N,)."""
+        return np.diff(self.offsets).astype(np.int64)
+
+    def rows_of(self, examples: Sequence[int]) -> NDArray[np.int64]:
+        """Return the rows of all features of the given examples, rising."""
+        return np.flatnonzero(np.isin(self.example, np.asarray(examples, dtype=np.int64)))
+
+    def batch(self, rows: Sequence[int], *, pad_to: int | None = None) -> Batch:
+        """Return the features as tensors, padded to their longest or to `pad_to` tokens.
+
+        Raises QualaError for no rows, and for rows that are longer than `pad_to`.
+        """
+        chosen = np.asarray(rows, dtype=np.int64)
+        if chosen.size == 0:
+            raise QualaError("A batch needs at least one feature, got none.")
+        starts, stops = self.offsets[chosen], self.offsets[chosen + 1]
+        longest = int((stops - starts).max())
+        width = longest if pad_to is None else pad_to
+        if longest > width:
+            raise QualaError(f"`pad_to` must be at least {longest}, the longest row, got {width}.")
+        return self._padded(chosen, (stops - starts)[:, None], width=width)
+
+    def _padded(self, rows: NDArray[np.int64], lengths: Ints, *, width: int) -> Batch:
+        column = np.arange(width)[None, :]
+        real = column < lengths  # (B, n)
+        position = np.minimum(self.offsets[rows][:, None] + column, len(self.input_ids) - 1)
+        ids = np.where(real, self.input_ids[position], self.pad_token_id)
+        second = real & (column >= self.segment_one[rows][:, None])
+        batch = Batch(
+            input_ids=torch.from_numpy(ids.astype(np.int64)),  # (B, n)
+            attention_mask=torch.from_numpy(real.astype(np.int64)),  # (B, n)
+            segment_ids=torch.from_numpy(second.astype(np.int64)),  # (B, n)
+            feature=torch.from_numpy(rows.copy()),  # (B,)
+        )
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels[rows])  # (B, D)
+        return batch

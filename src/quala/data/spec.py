@@ -1,0 +1,98 @@
+"""Which data an experiment uses, and how it is cut: the typed end of the `data` config group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from quala.errors import QualaError, unknown
+
+TaskName = Literal["squad", "glue"]
+Unanswerable = Literal["refuse", "drop"]
+DEMO = "demo"
+SPECIAL_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """The source of the data, its slices and its windows.
+
+    Raises QualaError, one sentence, for values that are unknown or do not fit together.
+    """
+
+    task: TaskName
+    path: str | None = None
+    """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file."""
+    name: str | None = None
+    """A data set on the hub, such as `rajpurkar/squad`, or `demo` for the embedded set."""
+    subset: str | None = None
+    """The GLUE task, such as `sst2`; it also chooses the metric."""
+    revision: str | None = None
+    train_split: str = "train"
+    test_split: str = "validation"
+    unanswerable: Unanswerable = "refuse"
+    max_length: int = 384
+    """Tokens of one feature, special tokens included."""
+    doc_stride: int = 128
+    """Tokens that two neighbouring windows share."""
+    max_question_length: int = 64
+    max_train: int | None = None
+    max_test: int | None = None
+    search_size: int = 1000
+    """Examples cut from train, by article, to compare candidates of a search; at most a fifth."""
+    selection_size: int = 1000
+    """Examples cut from train, by article, to choose checkpoints; at most a fifth."""
+    seed: int = 0
+    n_best: int = 20
+    max_answer_length: int = 30
+    """Tokens of the longest answer that is decoded."""
+    pad_to_max: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task not in get_args(TaskName):
+            raise unknown("data task", self.task, get_args(TaskName))
+        if self.unanswerable not in get_args(Unanswerable):
+            raise unknown("`unanswerable` choice", self.unanswerable, get_args(Unanswerable))
+        self._check_source()
+        self._check_sizes()
+        if self.task == "squad":
+            self._check_windows()
+
+    def _check_source(self) -> None:
+        if (self.path is None) == (self.name is None):
+            raise QualaError(
+                f"Data comes from either `path` or `name`, got path={self.path}, name={self.name}."
+            )
+        if self.name == DEMO and self.task != "squad":
+            raise QualaError(f"The demo set is a squad task, got task `{self.task}`.")
+        if self.name is not None and self.name != DEMO and self.task == "glue" and not self.subset:
+            raise QualaError(f"`{self.name}` needs a `subset`, for example sst2, got none.")
+        if self.train_split == self.test_split:
+            raise QualaError(
+                f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
+            )
+
+    def _check_sizes(self) -> None:
+        lowest = {
+            "max_length": 8,
+            "doc_stride": 0,
+            "max_question_length": 1,
+            "search_size": 0,
+            "selection_size": 0,
+            "n_best": 1,
+            "max_answer_length": 1,
+            "max_train": 1,
+            "max_test": 1,
+        }
+        for field, least in lowest.items():
+            value = getattr(self, field)
+            if value is not None and value < least:
+                raise QualaError(f"`{field}` must be at least {least}, got {value}.")
+
+    def _check_windows(self) -> None:
+        window = self.max_length - self.max_question_length - SPECIAL_TOKENS
+        if self.doc_stride >= window:
+            raise QualaError(
+                f"`doc_stride` must be below max_length - max_question_length - {SPECIAL_TOKENS} "
+                f"= {window}, got {self.doc_stride}."
+            )

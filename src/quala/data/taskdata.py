@@ -1,0 +1,116 @@
+"""A task with its four slices and the way its outputs are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quala.data.examples import ClassificationExample, Example, QAExample
+from quala.data.features import FeatureSet
+from quala.data.scoring import Outcome, Outputs, SentenceScoring, SpanScoring
+from quala.data.sentences import sentence_features
+from quala.data.source import Source
+from quala.data.spec import DataSpec
+from quala.data.task import Task
+from quala.data.windows import qa_features
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(eq=False)
+class Slice:
+    """The examples of train, search, selection or test; tokenised when first needed."""
+
+    name: str
+    examples: list[Example]
+    tokenise: Callable[[list[Example]], FeatureSet] = field(repr=False)
+
+    @cached_property
+    def features(self) -> FeatureSet:
+        """The tokenised examples; a long question and context make several."""
+        return self.tokenise(self.examples)
+
+
+class TaskData:
+    """A task and its slices, read and tokenised on first use and kept on the object.
+
+    Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
+    """
+
+    def __init__(self, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.spec = spec
+        self._tokenizer = tokenizer
+        self._source = Source(spec)
+
+    @property
+    def task(self) -> Task:
+        return self._source.task
+
+    @property
+    def pad_to(self) -> int | None:
+        """Tokens that every batch is padded to, or None for its longest row."""
+        return self.spec.max_length if self.spec.pad_to_max else None
+
+    @cached_property
+    def train(self) -> Slice:
+        return self._slice("train")
+
+    @cached_property
+    def search(self) -> Slice:
+        return self._slice("search")
+
+    @cached_property
+    def selection(self) -> Slice:
+        return self._slice("selection")
+
+    @cached_property
+    def test(self) -> Slice:
+        return self._slice("test")
+
+    def score(
+        self, part: Slice, outputs: Outputs, rows: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """Return the metrics in percent, the task's primary metric first.
+
+        `outputs[i]` belongs to feature `rows[i]`; without `rows` there is one per feature.
+        """
+        return self._scoring.score(Outcome(part.examples, part.features, outputs, rows))
+
+    def example_scores(
+        self, part: Slice, outputs: Outputs, rows: Sequence[int] | None = None
+    ) -> NDArray[np.float64]:
+        """Return F1 (spans) or correctness (classes) of each example, 0 to 100.
+
+        One value for each example that the features `rows` (None: all) belong to, in the order
+        of the slice. Raises QualaError for regression, whose metric is no mean over examples.
+        """
+        return self._scoring.example_scores(Outcome(part.examples, part.features, outputs, rows))
+
+    @cached_property
+    def _scoring(self) -> SpanScoring | SentenceScoring:
+        if self.spec.task == "squad":
+            return SpanScoring(self.spec)
+        return SentenceScoring(self.spec, regression=self.task.kind == "regression")
+
+    def _slice(self, name: str) -> Slice:
+        return Slice(name, self._source.examples(name), self._tokenise)
+
+    def _tokenise(self, examples: list[Example]) -> FeatureSet:
+        if self.spec.task == "squad":
+            return qa_features(cast("list[QAExample]", examples), self._tokenizer, self.spec)
+        return sentence_features(
+            cast("list[ClassificationExample]", examples),
+            self._tokenizer,
+            max_length=self.spec.max_length,
+        )
+
+
+def load_task_data(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> TaskData:
+    """Return the task's data; files are read when a slice is first used."""
+    return TaskData(spec, tokenizer)

@@ -1,0 +1,132 @@
+"""How many tokens each layer keeps: the length configuration and how training samples one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+from quala.errors import QualaError
+
+MIN_TOKENS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class LengthConfig:
+    """Tokens kept by each layer, on the scale of an input of `sequence_length` tokens.
+
+    `reference` semantics take the lengths as they are, on inputs padded to `sequence_length`.
+    `natural` semantics take them as shares: an input of n real tokens keeps `kept(n)`.
+    Raises QualaError for lengths that grow, that exceed the sequence, or that fall below 2.
+    """
+
+    lengths: tuple[int, ...]
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        if not self.lengths:
+            raise QualaError("A length configuration needs at least one length, got none.")
+        if any(length < MIN_TOKENS for length in self.lengths):
+            raise QualaError(f"Lengths must be at least {MIN_TOKENS}, got {self}.")
+        if self.lengths[0] > self.sequence_length:
+            raise QualaError(
+                f"Lengths must not exceed the sequence length {self.sequence_length}, got {self}."
+            )
+        if any(later > earlier for earlier, later in zip(self.lengths, self.lengths[1:])):
+            raise QualaError(f"Lengths must not grow from layer to layer, got {self}.")
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.lengths))
+
+    @classmethod
+    def parse(cls, text: str, *, layers: int, sequence_length: int) -> LengthConfig:
+        """Read `315,251,...`: one length per layer. Raises QualaError when it is malformed."""
+        try:
+            lengths = tuple(int(part) for part in text.replace("(", "").replace(")", "").split(","))
+        except ValueError as error:
+            raise QualaError(
+                f"Lengths must be whole numbers separated by commas, got `{text}`."
+            ) from error
+        if len(lengths) != layers:
+            raise QualaError(
+                f"Expected {layers} lengths, one per layer, got {len(lengths)}: `{text}`."
+            )
+        return cls(lengths, sequence_length)
+
+    @classmethod
+    def full(cls, *, layers: int, sequence_length: int) -> LengthConfig:
+        """Return the configuration that drops nothing."""
+        return cls((sequence_length,) * layers, sequence_length)
+
+    @property
+    def drops(self) -> tuple[bool, ...]:
+        """Say for each layer whether it drops tokens."""
+        return tuple(
+            later < earlier
+            for earlier, later in zip((self.sequence_length, *self.lengths), self.lengths)
+        )
+
+    def kept(self, tokens: int) -> tuple[int, ...]:
+        """Return the tokens that each layer keeps of an input of `tokens` real tokens.
+
+        The share `length / sequence_length` is rounded up, never below 2 nor above `tokens`.
+        """
+        floor = min(MIN_TOKENS, tokens)
+        return tuple(
+            max(floor, -(-length * tokens // self.sequence_length)) for length in self.lengths
+        )
+
+
+def constant_drop(rate: float, *, layers: int, sequence_length: int) -> LengthConfig:
+    """Drop the share `rate` at every layer, rounding what is kept up (LAT's `ratio` mode)."""
+    lengths, length = [], sequence_length
+    for _ in range(layers):
+        length = max(MIN_TOKENS, math.ceil(length * (1 - rate)))
+        lengths.append(length)
+    return LengthConfig(tuple(lengths), sequence_length)
+
+
+def sample_length_drop(
+    bound: float, *, layers: int, sequence_length: int, rng: Random, skipped: frozenset[int]
+) -> LengthConfig:
+    """Draw lengths as LengthDrop does (arXiv 2010.07003, section 3.1).
+
+    Each layer's length is uniform on [ceil((1 - bound) * previous), previous], both ends
+    included; a layer that LayerDrop skips leaves the length as it is.
+    """
+    lengths, length = [], sequence_length
+    for layer in range(layers):
+        if layer not in skipped:
+            lowest = max(MIN_TOKENS, math.ceil(length * (1 - bound)))
+            length = rng.randint(min(lowest, length), length)
+        lengths.append(length)
+    return LengthConfig(tuple(lengths), sequence_length)
+
+
+def sample_few_drops(
+    bound: float, *, layers: int, sequence_length: int, rng: Random, skipped: frozenset[int]
+) -> LengthConfig:
+    """Draw lengths that drop at one to three layers only, the rest paying nothing.
+
+    The total share that is dropped is uniform up to what `bound` at every layer would drop, cut
+    at random between the chosen layers. Late layers are chosen as often as early ones.
+    """
+    candidates = [layer for layer in range(layers) if layer not in skipped]
+    chosen = set(rng.sample(candidates, min(len(candidates), rng.randint(1, 3))))
+    smallest = math.ceil(sequence_length * (1 - bound) ** layers)
+    last = rng.randint(max(MIN_TOKENS, smallest), sequence_length)
+    cuts = sorted((rng.randint(last, sequence_length) for _ in range(len(chosen) - 1)), reverse=True)
+    remaining = iter([*cuts, last])
+    lengths, length = [], sequence_length
+    for layer in range(layers):
+        length = next(remaining) if layer in chosen else length
+        lengths.append(length)
+    return LengthConfig(tuple(lengths), sequence_length)
+
+
+def sample_layer_drop(probability: float, *, layers: int, rng: Random) -> frozenset[int]:
+    """Draw the layers that LayerDrop skips, each with `probability`, never all of them."""
+    while True:
+        skipped = frozenset(layer for layer in range(layers) if rng.random() < probability)
+        if len(skipped) < layers:
+            return skipped

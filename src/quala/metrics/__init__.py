@@ -1,0 +1,22 @@
+"""Metrics: the official SQuAD scores, the GLUE metrics, Pareto fronts."""
+
+from quala.metrics.pareto import hypervolume, pareto_front, pareto_mask, upper_hull
+from quala.metrics.squad import (
+    SquadScore,
+    answer_exact,
+    answer_f1,
+    evaluate_predictions,
+    normalise_answer,
+)
+
+__all__ = [
+    "SquadScore",
+    "answer_exact",
+    "answer_f1",
+    "evaluate_predictions",
+    "hypervolume",
+    "normalise_answer",
+    "pareto_front",
+    "pareto_mask",
+    "upper_hull",
+]

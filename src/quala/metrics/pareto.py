@@ -1,0 +1,76 @@
+"""Fronts of points with a score to maximise and a cost to minimise: exact, in two dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from quala.errors import QualaError
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+def pareto_front(scores: ArrayLike, costs: ArrayLike) -> Indices:
+    """Return the indices of the non-dominated points by rising cost (and so rising score).
+
+    A point is dominated when another is at least as good in both and better in one. Of equal
+    points the first stays. Raises QualaError for values that are not finite or not paired.
+    """
+    score, cost = _points(scores, costs)
+    order = np.lexsort((np.arange(len(score)), -score, cost))  # cost, then score, then index
+    ranked = score[order]
+    best_before = np.concatenate(([-np.inf], np.maximum.accumulate(ranked)[:-1]))[: len(ranked)]
+    return order[ranked > best_before]
+
+
+def pareto_mask(scores: ArrayLike, costs: ArrayLike) -> NDArray[np.bool_]:
+    """Return True for each non-dominated point; see `pareto_front`."""
+    front = pareto_front(scores, costs)
+    mask = np.zeros(np.size(np.asarray(scores)), dtype=bool)
+    mask[front] = True
+    return mask
+
+
+def hypervolume(
+    scores: ArrayLike, costs: ArrayLike, *, reference_score: float, reference_cost: float
+) -> float:
+    """Return the area that the points dominate above the reference score, below its cost."""
+    score, cost = _points(scores, costs)
+    inside = (score > reference_score) & (cost < reference_cost)
+    score, cost = score[inside], cost[inside]
+    front = pareto_front(score, cost)
+    widths = np.diff(np.append(cost[front], reference_cost))
+    return float(np.sum(widths * (score[front] - reference_score)))
+
+
+def upper_hull(scores: ArrayLike, costs: ArrayLike) -> Indices:
+    """Return the indices of the front's upper convex hull by rising cost.
+
+    Between two neighbours no point of the front lies on or above the straight line.
+    """
+    score, cost = _points(scores, costs)
+    hull: list[int] = []
+    for point in pareto_front(score, cost):
+        while len(hull) >= 2 and _not_above((hull[-2], hull[-1], int(point)), score, cost):
+            hull.pop()
+        hull.append(int(point))
+    return np.asarray(hull, dtype=np.int64)
+
+
+def _not_above(points: tuple[int, int, int], score: Floats, cost: Floats) -> bool:
+    left, middle, right = points
+    rise = (score[middle] - score[left]) * (cost[right] - cost[left])
+    return bool(rise <= (score[right] - score[left]) * (cost[middle] - cost[left]))
+
+
+def _points(scores: ArrayLike, costs: ArrayLike) -> tuple[Floats, Floats]:
+    score = np.asarray(scores, dtype=np.float64)
+    cost = np.asarray(costs, dtype=np.float64)
+    if score.ndim != 1 or score.shape != cost.shape:
+        raise QualaError(
+            f"Scores and costs must be paired lists, got shapes {score.shape} and {cost.shape}."
+        )
+    if not (np.isfinite(score).all() and np.isfinite(cost).all()):
+        raise QualaError("Scores and costs must be finite, got nan or inf.")
+    return score, cost

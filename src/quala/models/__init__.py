@@ -1,0 +1,1 @@
+"""The length-adaptive encoder around Hugging Face layers: drop, restore, heads, significance."""

@@ -1,0 +1,298 @@
+"""The length-adaptive model: a Hugging Face encoder whose layers may drop tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from quala.cost import architecture_of
+from quala.errors import QualaError, unknown
+from quala.lengths import LengthConfig
+from quala.models.attention import fused_attention, published_attention
+from quala.models.family import Block, family_of
+from quala.models.restore import gather_tokens, restore, select_ranked, select_sorted
+from quala.models.significance import significance as significance_named
+from quala.models.state import Drop, Restore, State, Trace
+
+Semantics = Literal["natural", "reference"]
+TaskKind = Literal["question-answering", "classification", "regression"]
+KeepCounts = list[list[int] | None]
+
+_NO_LAYERS: frozenset[int] = frozenset()
+
+
+class LengthAdaptiveModel(nn.Module):
+    """Run a Hugging Face model with any length configuration (arXiv 2010.07003).
+
+    A layer attends to the tokens present, drops the least significant ones, and feeds the rest
+    forward; a dropped token answers with what it carried when it came to that layer.
+
+    `natural` semantics: lengths are shares of each example's real tokens, padding neither votes
+    nor stays, tokens keep their order, layers that drop nothing cost nothing extra.
+    `reference` semantics: as published; lengths are absolute on inputs padded to the sequence
+    length, every row votes, tokens stand in the order of their scores.
+
+    `hf` owns every parameter. Raises QualaError for unsupported models, names and combinations.
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        *,
+        task_kind: TaskKind = "question-answering",
+        significance: str = "question",
+        semantics: Semantics = "natural",
+    ) -> None:
+        super().__init__()
+        if semantics not in get_args(Semantics):
+            raise unknown("semantics", semantics, get_args(Semantics))
+        if task_kind not in get_args(TaskKind):
+            raise unknown("task", task_kind, get_args(TaskKind))
+        if semantics == "reference" and significance != "column_sum":
+            raise QualaError(
+                f"`reference` semantics rank tokens by `column_sum`, got `{significance}`."
+            )
+        self.hf = hf
+        self.family = family_of(hf)
+        self.task_kind: TaskKind = task_kind
+        self.significance = significance_named(significance)
+        self.semantics: Semantics = semantics
+        self.arch = replace(
+            architecture_of(hf.config.to_dict()),
+            outputs=int(hf.config.num_labels or 2),
+            head="span" if task_kind == "question-answering" else "sentence",
+        )
+
+    @property
+    def num_layers(self) -> int:
+        """Return the number of encoder layers."""
+        return len(self.family.layers(self.hf))
+
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        lengths: LengthConfig | None = None,
+        *,
+        skip_layers: frozenset[int] = _NO_LAYERS,
+    ) -> Tensor:
+        """Return logits (B, n, 2) for question answering, (B, outputs) otherwise.
+
+        No `lengths` means that nothing is dropped; `skip_layers` are identities (LayerDrop).
+        """
+        state = self._run(self.begin(batch), batch, lengths=lengths, skip_layers=skip_layers)
+        return self.finish(state)
+
+    def forward_hidden(
+        self,
+        batch: Mapping[str, Tensor],
+        lengths: LengthConfig | None = None,
+        *,
+        skip_layers: frozenset[int] = _NO_LAYERS,
+    ) -> Tensor:
+        """Return hidden states (B, n, H), a dropped token's from its last complete layer."""
+        state = self.begin(batch, restore="hidden")
+        state = self._run(state, batch, lengths=lengths, skip_layers=skip_layers)
+        return restore(state.hidden, state.drops)
+
+    def trace(self, batch: Mapping[str, Tensor]) -> Trace:
+        """Run at full length and return every intermediate."""
+        state = self.begin(batch)
+        hidden, projections = [state.hidden], []
+        for layer in range(self.num_layers):
+            block = self._block(layer)
+            projections.append(self._project(block, state.hidden))
+            state = self.narrow(self._attend(state, block, projections[-1]), layer, None)
+            hidden.append(state.hidden)
+        queries, keys, values = zip(*projections, strict=True)
+        mask = batch["attention_mask"].bool()
+        return Trace(self.finish(state), tuple(hidden), queries, keys, values, mask)
+
+    def begin(self, batch: Mapping[str, Tensor], *, restore: Restore = "logits") -> State:
+        """Embed a batch. `restore` says what a dropped token leaves behind.
+
+        A sentence head needs nothing of dropped tokens: its `logits` are not restored.
+
+        Raises QualaError for inputs longer than the model's positions and for empty examples.
+        """
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()  # (B, n)
+        question = (batch["segment_ids"] == 0) & mask
+        if ids.shape[1] > self.arch.longest:
+            raise QualaError(
+                f"The model reads at most {self.arch.longest} tokens, got {ids.shape[1]}."
+            )
+        # One transfer to the host for all counts.
+        real, asked = torch.stack([mask.sum(dim=1), question.sum(dim=1)]).tolist()
+        if min(real) == 0:
+            raise QualaError("Every example needs at least one token, got one without.")
+        padded = min(real) < ids.shape[1]
+        if restore == "logits" and self.task_kind != "question-answering":
+            restore = "nothing"
+        return State(
+            hidden=self.family.embed(self.hf, ids, batch["segment_ids"]),
+            valid=mask if padded else None,
+            question=question,
+            question_rows=max(1, *asked),
+            present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
+            restore=restore,
+        )
+
+    def attend(self, state: State, layer: int, scored: bool) -> State:
+        """Run the attention block of `layer`, and score its tokens if `scored`."""
+        block = self._block(layer)
+        return self._attend(state, block, self._project(block, state.hidden), scored=scored)
+
+    def narrow(self, state: State, layer: int, keep: Sequence[int] | None) -> State:
+        """Keep `keep[b]` tokens of example b (None: all of them) and run the feed-forward.
+
+        Raises QualaError for counts that the example cannot keep and for a layer attended to
+        without scores.
+        """
+        if keep is not None and tuple(keep) != state.present:
+            state = self._drop(state, tuple(keep))
+        block = self._block(layer)
+        inner = block.ffn_out(block.activation(block.ffn_in(state.hidden)))  # (B, m, H)
+        hidden = block.ffn_norm(block.ffn_dropout(inner) + state.hidden)
+        return replace(state, hidden=hidden, inputs=None, scores=None)
+
+    def finish(self, state: State) -> Tensor:
+        """Return the logits, those of dropped tokens restored."""
+        if self.task_kind != "question-answering":
+            return self.family.sentence(self.hf, state.hidden)
+        if state.restore == "hidden":
+            return self.family.span(self.hf, restore(state.hidden, state.drops))
+        # The span head works token by token: restoring 2 numbers equals restoring H.
+        return restore(self.family.span(self.hf, state.hidden), state.drops)
+
+    def keep_counts(
+        self,
+        batch: Mapping[str, Tensor],
+        lengths: LengthConfig,
+        *,
+        skip_layers: frozenset[int] = _NO_LAYERS,
+    ) -> KeepCounts:
+        """Return for each layer how many tokens each example keeps, None where none is dropped.
+
+        Raises QualaError unless there is one length per layer, and under `reference` semantics
+        unless the batch is padded to the sequence length.
+        """
+        if len(lengths.lengths) != self.num_layers:
+            raise QualaError(
+                f"Expected {self.num_layers} lengths, one per layer, got {len(lengths.lengths)}."
+            )
+        examples, width = batch["input_ids"].shape
+        if self.semantics == "natural":
+            present = batch["attention_mask"].sum(dim=1).tolist()
+            kept = [lengths.kept(tokens) for tokens in present]
+        elif width == lengths.sequence_length:
+            present, kept = [width] * examples, [lengths.lengths] * examples
+        else:
+            raise QualaError(
+                f"`reference` semantics need inputs padded to {lengths.sequence_length} tokens, "
+                f"got {width}."
+            )
+        return _changes(present, kept, skip_layers)
+
+    def _run(
+        self,
+        state: State,
+        batch: Mapping[str, Tensor],
+        *,
+        lengths: LengthConfig | None,
+        skip_layers: frozenset[int],
+    ) -> State:
+        counts: KeepCounts = [None] * self.num_layers
+        if lengths is not None:
+            counts = self.keep_counts(batch, lengths, skip_layers=skip_layers)
+        for layer, keep in enumerate(counts):
+            if layer not in skip_layers:
+                state = self.attend(state, layer, scored=keep is not None)
+                state = self.narrow(state, layer, keep)
+        return state
+
+    def _block(self, layer: int) -> Block:
+        return self.family.block(self.family.layers(self.hf)[layer])
+
+    def _project(self, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        heads = self.arch.heads
+        query, key, value = (
+            project(hidden).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, n, d)
+            for project in (block.query, block.key, block.value)
+        )
+        return query, key, value
+
+    def _attend(
+        self,
+        state: State,
+        block: Block,
+        projections: tuple[Tensor, Tensor, Tensor],
+        *,
+        scored: bool = False,
+    ) -> State:
+        query, key, value = projections
+        dropout = block.attention_dropout
+        options: dict[str, Any] = {
+            "valid": state.valid,
+            "dropout": dropout.p if dropout.training else 0.0,
+        }
+        scores = None
+        if scored and self.semantics == "reference":
+            context, scores = published_attention(query, key, value, **options)
+        else:
+            context = fused_attention(query, key, value, **options)
+        if scored and self.semantics == "natural":
+            question = state.question[:, : state.question_rows]
+            scores = self.significance.scores(query, key, state.valid, question)
+        mixed = block.attention_out(context.transpose(1, 2).flatten(2))  # (B, n, H)
+        hidden = block.attention_norm(block.attention_out_dropout(mixed) + state.hidden)
+        return replace(state, hidden=hidden, inputs=state.hidden, scores=scores)
+
+    def _drop(self, state: State, keep: tuple[int, ...]) -> State:
+        if state.scores is None or state.inputs is None:
+            raise QualaError("A layer that drops tokens must be attended to with `scored=True`.")
+        if any(not 1 <= few <= many for few, many in zip(keep, state.present, strict=True)):
+            raise QualaError(f"Examples of {state.present} tokens cannot keep {keep}.")
+        index, valid, real = self._select(state, state.scores, keep)
+        question = gather_tokens(state.question, index)
+        values = {"hidden": state.inputs, "nothing": None}.get(state.restore)
+        if state.restore == "logits":
+            values = self.family.span(self.hf, state.inputs)  # (B, n, outputs)
+        return replace(
+            state,
+            hidden=gather_tokens(state.hidden, index),
+            valid=real,
+            question=question if real is None else question & real,
+            present=keep,
+            drops=(*state.drops, Drop(index, valid, values)),
+        )
+
+    def _select(
+        self, state: State, scores: Tensor, keep: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return the places kept, which of them are taken, and which hold real tokens."""
+        protect = self.task_kind != "question-answering"
+        if self.semantics == "natural":
+            index, valid = select_sorted(scores, state.valid, keep=keep, protect_first=protect)
+            return index, valid, valid
+        if min(keep) != max(keep):
+            raise QualaError(f"`reference` semantics keep one length per batch, got {keep}.")
+        index = select_ranked(scores, keep=keep[0], protect_first=protect)
+        real = None if state.valid is None else gather_tokens(state.valid, index)
+        return index, None, real
+
+
+def _changes(
+    present: Sequence[int], kept: Sequence[Sequence[int]], skip_layers: frozenset[int]
+) -> KeepCounts:
+    counts: KeepCounts = []
+    before = list(present)
+    for layer in range(len(kept[0])):
+        after = [example[layer] for example in kept]
+        dropped = layer not in skip_layers and after != before
+        counts.append(after if dropped else None)
+        before = after if dropped else before
+    return counts

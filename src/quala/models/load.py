@@ -1,0 +1,194 @@
+"""Read and write checkpoints: plain Hugging Face folders, plus quala.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from quala.cost import FAMILIES
+from quala.errors import QualaError, unknown
+from quala.models.adaptive import LengthAdaptiveModel, Semantics, TaskKind
+from quala.models.source import resolve_source, split_revision
+
+METADATA_FILE = "quala.json"
+METADATA_FORMAT = 1
+
+# What a backbone lacks: everything above the encoder.
+_HEAD_PARTS = ("qa_outputs.", "classifier.", "pre_classifier.", "pooler.")
+
+
+class TaskLike(Protocol):
+    """What loading needs to know of a task."""
+
+    @property
+    def kind(self) -> TaskKind:
+        """Question answering, classification or regression."""
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the head."""
+
+
+def load_model(
+    source: str | Path,
+    *,
+    task: TaskLike,
+    significance: str = "question",
+    semantics: Semantics = "natural",
+    attention_dropout: float | None = None,
+    seed: int = 0,
+) -> LengthAdaptiveModel:
+    """Load a checkpoint in float32, in evaluation mode, from safetensors only.
+
+    A head that the checkpoint lacks is drawn from `seed`. `attention_dropout` replaces the
+    checkpoint's; 0 keeps the fused attention kernel in training. Raises QualaError for a source
+    that is missing, damaged, of an unsupported family, or with a head of another size.
+    """
+    place = resolve_source(source)
+    config = _load_config(place)
+    if config.num_labels != task.num_labels:
+        config.num_labels = task.num_labels
+    if attention_dropout is not None:
+        _set_attention_dropout(config, attention_dropout)
+    hf = _load_weights(place, config, kind=task.kind, seed=seed)
+    return LengthAdaptiveModel(
+        hf, task_kind=task.kind, significance=significance, semantics=semantics
+    )
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside a model. Raises QualaError when there is none that is readable."""
+    place = resolve_source(source)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(place))
+    except (OSError, ValueError, KeyError) as error:
+        raise QualaError(f"Could not read a tokenizer from `{place}`: {error}") from error
+    return tokenizer
+
+
+def save_model(
+    model: LengthAdaptiveModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write a plain Hugging Face folder and quala.json, which `metadata` extends or overrides."""
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    with _quiet():
+        model.hf.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    facts = {
+        "format": METADATA_FORMAT,
+        "task": model.task_kind,
+        "num_labels": model.arch.outputs,
+        "significance": model.significance.name,
+        "semantics": model.semantics,
+        "sequence_length": model.arch.longest,
+        **metadata,
+    }
+    (target / METADATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def read_metadata(folder: str | Path) -> dict[str, Any]:
+    """Read quala.json. Raises QualaError when it is missing, damaged or of another format."""
+    file = Path(folder) / METADATA_FILE
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QualaError(f"Could not read `{file}`: {error}") from error
+    if not isinstance(facts, dict) or facts.get("format") != METADATA_FORMAT:
+        raise QualaError(f"`{file}` must have format {METADATA_FORMAT}.")
+    return facts
+
+
+def _location(place: Path | str) -> dict[str, Any]:
+    if isinstance(place, Path):
+        return {"pretrained_model_name_or_path": str(place)}
+    name, revision = split_revision(place)
+    return {"pretrained_model_name_or_path": name, "revision": revision}
+
+
+def _load_config(place: Path | str) -> PreTrainedConfig:
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
+    except (OSError, ValueError, KeyError) as error:
+        raise QualaError(
+            f"Could not read a model of a supported type ({', '.join(FAMILIES)}) "
+            f"from `{place}`: {error}"
+        ) from error
+    if config.model_type not in FAMILIES:
+        raise unknown("`model_type`", config.model_type, FAMILIES)
+    return config
+
+
+def _set_attention_dropout(config: PreTrainedConfig, probability: float) -> None:
+    if not 0 <= probability < 1:
+        raise QualaError(f"`attention_dropout` must be in [0, 1), got {probability}.")
+    distilbert = config.model_type == "distilbert"
+    key = "attention_dropout" if distilbert else "attention_probs_dropout_prob"
+    setattr(config, key, probability)
+
+
+def _load_weights(
+    place: Path | str, config: PreTrainedConfig, *, kind: TaskKind, seed: int
+) -> PreTrainedModel:
+    spans = kind == "question-answering"
+    auto: Any = AutoModelForQuestionAnswering if spans else AutoModelForSequenceClassification
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            hf, report = auto.from_pretrained(
+                **_location(place),
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (OSError, SafetensorError, ValueError) as error:
+        raise QualaError(f"Could not read the weights in `{place}`: {error}") from error
+    except RuntimeError as error:
+        raise QualaError(
+            f"The weights in `{place}` have other shapes than the task ({config.num_labels} "
+            "outputs) and the model's config.json ask for."
+        ) from error
+    missing = sorted(key for key in report["missing_keys"] if not _is_head(key))
+    if missing:
+        raise QualaError(f"The weights in `{place}` lack {len(missing)} tensors, so {missing[0]}.")
+    model: PreTrainedModel = hf
+    return model
+
+
+def _is_head(key: str) -> bool:
+    return any(key.startswith(part) or f".{part}" in key for part in _HEAD_PARTS)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and its report on missing heads, which are expected, away."""
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""The search for length configurations: strategies, sampler, evaluators, budget selection."""

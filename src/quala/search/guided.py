@@ -1,0 +1,181 @@
+"""Our search strategy: structured children, screened by expected hypervolume improvement.
+
+The cost of a gene is known before it is evaluated, so that only its score is uncertain, and the
+expected hypervolume improvement has a closed form: a sum of expected improvements over the steps
+of the front that cost more than the gene, each weighted by the step's width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+
+import numpy as np
+
+from quala.lengths import LengthConfig
+from quala.search import operators
+from quala.search.space import Space
+from quala.search.strategy import Acceptance, Known, Proposal, distinct, frontier
+from quala.search.surrogate import Array, Surrogate, fit, likeliest
+
+_POOL = 192
+_REFINED = 8
+_ROUNDS = 3
+_KEEPS = (0.5, 0.15, 0.3, 0.7)
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
+
+Unary = Callable[[LengthConfig, Random], LengthConfig]
+
+
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """Proposes the child with the largest expected hypervolume improvement.
+
+    Children come from the frontier, more from its widest gaps. The genes accepted earlier in the
+    generation count as evaluated at their predicted score, which keeps a generation diverse.
+    """
+
+    space: Space
+    accept: Acceptance
+    population: int = 20
+    generation_size: int = 10
+
+    def seeds(self) -> tuple[LengthConfig, ...]:
+        """Return both ends, single drops from the last layer on, and constant rates."""
+        rates = operators.constant_rates(self.space, max(2, self.population // 4))
+        ends = [self.space.full, self.space.lowest]
+        drops = [self._single_drop(layer, keep) for keep in _KEEPS for layer in self._layers()]
+        bounded = [gene for gene in (*rates, *drops) if self.accept(gene, frozenset(ends))]
+        return distinct([*ends, *bounded])[: self.population + 2]
+
+    def _layers(self) -> Sequence[int]:
+        return range(self.space.layers - 1, -1, -1)
+
+    def _single_drop(self, layer: int, keep: float) -> LengthConfig:
+        whole = self.space.sequence_length
+        return self.space.repair(
+            [whole if i < layer else keep * whole for i in range(self.space.layers)]
+        )
+
+    def parents(self, known: Sequence[Known]) -> list[Known]:
+        """Return everything known: the surrogate learns from the bad genes too."""
+        return list(known)
+
+    def propose(
+        self,
+        rng: Random,
+        *,
+        parents: Sequence[Known],
+        accepted: Sequence[LengthConfig],
+        seen: AbstractSet[LengthConfig],
+    ) -> Proposal | None:
+        """Return the most promising of a few hundred children."""
+        surrogate, imagined = self._believe(parents, accepted)
+        front = frontier([*parents, *imagined])
+        pool = self._children(front, rng, seen=seen)
+        if not pool:
+            return None
+        for _ in range(_ROUNDS):
+            best = _best(pool, self._improvement(surrogate, front, pool), _REFINED)
+            near = [operators.jitter(gene, rng, space=self.space) for gene in best * _REFINED]
+            pool = [*best, *self._admitted(near, seen)]
+        chosen = _best(pool, self._improvement(surrogate, front, pool), 1)[0]
+        return Proposal(chosen, "guided")
+
+    def _believe(
+        self, parents: Sequence[Known], accepted: Sequence[LengthConfig]
+    ) -> tuple[Surrogate, list[Known]]:
+        genes, scores = [known.lengths for known in parents], [known.score for known in parents]
+        kernel = likeliest(tuple(genes), tuple(scores))
+        surrogate = fit(genes, scores, kernel=kernel)
+        if not accepted:
+            return surrogate, []
+        believed = [float(mean) for mean in surrogate.predict(accepted)[0]]
+        pairs = zip(accepted, believed)
+        imagined = [Known(gene, self.accept.cost(gene), score) for gene, score in pairs]
+        return fit([*genes, *accepted], [*scores, *believed], kernel=kernel), imagined
+
+    def _children(
+        self, front: Sequence[Known], rng: Random, *, seen: AbstractSet[LengthConfig]
+    ) -> list[LengthConfig]:
+        gaps = _gaps(front, self.accept.dearest)
+        genes = [known.lengths for known in front]
+        children = []
+        for _ in range(_POOL):
+            first, second = rng.choices(genes, weights=gaps, k=2)
+            children.append(self._child(first, second, rng))
+        return self._admitted(children, seen)
+
+    def _child(self, first: LengthConfig, second: LengthConfig, rng: Random) -> LengthConfig:
+        space = self.space
+        binary = (
+            partial(operators.splice, first, second, rng, space=space),
+            partial(operators.pick, first, second, rng, space=space),
+            partial(operators.average, first, second, space=space),
+        )
+        unary = (
+            partial(operators.jitter, first, rng, space=space),
+            partial(operators.set_suffix, first, rng, space=space),
+            partial(operators.stop_dropping, first, rng, space=space),
+            partial(operators.mutate, first, rng, space=space, probability=0.5),
+            partial(space.draw, rng),
+        )
+        return rng.choice((*binary, *unary))()
+
+    def _admitted(
+        self, children: Sequence[LengthConfig], seen: AbstractSet[LengthConfig]
+    ) -> list[LengthConfig]:
+        return [child for child in distinct(children) if self.accept(child, seen)]
+
+    def _improvement(
+        self, surrogate: Surrogate, front: Sequence[Known], pool: Sequence[LengthConfig]
+    ) -> Array:
+        mean, deviation = surrogate.predict(pool)
+        costs = np.array([self.accept.cost(gene) for gene in pool])
+        return expected_improvement(
+            front, (mean, deviation), costs=costs, dearest=self.accept.dearest
+        )
+
+
+def expected_improvement(
+    front: Sequence[Known], belief: tuple[Array, Array], *, costs: Array, dearest: float
+) -> Array:
+    """Return the expected growth of the area under the front, per gene.
+
+    `belief` holds the means and deviations of the genes' scores; `dearest` is the right end of
+    the area. Left of the front's cheapest point the area starts at that point's score.
+    """
+    mean, deviation = belief
+    starts = np.array([-math.inf, *(known.cost for known in front)])  # (S,)
+    ends = np.array([*(known.cost for known in front), max(dearest, front[-1].cost)])
+    levels = np.array([front[0].score, *(known.score for known in front)])
+    widths = np.clip(ends[None, :] - np.maximum(starts[None, :], costs[:, None]), 0, None)
+    above = (mean[:, None] - levels[None, :]) / deviation[:, None]  # (G, S)
+    density = np.exp(-0.5 * above**2) / math.sqrt(2 * math.pi)
+    gain = deviation[:, None] * (density + above * _normal_cdf(above))
+    return np.asarray((widths * gain).sum(axis=1), dtype=np.float64)
+
+
+def _normal_cdf(values: Array) -> Array:
+    return np.asarray(0.5 * (1 + _ERF(values / math.sqrt(2))), dtype=np.float64)
+
+
+def _gaps(front: Sequence[Known], dearest: float) -> list[float]:
+    """Return the weight of each front point: the mean share of all points plus its step's area."""
+    ends = [*(known.cost for known in front[1:]), dearest]
+    rises = [*(known.score for known in front[1:]), front[-1].score]
+    areas = [
+        max(0.0, (end - known.cost) * (rise - known.score))
+        for known, end, rise in zip(front, ends, rises)
+    ]
+    total = sum(areas) or 1.0
+    return [1 / len(front) + area / total for area in areas]
+
+
+def _best(pool: Sequence[LengthConfig], values: Array, count: int) -> list[LengthConfig]:
+    order = np.argsort(-values, kind="stable")[:count]
+    return [pool[int(index)] for index in order]

@@ -1,0 +1,148 @@
+"""The evolutionary sampler for Optuna: it gives a strategy its history and its randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseGASampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+from quala.search.space import Space
+from quala.search.strategy import Known, Origin, Proposal, Strategy
+from quala.search.trials import (
+    EXHAUSTED,
+    GENERATION,
+    ORIGIN,
+    SLOT,
+    TAKEN,
+    WORKER,
+    Worker,
+    free_slot,
+    known_of,
+    lengths_of,
+)
+
+
+class EvolutionarySampler(BaseGASampler):
+    """Samples `length_1` to `length_L`, non-increasing and never the same gene twice.
+
+    A trial takes the first free slot of the search. The slot decides the generation and, with
+    the seed, the randomness, so that a resumed study goes on exactly as it would have. When the
+    strategy finds no new gene, the trial is marked `exhausted` and carries the full length.
+    """
+
+    def __init__(self, space: Space, strategy: Strategy, *, seed: int) -> None:
+        super().__init__(population_size=strategy.generation_size)
+        self._space = space
+        self._strategy = strategy
+        self._seeds = strategy.seeds()
+        self._seed = seed
+        self._worker = Worker.this()
+
+    def generation(self, slot: int) -> int:
+        """Return the generation of a slot; the seeds are generation 0."""
+        if slot < len(self._seeds):
+            return 0
+        return 1 + (slot - len(self._seeds)) // self._strategy.generation_size
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Give the trial its worker and its slot; a trial taken up again keeps the slot."""
+        self._set(study, trial, {WORKER: self._worker.record()})
+        if SLOT not in trial.user_attrs:
+            self._set(study, trial, {SLOT: free_slot(study.get_trials(deepcopy=False))})
+        generation = self.get_trial_generation(study, trial)
+        self._set(study, trial, {GENERATION: generation})
+
+    def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
+        """Return the generation that the trial's slot belongs to, and store it once."""
+        key = self._get_generation_key()
+        if key not in trial.system_attrs:
+            generation = self.generation(trial.user_attrs[SLOT])
+            study._storage.set_trial_system_attr(trial._trial_id, key, generation)
+            trial.system_attrs[key] = generation
+        return int(trial.system_attrs[key])
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the lengths of all layers."""
+        return self._space.distributions()
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the lengths of the strategy's next proposal."""
+        proposal = self._propose(study, trial)
+        if proposal is None:
+            self._set(study, trial, {EXHAUSTED: True})
+            return self._space.to_params(self._space.full)
+        self._set(study, trial, {ORIGIN: proposal.origin})
+        return self._space.to_params(proposal.lengths)
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Refuse parameters that are no lengths of this space."""
+        raise QualaError(f"The search samples lengths of its space only, got `{param_name}`.")
+
+    def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Return the trials of earlier generations that the strategy takes as parents."""
+        trials = [t for t in self._finished(study) if self._generation_of(t) < generation]
+        chosen = set(self._strategy.parents(self._known(trials)))
+        return [trial for trial in trials if known_of(trial, self._space) in chosen]
+
+    def _propose(self, study: Study, trial: FrozenTrial) -> Proposal | None:
+        slot, generation = trial.user_attrs[SLOT], self.get_trial_generation(study, trial)
+        if generation == 0:
+            origin: Origin = "seed"
+            return Proposal(self._seeds[slot], origin)
+        parents = self._known(self.get_parent_population(study, generation))
+        trials = study.get_trials(deepcopy=False)
+        genes = (lengths_of(other, self._space) for other in trials)
+        return self._strategy.propose(
+            Random(f"{self._seed}:{slot}"),
+            parents=parents,
+            accepted=self._accepted(trials, slot, generation),
+            seen=frozenset(gene for gene in genes if gene is not None),
+        )
+
+    def _accepted(
+        self, trials: Sequence[FrozenTrial], slot: int, generation: int
+    ) -> list[LengthConfig]:
+        """Return the genes of this generation's earlier slots, in their order."""
+        earlier = {
+            other.user_attrs[SLOT]: lengths_of(other, self._space)
+            for other in trials
+            if other.state in TAKEN
+            and self._generation_of(other) == generation
+            and other.user_attrs[SLOT] < slot
+        }
+        genes = (earlier[key] for key in sorted(earlier))
+        return [gene for gene in genes if gene is not None]
+
+    def _known(self, trials: Sequence[FrozenTrial]) -> list[Known]:
+        ordered = sorted(trials, key=lambda trial: (trial.user_attrs[SLOT], trial.number))
+        known = (known_of(trial, self._space) for trial in ordered)
+        return [point for point in known if point is not None]
+
+    def _finished(self, study: Study) -> list[FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+
+    def _generation_of(self, trial: FrozenTrial) -> int:
+        """Return a trial's generation, -1 before it has one."""
+        return int(trial.user_attrs.get(GENERATION, -1))
+
+    def _set(self, study: Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
+        for key, value in attributes.items():
+            study._storage.set_trial_user_attr(trial._trial_id, key, value)
+            trial.user_attrs[key] = value

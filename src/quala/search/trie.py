@@ -1,0 +1,121 @@
+"""One batch, many length configurations: every step that two of them share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from quala.lengths import LengthConfig
+
+if TYPE_CHECKING:
+    from quala.data.batch import Batch
+    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.models.state import State
+
+Plan = Sequence[list[int] | None]
+Leaf = tuple[list[int], Tensor]
+
+
+@dataclass
+class PrefixCache:
+    """Attention blocks of inputs that nothing was dropped from, kept within `budget` bytes.
+
+    Every gene passes through some of them. What does not fit is computed again.
+    """
+
+    budget: int
+    _states: dict[tuple[int, int], State] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def get(self, batch: int, layer: int) -> State | None:
+        """Return the state after the attention of `layer`."""
+        return self._states.get((batch, layer))
+
+    def put(self, batch: int, layer: int, state: State) -> None:
+        """Keep a state if it fits; a scored one replaces one without scores."""
+        size = sum(_bytes(part) for part in (state.hidden, state.inputs, state.scores))
+        before = self._states.get((batch, layer))
+        if before is not None:
+            size -= sum(_bytes(part) for part in (before.hidden, before.inputs, before.scores))
+        if self._bytes + size <= self.budget:
+            self._states[batch, layer] = state
+            self._bytes += size
+
+
+def _bytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()
+
+
+@dataclass(frozen=True)
+class TrieWalk:
+    """Runs a model over the batch `number` for several genes, sharing the layers that agree.
+
+    Two genes share a layer's attention when all earlier layers keep the same tokens, and its
+    feed-forward when that layer does too. Genes may thus share work though their lengths differ,
+    where the batch's inputs are too short to tell them apart.
+    """
+
+    model: LengthAdaptiveModel
+    cache: PrefixCache
+    number: int
+    batch: Batch
+
+    def logits(self, genes: Sequence[LengthConfig]) -> Iterator[Leaf]:
+        """Yield the indices of genes that agree throughout, and the logits of their pass."""
+        plans = [self.model.keep_counts(self.batch, gene) for gene in genes]
+        members, before = list(range(len(genes))), None
+        for layer in range(self.model.num_layers):
+            groups = _groups(plans, layer, members)
+            members = groups.pop(None, [])
+            attended = self._attended(layer, before, scored=bool(groups))
+            for keep, group in groups.items():
+                state = self.model.narrow(attended, layer, keep)
+                yield from self._branch(state, layer + 1, plans, group)
+            if not members:
+                return
+            before = attended
+        if before is not None:
+            whole = self.model.narrow(before, self.model.num_layers - 1, None)
+            yield members, self.model.finish(whole)
+
+    def _attended(self, layer: int, before: State | None, *, scored: bool) -> State:
+        """Return the attention block of a layer that every token reaches."""
+        known = self.cache.get(self.number, layer)
+        if known is not None and (known.scores is not None or not scored):
+            return known
+        if known is not None and known.inputs is not None:
+            entry = replace(known, hidden=known.inputs, inputs=None)
+        elif before is None:
+            entry = self.model.begin(self.batch)
+        else:
+            entry = self.model.narrow(before, layer - 1, None)
+        state = self.model.attend(entry, layer, scored=scored)
+        self.cache.put(self.number, layer, state)
+        return state
+
+    def _branch(
+        self, state: State, layer: int, plans: Sequence[Plan], members: list[int]
+    ) -> Iterator[Leaf]:
+        """Walk on from the input of `layer` with genes that agree so far."""
+        if layer == self.model.num_layers:
+            yield members, self.model.finish(state)
+            return
+        groups = _groups(plans, layer, members)
+        scored = any(keep is not None for keep in groups)
+        attended = self.model.attend(state, layer, scored=scored)
+        for keep, group in groups.items():
+            narrowed = self.model.narrow(attended, layer, keep)
+            yield from self._branch(narrowed, layer + 1, plans, group)
+
+
+def _groups(
+    plans: Sequence[Plan], layer: int, members: Sequence[int]
+) -> dict[tuple[int, ...] | None, list[int]]:
+    groups: dict[tuple[int, ...] | None, list[int]] = {}
+    for member in members:
+        keep = plans[member][layer]
+        groups.setdefault(None if keep is None else tuple(keep), []).append(member)
+    return groups

@@ -1,0 +1,69 @@
+"""The stages of quala's workflows: what each takes, what it makes, where its code is."""
+
+from quala.stages.config import (
+    DistillConfig,
+    FinetuneConfig,
+    LengthAdaptConfig,
+    MeasureConfig,
+    QuantizeStageConfig,
+    ReportConfig,
+    SearchConfig,
+)
+from quala.workflow.stage import Stage
+
+__all__ = ["STAGES"]
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            name="finetune",
+            version=1,
+            config=FinetuneConfig,
+            run="quala.stages.finetune:run",
+            summary="train a checkpoint on the task: the teacher",
+        ),
+        Stage(
+            name="distill",
+            version=1,
+            config=DistillConfig,
+            run="quala.stages.distill:run",
+            summary="train the student on the teacher's answers and inner states",
+        ),
+        Stage(
+            name="length_adapt",
+            version=1,
+            config=LengthAdaptConfig,
+            run="quala.stages.length_adapt:run",
+            summary="train the student to work at any length configuration",
+        ),
+        Stage(
+            name="quantize",
+            version=1,
+            config=QuantizeStageConfig,
+            run="quala.stages.quantize:run",
+            summary="make weights, embeddings and activations int8",
+        ),
+        Stage(
+            name="search",
+            version=1,
+            config=SearchConfig,
+            run="quala.stages.search:run",
+            summary="find the lengths that give the most accuracy for each cost",
+        ),
+        Stage(
+            name="measure",
+            version=1,
+            config=MeasureConfig,
+            run="quala.stages.measure:run",
+            summary="score the test set and time every row side by side",
+        ),
+        Stage(
+            name="report",
+            version=1,
+            config=ReportConfig,
+            run="quala.stages.report:run",
+            summary="write the table, the figure and the page",
+        ),
+    )
+}

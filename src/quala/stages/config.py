@@ -1,0 +1,202 @@
+"""The typed configuration of every stage; the values stand in conf/stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from quala.compress.quantize.config import QuantizeConfig
+from quala.errors import QualaError, unknown
+from quala.workflow.stage import StageConfig
+
+PRECISIONS = ("fp32", "bf16")
+DIRECTIONS = ("forward", "reverse")
+SAMPLERS = ("length_drop", "few_drops")
+
+
+def _not_identity(default: Any) -> Any:
+    """Return a field that never decides whether a finished stage is computed again."""
+    return field(default=default, metadata={"identity": False})
+
+
+@dataclass(kw_only=True)
+class TrainingConfig(StageConfig):
+    """What every training stage has in common."""
+
+    seed: int
+    epochs: float
+    max_steps: int | None = None
+    """The training ends here even if its epochs are not over."""
+    batch_size: int
+    bucketed: bool = True
+    """Batches of inputs of like length; false draws them at random, as the published code does."""
+    learning_rate: float
+    warmup_ratio: float
+    weight_decay: float
+    gradient_clip: float
+    hidden_dropout: float | None = None
+    """Replaces the checkpoint's own rate; null keeps it."""
+    attention_dropout: float | None = None
+    """0 keeps the fused attention kernel in training; null keeps the checkpoint's rate."""
+    freeze_word_embeddings: bool = False
+    precision: str = "fp32"
+    selection_every: int | None = None
+    """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
+    checkpoint_minutes: float = _not_identity(2.0)
+    log_every: int = _not_identity(20)
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+        positive = {"epochs": self.epochs, "batch_size": self.batch_size}
+        for name, value in positive.items():
+            if value <= 0:
+                raise QualaError(f"`{name}` must be above 0, got {value}.")
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(TrainingConfig):
+    """Train a checkpoint on the task: the teacher, or a baseline."""
+
+
+@dataclass(kw_only=True)
+class DistillConfig(TrainingConfig):
+    """Train a student on what the teacher says and on how it gets there."""
+
+    layers: int | None = None
+    """Layers of the student, copied from the teacher; null starts from `model.student`."""
+    keep: list[int] | None = None
+    """The teacher's layers that are copied, counted from 0; null spreads `layers` evenly."""
+    temperature: float
+    hard: float
+    """Weight of the task loss."""
+    soft: float
+    """Weight of the soft-label cross-entropy."""
+    hidden: float
+    """Weight of the hidden states' squared error."""
+    attention: float
+    """Weight of the attention scores' squared error."""
+    relation: float
+    """Weight of the MiniLMv2 relation loss on the last layers."""
+    relation_heads: int
+    layer_map: list[int] | None = None
+    """The teacher layer that each student layer follows; null takes the copied layers."""
+
+
+@dataclass(kw_only=True)
+class SandwichConfig(TrainingConfig):
+    """Training under sampled lengths (arXiv 2010.07003): the sandwich rule and its options."""
+
+    sampler: str
+    """`length_drop` draws every layer; `few_drops` drops at one to three layers only."""
+    bound: float
+    """Largest share of tokens that one layer drops in training, and the smallest pass drops."""
+    bound_start: float | None = None
+    """The bound grows from here over the first half of the training; null keeps it constant."""
+    num_sandwich: int
+    """Passes with sampled lengths in each step, besides the full and the smallest pass."""
+    layer_drop: float
+    full_layer_drop: bool = False
+    """LayerDrop in the full pass too, as in the first published code."""
+    direction: str
+    """`reverse` is KL(sub-pass || full), as published; `forward` is KL(full || sub-pass)."""
+    temperature: float
+    hard: float
+    """Weight of the task loss in the full pass."""
+    sub_hard: float
+    """Weight of the task loss in the shortened passes."""
+    teacher: float
+    """Weight of the external teacher's soft labels in the full pass."""
+    teacher_for_subs: bool = False
+    """The shortened passes follow the external teacher in place of the full pass."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sampler not in SAMPLERS:
+            raise unknown("length sampler", self.sampler, SAMPLERS)
+        if self.direction not in DIRECTIONS:
+            raise unknown("KL direction", self.direction, DIRECTIONS)
+        for name in ("bound", "layer_drop"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise QualaError(f"`{name}` must be at least 0 and below 1, got {value}.")
+
+
+@dataclass(kw_only=True)
+class LengthAdaptConfig(SandwichConfig):
+    """Turn a checkpoint into a length-adaptive supernet."""
+
+    significance: str
+    """How tokens are ranked: column_sum (published), query_rows, question or cls."""
+    semantics: str
+    """`natural`: shares of the real length; `reference`: as published, padded inputs."""
+
+
+@dataclass(kw_only=True)
+class QuantizeStageConfig(SandwichConfig):
+    """Turn the supernet into an integer model, by calibration alone or by training."""
+
+    method: str
+    """`ptq` only calibrates (the published step); `qat` trains on after the calibration."""
+    calibration_batches: int
+    quantizer_learning_rate: float
+    """Rate of the learned steps, where `quantizers.activation_range` is `lsq`."""
+    quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method not in ("ptq", "qat"):
+            raise unknown("quantization method", self.method, ("ptq", "qat"))
+
+
+@dataclass(kw_only=True)
+class SearchConfig(StageConfig):
+    """Look for the lengths that give the most accuracy for each cost."""
+
+    seed: int
+    strategy: str
+    """`published` (arXiv 2010.07003) or `quala`."""
+    max_evaluations: int
+    generations: int
+    population: int
+    mutations: int
+    crossovers: int
+    step: int
+    """Lengths are multiples of this."""
+    floor: float
+    """Drop rate of the constant-rate lengths below whose cost nothing is tried."""
+    max_cost: float | None = None
+    """Budget in GMACs; dearer lengths are not part of the front."""
+    min_score: float | None = None
+    """Lengths that score less are not part of the front."""
+    patience: float | None
+    """Standard errors behind a cheaper candidate at which scoring stops early; null never."""
+    chunk: int
+    """Questions scored between two looks at who is hopeless."""
+    batch_size: int
+    workers: int = _not_identity(1)
+    cache_mebibytes: int = _not_identity(2048)
+
+
+@dataclass(kw_only=True)
+class MeasureConfig(StageConfig):
+    """Score the test set once for each reported row, and time every row side by side."""
+
+    seed: int
+    front_points: int
+    """At most so many points of the front are measured, spread over its costs."""
+    max_loss: float
+    """Points of the metric that the chosen point may lose against the full-length float model."""
+    batch_size: int
+    latency_inputs: int
+    warmup: int
+    threads: int
+    reference: str | None = None
+    """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
+
+
+@dataclass(kw_only=True)
+class ReportConfig(StageConfig):
+    """Write the table, the figure and the page."""
+
+    title: str

@@ -1,0 +1,160 @@
+"""Distill: train a student on a teacher's answers, states, attention and relations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from quala.compress.distill.attention import attention_loss
+from quala.compress.distill.hidden import hidden_loss
+from quala.compress.distill.layer_map import hidden_pairs, layer_pairs, uniform_layers
+from quala.compress.distill.relations import relation_loss
+from quala.compress.layers.reduce import keep_layers
+from quala.data.task import Task, task_loss
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.load import save_model
+from quala.stages.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
+from quala.stages.losses import soft_loss
+from quala.stages.training import Plan, TrainingModule, fit, plan_training
+
+if TYPE_CHECKING:
+    from quala.data.batch import Batch
+    from quala.models.state import Trace
+    from quala.stages.config import DistillConfig
+    from quala.workflow import StageContext
+
+
+class DistillModule(TrainingModule):
+    """A weighted sum of task, soft-label, hidden-state, attention-score and relation losses.
+
+    `pairs` are student and teacher layers that belong together; relations follow the last pair.
+    """
+
+    def __init__(
+        self,
+        model: LengthAdaptiveModel,
+        teacher: LengthAdaptiveModel,
+        task: Task,
+        config: DistillConfig,
+        plan: Plan,
+        *,
+        pairs: list[tuple[int, int]],
+    ):
+        super().__init__(model, config, plan)
+        self.task = task
+        self.weights = config
+        self.pairs = pairs
+        # Outside the module tree: a frozen teacher belongs in no checkpoint.
+        self.teacher = [teacher.eval().requires_grad_(False)]
+        self.traced = bool(config.hidden or config.attention or config.relation)
+        self.projection = self._projection(teacher)
+
+    def _projection(self, teacher: LengthAdaptiveModel) -> torch.nn.Linear | None:
+        """Return the learned map of student states to the teacher's width, where they differ."""
+        student_width, teacher_width = self.model.arch.hidden, teacher.arch.hidden
+        if not self.weights.hidden or student_width == teacher_width:
+            return None
+        return torch.nn.Linear(student_width, teacher_width, bias=False)
+
+    def on_fit_start(self) -> None:
+        self.teacher[0].to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        config, teacher = self.weights, self.teacher[0]
+        losses: dict[str, Tensor] = {}
+        if self.traced:
+            student_trace = self.model.trace(batch)
+            with torch.no_grad():
+                teacher_trace = teacher.trace(batch)
+            logits, taught = student_trace.logits, teacher_trace.logits
+            losses |= self._inner_losses(student_trace, teacher_trace)
+        else:
+            logits = self.model(batch)
+            with torch.no_grad():
+                taught = teacher(batch)
+        if config.hard:
+            losses["hard"] = task_loss(self.task, logits, batch)
+        if config.soft:
+            losses["soft"] = soft_loss(
+                self.task, logits, taught, batch, direction="forward", temperature=config.temperature
+            )
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        return sum(
+            (getattr(config, name) * loss for name, loss in losses.items()),
+            start=torch.zeros((), device=logits.device),
+        )
+
+    def _inner_losses(self, student: Trace, teacher: Trace) -> dict[str, Tensor]:
+        config, pairs, mask = self.weights, self.pairs, student.mask
+        losses: dict[str, Tensor] = {}
+        if config.hidden:
+            losses["hidden"] = hidden_loss(
+                student.hidden,
+                teacher.hidden,
+                pairs=hidden_pairs(pairs),
+                mask=mask,
+                projection=self.projection,
+            )
+        if config.attention:
+            losses["attention"] = attention_loss(
+                list(zip(student.queries, student.keys, strict=True)),
+                list(zip(teacher.queries, teacher.keys, strict=True)),
+                pairs=pairs,
+                mask=mask,
+            )
+        if config.relation:
+            own, other = pairs[-1]
+            losses["relation"] = relation_loss(
+                [side[own] for side in (student.queries, student.keys, student.values)],
+                [side[other] for side in (teacher.queries, teacher.keys, teacher.values)],
+                relation_heads=config.relation_heads,
+                mask=mask,
+            )
+        return losses
+
+
+def run(
+    config: DistillConfig, context: StageContext, inputs: Mapping[str, Any]
+) -> dict[str, float]:
+    """Train a student of `teacher` on `data`: `model` where given, else copied layers."""
+    teacher = open_checkpoint(inputs["teacher"], inputs["data"])
+    kept = _kept_layers(config, teacher.model.num_layers)
+    student = _student(config, teacher, inputs, kept)
+    data = student.data
+    set_dropout(student.model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
+    plan = plan_training(data.train.features, config, pad_to=student.pad_to)
+    pairs = layer_pairs(
+        config.layer_map or kept,
+        teacher=teacher.model.num_layers,
+        student=student.model.num_layers,
+    )
+    module = DistillModule(student.model, teacher.model, data.task, config, plan, pairs=pairs)
+
+    def selection() -> float:
+        scores = score_slice(student, data.selection, batch_size=config.batch_size)
+        return scores[data.task.metric]
+
+    figures = fit(module, context, score=selection)
+    scores = score_slice(student, data.selection, batch_size=config.batch_size)
+    save_model(student.model, student.tokenizer, context.output, metadata=metadata(student))
+    return figures | {f"selection/{name}": value for name, value in scores.items()}
+
+
+def _kept_layers(config: DistillConfig, teacher_layers: int) -> list[int]:
+    if config.keep is not None:
+        return config.keep
+    return uniform_layers(teacher_layers, config.layers or teacher_layers)
+
+
+def _student(
+    config: DistillConfig, teacher: Opened, inputs: Mapping[str, Any], kept: list[int]
+) -> Opened:
+    if "model" in inputs:
+        return open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
+    model = LengthAdaptiveModel(
+        keep_layers(teacher.model.hf, kept), task_kind=teacher.data.task.kind
+    )
+    return Opened(model, teacher.tokenizer, teacher.data)

@@ -1,0 +1,231 @@
+"""What every training stage shares: the loop, its checkpoints, its schedule, its randomness."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import get_linear_schedule_with_warmup
+
+from quala.data.batches import BatchDataset, BatchPlan, StepBatches
+
+if TYPE_CHECKING:
+    from quala.data.batch import Batch
+    from quala.data.features import FeatureSet
+    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.stages.config import TrainingConfig
+    from quala.workflow import Progress, StageContext
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many optimizer steps a training takes, and on which batches."""
+
+    features: FeatureSet
+    total_steps: int
+    pad_to: int | None
+
+    def loader(self, config: TrainingConfig, start: int) -> DataLoader[Batch]:
+        """Return the batches of the steps `start`, `start + 1`, …, a pure function of the seed."""
+        batches = step_batches(self.features, config, self.total_steps).resumed(start)
+        dataset = BatchDataset(self.features, pad_to=self.pad_to)
+        return DataLoader(dataset, sampler=batches, batch_size=None)
+
+
+def step_batches(features: FeatureSet, config: TrainingConfig, total_steps: int) -> StepBatches:
+    """Return the training batches, in an order that the seed decides."""
+    plan = BatchPlan(seed=config.seed, batch_size=config.batch_size, bucketed=config.bucketed)
+    return StepBatches(features.lengths, plan, total_steps=total_steps)
+
+
+def plan_training(features: FeatureSet, config: TrainingConfig, *, pad_to: int | None) -> Plan:
+    """Turn epochs into optimizer steps; `max_steps` is the limit where it is set."""
+    per_epoch = -(-len(features) // config.batch_size)
+    steps = max(1, round(per_epoch * config.epochs))
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps)
+    return Plan(features, steps, pad_to)
+
+
+class TrainingModule(pl.LightningModule):
+    """A model in training: AdamW, linear warm-up and decay, randomness by step.
+
+    Subclasses write `training_step`. The random state of a step is a function of the seed and
+    the step alone, so a resumed training repeats no batch, no dropout mask and no sampled length.
+    """
+
+    def __init__(self, model: LengthAdaptiveModel, config: TrainingConfig, plan: Plan):
+        super().__init__()
+        self.model = model
+        self.settings = config
+        self.plan = plan
+        self.losses: dict[str, Tensor] = {}
+        if config.freeze_word_embeddings:
+            model.hf.get_input_embeddings().requires_grad_(False)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return AdamW's groups; weight decay spares biases and LayerNorms."""
+        decay, rest = [], []
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                (decay if parameter.ndim > 1 else rest).append(parameter)
+        weight_decay = self.settings.weight_decay
+        return [
+            {"params": decay, "weight_decay": weight_decay},
+            {"params": rest, "weight_decay": 0.0},
+        ]
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.settings.learning_rate)
+        schedule = get_linear_schedule_with_warmup(
+            optimizer, round(self.settings.warmup_ratio * self.plan.total_steps), self.plan.total_steps
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.plan.loader(self.settings, start=self.global_step)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its place and move it there, so that a kill leaves none half."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        partial = f"{path}.partial"
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        os.replace(partial, path)
+
+
+class _Progress(Callback):
+    """Move the bar with the steps and log the mean losses since the last log line."""
+
+    def __init__(self, context: StageContext, config: TrainingConfig, progress: Progress):
+        self.context, self.config, self.progress = context, config, progress
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.progress.advance(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self.progress.advance()
+        for name, value in cast(TrainingModule, module).losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.count += 1
+        step = trainer.global_step
+        if step % self.config.log_every == 0:
+            means = {f"train/{name}": total / self.count for name, total in self.sums.items()}
+            rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+            self.context.log_metrics({**means, "train/learning_rate": rate}, step=step)
+            self.sums, self.count = {}, 0
+
+
+class _Selection(Callback):
+    """Keep the weights that score best on the selection slice."""
+
+    def __init__(self, context: StageContext, every: int, score: Callable[[], float]):
+        self.context, self.every, self.score = context, every, score
+        self.best_score, self.best_step = float("-inf"), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+
+    def weights(self, step: int) -> Path:
+        """Return the file that holds the weights of a step."""
+        return self.context.scratch / f"selected-{step}.safetensors"
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        training = cast(TrainingModule, module)
+        step = trainer.global_step
+        if step % self.every and step != training.plan.total_steps:
+            return
+        training.model.eval()
+        score = self.score()
+        training.model.train()
+        self.context.log_metrics({"selection/score": score}, step=step)
+        if score > self.best_score:
+            save_file(training.model.hf.state_dict(), self.weights(step))
+            self.best_score, self.best_step = score, step
+
+
+def fit(
+    module: TrainingModule, context: StageContext, *, score: Callable[[], float] | None = None
+) -> dict[str, float]:
+    """Train to the end of the plan, from the newest checkpoint in the scratch folder if any.
+
+    `score` is the metric on the selection slice, used where the configuration asks for it; the
+    best weights are then in `module.model`. Returns the final training figures.
+    """
+    config, total = module.settings, module.plan.total_steps
+    started = time.perf_counter()
+    with context.progress(f"{context.name}: training", total) as progress:
+        callbacks: list[Callback] = [_Progress(context, config, progress)]
+        selection = None
+        if score is not None and config.selection_every is not None:
+            selection = _Selection(context, config.selection_every, score)
+            callbacks.append(selection)
+        trainer = _trainer(module, context, callbacks)
+        module.model.train()
+        trainer.fit(module, ckpt_path=_newest_checkpoint(context.scratch))
+    if selection is not None:
+        best = load_file(selection.weights(selection.best_step))
+        module.model.hf.load_state_dict(best)
+    module.model.eval()
+    figures = {"train/steps": float(total), "train/seconds": time.perf_counter() - started}
+    return figures | ({"selection/best": selection.best_score} if selection else {})
+
+
+def _trainer(
+    module: TrainingModule, context: StageContext, callbacks: list[Callback]
+) -> pl.Trainer:
+    config = module.settings
+    checkpoint = ModelCheckpoint(
+        dirpath=context.scratch,
+        filename="{step}",
+        train_time_interval=timedelta(minutes=config.checkpoint_minutes),
+        save_top_k=1,
+    )
+    return pl.Trainer(
+        accelerator="auto",
+        devices="auto",
+        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision],
+        max_steps=module.plan.total_steps,
+        max_epochs=-1,
+        callbacks=[*callbacks, checkpoint],
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=context.scratch,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=config.gradient_clip if module.automatic_optimization else None,
+    )
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -1,0 +1,113 @@
+"""Between Hydra and the code: schemas in, typed settings out, errors as one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+from quala.config import Settings, root_schema, settings
+from quala.errors import QualaError, unknown
+
+if TYPE_CHECKING:
+    from quala.workflow.script import Workflow
+
+SCHEMA = "quala_schema"
+CONFIG = "config"
+VERSION_BASE = "1.3"
+
+
+def register(workflow: Workflow) -> None:
+    """Give Hydra the schema that a workflow's configuration is checked against."""
+    configs = {name: stage.config for name, stage in workflow.stages.items()}
+    ConfigStore.instance().store(name=SCHEMA, node=root_schema(configs, workflow.name))
+
+
+def composed(workflow: Workflow, overrides: Sequence[str]) -> DictConfig:
+    """Return the configuration that Hydra composes from a workflow and overrides."""
+    register(workflow)
+    folder = str(workflow.conf.absolute())
+    with initialize_config_dir(config_dir=folder, version_base=VERSION_BASE):
+        return compose(CONFIG, overrides=list(overrides))
+
+
+def typed(config: DictConfig, workflow: Workflow) -> Settings:
+    """Return typed settings; raise QualaError for what is missing or wrong."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise QualaError(f"`{missing[0]}` has no value: give one with `{missing[0]}=`.")
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    configs = {name: stage.config for name, stage in workflow.stages.items()}
+    return settings(values, configs)
+
+
+@contextmanager
+def one_sentence(workflow: Workflow) -> Iterator[None]:
+    """Turn the errors of Hydra and OmegaConf into QualaErrors."""
+    try:
+        yield
+    except MissingConfigException as error:
+        raise _missing(error) from error
+    except OverrideParseException as error:
+        raise QualaError(f"`{error.override}` is not an override: {_first(error)}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error, workflow) from error
+
+
+def _missing(error: MissingConfigException) -> QualaError:
+    name = str(error.missing_cfg_file)
+    if error.options:
+        group, _, option = name.rpartition("/")
+        return unknown(f"choice for `{group}`", option, error.options)
+    return QualaError(f"There is no configuration `{name}`.")
+
+
+def _explained(error: Exception, workflow: Workflow) -> QualaError:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = _key(error, cause)
+    if isinstance(cause, ValidationError) and key:
+        return QualaError(f"`{key}` cannot have this value: {_first(cause)}")
+    if isinstance(error, ConfigCompositionException) and key:
+        return _unknown_key(key, workflow) or QualaError(f"`{key}`: {_first(error)}")
+    return QualaError(f"The configuration does not hold together: {_first(cause)}")
+
+
+def _key(error: Exception, cause: BaseException) -> str | None:
+    override = re.search(r"Could not (?:override|append|delete)[^']*'([^']+)'", str(error))
+    if override:
+        return override.group(1).partition("@")[0].replace("/", ".").rstrip(".")
+    full = re.search(r"full_key: (\S+)", str(cause)) or re.search(r"full_key: (\S+)", str(error))
+    return full.group(1) if full else None
+
+
+def _unknown_key(key: str, workflow: Workflow) -> QualaError | None:
+    configs = {name: stage.config for name, stage in workflow.stages.items()}
+    node: Any = OmegaConf.structured(root_schema(configs, workflow.name))
+    prefix = ""
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
+            return None
+        names = {str(name) for name in node}
+        if part not in names:
+            groups = {"experiment", "hydra"} if not prefix else set()
+            allowed = [f"{prefix}{name}" for name in names | groups]
+            return unknown("configuration key", f"{prefix}{part}", allowed)
+        prefix = f"{prefix}{part}."
+        node = None if OmegaConf.is_missing(node, part) else node[part]
+    return None
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,183 @@
+"""Doing a plan: each stage's output is found, given, waited for or computed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.errors import QualaError
+from quala.workflow.context import StageContext
+from quala.workflow.flow import Artifact, Node
+from quala.workflow.identity import leaves
+from quala.workflow.lease import Claim, Lease, acquire
+from quala.workflow.plan import IDENTITY, Entry, Plan, Status
+from quala.workflow.recorder import StoreRecorder
+from quala.workflow.store import DAMAGED, NODE, PARENT, STAGE, Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from quala.workflow.record import Record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage."""
+
+    name: str
+    status: str
+    seconds: float
+    run_id: str | None = None
+    folder: Path | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that a program may want."""
+        return {
+            "stage": self.name,
+            "status": self.status,
+            "seconds": round(self.seconds, 2),
+            "run_id": self.run_id,
+            "output": str(self.folder) if self.folder else None,
+            "metrics": dict(self.metrics),
+        }
+
+
+@dataclass
+class Executor:
+    """The driver of the second call of a script: at each stage the real output comes back."""
+
+    plan: Plan
+    store: Store
+    record: Record
+    parent: str
+    bars: bool
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def step(self, node: Node) -> Artifact:
+        """Return the output of `node`, computed if need be."""
+        entry = self.plan.entries.get(node.name)
+        if entry is None or entry.node is None or entry.node.fingerprint != node.fingerprint:
+            raise QualaError(
+                f"Stage `{node.name}` is not what was planned: a workflow must call the same "
+                "stages each time it is called."
+            )
+        if entry.status is Status.SKIPPED:
+            self.outcomes.append(Outcome(node.name, entry.status, 0.0))
+            absent = f"was left out ({entry.reason})"
+            return Artifact(node.name, node.fingerprint, absent=absent)
+        if node.given is not None:
+            self.outcomes.append(Outcome(node.name, entry.status, 0.0, folder=node.given))
+            return Artifact(node.name, node.fingerprint, node.given)
+        return self._obtain(node, entry)
+
+    def _obtain(self, node: Node, entry: Entry) -> Artifact:
+        start = time.monotonic()
+        found = acquire(self.store, self._claim(node, entry), self._usable)
+        if isinstance(found, Lease):
+            log.info("%s `%s`: %s", _verb(found), node.name, node.stage.summary)
+            with found:
+                self._compute(node, found)
+            status, run_id = ("resumed" if found.resumed else "done"), found.run_id
+        else:
+            status, run_id = "cached", found.info.run_id
+        run = self.store.client.get_run(run_id)
+        folder, broken = self.store.fetch(run)
+        if broken is not None:
+            raise QualaError(f"`{broken}` of run {run_id} cannot be read back from the store.")
+        metrics = {key: run.data.metrics[key] for key in json.loads(run.data.tags["quala.final"])}
+        seconds = time.monotonic() - start
+        outcome = Outcome(node.name, status, seconds, run_id, folder, metrics)
+        self.outcomes.append(outcome)
+        self._note_on_parent(node, outcome)
+        return Artifact(node.name, node.fingerprint, folder, run_id, metrics)
+
+    def _claim(self, node: Node, entry: Entry) -> Claim:
+        ignored: set[str] = set()
+        if entry.forced:
+            # What this very workflow run has computed before it was killed stays.
+            runs = map(self.store.client.get_run, entry.finished)
+            ignored = {
+                run.info.run_id for run in runs if run.data.tags.get(PARENT) != self.parent
+            }
+        tags = {STAGE: node.stage.name, NODE: node.name, **self.record.tags}
+        return Claim("stage", node.name, node.fingerprint, tags, self.parent, ignored)
+
+    def _usable(self, run: Run) -> bool:
+        if DAMAGED in run.data.tags:
+            return False
+        folder, broken = self.store.fetch(run)
+        if broken is None:
+            return True
+        name = run.data.tags.get(NODE, run.info.run_name)
+        log.warning(
+            "`%s` of stage `%s` is damaged (run %s, %s): the stage is computed again.",
+            broken,
+            name,
+            run.info.run_id,
+            folder,
+        )
+        self.store.tag(run.info.run_id, {DAMAGED: broken})
+        return False
+
+    def _compute(self, node: Node, lease: Lease) -> None:
+        work = self.store.work / node.fingerprint[:16]
+        output, scratch = work / "output", work / "scratch"
+        if not lease.resumed:
+            shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir(parents=True)
+        scratch.mkdir(exist_ok=True)
+        function = node.stage.function()
+        self._describe(node, lease.run_id)
+        metrics = function(node.config, self._context(node, lease, work), _values(node)) or {}
+        self.store.publish(lease.run_id, output)
+        self.store.record(lease.run_id, metrics)
+        self.store.tag(lease.run_id, {"quala.final": json.dumps(sorted(metrics))})
+        self.store.finish(lease.run_id)
+        shutil.rmtree(work, ignore_errors=True)
+
+    def _context(self, node: Node, lease: Lease, work: Path) -> StageContext:
+        return StageContext(
+            name=node.name,
+            output=work / "output",
+            scratch=work / "scratch",
+            run_id=lease.run_id,
+            tracking_uri=self.store.uri,
+            experiment=self.store.experiment,
+            bars=self.bars,
+            recorder=StoreRecorder(self.store),
+        )
+
+    def _describe(self, node: Node, run_id: str) -> None:
+        # Params are the identity only: the same however often the run is resumed.
+        self.store.record(run_id, {}, dict(leaves(node.identity["config"])))
+        texts = {IDENTITY: json.dumps(node.identity, indent=1), **self.record.texts()}
+        self.store.attach(run_id, texts)
+
+    def _note_on_parent(self, node: Node, outcome: Outcome) -> None:
+        named = {f"{node.name}.{key}": value for key, value in outcome.metrics.items()}
+        headline = {
+            key: value for key, value in outcome.metrics.items() if key in node.stage.headline
+        }
+        self.store.record(self.parent, {**named, **headline})
+        self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
+
+
+def _verb(lease: Lease) -> str:
+    return "Resuming" if lease.resumed else "Running"
+
+
+def _values(node: Node) -> dict[str, Any]:
+    return {
+        key: item.path if isinstance(item, Artifact) else item.value
+        for key, item in node.inputs.items()
+    }

@@ -1,0 +1,187 @@
+"""The stage graph: what a workflow script builds by calling `flow`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from quala.errors import QualaError, unknown
+from quala.workflow.identity import config_identity, fingerprint
+from quala.workflow.stage import Stage, StageConfig
+
+if TYPE_CHECKING:
+    from quala.config import Settings
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input that no stage makes: the data, or the model that the work starts from."""
+
+    name: str
+    value: Any
+    fingerprint: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The output of a stage; while planning and for stages left out it has no folder yet."""
+
+    name: str
+    fingerprint: str
+    folder: Path | None = None
+    run_id: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    absent: str = "is only planned"
+
+    @property
+    def path(self) -> Path:
+        """The folder with the stage's output."""
+        if self.folder is None:
+            raise QualaError(f"Stage `{self.name}` has no output to use: it {self.absent}.")
+        return self.folder
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of one workflow with its config, inputs and fingerprint."""
+
+    name: str
+    stage: Stage
+    config: StageConfig
+    inputs: Mapping[str, Source | Artifact]
+    fingerprint: str
+    identity: Mapping[str, Any]
+    given: Path | None = None
+
+    @property
+    def upstream(self) -> set[str]:
+        """Names of the stages whose output this one takes."""
+        return {item.name for item in self.inputs.values() if isinstance(item, Artifact)}
+
+
+class Driver(Protocol):
+    """What happens at each stage: it is planned, or it is done."""
+
+    def step(self, node: Node) -> Artifact:
+        """Return the output of `node`."""
+
+
+class Sources(Protocol):
+    """Finds what comes from outside."""
+
+    def data(self, spec: Any) -> Source:
+        """Return the data with its fingerprint."""
+
+    def model(self, key: str, value: str) -> Source:
+        """Return a model folder or name with its fingerprint."""
+
+    def given(self, value: str) -> tuple[Path, str]:
+        """Return a folder from outside and the hash of its content."""
+
+
+class Flow:
+    """The hand of a workflow script: names inputs and runs stages.
+
+    A script is called twice, first to plan and then for real, so it must call the same stages
+    with the same inputs both times and look at no output that is only planned.
+    """
+
+    def __init__(
+        self, settings: Settings, stages: Mapping[str, Stage], sources: Sources, driver: Driver
+    ) -> None:
+        self.settings = settings
+        self._stages = stages
+        self._sources = sources
+        self._driver = driver
+        self.names: list[str] = []
+
+    def data(self) -> Source:
+        """Return the data that the config's `data` names."""
+        return self._sources.data(self.settings.data)
+
+    def model(self, key: str) -> Source:
+        """Return the model that the config's `model.<key>` names: a folder, name or run."""
+        if key not in self.settings.model:
+            raise unknown("model", key, self.settings.model)
+        value = self.settings.model[key]
+        if value is None:
+            raise QualaError(f"`model.{key}` is not set: give a folder, a hub name or a run.")
+        return self._sources.model(key, value)
+
+    def run(
+        self,
+        stage: str,
+        /,
+        *,
+        name: str | None = None,
+        otherwise: Source | Artifact | None = None,
+        changes: Mapping[str, Any] | None = None,
+        **inputs: Source | Artifact | None,
+    ) -> Any:
+        """Run a stage on `inputs` and return its output (an `Artifact`).
+
+        A second use of the same stage takes another `name`, and `changes` on top of the stage's
+        config. A stage switched off returns `otherwise`, its pass-through. Inputs that are None
+        are left out.
+        """
+        if stage not in self._stages:
+            raise unknown("stage", stage, self._stages)
+        name = name or stage
+        if name in self.names:
+            raise QualaError(f"Stage `{name}` is used twice: give the second use a `name`.")
+        self.names.append(name)
+        config = _changed(self.settings.stages[stage], changes or {})
+        if not config.enabled:
+            return otherwise or Artifact(name, "", absent="is switched off")
+        used = {key: item for key, item in inputs.items() if item is not None}
+        for item in used.values():
+            if isinstance(item, Artifact) and not item.fingerprint:
+                raise QualaError(f"Stage `{name}` needs `{item.name}`, which is switched off.")
+        return self._driver.step(self._node(name, self._stages[stage], config, used))
+
+    def _node(
+        self,
+        name: str,
+        stage: Stage,
+        config: StageConfig,
+        inputs: Mapping[str, Source | Artifact],
+    ) -> Node:
+        identity = {
+            "stage": stage.name,
+            "version": stage.version,
+            "config": config_identity(config),
+            "inputs": {key: item.fingerprint for key, item in sorted(inputs.items())},
+        }
+        node = Node(
+            name=name,
+            stage=stage,
+            config=config,
+            inputs=inputs,
+            fingerprint=fingerprint(identity),
+            identity={**identity, "origins": _origins(inputs)},
+        )
+        if config.given is None:
+            return node
+        folder, content = self._sources.given(config.given)
+        return dataclasses.replace(node, given=folder, fingerprint=content)
+
+
+def _origins(inputs: Mapping[str, Source | Artifact]) -> dict[str, Any]:
+    return {
+        key: {"from": item.name, "detail": dict(item.detail)}
+        if isinstance(item, Source)
+        else {"from": item.name}
+        for key, item in inputs.items()
+    }
+
+
+def _changed(config: StageConfig, changes: Mapping[str, Any]) -> StageConfig:
+    known = {field.name for field in dataclasses.fields(config)}
+    for key in changes:
+        if key not in known:
+            raise unknown("stage option", key, known)
+    return dataclasses.replace(config, **changes)

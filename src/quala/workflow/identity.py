@@ -1,0 +1,76 @@
+"""Fingerprints: what makes two runs of a stage the same, and in what two of them differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+
+def config_identity(config: Any) -> Any:
+    """Return the JSON form of a config, without the fields marked `identity: False`."""
+    if dataclasses.is_dataclass(config):
+        return {
+            field.name: config_identity(getattr(config, field.name))
+            for field in dataclasses.fields(config)
+            if field.metadata.get("identity", True)
+        }
+    if isinstance(config, Mapping):
+        return {str(key): config_identity(value) for key, value in config.items()}
+    if isinstance(config, Enum):
+        return config.name
+    if isinstance(config, PurePath):
+        return str(config)
+    if isinstance(config, Sequence) and not isinstance(config, str):
+        return [config_identity(value) for value in config]
+    return config
+
+
+def fingerprint(identity: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of `identity`."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say in which version, options and inputs two recorded identities differ."""
+    found = []
+    if old["version"] != new["version"]:
+        found.append(f"stage version {old['version']} -> {new['version']}")
+    found += _changes(old["config"], new["config"])
+    for name in sorted({*old["inputs"], *new["inputs"]}):
+        if old["inputs"].get(name) != new["inputs"].get(name):
+            found.append(_input_change(name, old, new))
+    return found
+
+
+def _input_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, after = old["origins"].get(name), new["origins"].get(name)
+    if before is None or after is None:
+        return f"input `{name}` {'added' if before is None else 'removed'}"
+    if before.get("from") != after.get("from"):
+        return f"input `{name}` from {before.get('from')} -> {after.get('from')}"
+    details = _changes(before.get("detail", {}), after.get("detail", {}), prefix=after["from"])
+    return "; ".join(details) or f"{after['from']} changed"
+
+
+def _changes(old: Any, new: Any, prefix: str = "") -> list[str]:
+    before, after = dict(leaves(old, prefix)), dict(leaves(new, prefix))
+    return [
+        f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in sorted({*before, *after})
+        if before.get(key, ...) != after.get(key, ...)
+    ]
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the scalars and lists of nested mappings with their dotted paths."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from leaves(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value

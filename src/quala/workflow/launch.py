@@ -1,0 +1,145 @@
+"""The command line of a workflow: Hydra's grammar, our words."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from quala.errors import QualaError
+from quala.workflow.compose import CONFIG, VERSION_BASE, composed, one_sentence, register, typed
+from quala.workflow.plan import Plan, make_plan
+from quala.workflow.resources import load_workflow
+from quala.workflow.run import Invocation, bars_wanted, run_workflow
+from quala.workflow.sources import OutsideSources
+from quala.workflow.store import Store
+from quala.workflow.summary import show_plan, show_result, show_sweep
+from quala.workflow.sweep import Job, Sweep
+
+if TYPE_CHECKING:
+    from quala.workflow.script import Workflow
+
+JSON = "--json"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What Hydra calls with each composed configuration, in this process or in a worker's."""
+
+    script: Path
+    as_json: bool
+
+    def __call__(self, config: DictConfig) -> None:
+        """Run the workflow of `script` once."""
+        workflow = load_workflow(self.script)
+        context = HydraConfig.get()
+        overrides = list(context.overrides.task)
+        if context.mode is not RunMode.MULTIRUN:
+            result = run_workflow(workflow, _invocation(workflow, config, overrides, self.as_json))
+            if self.as_json:
+                sys.stdout.write(json.dumps(result.to_json()) + "\n")
+            else:
+                show_result(result, Console())
+            return
+        sweep = Sweep.current()
+        if sweep is None:
+            raise QualaError("A sweep needs `hydra.callbacks.sweep` of conf/config.yaml.")
+        with Job(sweep, context.job.num, overrides) as job, one_sentence(workflow):
+            invocation = _invocation(
+                workflow, config, overrides, self.as_json, sweep=sweep.run_id
+            )
+            job.run_id = run_workflow(workflow, invocation).run_id
+
+
+def run(workflow: Workflow, arguments: Sequence[str]) -> int:
+    """Run a workflow, or a sweep over it, with Hydra's command line; return the exit code."""
+    words = [word for word in arguments if word != JSON]
+    register(workflow)
+    task = Task(workflow.script, as_json=JSON in arguments)
+    command = hydra.main(
+        version_base=VERSION_BASE, config_path=str(workflow.conf.absolute()), config_name=CONFIG
+    )
+    status = "KILLED"
+    try:
+        with _command_line(workflow.name, words), one_sentence(workflow):
+            command(task)()
+        status = "FINISHED"
+    finally:
+        sweep = Sweep.current()
+        failed = _close(sweep, status, task.as_json) if sweep else 0
+    return 1 if failed else 0
+
+
+def _close(sweep: Sweep, status: str, as_json: bool) -> int:
+    jobs = sweep.jobs()
+    failed = sum(job["status"] != "FINISHED" for job in jobs)
+    sweep.close("FAILED" if failed and status == "FINISHED" else status)
+    if as_json:
+        sys.stdout.write(json.dumps({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
+    else:
+        show_sweep(sweep.run_id, jobs, Console())
+    return failed
+
+
+def plan(workflow: Workflow, arguments: Sequence[str]) -> int:
+    """Show what `run` would do with the same arguments; return the exit code."""
+    words = [word for word in arguments if word != JSON]
+    if any(word.startswith("-") for word in words):
+        raise QualaError("`quala plan` takes a workflow, overrides and --json, not a sweep.")
+    with one_sentence(workflow):
+        settings = typed(composed(workflow, words), workflow)
+    store = Store.open(settings.tracking)
+    made = make_plan(workflow, settings, store, OutsideSources(store))
+    if JSON in arguments:
+        sys.stdout.write(json.dumps(_plan_json(made)) + "\n")
+    else:
+        show_plan(made, Console())
+    return 0
+
+
+def _plan_json(made: Plan) -> dict[str, object]:
+    stages = [entry.to_json() for entry in made.entries.values()]
+    return {"workflow": made.workflow, "fingerprint": made.fingerprint, "stages": stages}
+
+
+def _invocation(
+    workflow: Workflow,
+    config: DictConfig,
+    overrides: list[str],
+    as_json: bool,
+    *,
+    sweep: str | None = None,
+) -> Invocation:
+    settings = typed(config, workflow)
+    interactive = sys.stderr.isatty() and not as_json and sweep is None
+    return Invocation(
+        settings=settings,
+        config=OmegaConf.to_yaml(config, resolve=True),
+        overrides=overrides,
+        sweep=sweep,
+        bars=bars_wanted(settings, interactive),
+    )
+
+
+@contextmanager
+def _command_line(name: str, words: Sequence[str]) -> Iterator[None]:
+    # Hydra reads sys.argv, and with this variable it lets errors through instead of leaving.
+    before, sys.argv = sys.argv, [f"quala run {name}", *words]
+    shown = os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if shown == "1":
+            del os.environ["HYDRA_FULL_ERROR"]

@@ -1,0 +1,207 @@
+"""The plan: every stage of a workflow with what will happen to it, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.config import FlowConfig, Settings
+from quala.errors import QualaError
+from quala.workflow.flow import Artifact, Flow, Node
+from quala.workflow.identity import differences, fingerprint
+from quala.workflow.lease import busy
+from quala.workflow.selection import Selection, select
+from quala.workflow.sources import OutsideSources
+from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, Store
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from quala.workflow.script import Workflow
+
+IDENTITY = "identity.json"
+
+
+class Status(StrEnum):
+    """What will happen to a stage."""
+
+    CACHED = "cached"
+    GIVEN = "given"
+    TO_RUN = "to run"
+    STALE = "stale"
+    RESUME = "resume"
+    RUNNING = "running"
+    DAMAGED = "damaged"
+    SKIPPED = "left out"
+    DISABLED = "disabled"
+
+
+SETTLED = {Status.CACHED, Status.GIVEN, Status.SKIPPED, Status.DISABLED}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a plan."""
+
+    name: str
+    status: Status
+    reason: str
+    node: Node | None = None
+    run_id: str | None = None
+    forced: bool = False
+    finished: frozenset[str] = frozenset()
+    """Runs of this fingerprint that are finished now."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that a program may want."""
+        print_ = self.node.fingerprint if self.node else None
+        return {
+            "stage": self.name,
+            "status": self.status.value,
+            "reason": self.reason,
+            "run_id": self.run_id,
+            "fingerprint": print_,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages in order, and the fingerprint of the workflow as a whole."""
+
+    workflow: str
+    entries: Mapping[str, Entry]
+    fingerprint: str
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to run."""
+        return all(entry.status in SETTLED for entry in self.entries.values())
+
+
+@dataclass
+class _Collector:
+    """Notes the nodes that a script asks for; outputs are only promised."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def step(self, node: Node) -> Artifact:
+        self.nodes[node.name] = node
+        return Artifact(node.name, node.fingerprint)
+
+
+def make_plan(
+    workflow: Workflow, settings: Settings, store: Store, sources: OutsideSources
+) -> Plan:
+    """Call the script symbolically and look every stage up; run nothing."""
+    collector = _Collector()
+    flow = Flow(settings, workflow.stages, sources, collector)
+    workflow(flow)
+    selection = select(collector.nodes, settings.flow)
+    entries: dict[str, Entry] = {}
+    for name in flow.names:
+        node = collector.nodes.get(name)
+        if node is None:
+            entries[name] = Entry(name, Status.DISABLED, "switched off by `enabled=false`")
+        else:
+            entries[name] = _entry(node, selection, store, entries)
+    _check_only(settings.flow, entries)
+    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries))
+
+
+def _fingerprint(
+    workflow: Workflow, settings: Settings, entries: Mapping[str, Entry]
+) -> str:
+    nodes = [[entry.name, entry.node.fingerprint] for entry in entries.values() if entry.node]
+    chosen = settings.flow
+    selection = [chosen.only, chosen.until, chosen.since, sorted(chosen.force)]
+    forced = [entry.name for entry in entries.values() if entry.forced]
+    return fingerprint([workflow.name, settings.seed, nodes, selection, forced])
+
+
+def _entry(node: Node, selection: Selection, store: Store, before: Mapping[str, Entry]) -> Entry:
+    if node.name not in selection.chosen:
+        return Entry(node.name, Status.SKIPPED, selection.reason, node)
+    if node.given is not None:
+        return Entry(node.name, Status.GIVEN, str(node.config.given), node)
+    same = store.find({KIND: "stage", FINGERPRINT: node.fingerprint})
+    finished = [run for run in same if run.info.status == "FINISHED"]
+    ids = frozenset(run.info.run_id for run in finished)
+    forced = node.name in selection.forced
+    status, reason, run_id = _state(node, forced, finished, same, store, before)
+    return Entry(node.name, status, reason, node, run_id, forced, ids)
+
+
+def _state(
+    node: Node,
+    forced: bool,
+    finished: Sequence[Run],
+    same: Sequence[Run],
+    store: Store,
+    before: Mapping[str, Entry],
+) -> tuple[Status, str, str | None]:
+    whole = [run for run in finished if DAMAGED not in run.data.tags]
+    open_runs = [run for run in same if run.info.status != "FINISHED"]
+    if whole and not forced:
+        run_id = whole[0].info.run_id
+        broken = store.fetch(whole[0])[1]
+        if broken is None:
+            return Status.CACHED, f"run {run_id[:8]}", run_id
+        return Status.DAMAGED, f"`{broken}` of run {run_id[:8]} is damaged", run_id
+    for run in open_runs:
+        if busy(run):
+            return Status.RUNNING, "another process computes it now", run.info.run_id
+    if open_runs:
+        run_id = open_runs[0].info.run_id
+        return Status.RESUME, f"run {run_id[:8]} was interrupted", run_id
+    if forced:
+        return Status.TO_RUN, "forced", None
+    if finished:
+        return Status.DAMAGED, "its output was found damaged", finished[0].info.run_id
+    return _why_new(node, store, before)
+
+
+def _why_new(
+    node: Node, store: Store, before: Mapping[str, Entry]
+) -> tuple[Status, str, str | None]:
+    earlier = store.find(
+        {KIND: "stage", NODE: node.name, "quala.stage": node.stage.name}, "FINISHED"
+    )
+    if not earlier:
+        waits = [name for name in sorted(node.upstream) if before[name].status not in SETTLED]
+        after = f", after {', '.join(waits)}" if waits else ""
+        return Status.TO_RUN, f"never run{after}", None
+    old = _identity(earlier[0], store)
+    found = differences(old, node.identity) if old else []
+    return Status.STALE, "; ".join(found) or "the last run differs", earlier[0].info.run_id
+
+
+def _identity(run: Run, store: Store) -> dict[str, Any] | None:
+    from mlflow.exceptions import MlflowException
+
+    cached = store.work / "cache" / f"{run.info.run_id}-identity"
+    try:
+        path = store.download(f"runs:/{run.info.run_id}/{IDENTITY}", cached)
+        recorded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (MlflowException, OSError, ValueError):
+        return None
+    return recorded
+
+
+def _check_only(chosen: FlowConfig, entries: Mapping[str, Entry]) -> None:
+    if chosen.only is None:
+        return
+    node = entries[chosen.only].node
+    lacking = [
+        name
+        for name in sorted(node.upstream if node else ())
+        if entries[name].status not in (Status.CACHED, Status.GIVEN)
+    ]
+    if lacking:
+        raise QualaError(
+            f"`flow.only={chosen.only}` needs the output of {', '.join(lacking)}: run that first "
+            f"or give it with `stage.{lacking[0]}.given=`."
+        )

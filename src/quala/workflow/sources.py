@@ -1,0 +1,82 @@
+"""Inputs from outside: the data, start models, and outputs that a person gives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quala.errors import QualaError
+from quala.workflow.flow import Source
+from quala.workflow.identity import config_identity
+from quala.workflow.manifest import content_hash
+from quala.workflow.store import OUTPUT, Store
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+TRACKED = ("runs:/", "models:/")
+
+
+@dataclass
+class OutsideSources:
+    """Looks each outside input up once and remembers its fingerprint."""
+
+    store: Store
+    _known: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data_used(self) -> str:
+        """Fingerprint of the data, or `-` for a workflow that uses none."""
+        return self._known["data"].fingerprint if "data" in self._known else "-"
+
+    def data(self, spec: Any) -> Source:
+        """Return the data with the fingerprint of its content."""
+        if "data" not in self._known:
+            from quala.data.fingerprint import data_fingerprint
+
+            found = Source("data", spec, data_fingerprint(spec), config_identity(spec))
+            self._known["data"] = found
+        known: Source = self._known["data"]
+        return known
+
+    def model(self, key: str, value: str) -> Source:
+        """Return a folder or run as a folder, and any other value as the name that it is."""
+        name = f"model.{key}"
+        if Path(value).is_dir() or _tracked(value):
+            folder, content = self.given(value)
+            return Source(name, str(folder), content, {"value": value})
+        return Source(name, value, f"name:{value}", {"value": value})
+
+    def given(self, value: str) -> tuple[Path, str]:
+        """Return a folder and the hash of its content; raise QualaError if there is none."""
+        if value not in self._known:
+            folder = self._locate(value)
+            self._known[value] = folder, content_hash(folder)
+        found: tuple[Path, str] = self._known[value]
+        return found
+
+    def _locate(self, value: str) -> Path:
+        if not _tracked(value):
+            if not Path(value).is_dir():
+                raise QualaError(
+                    f"`{value}` is no folder, run id, runs:/ID or models:/name@alias that exists."
+                )
+            return Path(value).absolute()
+        from mlflow.exceptions import MlflowException
+
+        artifact = value
+        if RUN_ID.fullmatch(value.removeprefix("runs:/")):
+            artifact = f"runs:/{value.removeprefix('runs:/')}/{OUTPUT}"
+        try:
+            name = re.sub(r"\W+", "-", value)
+            folder = self.store.download(artifact, self.store.work / "cache" / name)
+        except (MlflowException, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise QualaError(f"`{value}` cannot be read from the store: {reason}") from error
+        if not folder.is_dir():
+            raise QualaError(f"`{value}` holds no folder.")
+        return folder
+
+
+def _tracked(value: str) -> bool:
+    return value.startswith(TRACKED) or RUN_ID.fullmatch(value) is not None

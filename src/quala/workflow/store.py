@@ -1,0 +1,207 @@
+"""The tracking store: every run and artifact goes through MLflow here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.config import TrackingConfig
+from quala.errors import QualaError
+from quala.workflow import manifest
+from quala.workflow.database import check_server, ensure_database
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+KIND = "quala.kind"
+FINGERPRINT = "quala.fingerprint"
+STAGE = "quala.stage"
+NODE = "quala.node"
+PARENT = "mlflow.parentRunId"
+MANIFEST_TAG = "quala.manifest"
+DAMAGED = "quala.damaged"
+ERROR = "quala.error"
+OUTPUT = "output"
+LOOKED_AT = 200
+QUIET = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+LONGEST_TAG = 5000
+
+
+@dataclass(frozen=True)
+class Store:
+    """One experiment of one tracking store, and the folder for work under way."""
+
+    client: MlflowClient
+    uri: str
+    experiment: str
+    experiment_id: str
+    work: Path
+    _whole: dict[str, Path] = field(default_factory=dict)
+    """Outputs whose checksums this process has found right."""
+
+    @classmethod
+    def open(cls, tracking: TrackingConfig) -> Store:
+        """Connect, creating what is missing; raise QualaError if the store cannot be used."""
+        folder = Path(tracking.folder).absolute()
+        uri = tracking.uri or f"sqlite:///{folder / 'mlflow.db'}"
+        work = Path(tracking.work).absolute() if tracking.work else folder / "work"
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        _prepare(uri, folder / "artifacts")
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            experiment_id = _experiment(client, tracking.experiment, uri, folder / "artifacts")
+        except MlflowException as error:
+            reason = str(error.message).partition("\n")[0]
+            raise QualaError(f"The tracking store {uri} cannot be used: {reason}") from error
+        return cls(client, uri, tracking.experiment, experiment_id, work)
+
+    def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Run]:
+        """Return the runs that carry `tags`, newest first."""
+        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        if status:
+            terms.append(f"attributes.status = '{status}'")
+        return list(
+            self.client.search_runs(
+                [self.experiment_id],
+                filter_string=" AND ".join(terms),
+                max_results=LOOKED_AT,
+                order_by=["attributes.start_time DESC"],
+            )
+        )
+
+    def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
+        """Create a run that is RUNNING."""
+        lineage = {PARENT: parent} if parent else {}
+        return self.client.create_run(
+            self.experiment_id, run_name=name, tags={**tags, **lineage, "mlflow.user": _user()}
+        )
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags, all in one request."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(key, text[:LONGEST_TAG]) for key, text in tags.items()]
+        self.client.log_batch(run_id, tags=entries)
+
+    def record(
+        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any] | None = None
+    ) -> None:
+        """Record metrics and params, all in one request."""
+        from mlflow.entities import Metric, Param
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            run_id,
+            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            params=[Param(key, str(value)) for key, value in (params or {}).items()],
+        )
+
+    def attach(self, run_id: str, texts: Mapping[str, str]) -> None:
+        """Attach small text files to a run, by artifact path."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in texts.items():
+                path = Path(folder) / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            self.client.log_artifacts(run_id, folder)
+
+    def publish(self, run_id: str, output: Path) -> None:
+        """Store a finished output and make its checksums part of the run."""
+        seal = manifest.write(output)
+        self.client.log_artifacts(run_id, str(output), OUTPUT)
+        self.tag(run_id, {MANIFEST_TAG: seal})
+
+    def finish(self, run_id: str, status: str = "FINISHED") -> None:
+        """Give a run its final status."""
+        self.client.set_terminated(run_id, status)
+
+    def fetch(self, run: Run) -> tuple[Path, str | None]:
+        """Return a stage run's output folder, and the name of a damaged file if there is one."""
+        from mlflow.exceptions import MlflowException
+
+        run_id = run.info.run_id
+        if run_id in self._whole:
+            return self._whole[run_id], None
+        seal = run.data.tags.get(MANIFEST_TAG, "")
+        cached = self.work / "cache" / run_id
+        folder = cached / OUTPUT
+        if manifest.damage(folder, seal) is not None:
+            try:
+                folder = self.download(f"runs:/{run_id}/{OUTPUT}", cached)
+            except (MlflowException, OSError):
+                return folder, OUTPUT
+        broken = manifest.damage(folder, seal)
+        if broken is None:
+            self._whole[run_id] = folder
+        return folder, broken
+
+    def download(self, artifact: str, cached: Path) -> Path:
+        """Return a folder of the store: itself where it is local, else a copy under `cached`."""
+        from mlflow.artifacts import download_artifacts
+
+        if artifact.startswith("runs:/"):
+            run_id, _, path = artifact.removeprefix("runs:/").partition("/")
+            local = self.client.get_run(run_id).info.artifact_uri.startswith(("file:", "/"))
+            target = None if local else _emptied(cached)
+            place = download_artifacts(
+                run_id=run_id, artifact_path=path, dst_path=target, tracking_uri=self.uri
+            )
+            return Path(place)
+        target = _emptied(cached)
+        place = download_artifacts(
+            artifact_uri=artifact, dst_path=target, tracking_uri=self.uri, registry_uri=self.uri
+        )
+        return Path(place)
+
+
+def _prepare(uri: str, artifacts: Path) -> None:
+    if uri.startswith("sqlite:///"):
+        ensure_database(Path(uri.removeprefix("sqlite:///")), artifacts)
+    elif uri.startswith(("http://", "https://")):
+        check_server(uri)
+
+
+def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        remote = uri.startswith(("http://", "https://"))
+        location = None if remote else (artifacts / name).as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            # Somebody else made it in the meantime.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise QualaError(f"The experiment `{name}` was deleted from {uri}: choose another name.")
+    return str(found.experiment_id)
+
+
+def _emptied(folder: Path) -> str:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return str(folder)
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()

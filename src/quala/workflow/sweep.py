@@ -1,0 +1,109 @@
+"""A Hydra sweep as one tracked run, with the workflow runs of its jobs below it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from quala.config import TrackingConfig, build
+from quala.workflow.identity import fingerprint
+from quala.workflow.store import FINGERPRINT, KIND, Store
+
+log = logging.getLogger(__name__)
+
+SWEEP_VARIABLE = "QUALA_SWEEP"
+JOB = "quala.job."
+
+
+class SweepParent(Callback):
+    """Makes the store and the sweep's own run before any job starts, in any process."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Create the sweep's run, or go on with that of the same sweep."""
+        values = OmegaConf.to_container(config.tracking, resolve=True)
+        store = Store.open(build(TrackingConfig, values))  # type: ignore[arg-type]
+        words = list(config.hydra.overrides.task)
+        same = {KIND: "sweep", FINGERPRINT: fingerprint([config.workflow, words])}
+        found = store.find(same)
+        if found:
+            run_id = found[0].info.run_id
+            store.client.update_run(run_id, status="RUNNING")
+        else:
+            tags = {**same, "quala.workflow": config.workflow, "quala.overrides": " ".join(words)}
+            run_id = store.create(f"{config.workflow} sweep", tags, None).info.run_id
+        os.environ[SWEEP_VARIABLE] = json.dumps({"run_id": run_id, "tracking": values})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The sweep that this process or its parent has started."""
+
+    store: Store
+    run_id: str
+
+    @classmethod
+    def current(cls) -> Self | None:
+        """Return the sweep that `SweepParent` made, None outside of one."""
+        text = os.environ[SWEEP_VARIABLE] if SWEEP_VARIABLE in os.environ else None
+        if text is None:
+            return None
+        found = json.loads(text)
+        return cls(Store.open(build(TrackingConfig, found["tracking"])), found["run_id"])
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Return what is known of each job, in order."""
+        tags = self.store.client.get_run(self.run_id).data.tags
+        found = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
+        return sorted(found, key=lambda job: int(job["job"]))
+
+    def close(self, status: str) -> None:
+        """Give the sweep's run its final status and forget it."""
+        self.store.finish(self.run_id, status)
+        os.environ.pop(SWEEP_VARIABLE, None)
+
+
+@dataclass
+class Job:
+    """One job of a sweep: a failure is written down and leaves the others alone."""
+
+    sweep: Sweep
+    number: int
+    overrides: Sequence[str]
+    run_id: str | None = None
+
+    def __enter__(self) -> Self:
+        self._write("RUNNING", None)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if error is None:
+            self._write("FINISHED", None)
+            return False
+        self._write("FAILED", f"{type(error).__name__}: {error}")
+        log.error("Job %d failed.", self.number, exc_info=error)
+        return isinstance(error, Exception)
+
+    def _write(self, status: str, error: str | None) -> None:
+        entry = {
+            "job": self.number,
+            "overrides": list(self.overrides),
+            "status": status,
+            "run_id": self.run_id,
+            "error": error[:2000] if error else None,
+        }
+        self.sweep.store.client.set_tag(
+            self.sweep.run_id, f"{JOB}{self.number}", json.dumps(entry)
+        )

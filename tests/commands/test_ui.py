@@ -1,0 +1,81 @@
+"""`quala ui`: what it starts, and what stops it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from quala.commands.ui import main
+from quala.errors import QualaError
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: calls.append(command))
+    return calls
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_store_of_this_folder_is_opened(
+    here: Path, started: list[list[str]], free_port: int
+) -> None:
+    (here / "mlruns").mkdir()
+    (here / "mlruns" / "mlflow.db").touch()
+    main(["--port", str(free_port)])
+    store = f"sqlite:///{here}/mlruns/mlflow.db"
+    where = ["--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(free_port)]
+    assert started == [[sys.executable, "-m", "mlflow", "ui", *where]]
+
+
+def test_no_store_yet_is_one_sentence(here: Path) -> None:
+    with pytest.raises(QualaError, match="no tracking store"):
+        main([])
+
+
+def test_a_server_has_its_own_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(QualaError, match="open it directly"):
+            main(["--tracking-uri", uri])
+
+
+def test_a_server_that_is_away_is_one_sentence(free_port: int) -> None:
+    with pytest.raises(QualaError, match="does not answer"):
+        main(["--tracking-uri", f"http://127.0.0.1:{free_port}"])
+
+
+@pytest.mark.usefixtures("started")
+def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "m.db").touch()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(QualaError, match="choose another `--port`"):
+            main(["--tracking-uri", f"sqlite:///{tmp_path}/m.db", "--port", port])
+
+
+@pytest.mark.parametrize("port", ["0", "70000"])
+def test_an_impossible_port_is_one_sentence(port: str, tmp_path: Path) -> None:
+    (tmp_path / "m.db").touch()
+    with pytest.raises(QualaError, match="from 1 to 65535"):
+        main(["--tracking-uri", f"sqlite:///{tmp_path}/m.db", "--port", port])

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from quala.data.decode import Decoding, best_answers, decode_answers
+from quala.data.examples import QAExample
+from quala.data.features import FeatureSet
+from quala.data.spec import DataSpec
+from quala.data.windows import qa_features
+from quala.errors import QualaError
+
+SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)
+LIMITS = Decoding(n_best=6, max_answer_length=5)
+Scored = dict[tuple[int, int], float]
+
+
+def standard(features: FeatureSet, outputs: list[np.ndarray], index: int) -> Scored:
+    """The usual post-processing, one loop per choice: spans and the best of their scores."""
+    found: Scored = {}
+    for row in np.flatnonzero(features.example == index):
+        first, last = features.context_range[row]
+        spans = features.char_spans[features.offsets[row] : features.offsets[row + 1]]
+        starts = np.argsort(outputs[row][:, 0])[-1 : -LIMITS.n_best - 1 : -1]
+        ends = np.argsort(outputs[row][:, 1])[-1 : -LIMITS.n_best - 1 : -1]
+        for start in starts:
+            for end in ends:
+                if not (first <= start < last and first <= end < last):
+                    continue
+                if end < start or end - start + 1 > LIMITS.max_answer_length:
+                    continue
+                span = (int(spans[start, 0]), int(spans[end, 1]))
+                score = float(outputs[row][start, 0]) + float(outputs[row][end, 1])
+                found[span] = max(score, found.get(span, -math.inf))
+    return found
+
+
+def random_outputs(features: FeatureSet, seed: int) -> list[np.ndarray]:
+    """Logits of a model that has learnt that answers stand in the context."""
+    rng = np.random.default_rng(seed)
+    outputs = [rng.standard_normal((n, 2)).astype(np.float32) for n in features.lengths]
+    for logits, (first, last) in zip(outputs, features.context_range):
+        logits[:first] -= 100
+        logits[last:] -= 100
+    return outputs
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_answers_are_those_of_the_standard_post_processing(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample], seed: int
+) -> None:
+    features = qa_features(questions, tokenizer, SPEC)
+    outputs = random_outputs(features, seed)
+    decoded = decode_answers(questions, features, outputs, decoding=LIMITS)
+    assert list(decoded) == list(range(len(questions)))
+    for index, answers in decoded.items():
+        expected = standard(features, outputs, index)
+        ranked = sorted(expected.values(), reverse=True)[: LIMITS.n_best]
+        assert [answer.score for answer in answers] == pytest.approx(ranked)
+        assert all(
+            expected[(answer.start, answer.end)] == pytest.approx(answer.score)
+            for answer in answers
+        )
+
+
+def test_question_tokens_are_never_answers(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, tokenizer, SPEC)
+    outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
+    for logits, (first, _) in zip(outputs, features.context_range):
+        logits[:first] = 50
+    decoded = decode_answers(questions, features, outputs, decoding=LIMITS)
+    assert all(answers[0].score == 0 for answers in decoded.values())
+
+
+def test_text_comes_from_the_original_context(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, tokenizer, SPEC)
+    outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
+    for logits, (start, end) in zip(outputs, features.labels):
+        logits[start, 0] = logits[end, 1] = 9
+    wide = Decoding(max_answer_length=40, keep=1)
+    decoded = decode_answers(questions, features, outputs, decoding=wide)
+    expected = {example.id: example.answers[0] for example in questions}
+    assert best_answers(questions, decoded) == expected
+
+
+def test_probabilities_sum_to_one(
+    bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, bert_tokenizer, SPEC)
+    decoded = decode_answers(questions, features, random_outputs(features, 0), decoding=LIMITS)
+    for answers in decoded.values():
+        assert sum(answer.probability for answer in answers) == pytest.approx(1)
+
+
+def test_some_features_give_some_answers(
+    bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, bert_tokenizer, SPEC)
+    outputs = random_outputs(features, 0)
+    rows = features.rows_of([1, 2]).tolist()
+    part = decode_answers(
+        questions, features, [outputs[row] for row in rows], decoding=LIMITS, rows=rows
+    )
+    whole = decode_answers(questions, features, outputs, decoding=LIMITS)
+    assert part == {1: whole[1], 2: whole[2]}
+
+
+def test_an_empty_context_has_the_empty_answer(bert_tokenizer: PreTrainedTokenizerFast) -> None:
+    examples = [QAExample("1", "", "", "what?")]
+    features = qa_features(examples, bert_tokenizer, SPEC)
+    outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
+    decoded = decode_answers(examples, features, outputs, decoding=LIMITS)
+    assert best_answers(examples, decoded) == {"1": ""}
+
+
+def test_wrong_numbers_of_outputs_are_refused(
+    bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, bert_tokenizer, SPEC)
+    with pytest.raises(QualaError, match="Expected the logits"):
+        decode_answers(questions, features, [], decoding=LIMITS)
+    short = [np.zeros((2, 2), np.float32)] * len(features)
+    with pytest.raises(QualaError, match="needs logits of shape"):
+        decode_answers(questions, features, short, decoding=LIMITS)

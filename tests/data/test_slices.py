@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from quala.data.examples import ClassificationExample, QAExample
+from quala.data.slices import cut, subsample
+from quala.errors import QualaError
+
+
+def articles(seed: int) -> list[QAExample]:
+    rng = Random(seed)
+    titles = [f"title {rng.randrange(15)}" for _ in range(200)]
+    return [
+        QAExample(str(n), title, f"context {n // 3}", "?", ("x",), (0,))
+        for n, title in enumerate(titles)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_no_title_is_in_two_slices(seed: int) -> None:
+    slices = cut(articles(seed), {"search": 30, "selection": 20}, seed=seed)
+    titles = [{example.title for example in part} for part in slices.values()]
+    assert sum(map(len, titles)) == len(set().union(*titles))
+    assert [len(slices[name]) for name in ("search", "selection")] == [30, 20]
+
+
+def test_the_cut_depends_on_the_seed_only() -> None:
+    sizes = {"search": 30, "selection": 20}
+    assert cut(articles(0), sizes, seed=1) == cut(articles(0), sizes, seed=1)
+    assert cut(articles(0), sizes, seed=1) != cut(articles(0), sizes, seed=2)
+
+
+def test_questions_without_titles_are_cut_by_context() -> None:
+    bare = [QAExample(str(n), "", f"context {n // 4}", "?") for n in range(80)]
+    slices = cut(bare, {"search": 10, "selection": 10}, seed=0)
+    contexts = [{example.context for example in part} for part in slices.values()]
+    assert sum(map(len, contexts)) == len(set().union(*contexts))
+
+
+def test_one_article_is_cut_by_context() -> None:
+    one = [QAExample(str(n), "title", f"context {n // 4}", "?") for n in range(80)]
+    slices = cut(one, {"search": 10, "selection": 10}, seed=0)
+    assert len(slices["search"]) == 10
+    assert len(slices["train"]) > 50
+
+
+def test_equal_sentences_stay_together() -> None:
+    sentences = [ClassificationExample(str(n), f"text {n % 40}", None, n % 2) for n in range(120)]
+    slices = cut(sentences, {"search": 20}, seed=0)
+    texts = [{example.text for example in part} for part in slices.values()]
+    assert not texts[0] & texts[1]
+
+
+def test_no_slice_is_cut_for_size_zero() -> None:
+    slices = cut(articles(0), {"search": 0, "selection": 0}, seed=0)
+    assert (len(slices["search"]), len(slices["train"])) == (0, 200)
+
+
+def test_slices_that_leave_no_train_are_refused() -> None:
+    with pytest.raises(QualaError, match="leave none for `train`"):
+        cut(articles(0), {"search": 200}, seed=0)
+
+
+def test_a_subsample_keeps_the_order() -> None:
+    drawn = subsample(articles(0), 20, seed=0)
+    numbers = [int(example.id) for example in drawn]
+    assert len(numbers) == 20
+    assert numbers == sorted(set(numbers))

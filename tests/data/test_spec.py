@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from quala.data.spec import DataSpec
+from quala.errors import QualaError
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task": "squat", "name": "demo"}, "Did you mean `squad`"),
+        ({"task": "squad"}, "either `path` or `name`"),
+        ({"task": "squad", "path": "x", "name": "demo"}, "either `path` or `name`"),
+        ({"task": "glue", "name": "demo"}, "demo set is a squad task"),
+        ({"task": "glue", "name": "nyu-mll/glue"}, "needs a `subset`"),
+        ({"task": "squad", "name": "demo", "unanswerable": "skip"}, "Unknown `unanswerable`"),
+        ({"task": "squad", "name": "demo", "test_split": "train"}, "must differ"),
+        ({"task": "squad", "name": "demo", "max_train": 0}, "`max_train` must be at least 1"),
+        ({"task": "squad", "name": "demo", "n_best": 0}, "`n_best` must be at least 1"),
+        ({"task": "squad", "name": "demo", "doc_stride": 384}, "`doc_stride` must be below"),
+    ],
+)
+def test_impossible_specifications_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(QualaError, match=message):
+        DataSpec(**fields)
+
+
+def test_importing_the_specification_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'transformers', 'datasets', 'numpy'}"
+    code = f"import quala.data.spec, sys; sys.exit(len({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from quala.data.examples import QAExample
+from quala.data.spec import DataSpec
+from quala.data.windows import qa_features, window_ranges
+from quala.errors import QualaError
+
+SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)
+
+
+def reference(
+    tokenizer: PreTrainedTokenizerFast, examples: Sequence[QAExample], spec: DataSpec
+) -> list[tuple[int, list[int], list[tuple[int, int] | None]]]:
+    """The standard call, for questions that are not cut: (example, ids, context offsets)."""
+    encoded = tokenizer(
+        [example.question.lstrip() for example in examples],
+        [example.context for example in examples],
+        truncation="only_second",
+        max_length=spec.max_length,
+        stride=spec.doc_stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    return [
+        (
+            encoded["overflow_to_sample_mapping"][row],
+            encoded["input_ids"][row],
+            [
+                span if side == 1 else None
+                for span, side in zip(encoded["offset_mapping"][row], encoded.sequence_ids(row))
+            ],
+        )
+        for row in range(len(encoded["input_ids"]))
+    ]
+
+
+def short(questions: Sequence[QAExample]) -> list[QAExample]:
+    return [example for example in questions if len(example.question) < 15]
+
+
+def test_windows_are_those_of_the_standard_tokenizer_call(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    examples = short(questions)
+    features = qa_features(examples, tokenizer, SPEC)
+    expected = reference(tokenizer, examples, SPEC)
+    assert len(features) == len(expected) > len(examples)
+    for row, (example, ids, spans) in enumerate(expected):
+        begin, end = features.offsets[row], features.offsets[row + 1]
+        assert features.example[row] == example
+        assert features.input_ids[begin:end].tolist() == ids
+        first, last = features.context_range[row]
+        assert [n for n, span in enumerate(spans) if span] == list(range(first, last))
+        ours = features.char_spans[begin + first : begin + last]
+        assert [tuple(span) for span in ours.tolist()] == spans[first:last]
+
+
+def test_labels_cover_the_answer_or_stand_at_the_first_token(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, tokenizer, SPEC)
+    answered = set()
+    for row, (start, end) in enumerate(features.labels):
+        example = questions[features.example[row]]
+        spans = features.char_spans[features.offsets[row] : features.offsets[row + 1]]
+        if end:
+            answered.add(example.id)
+            assert example.context[spans[start, 0] : spans[end, 1]] == example.answers[0]
+        else:
+            assert start == 0
+    assert answered == {example.id for example in questions}
+
+
+def test_long_questions_are_cut(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, tokenizer, SPEC)
+    assert features.segment_one.max() == SPEC.max_question_length + 2
+    assert features.lengths.max() == SPEC.max_length
+
+
+def test_segment_of_bert_ends_after_the_first_separator(
+    bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(short(questions), bert_tokenizer, SPEC)
+    encoded = bert_tokenizer("what sat?", "The cat sat on the mat.", return_token_type_ids=True)
+    batch = features.batch([0])
+    assert batch["input_ids"][0].tolist() == encoded["input_ids"]
+    assert batch["segment_ids"][0].tolist() == encoded["token_type_ids"]
+
+
+def test_segment_of_roberta_leaves_the_second_separator_to_the_context(
+    roberta_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions[:1], roberta_tokenizer, SPEC)
+    head = features.input_ids[: features.segment_one[0] + 1].tolist()
+    text = roberta_tokenizer("what sat?")["input_ids"]
+    assert head == [*text, roberta_tokenizer.sep_token_id]
+
+
+def test_examples_without_answers_have_no_labels(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    bare = [replace(example, answers=(), answer_starts=()) for example in questions]
+    features = qa_features(bare, tokenizer, SPEC)
+    assert features.labels is None
+    assert "labels" not in features.batch([0])
+
+
+def test_an_empty_context_is_one_window(bert_tokenizer: PreTrainedTokenizerFast) -> None:
+    features = qa_features([QAExample("1", "", "", "what?")], bert_tokenizer, SPEC)
+    assert features.context_range.tolist() == [[4, 4]]
+
+
+def test_ranges_overlap_and_cover() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        tokens, room = int(rng.integers(0, 60)), int(rng.integers(2, 20))
+        overlap = int(rng.integers(0, room))
+        ranges = window_ranges(tokens, room, overlap=overlap)
+        assert sorted({n for pair in ranges for n in range(*pair)}) == list(range(tokens))
+        assert all(b[0] == a[1] - overlap for a, b in pairwise(ranges))
+
+
+def test_a_slow_or_left_padding_tokenizer_is_refused(
+    bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    bert_tokenizer.padding_side = "left"
+    with pytest.raises(QualaError, match="on the right"):
+        qa_features(questions, bert_tokenizer, SPEC)

@@ -1,0 +1,57 @@
+"""The adapters see the same parts as Hugging Face, and the cost module counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import BertConfig, T5Config, T5Model
+
+from quala.cost import architecture_of, parameters
+from quala.errors import QualaError
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.family import family_of
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+
+
+@pytest.mark.parametrize("kind", ["question-answering", "classification"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_are_counted_exactly(
+    family: str, kind: str, build: Callable[..., LengthAdaptiveModel]
+) -> None:
+    model = build(family, kind)
+    assert parameters(model.arch) == sum(weight.numel() for weight in model.hf.parameters())
+
+
+def test_parameters_without_an_embedding_projection_are_counted_exactly(
+    build: Callable[..., LengthAdaptiveModel],
+) -> None:
+    model = build("electra", embedding_size=16)
+    assert parameters(model.arch) == sum(weight.numel() for weight in model.hf.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_architecture_reads_from_the_config(
+    family: str, build: Callable[..., LengthAdaptiveModel]
+) -> None:
+    model: Any = build(family)
+    arch = architecture_of(model.hf.config.to_dict())
+    assert (arch.family, arch.hidden, arch.intermediate, arch.layers) == (family, 16, 32, 3)
+    assert arch.embedding == (8 if family == "electra" else 16)
+
+
+def test_a_classifier_has_a_sentence_head() -> None:
+    classes = {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {0: "a", 1: "b", 2: "c"},
+    }
+    arch = architecture_of(BertConfig().to_dict() | classes)
+    assert (arch.head, arch.outputs) == ("sentence", 3)
+
+
+def test_another_family_is_refused() -> None:
+    model = T5Model(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+    with pytest.raises(QualaError, match=r"Unknown `model_type` `t5`.*bert, distilbert"):
+        family_of(model)

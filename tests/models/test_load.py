@@ -1,0 +1,179 @@
+"""Checkpoints: plain folders out, plain folders in, and a sentence for every damage."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoModelForQuestionAnswering, BertTokenizer
+
+from quala.errors import QualaError
+from quala.models.adaptive import LengthAdaptiveModel, TaskKind
+from quala.models.load import load_model, load_tokenizer, read_metadata, save_model
+
+Build = Callable[..., LengthAdaptiveModel]
+MakeBatch = Callable[..., dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Task:
+    kind: TaskKind = "question-answering"
+    num_labels: int = 2
+
+
+SPANS = Task()
+CLASSES = Task("classification", 3)
+
+
+def tokenizer() -> Any:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
+    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+
+
+@pytest.fixture
+def saved(build: Build, tmp_path: Path) -> Path:
+    model = build()
+    save_model(model, tokenizer(), tmp_path / "model", metadata={"sequence_length": 32})
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def backbone(saved: Path, tmp_path: Path) -> Path:
+    AutoModel.from_pretrained(saved, dtype=torch.float32).save_pretrained(tmp_path / "backbone")
+    return tmp_path / "backbone"
+
+
+def test_a_saved_model_is_a_plain_model(build: Build, make_batch: MakeBatch, saved: Path) -> None:
+    model, batch = build().float(), make_batch([12, 9])
+    plain = AutoModelForQuestionAnswering.from_pretrained(saved, dtype=torch.float32)
+    outputs = plain(
+        batch["input_ids"], batch["attention_mask"], token_type_ids=batch["segment_ids"]
+    )
+    logits = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(model(batch)[real], logits[real], atol=1e-5, rtol=0)
+
+
+def test_a_saved_model_loads_as_it_was(build: Build, make_batch: MakeBatch, saved: Path) -> None:
+    batch = make_batch([12, 9])
+    torch.testing.assert_close(load_model(saved, task=SPANS)(batch), build().float()(batch))
+
+
+def test_weights_load_in_float32_whatever_the_file(saved: Path) -> None:
+    loaded = load_model(saved, task=SPANS)
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+
+
+def test_metadata_says_how_to_run(saved: Path) -> None:
+    assert read_metadata(saved) == {
+        "format": 1,
+        "task": "question-answering",
+        "num_labels": 2,
+        "significance": "question",
+        "semantics": "natural",
+        "sequence_length": 32,
+    }
+
+
+def test_the_tokenizer_comes_along(saved: Path) -> None:
+    assert load_tokenizer(saved)("a b")["input_ids"] == [2, 5, 6, 3]
+
+
+def test_a_missing_head_is_drawn_from_the_seed(backbone: Path) -> None:
+    heads: list[Any] = [load_model(backbone, task=SPANS, seed=seed).hf for seed in (1, 1, 2)]
+    first, again, other = (head.qa_outputs.weight for head in heads)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_loading_leaves_the_global_generator_alone(backbone: Path) -> None:
+    before = torch.random.get_rng_state()
+    load_model(backbone, task=SPANS, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_missing_head_is_no_reason_to_warn(
+    backbone: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    load_model(backbone, task=CLASSES)
+    assert not caplog.records
+    assert capfd.readouterr().err == ""
+
+
+def test_a_backbone_takes_a_classification_head(backbone: Path, make_batch: MakeBatch) -> None:
+    assert load_model(backbone, task=CLASSES)(make_batch([12, 9])).shape == (2, 3)
+
+
+def test_attention_dropout_can_be_replaced(saved: Path) -> None:
+    model = load_model(saved, task=SPANS, attention_dropout=0.25)
+    block = model.family.block(model.family.layers(model.hf)[0])
+    assert block.attention_dropout.p == 0.25
+
+
+def test_an_impossible_attention_dropout_is_refused(saved: Path) -> None:
+    with pytest.raises(QualaError, match="`attention_dropout` must be in"):
+        load_model(saved, task=SPANS, attention_dropout=1.5)
+
+
+@pytest.mark.parametrize("part", [0, 100, 0.5])
+def test_truncated_weights_are_refused(saved: Path, part: float) -> None:
+    file = saved / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * part) if part < 1 else int(part)])
+    with pytest.raises(QualaError, match="Could not read the weights"):
+        load_model(saved, task=SPANS)
+
+
+def test_pickled_weights_are_refused(saved: Path) -> None:
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(QualaError, match="Could not read the weights"):
+        load_model(saved, task=SPANS)
+
+
+def test_another_architecture_is_refused(saved: Path) -> None:
+    (saved / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(QualaError, match=r"Unknown `model_type` `gpt2`.*bert, distilbert"):
+        load_model(saved, task=SPANS)
+
+
+@pytest.mark.parametrize("text", ['{"model_type": "no-such"}', '{"model_type":', "{}"])
+def test_an_unreadable_config_is_refused(saved: Path, text: str) -> None:
+    (saved / "config.json").write_text(text)
+    with pytest.raises(QualaError, match="supported type"):
+        load_model(saved, task=SPANS)
+
+
+def test_weights_of_another_model_are_refused(saved: Path, build_hf: Any) -> None:
+    build_hf("distilbert").save_pretrained(saved / "other")
+    (saved / "other" / "model.safetensors").replace(saved / "model.safetensors")
+    with pytest.raises(QualaError, match="lack"):
+        load_model(saved, task=SPANS)
+
+
+def test_a_head_of_another_size_is_refused(build_hf: Any, tmp_path: Path) -> None:
+    build_hf("bert", "classification").save_pretrained(tmp_path)
+    with pytest.raises(QualaError, match="other shapes than the task"):
+        load_model(tmp_path, task=Task("classification", 5))
+
+
+def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QualaError, match="Could not read a tokenizer"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 99}'])
+def test_metadata_that_cannot_be_read_is_refused(saved: Path, text: str) -> None:
+    (saved / "quala.json").write_text(text)
+    with pytest.raises(QualaError, match=r"quala\.json"):
+        read_metadata(saved)

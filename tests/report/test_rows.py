@@ -1,0 +1,75 @@
+"""Rows and reports: round trips, speed-ups, the figures that compare runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from quala.errors import QualaError
+from quala.report import Report, with_speedups
+
+
+def test_json_round_trip(made_up_report: Report) -> None:
+    assert Report.from_json(json.loads(json.dumps(made_up_report.to_json()))) == made_up_report
+
+
+def test_another_format_is_refused(made_up_report: Report) -> None:
+    with pytest.raises(QualaError, match="format 2"):
+        Report.from_json(made_up_report.to_json() | {"format": 2})
+
+
+def test_no_rows_are_refused() -> None:
+    with pytest.raises(QualaError, match="at least one measured row"):
+        Report(())
+
+
+def test_two_metrics_are_refused(made_up_report: Report) -> None:
+    first = made_up_report.rows[0]
+    with pytest.raises(QualaError, match="accuracy, f1"):
+        Report((first, replace(first, metric="accuracy")))
+
+
+def test_an_unknown_role_is_refused(made_up_report: Report) -> None:
+    with pytest.raises(QualaError, match="chosen"):
+        replace(made_up_report.rows[0], role="chosn")
+
+
+def test_front_rises_with_cost_and_holds_the_chosen_point(made_up_report: Report) -> None:
+    costs = [row.macs_mean for row in made_up_report.front]
+    assert costs == sorted(costs)
+    assert made_up_report.chosen in made_up_report.front
+
+
+def test_speedups_refer_to_the_baseline(made_up_report: Report) -> None:
+    assert [row.speedup for row in made_up_report.rows[:3]] == [1.0, 1.2, 2.4]
+
+
+def test_speedups_refer_to_the_first_row_without_a_baseline(made_up_report: Report) -> None:
+    rows = with_speedups(made_up_report.rows[1:3])
+    assert [row.speedup for row in rows] == [1.0, 2.0]
+
+
+def test_no_speedup_without_a_latency(made_up_report: Report) -> None:
+    rows = [replace(row, latency_ms=None) for row in made_up_report.rows]
+    assert {row.speedup for row in with_speedups(rows)} == {None}
+
+
+def test_metrics_compare_full_and_chosen(made_up_report: Report) -> None:
+    metrics = made_up_report.metrics()
+    assert metrics["f1_full"] == 92.0
+    assert metrics["f1_chosen"] == 90.5
+    assert metrics["macs_saved"] == 2.0
+    assert metrics["front_points"] == 4
+
+
+def test_hypervolume_by_hand(made_up_report: Report) -> None:
+    widths, scores = (0.1, 0.15, 0.2, 0.15), (0.85, 0.905, 0.915, 0.918)
+    expected = sum(width * score for width, score in zip(widths, scores))
+    assert made_up_report.metrics()["hypervolume"] == pytest.approx(expected)
+
+
+def test_metrics_without_front_and_scores(made_up_report: Report) -> None:
+    bare = Report((replace(made_up_report.rows[0], score=None),))
+    assert bare.metrics() == {"front_points": 0.0, "hypervolume": 0.0}

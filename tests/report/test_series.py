@@ -1,0 +1,31 @@
+"""What the charts show."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quala.report import Report
+from quala.report.series import charts
+
+
+def test_two_charts_with_all_series(made_up_report: Report) -> None:
+    found = charts(made_up_report)
+    assert len(found) == 2
+    kinds = [series.kind for series in found[0].series]
+    assert kinds == ["candidates", "baseline", "float", "integer", "front", "chosen"]
+
+
+def test_no_latency_chart_without_latencies(made_up_report: Report) -> None:
+    rows = tuple(replace(row, latency_ms=None, speedup=None) for row in made_up_report.rows)
+    assert [chart.cost for chart in charts(Report(rows))] == ["Mean GMACs per input"]
+
+
+def test_front_is_drawn_from_left_to_right(made_up_report: Report) -> None:
+    front = next(one for one in charts(made_up_report)[0].series if one.kind == "front")
+    assert [mark.x for mark in front.marks] == [0.8, 1.0, 1.3, 1.7]
+
+
+def test_rows_without_a_score_are_not_drawn(made_up_report: Report) -> None:
+    baseline = replace(made_up_report.rows[0], score=None)
+    kinds = [s.kind for s in charts(Report((baseline, *made_up_report.rows[1:])))[0].series]
+    assert "baseline" not in kinds

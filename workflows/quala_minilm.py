@@ -1,0 +1,24 @@
+"""QuaLA-MiniLM (arXiv 2210.17114): distil, adapt to lengths, quantize, search, measure."""
+
+from __future__ import annotations
+
+from quala.workflow import Flow, workflow
+
+
+@workflow("quala_minilm")
+def quala_minilm(flow: Flow) -> None:
+    """MiniLM student, length-adaptive supernet, int8, searched lengths, measured front."""
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    student = flow.run("distill", data=data, teacher=teacher, otherwise=teacher)
+    supernet = flow.run("length_adapt", data=data, model=student, teacher=teacher)
+    integer = flow.run("quantize", data=data, model=supernet, teacher=supernet)
+    found = flow.run("search", data=data, model=integer)
+    measured = flow.run(
+        "measure", data=data, baseline=teacher, supernet=supernet, model=integer, search=found
+    )
+    flow.run("report", search=found, measure=measured)
+
+
+if __name__ == "__main__":
+    quala_minilm.main()
