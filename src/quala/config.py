@@ -64,9 +64,7 @@ def root_schema(stages: Mapping[str, type[StageConfig]], workflow: str) -> type[
     from quala.data.spec import DataSpec
 
     schemas = {name: schema(config) for name, config in stages.items()}
-    stage_fields = [
-        (name, kind, field(default_factory=kind)) for name, kind in schemas.items()
-    ]
+    stage_fields = [(name, kind, field(default_factory=kind)) for name, kind in schemas.items()]
     stage_group = dataclasses.make_dataclass("Stages", stage_fields)
     data = schema(DataSpec)
     return dataclasses.make_dataclass(

@@ -32,4 +32,6 @@ def bert() -> BertForQuestionAnswering:
         intermediate_size=32,
         max_position_embeddings=16,
     )
-    return BertForQuestionAnswering(config).eval()
+    model = BertForQuestionAnswering(config)
+    model.eval()
+    return model

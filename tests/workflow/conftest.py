@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from quala.workflow import Workflow
 from quala.workflow.compose import composed, one_sentence, typed
 from quala.workflow.database import ensure_database
-from quala.workflow.resources import load_workflow
+from quala.workflow.resources import conf_folder, load_workflow
 from quala.workflow.run import Invocation, Result, run_workflow
 
 SCRIPT = '''
@@ -84,7 +84,12 @@ def grow(config, context, inputs):
 '''
 
 CONFIG = """
-defaults: [quala_schema, _self_, {experiment: null}]
+defaults:
+  - quala_schema
+  - _self_
+  - experiment: null
+  - override hydra/job_logging: quala
+  - override hydra/hydra_logging: quala
 data: {task: squad, name: demo}
 model: {start: some/hub-name}
 tracking: {uri: null, folder: mlruns, work: null, experiment: toy}
@@ -93,7 +98,6 @@ progress: false
 hydra:
   run: {dir: "${tracking.folder}/hydra/run"}
   sweep: {dir: "${tracking.folder}/hydra/sweep", subdir: "${hydra.job.num}"}
-  job_logging: {root: {handlers: [console]}}
   callbacks: {sweep: {_target_: quala.workflow.sweep.SweepParent}}
 """
 
@@ -143,7 +147,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def toy(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
-    (tmp_path / "conf").mkdir()
+    shutil.copytree(conf_folder() / "hydra", tmp_path / "conf/hydra")
     (tmp_path / "conf/config.yaml").write_text(CONFIG)
     (tmp_path / "toy.py").write_text(SCRIPT)
     (tmp_path / "toy_stages.py").write_text(STAGES)

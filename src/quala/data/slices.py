@@ -18,10 +18,10 @@ def cut(
 ) -> dict[str, list[E]]:
     """Cut slices of about `sizes` examples from train; what is left is the slice `rest`.
 
-    Articles are whole: a slice takes articles until it has its size and then gives examples
-    back to no one, so that it has exactly its size and shares no title (GLUE: no text) with
-    another. The cut depends on the examples and the seed only; order is kept. Raises
-    QualaError when nothing would be left.
+    A slice takes whole articles until it has enough and is then subsampled to its size, so no
+    title (GLUE: no text) is in two slices. With fewer titles than slices, contexts take their
+    place. The cut depends on the examples and the seed only; order is kept. Raises QualaError
+    when nothing would be left.
     """
     groups = _groups(examples, len([size for size in sizes.values() if size]) + 1)
     names = sorted(groups, key=repr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from quala.cost import architecture_of
+from quala.data.batch import Batch
 from quala.errors import QualaError, unknown
 from quala.lengths import LengthConfig
 from quala.models.attention import fused_attention, published_attention
@@ -75,7 +76,7 @@ class LengthAdaptiveModel(nn.Module):
 
     def forward(
         self,
-        batch: Mapping[str, Tensor],
+        batch: Batch,
         lengths: LengthConfig | None = None,
         *,
         skip_layers: frozenset[int] = _NO_LAYERS,
@@ -89,7 +90,7 @@ class LengthAdaptiveModel(nn.Module):
 
     def forward_hidden(
         self,
-        batch: Mapping[str, Tensor],
+        batch: Batch,
         lengths: LengthConfig | None = None,
         *,
         skip_layers: frozenset[int] = _NO_LAYERS,
@@ -99,7 +100,7 @@ class LengthAdaptiveModel(nn.Module):
         state = self._run(state, batch, lengths=lengths, skip_layers=skip_layers)
         return restore(state.hidden, state.drops)
 
-    def trace(self, batch: Mapping[str, Tensor]) -> Trace:
+    def trace(self, batch: Batch) -> Trace:
         """Run at full length and return every intermediate."""
         state = self.begin(batch)
         hidden, projections = [state.hidden], []
@@ -112,7 +113,7 @@ class LengthAdaptiveModel(nn.Module):
         mask = batch["attention_mask"].bool()
         return Trace(self.finish(state), tuple(hidden), queries, keys, values, mask)
 
-    def begin(self, batch: Mapping[str, Tensor], *, restore: Restore = "logits") -> State:
+    def begin(self, batch: Batch, *, restore: Restore = "logits") -> State:
         """Embed a batch. `restore` says what a dropped token leaves behind.
 
         A sentence head needs nothing of dropped tokens: its `logits` are not restored.
@@ -170,7 +171,7 @@ class LengthAdaptiveModel(nn.Module):
 
     def keep_counts(
         self,
-        batch: Mapping[str, Tensor],
+        batch: Batch,
         lengths: LengthConfig,
         *,
         skip_layers: frozenset[int] = _NO_LAYERS,
@@ -200,7 +201,7 @@ class LengthAdaptiveModel(nn.Module):
     def _run(
         self,
         state: State,
-        batch: Mapping[str, Tensor],
+        batch: Batch,
         *,
         lengths: LengthConfig | None,
         skip_layers: frozenset[int],

@@ -15,8 +15,6 @@ from quala.search.racing import Array
 if TYPE_CHECKING:
     from quala.data.taskdata import Slice, TaskData
 
-_ADDITIVE = frozenset({"f1", "exact_match", "accuracy"})
-
 
 def cut_chunks(
     part: Slice, *, examples: int, batch_size: int, seed: int, pad_to: int | None = None
@@ -57,7 +55,8 @@ class TaskScoring:
     @property
     def additive(self) -> bool:
         """Say whether the metric is a mean over examples."""
-        return self.data.task.metric in _ADDITIVE
+        task = self.data.task
+        return task.kind == "question-answering" or task.metric == "accuracy"
 
     def examples(self, chunk: Chunk, outputs: Outputs) -> Array:
         """Return the metric of each example of the chunk."""

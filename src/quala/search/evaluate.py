@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -181,7 +182,7 @@ class SharedEvaluator:
         return float(seen.mean())
 
 
-def _rows(batch: Batch, logits: torch.Tensor) -> dict[int, Array]:
+def _rows(batch: Batch, logits: Tensor) -> dict[int, Array]:
     """Cut padding off: one array per feature, (n_i, 2) for spans, (C,) otherwise."""
     values = logits.float().cpu().numpy()
     lengths = batch["attention_mask"].sum(dim=1).tolist()

@@ -17,7 +17,6 @@ from quala.search.space import Space
 from quala.search.strategy import Known, Origin, Proposal, Strategy
 from quala.search.trials import (
     EXHAUSTED,
-    GENERATION,
     ORIGIN,
     SLOT,
     TAKEN,
@@ -56,8 +55,7 @@ class EvolutionarySampler(BaseGASampler):
         self._set(study, trial, {WORKER: self._worker.record()})
         if SLOT not in trial.user_attrs:
             self._set(study, trial, {SLOT: free_slot(study.get_trials(deepcopy=False))})
-        generation = self.get_trial_generation(study, trial)
-        self._set(study, trial, {GENERATION: generation})
+        self.get_trial_generation(study, trial)
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
         """Return the generation that the trial's slot belongs to, and store it once."""
@@ -140,7 +138,7 @@ class EvolutionarySampler(BaseGASampler):
 
     def _generation_of(self, trial: FrozenTrial) -> int:
         """Return a trial's generation, -1 before it has one."""
-        return int(trial.user_attrs.get(GENERATION, -1))
+        return int(trial.system_attrs.get(self._get_generation_key(), -1))
 
     def _set(self, study: Study, trial: FrozenTrial, attributes: dict[str, Any]) -> None:
         for key, value in attributes.items():

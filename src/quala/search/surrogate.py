@@ -43,7 +43,7 @@ class Kernel:
         smooth: Array = np.exp(-0.5 * apart).mean(axis=-1)  # (A, B)
         # the product's scale grows with the layers, or distinct genes would never be neighbours
         joint = np.exp(-0.5 * apart.sum(axis=-1) / a.shape[1])
-        return self.additive * smooth + (1 - self.additive) * joint
+        return np.asarray(self.additive * smooth + (1 - self.additive) * joint)
 
 
 def _shares(genes: Sequence[LengthConfig]) -> Array:
@@ -67,9 +67,9 @@ class Surrogate:
         cross = self.kernel(_shares(genes), self.known)  # (G, N)
         solved = np.linalg.solve(self.factor, cross.T)  # (N, G)
         variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-9)
-        return self.mean + self.deviation * (cross @ self.weights), self.deviation * np.sqrt(
-            variance
-        )
+        mean = self.mean + self.deviation * (cross @ self.weights)
+        deviation = self.deviation * np.sqrt(variance)
+        return np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
 
 
 def fit(genes: Sequence[LengthConfig], scores: Sequence[float], *, kernel: Kernel) -> Surrogate:

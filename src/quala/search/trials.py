@@ -17,7 +17,6 @@ from quala.search.space import Space
 from quala.search.strategy import Known
 
 SLOT = "slot"
-GENERATION = "generation"
 ORIGIN = "origin"
 STOPPED = "stopped_early"
 EXAMPLES = "examples"

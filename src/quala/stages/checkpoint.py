@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from quala.compress.quantize.integer import IntegerLinear
 from quala.compress.quantize.store import load_integer
 from quala.data.batches import eval_batches
 from quala.data.features import FeatureSet
@@ -18,7 +19,7 @@ from quala.data.task import Task
 from quala.data.taskdata import Slice, TaskData, load_task_data
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.load import METADATA_FILE, load_model, load_tokenizer, read_metadata
 
 
@@ -29,6 +30,12 @@ class Opened:
     model: LengthAdaptiveModel
     tokenizer: PreTrainedTokenizerBase
     data: TaskData
+
+    @property
+    def precision(self) -> str:
+        """`int8` where the encoder computes with integers, else `fp32`."""
+        integer = any(isinstance(module, IntegerLinear) for module in self.model.modules())
+        return "int8" if integer else "fp32"
 
     @property
     def pad_to(self) -> int | None:
@@ -46,7 +53,7 @@ def open_checkpoint(
     spec: DataSpec,
     *,
     significance: str | None = None,
-    semantics: str | None = None,
+    semantics: Semantics | None = None,
     seed: int = 0,
 ) -> Opened:
     """Load a float or integer checkpoint with the data; None keeps what its quala.json says.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError
 from quala.workflow.stage import StageConfig
 
-PRECISIONS = ("fp32", "bf16")
-DIRECTIONS = ("forward", "reverse")
-SAMPLERS = ("length_drop", "few_drops")
+Precision = Literal["fp32", "bf16"]
+Direction = Literal["forward", "reverse"]
+Sampler = Literal["length_drop", "few_drops"]
+Semantics = Literal["natural", "reference"]
+Method = Literal["ptq", "qat"]
+Strategy = Literal["quala", "published"]
 
 
 def _not_identity(default: Any) -> Any:
@@ -39,15 +42,13 @@ class TrainingConfig(StageConfig):
     attention_dropout: float | None = None
     """0 keeps the fused attention kernel in training; null keeps the checkpoint's rate."""
     freeze_word_embeddings: bool = False
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     selection_every: int | None = None
     """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
     checkpoint_minutes: float = _not_identity(2.0)
     log_every: int = _not_identity(20)
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
         positive = {"epochs": self.epochs, "batch_size": self.batch_size}
         for name, value in positive.items():
             if value <= 0:
@@ -87,7 +88,7 @@ class DistillConfig(TrainingConfig):
 class SandwichConfig(TrainingConfig):
     """Training under sampled lengths (arXiv 2010.07003): the sandwich rule and its options."""
 
-    sampler: str
+    sampler: Sampler
     """`length_drop` draws every layer; `few_drops` drops at one to three layers only."""
     bound: float
     """Largest share of tokens that one layer drops in training, and the smallest pass drops."""
@@ -98,7 +99,7 @@ class SandwichConfig(TrainingConfig):
     layer_drop: float
     full_layer_drop: bool = False
     """LayerDrop in the full pass too, as in the first published code."""
-    direction: str
+    direction: Direction
     """`reverse` is KL(sub-pass || full), as published; `forward` is KL(full || sub-pass)."""
     temperature: float
     hard: float
@@ -112,10 +113,6 @@ class SandwichConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sampler not in SAMPLERS:
-            raise unknown("length sampler", self.sampler, SAMPLERS)
-        if self.direction not in DIRECTIONS:
-            raise unknown("KL direction", self.direction, DIRECTIONS)
         for name in ("bound", "layer_drop"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -128,7 +125,7 @@ class LengthAdaptConfig(SandwichConfig):
 
     significance: str
     """How tokens are ranked: column_sum (published), query_rows, question or cls."""
-    semantics: str
+    semantics: Semantics
     """`natural`: shares of the real length; `reference`: as published, padded inputs."""
 
 
@@ -136,17 +133,12 @@ class LengthAdaptConfig(SandwichConfig):
 class QuantizeStageConfig(SandwichConfig):
     """Turn the supernet into an integer model, by calibration alone or by training."""
 
-    method: str
+    method: Method
     """`ptq` only calibrates (the published step); `qat` trains on after the calibration."""
     calibration_batches: int
     quantizer_learning_rate: float
     """Rate of the learned steps, where `quantizers.activation_range` is `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.method not in ("ptq", "qat"):
-            raise unknown("quantization method", self.method, ("ptq", "qat"))
 
 
 @dataclass(kw_only=True)
@@ -154,7 +146,7 @@ class SearchConfig(StageConfig):
     """Look for the lengths that give the most accuracy for each cost."""
 
     seed: int
-    strategy: str
+    strategy: Strategy
     """`published` (arXiv 2010.07003) or `quala`."""
     max_evaluations: int
     generations: int

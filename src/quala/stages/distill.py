@@ -79,7 +79,12 @@ class DistillModule(TrainingModule):
             losses["hard"] = task_loss(self.task, logits, batch)
         if config.soft:
             losses["soft"] = soft_loss(
-                self.task, logits, taught, batch, direction="forward", temperature=config.temperature
+                self.task,
+                logits,
+                taught,
+                batch,
+                direction="forward",
+                temperature=config.temperature,
             )
         self.losses = {name: loss.detach() for name, loss in losses.items()}
         return sum(

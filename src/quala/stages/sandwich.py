@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from quala.stages.losses import soft_loss
 from quala.stages.training import Plan, TrainingModule
 
 if TYPE_CHECKING:
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
     from quala.data.batch import Batch
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.stages.config import SandwichConfig
@@ -61,7 +64,7 @@ class SandwichModule(TrainingModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         rng = Random(f"{self.settings.seed}:{self.global_step}")
         passes = 2 + self.sandwich.num_sandwich
-        optimizer = self.optimizers()
+        optimizer = cast("LightningOptimizer", self.optimizers())
         optimizer.zero_grad()
         target = self._full_pass(batch, rng, 1 / passes)
         sub_loss = torch.zeros((), device=self.device)
@@ -70,15 +73,15 @@ class SandwichModule(TrainingModule):
             lengths = self._lengths(rng, skipped, smallest=number == 1)
             sub_loss += self._sub_pass(batch, target, lengths, skipped, 1 / passes)
         self.losses["sub"] = sub_loss / (passes - 1)
-        self.clip_gradients(optimizer, gradient_clip_val=self.settings.gradient_clip)
+        self.clip_gradients(optimizer.optimizer, gradient_clip_val=self.settings.gradient_clip)
         optimizer.step()
-        self.lr_schedulers().step()
+        cast("LambdaLR", self.lr_schedulers()).step()
 
     def _full_pass(self, batch: Batch, rng: Random, weight: float) -> Tensor:
         """Run the full pass backward; return the logits that the other passes follow."""
         config = self.sandwich
         skipped = self._skipped(rng) if config.full_layer_drop else NOTHING
-        logits = self.model(batch, skip_layers=skipped)
+        logits: Tensor = self.model(batch, skip_layers=skipped)
         loss = torch.zeros((), device=logits.device)
         if config.hard:
             self.losses["task"] = task_loss(self.task, logits, batch)
@@ -88,7 +91,12 @@ class SandwichModule(TrainingModule):
             with torch.no_grad():
                 taught = teacher(batch)
             self.losses["teacher"] = soft_loss(
-                self.task, logits, taught, batch, direction="forward", temperature=config.temperature
+                self.task,
+                logits,
+                taught,
+                batch,
+                direction="forward",
+                temperature=config.temperature,
             )
             loss = loss + config.teacher * self.losses["teacher"]
             if config.teacher_for_subs:
@@ -122,9 +130,7 @@ class SandwichModule(TrainingModule):
         return followed
 
     def _skipped(self, rng: Random) -> frozenset[int]:
-        return sample_layer_drop(
-            self.sandwich.layer_drop, layers=self.model.num_layers, rng=rng
-        )
+        return sample_layer_drop(self.sandwich.layer_drop, layers=self.model.num_layers, rng=rng)
 
     def _bound(self) -> float:
         """Return the drop bound of this step: it grows linearly over the first half."""

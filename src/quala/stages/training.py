@@ -16,6 +16,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
@@ -77,7 +78,8 @@ class TrainingModule(pl.LightningModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return AdamW's groups; weight decay spares biases and LayerNorms."""
-        decay, rest = [], []
+        decay: list[Parameter] = []
+        rest: list[Parameter] = []
         for parameter in self.parameters():
             if parameter.requires_grad:
                 (decay if parameter.ndim > 1 else rest).append(parameter)
@@ -90,7 +92,9 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.settings.learning_rate)
         schedule = get_linear_schedule_with_warmup(
-            optimizer, round(self.settings.warmup_ratio * self.plan.total_steps), self.plan.total_steps
+            optimizer,
+            round(self.settings.warmup_ratio * self.plan.total_steps),
+            self.plan.total_steps,
         )
         return {
             "optimizer": optimizer,
@@ -214,7 +218,7 @@ def _trainer(
     return pl.Trainer(
         accelerator="auto",
         devices="auto",
-        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision],
+        precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_steps=module.plan.total_steps,
         max_epochs=-1,
         callbacks=[*callbacks, checkpoint],

@@ -105,9 +105,7 @@ class Executor:
         if entry.forced:
             # What this very workflow run has computed before it was killed stays.
             runs = map(self.store.client.get_run, entry.finished)
-            ignored = {
-                run.info.run_id for run in runs if run.data.tags.get(PARENT) != self.parent
-            }
+            ignored = {run.info.run_id for run in runs if run.data.tags.get(PARENT) != self.parent}
         tags = {STAGE: node.stage.name, NODE: node.name, **self.record.tags}
         return Claim("stage", node.name, node.fingerprint, tags, self.parent, ignored)
 

@@ -56,9 +56,7 @@ class Task:
         if sweep is None:
             raise QualaError("A sweep needs `hydra.callbacks.sweep` of conf/config.yaml.")
         with Job(sweep, context.job.num, overrides) as job, one_sentence(workflow):
-            invocation = _invocation(
-                workflow, config, overrides, self.as_json, sweep=sweep.run_id
-            )
+            invocation = _invocation(workflow, config, overrides, self.as_json, sweep=sweep.run_id)
             job.run_id = run_workflow(workflow, invocation).run_id
 
 

@@ -112,9 +112,7 @@ def make_plan(
     return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries))
 
 
-def _fingerprint(
-    workflow: Workflow, settings: Settings, entries: Mapping[str, Entry]
-) -> str:
+def _fingerprint(workflow: Workflow, settings: Settings, entries: Mapping[str, Entry]) -> str:
     nodes = [[entry.name, entry.node.fingerprint] for entry in entries.values() if entry.node]
     chosen = settings.flow
     selection = [chosen.only, chosen.until, chosen.since, sorted(chosen.force)]

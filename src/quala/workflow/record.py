@@ -22,6 +22,7 @@ class Record:
     data: str
     """Fingerprint of the data."""
     code: Code
+
     @classmethod
     def of(
         cls, script: Path, *, config: str, overrides: Sequence[str], seed: int, data: str

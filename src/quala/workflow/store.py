@@ -155,16 +155,15 @@ class Store:
         from mlflow.artifacts import download_artifacts
 
         if artifact.startswith("runs:/"):
+            # MLflow copies what is named by a run; by its own address a local folder stays.
             run_id, _, path = artifact.removeprefix("runs:/").partition("/")
-            local = self.client.get_run(run_id).info.artifact_uri.startswith(("file:", "/"))
-            target = None if local else _emptied(cached)
-            place = download_artifacts(
-                run_id=run_id, artifact_path=path, dst_path=target, tracking_uri=self.uri
-            )
-            return Path(place)
-        target = _emptied(cached)
+            artifact = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
+        local = artifact.startswith(("file:", "/"))
         place = download_artifacts(
-            artifact_uri=artifact, dst_path=target, tracking_uri=self.uri, registry_uri=self.uri
+            artifact_uri=artifact,
+            dst_path=None if local else _emptied(cached),
+            tracking_uri=self.uri,
+            registry_uri=self.uri,
         )
         return Path(place)
 

@@ -1,0 +1,32 @@
+"""Report: the table, the figure and the page of what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from quala.report.build import build_report
+from quala.report.rows import Point
+from quala.stages.measure import read_rows
+from quala.stages.search import GIGA, read_result
+
+if TYPE_CHECKING:
+    from quala.stages.config import ReportConfig
+    from quala.workflow import StageContext
+
+
+def run(
+    config: ReportConfig, context: StageContext, inputs: Mapping[str, Any]
+) -> dict[str, float]:
+    """Write report.json, report.md, report.csv, front.png and report.html."""
+    candidates = [
+        Point(item.lengths.lengths, item.score, item.cost * GIGA)
+        for item in read_result(inputs["search"]).candidates
+    ]
+    rows = read_rows(inputs["measure"])
+    return build_report(
+        context.output,
+        rows,
+        candidates=candidates,
+        title=config.title,
+    )

@@ -1,0 +1,147 @@
+"""Search: the lengths that give the most accuracy for each cost, on a slice of train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.cost import macs, mean_macs
+from quala.data.spec import DataSpec
+from quala.errors import QualaError
+from quala.lengths import LengthConfig, constant_drop
+from quala.report.search_figure import draw_history
+from quala.search.chunks import TaskScoring, cut_chunks
+from quala.search.evaluate import EvaluatorSettings, SharedEvaluator
+from quala.search.result import SearchResult
+from quala.search.settings import SearchSettings
+from quala.search.space import Space
+from quala.search.study import run_search, run_workers
+from quala.stages.checkpoint import Opened, open_checkpoint
+from quala.workflow.context import Candidate
+
+if TYPE_CHECKING:
+    from quala.search.result import Candidate as Found
+    from quala.stages.config import SearchConfig
+    from quala.workflow import StageContext
+
+RESULT = "search.json"
+GIGA = 1e9
+
+
+def macs_cost(opened: Opened, lengths: LengthConfig) -> float:
+    """Return GMACs: of a padded input under `reference`, the search slice's mean otherwise."""
+    model = opened.model
+    if opened.pad_to is not None:
+        return macs(model.arch, lengths.lengths, opened.pad_to) / GIGA
+    return mean_macs(model.arch, lengths, opened.data.search.features.lengths) / GIGA
+
+
+@dataclass(frozen=True)
+class EvaluatorFactory:
+    """Makes an evaluator from a checkpoint; picklable, so that a worker can make its own."""
+
+    model: Path
+    data: DataSpec
+    config: SearchConfig
+
+    def __call__(self) -> SharedEvaluator:
+        return self.evaluator(open_checkpoint(self.model, self.data))
+
+    def evaluator(self, opened: Opened) -> SharedEvaluator:
+        """Return the evaluator of a model that is open already."""
+        config, part = self.config, opened.data.search
+        if not part.examples:
+            raise QualaError("The search slice is empty: `data.search_size` must be above 0.")
+        chunks = cut_chunks(
+            part,
+            examples=config.chunk,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            pad_to=opened.pad_to,
+        )
+        return SharedEvaluator(
+            opened.model,
+            chunks,
+            TaskScoring(opened.data, part),
+            lambda lengths: macs_cost(opened, lengths),
+            EvaluatorSettings(z=config.patience, cache_bytes=config.cache_mebibytes * 2**20),
+        )
+
+
+def run(
+    config: SearchConfig, context: StageContext, inputs: Mapping[str, Any]
+) -> dict[str, float]:
+    """Search the lengths of `model`; the output is search.json, the study and a figure."""
+    opened = open_checkpoint(inputs["model"], inputs["data"])
+    factory = EvaluatorFactory(inputs["model"], inputs["data"], config)
+    space = _space(config, opened)
+    settings = _settings(config)
+    metric = opened.data.task.metric
+    folder = context.scratch / "study"
+    with context.progress("search: lengths", config.max_evaluations) as progress:
+
+        def record(found: Found) -> None:
+            progress.advance()
+            context.log_candidates([_as_run(found, metric)])
+
+        if config.workers > 1:
+            result = run_workers(factory, space, settings, folder, record)
+        else:
+            result = run_search(factory.evaluator(opened), space, settings, folder, record)
+    if not result.front:
+        raise QualaError(
+            f"No lengths meet max_cost={config.max_cost} and min_score={config.min_score}; the "
+            f"cheapest tried cost {result.cheapest:.3f} GMACs."
+        )
+    (context.output / RESULT).write_text(result.to_json() + "\n", encoding="utf-8")
+    shutil.copytree(folder, context.output / "study")
+    draw_history(result, context.output / "history.png", metric=metric)
+    return {
+        "search/hypervolume": result.hypervolume,
+        "search/candidates": float(len(result.candidates)),
+        "search/stopped_early": float(sum(item.stopped_early for item in result.candidates)),
+        "search/front_points": float(len(result.front)),
+    }
+
+
+def read_result(folder: Path) -> SearchResult:
+    """Read what a search stage left."""
+    return SearchResult.from_json((folder / RESULT).read_text(encoding="utf-8"))
+
+
+def _space(config: SearchConfig, opened: Opened) -> Space:
+    layers, longest = opened.model.num_layers, opened.data.spec.max_length
+    lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
+    return Space(layers=layers, sequence_length=longest, step=config.step, lower=lower)
+
+
+def _settings(config: SearchConfig) -> SearchSettings:
+    return SearchSettings(
+        strategy=config.strategy,
+        generations=config.generations,
+        population=config.population,
+        mutations=config.mutations,
+        crossovers=config.crossovers,
+        max_evaluations=config.max_evaluations,
+        max_cost=config.max_cost,
+        min_score=config.min_score,
+        seed=config.seed,
+        workers=config.workers,
+    )
+
+
+def _as_run(found: Found, metric: str) -> Candidate:
+    return Candidate(
+        name=str(found.lengths),
+        metrics={metric: found.score, "gmacs": found.cost, "examples": float(found.examples)},
+        params={"lengths": str(found.lengths)},
+        tags={
+            "generation": str(found.generation),
+            "origin": found.origin,
+            "stopped_early": json.dumps(found.stopped_early),
+        },
+    )

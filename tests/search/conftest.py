@@ -1,0 +1,67 @@
+"""A synthetic objective, a fake evaluator, a toy model and its chunks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from quala.lengths import LengthConfig
+from quala.search.scored import Scored
+
+WEIGHTS = (30.0, 12.0, 5.0, 2.0, 1.0, 0.5)
+
+
+def toy_cost(gene: LengthConfig) -> float:
+    """Cost like a transformer layer: linear and quadratic in what reaches it."""
+    before = (gene.sequence_length, *gene.lengths)
+    return float(sum(b + b * b / 100 + 2 * a for b, a in zip(before, gene.lengths)))
+
+
+def toy_score(gene: LengthConfig) -> float:
+    """Early drops cost most, and what a layer loses saturates."""
+    shares = [length / gene.sequence_length for length in gene.lengths]
+    return 90.0 - sum(w * (1 - share) ** 2 for w, share in zip(WEIGHTS, shares))
+
+
+class FakeEvaluator:
+    """Scores by a function and remembers what it was asked."""
+
+    def __init__(self, *, fail_after: int | None = None) -> None:
+        self.asked: list[LengthConfig] = []
+        self.recalled: list[Scored] = []
+        self.fail_after = fail_after
+
+    def cost(self, lengths: LengthConfig) -> float:
+        return toy_cost(lengths)
+
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+        if self.fail_after is not None and len(self.asked) >= self.fail_after:
+            raise KeyboardInterrupt
+        self.asked.extend(configs)
+        return [Scored(c, toy_cost(c), toy_score(c), examples=(toy_score(c),)) for c in configs]
+
+    def recall(self, scored: Sequence[Scored]) -> None:
+        self.recalled.extend(scored)
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests need not survive a power cut; syncing the journal is most of their time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def cost() -> Callable[[LengthConfig], float]:
+    return toy_cost
+
+
+@pytest.fixture
+def score() -> Callable[[LengthConfig], float]:
+    return toy_score
+
+
+@pytest.fixture
+def fake() -> type[FakeEvaluator]:
+    return FakeEvaluator

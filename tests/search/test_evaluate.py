@@ -1,0 +1,197 @@
+"""The shared evaluator on a toy model: the scores of the plain model, with less work."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import BertConfig, BertForQuestionAnswering
+
+from quala.lengths import LengthConfig
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.search.evaluate import Chunk, EvaluatorSettings, Outputs, SharedEvaluator
+from quala.search.space import Space
+from quala.search.strategy import Known, frontier
+
+SPACE = Space(3, 24)
+CHUNKS, SIZE = 6, 8
+
+
+class CountingModel(LengthAdaptiveModel):
+    """Counts attention blocks and feed-forwards."""
+
+    attended = 0
+    fed = 0
+
+    def attend(self, *args: Any, **options: Any) -> Any:
+        self.attended += 1
+        return super().attend(*args, **options)
+
+    def narrow(self, *args: Any, **options: Any) -> Any:
+        self.fed += 1
+        return super().narrow(*args, **options)
+
+
+class Closeness:
+    """Scores an example by how near its logits are to those of the full length."""
+
+    additive = True
+
+    def __init__(self, whole: dict[int, NDArray[Any]]) -> None:
+        self.whole = whole
+
+    def examples(self, chunk: Chunk, outputs: Outputs) -> NDArray[np.float64]:
+        apart = [np.abs(outputs[row] - self.whole[row]).mean() for row in chunk.examples]
+        return np.asarray(100 * np.exp(-np.array(apart)), dtype=np.float64)
+
+    def total(self, outputs: Outputs) -> float:
+        return float(
+            np.mean([100 * np.exp(-np.abs(outputs[r] - self.whole[r]).mean()) for r in outputs])
+        )
+
+
+def batch_of(rng: Random, first: int) -> dict[str, Tensor]:
+    lengths = [rng.randint(10, 24) for _ in range(SIZE)]
+    width = max(lengths)
+    mask = torch.tensor([[int(i < n) for i in range(width)] for n in lengths])
+    ids = torch.tensor([[rng.randint(5, 49) for _ in range(width)] for _ in lengths]) * mask
+    segments = mask * (torch.arange(width) >= 5)
+    features = torch.arange(first, first + SIZE)
+    return {"input_ids": ids, "attention_mask": mask, "segment_ids": segments, "feature": features}
+
+
+@pytest.fixture(scope="module")
+def model() -> CountingModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=32,
+            initializer_range=0.4,
+        )
+        return CountingModel(BertForQuestionAnswering(config)).eval()
+
+
+@pytest.fixture(scope="module")
+def chunks() -> list[Chunk]:
+    rng = Random(0)
+    return [
+        Chunk((batch_of(rng, SIZE * i),), tuple(range(SIZE * i, SIZE * (i + 1))))
+        for i in range(CHUNKS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def scoring(model: CountingModel, chunks: list[Chunk]) -> Closeness:
+    return Closeness(naive_outputs(model, chunks, None))
+
+
+def naive_outputs(
+    model: LengthAdaptiveModel, chunks: Sequence[Chunk], gene: LengthConfig | None
+) -> dict[int, NDArray[Any]]:
+    outputs = {}
+    with torch.inference_mode():
+        for batch in (batch for chunk in chunks for batch in chunk.batches):
+            logits = model(batch, gene).numpy()
+            for i, row in enumerate(batch["feature"].tolist()):
+                outputs[row] = logits[i, : int(batch["attention_mask"][i].sum())]
+    return outputs
+
+
+def cost(gene: LengthConfig) -> float:
+    return float(sum(gene.lengths))
+
+
+def genes(count: int) -> list[LengthConfig]:
+    rng = Random(5)
+    return [SPACE.full, *dict.fromkeys(SPACE.draw(rng) for _ in range(count))]
+
+
+def evaluator(
+    model: LengthAdaptiveModel, chunks: list[Chunk], scoring: Any, **options: Any
+) -> SharedEvaluator:
+    settings = EvaluatorSettings(**{"minimum_examples": 16, **options})
+    return SharedEvaluator(model, chunks, scoring, cost, settings)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 2**20])
+def test_scores_are_those_of_the_plain_model(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness, cache_bytes: int
+) -> None:
+    shared = evaluator(model, chunks, scoring, z=None, cache_bytes=cache_bytes)
+    for scored in shared.evaluate(genes(20)):
+        alone = scoring.total(naive_outputs(model, chunks, scored.lengths))
+        assert scored.score == pytest.approx(alone, abs=1e-3)
+
+
+def test_early_stopping_finds_the_same_front(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    outcomes = evaluator(model, chunks, scoring, z=3.0).evaluate(genes(40))
+    naive = [Known(g, cost(g), scoring.total(naive_outputs(model, chunks, g))) for g in genes(40)]
+    raced = [Known(s.lengths, s.cost, s.score, s.stopped) for s in outcomes]
+    assert [k.lengths for k in frontier(raced)] == [k.lengths for k in frontier(naive)]
+    assert any(scored.stopped for scored in outcomes)
+
+
+def test_a_stopped_gene_saw_fewer_examples(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    for scored in evaluator(model, chunks, scoring, z=3.0).evaluate(genes(40)):
+        assert scored.stopped == (len(scored.examples) < CHUNKS * SIZE)
+
+
+def test_without_a_certainty_nothing_is_stopped(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    outcomes = evaluator(model, chunks, scoring, z=None).evaluate(genes(40))
+    assert not any(scored.stopped for scored in outcomes)
+
+
+def test_genes_share_the_layers_that_agree(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    pair = [LengthConfig((24, 12, 6), 24), LengthConfig((24, 12, 3), 24)]
+    shared = evaluator(model, chunks, scoring, z=None)
+    model.attended = model.fed = 0
+    shared.evaluate(pair)
+    assert (model.attended, model.fed) == (3 * CHUNKS, 4 * CHUNKS)
+
+
+def test_undropped_layers_are_kept_between_generations(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    shared = evaluator(model, chunks, scoring, z=None)
+    shared.evaluate([LengthConfig((24, 24, 6), 24)])
+    model.attended = model.fed = 0
+    shared.evaluate([LengthConfig((24, 24, 3), 24)])
+    assert (model.attended, model.fed) == (0, CHUNKS)
+
+
+def test_a_recalled_gene_is_not_computed_again(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    known = evaluator(model, chunks, scoring, z=None).evaluate(genes(3))
+    fresh = evaluator(model, chunks, scoring, z=None)
+    fresh.recall(known)
+    model.attended = 0
+    assert fresh.evaluate(genes(3)) == known
+    assert model.attended == 0
+
+
+def test_a_metric_that_is_no_mean_is_taken_over_everything(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    whole = Closeness(scoring.whole)
+    whole.additive = False
+    outcomes = evaluator(model, chunks, whole, z=3.0).evaluate(genes(5))
+    assert outcomes[0].score == pytest.approx(100.0, abs=1e-3)
+    assert not any(scored.stopped for scored in outcomes)

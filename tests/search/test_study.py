@@ -1,0 +1,203 @@
+"""The search on a study: what it evaluates, resumes and shares between processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+from quala.search.result import Candidate, SearchResult
+from quala.search.settings import SearchSettings
+from quala.search.space import Space
+from quala.search.study import run_search
+
+SPACE = Space(4, 32)
+STRATEGIES = ["published", "quala"]
+
+
+def small(**changes: Any) -> SearchSettings:
+    sizes: dict[str, Any] = {"population": 4, "generations": 3, "mutations": 3, "crossovers": 2}
+    return SearchSettings(**{**sizes, **changes})
+
+
+def load(folder: Path) -> optuna.Study:
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
+    storage = optuna.storages.JournalStorage(backend)
+    return optuna.load_study(study_name="search", storage=storage)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_evaluates_every_generation_and_no_gene_twice(
+    name: str, tmp_path: Path, fake: Any
+) -> None:
+    evaluator = fake()
+    result = run_search(evaluator, SPACE, small(strategy=name), tmp_path)
+    assert len(evaluator.asked) == len(set(evaluator.asked)) == 6 + 3 * 5
+    assert [point.generation for point in result.candidates] == [0] * 6 + [1] * 5 + [2] * 5 + [
+        3
+    ] * 5
+
+
+def test_both_ends_are_always_evaluated(tmp_path: Path, fake: Any) -> None:
+    result = run_search(fake(), SPACE, small(max_cost=100.0), tmp_path)
+    assert {SPACE.full, SPACE.lowest} <= {point.lengths for point in result.candidates}
+
+
+def test_it_stops_at_the_largest_number_of_evaluations(tmp_path: Path, fake: Any) -> None:
+    result = run_search(fake(), SPACE, small(max_evaluations=9), tmp_path)
+    assert len(result.candidates) == 9
+
+
+def test_a_finished_study_is_not_extended(tmp_path: Path, fake: Any) -> None:
+    first = run_search(fake(), SPACE, small(), tmp_path)
+    again = fake()
+    assert run_search(again, SPACE, small(), tmp_path) == first
+    assert not again.asked
+
+
+def test_another_search_in_the_folder_is_refused(tmp_path: Path, fake: Any) -> None:
+    run_search(fake(), SPACE, small(generations=0), tmp_path)
+    with pytest.raises(QualaError, match="other settings"):
+        run_search(fake(), SPACE, small(generations=1), tmp_path)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_an_interrupted_search_goes_on_as_it_would_have(
+    name: str, tmp_path: Path, fake: Any
+) -> None:
+    settings = small(strategy=name)
+    whole = run_search(fake(), SPACE, settings, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run_search(fake(fail_after=11), SPACE, settings, tmp_path / "cut")
+    rest = fake()
+    assert run_search(rest, SPACE, settings, tmp_path / "cut") == whole
+    assert len(rest.asked) == len(whole.candidates) - 11
+    assert len(rest.recalled) >= 11
+
+
+def test_the_callback_sees_each_gene_once(tmp_path: Path, fake: Any) -> None:
+    seen: list[Candidate] = []
+    result = run_search(fake(), SPACE, small(), tmp_path, seen.append)
+    assert seen == list(result.candidates)
+
+
+def test_an_exhausted_space_ends_the_search(tmp_path: Path, fake: Any) -> None:
+    result = run_search(fake(), Space(2, 4), small(generations=30), tmp_path)
+    assert len(result.candidates) <= 6
+
+
+def test_points_over_the_budget_are_on_no_front(tmp_path: Path, fake: Any, cost: Any) -> None:
+    budget = cost(SPACE.full) * 0.7
+    result = run_search(fake(), SPACE, small(max_cost=budget), tmp_path)
+    assert max(point.cost for point in result.front) <= budget
+    assert [point.lengths for point in result.candidates if not point.feasible] == [SPACE.full]
+
+
+def test_the_study_knows_the_same_front(tmp_path: Path, fake: Any) -> None:
+    result = run_search(fake(), SPACE, small(min_score=70.0), tmp_path)
+    best = {tuple(trial.values) for trial in load(tmp_path).best_trials}
+    assert best == {(point.score, point.cost) for point in result.front}
+
+
+def test_the_result_makes_the_round_trip(tmp_path: Path, fake: Any) -> None:
+    result = run_search(fake(), SPACE, small(), tmp_path)
+    assert SearchResult.from_json(result.to_json()) == result
+
+
+def test_the_hypervolume_never_falls(tmp_path: Path, fake: Any) -> None:
+    history = run_search(fake(), SPACE, small(), tmp_path).history
+    assert list(history) == sorted(history)
+
+
+def test_a_torn_last_line_is_mended(tmp_path: Path, fake: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_search(fake(fail_after=6), SPACE, small(), tmp_path)
+    with (tmp_path / "study.journal").open("ab") as journal:
+        journal.write(b'{"op_code":5,"wor')
+    assert len(run_search(fake(), SPACE, small(), tmp_path).candidates) == 21
+
+
+def test_several_workers_need_a_factory(tmp_path: Path, fake: Any) -> None:
+    with pytest.raises(QualaError, match="run_workers"):
+        run_search(fake(), SPACE, small(workers=2), tmp_path)
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from quala.search.scored import Scored
+from quala.search.settings import SearchSettings
+from quala.search.space import Space
+from quala.search.study import run_search, run_workers
+
+class Slow:
+    def cost(self, gene):
+        return float(sum(gene.lengths))
+    def evaluate(self, genes):
+        with (Path(sys.argv[1]) / "asked").open("a") as file:
+            file.writelines(f"{gene}\\n" for gene in genes)
+        time.sleep(float(sys.argv[3]))
+        return [Scored(g, self.cost(g), self.cost(g) ** 0.5) for g in genes]
+    def recall(self, scored):
+        pass
+
+if __name__ == "__main__":
+    workers = int(sys.argv[2])
+    settings = SearchSettings(strategy="published", population=4, generations=3, mutations=3,
+                              crossovers=2, workers=workers)
+    folder = Path(sys.argv[1])
+    if workers > 1:
+        result = run_workers(Slow, Space(4, 32), settings, folder)
+    else:
+        result = run_search(Slow(), Space(4, 32), settings, folder)
+    (folder / "result.json").write_text(result.to_json())
+"""
+
+
+def start(script: Path, folder: Path, *, workers: int, seconds: float) -> subprocess.Popen[bytes]:
+    folder.mkdir(exist_ok=True)
+    arguments = [str(folder), str(workers), str(seconds)]
+    return subprocess.Popen([sys.executable, str(script), *arguments], env=dict(os.environ))
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "search_script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_as_it_would_have(script: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    process = start(script, folder, workers=1, seconds=60)
+    while not (folder / "asked").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert start(script, folder, workers=1, seconds=0).wait() == 0
+    assert start(script, tmp_path / "whole", workers=1, seconds=0).wait() == 0
+    results = [(path / "result.json").read_text() for path in (folder, tmp_path / "whole")]
+    assert results[0] == results[1]
+
+
+@pytest.mark.slow
+def test_parallel_workers_share_a_study_without_repeating_a_gene(
+    script: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shared"
+    assert start(script, folder, workers=2, seconds=0.01).wait() == 0
+    asked = (folder / "asked").read_text().splitlines()
+    assert len(asked) == len(set(asked)) == 21
+    result = SearchResult.from_json((folder / "result.json").read_text())
+    assert {str(point.lengths) for point in result.candidates} == set(asked)
+    assert LengthConfig.full(layers=4, sequence_length=32) in {
+        point.lengths for point in result.candidates
+    }

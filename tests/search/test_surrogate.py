@@ -1,0 +1,41 @@
+from collections.abc import Callable
+from random import Random
+
+import numpy as np
+
+from quala.lengths import LengthConfig
+from quala.search.guided import expected_improvement
+from quala.search.space import Space
+from quala.search.strategy import Known
+from quala.search.surrogate import fit, likeliest
+
+
+def test_it_ranks_genes_it_has_not_seen(score: Callable[[LengthConfig], float]) -> None:
+    rng, space = Random(0), Space(6, 128)
+    genes = [space.draw(rng) for _ in range(60)]
+    scores = [score(gene) for gene in genes]
+    kernel = likeliest(tuple(genes), tuple(scores))
+    others = [space.draw(rng) for _ in range(40)]
+    mean, _ = fit(genes, scores, kernel=kernel).predict(others)
+    assert np.corrcoef(mean, [score(gene) for gene in others])[0, 1] > 0.99
+
+
+def test_it_is_sure_of_what_it_has_seen_only() -> None:
+    rng, space = Random(0), Space(4, 64)
+    genes = [space.draw(rng) for _ in range(20)]
+    scores = [float(sum(gene.lengths)) for gene in genes]
+    model = fit(genes, scores, kernel=likeliest(tuple(genes), tuple(scores)))
+    _, near = model.predict(genes[:1])
+    _, far = model.predict([space.full])
+    assert near[0] < far[0]
+
+
+def test_expected_improvement_is_the_mean_gain_of_area() -> None:
+    genes = [LengthConfig((length,), 16) for length in (4, 8, 12)]
+    front = [Known(g, c, s) for g, c, s in zip(genes, (1.0, 2.0, 4.0), (10.0, 12.0, 13.0))]
+    belief = (np.array([12.5]), np.array([1.0]))
+    value = expected_improvement(front, belief, costs=np.array([1.5]), dearest=6.0)
+    draws = np.random.default_rng(0).normal(12.5, 1.0, 200_000)
+    steps = ((0.5, 10.0), (2.0, 12.0), (2.0, 13.0))
+    gain = sum(width * np.maximum(draws - level, 0).mean() for width, level in steps)
+    assert abs(value[0] - gain) < 0.02

@@ -1,0 +1,79 @@
+"""The one door."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+
+from quala import __version__
+from quala.cli import VERBS, guarded, main
+from quala.errors import QualaError
+
+
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"\n  {verb} " in told for verb in VERBS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"quala {__version__}\n"
+
+
+def test_an_unknown_verb_has_a_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rum"]) == 2
+    assert "Did you mean `run`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_an_unknown_workflow_has_a_nearest_name(
+    capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    assert main([verb, "quala_minilmm"]) == 2
+    assert "Did you mean `quala_minilm`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_trouble_with_the_disk_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def fail() -> int:
+        raise OSError(number, "reason", "some/file")
+
+    assert guarded(fail) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_debugging_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise QualaError("sentence")
+
+    monkeypatch.setenv("QUALA_DEBUG", "1")
+    with pytest.raises(QualaError):
+        guarded(fail)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from quala.cli import main; main(['--help']);"
+        "heavy = {'torch', 'mlflow', 'hydra', 'transformers', 'optuna', 'rich'};"
+        "sys.exit(len(heavy & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0
+
+
+def test_planning_imports_no_torch() -> None:
+    code = (
+        "import sys, quala.stages, quala.workflow.launch;"
+        "from quala.workflow.resources import find_workflow;"
+        "find_workflow('quala_minilm'); sys.exit('torch' in sys.modules)"
+    )
+    environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr

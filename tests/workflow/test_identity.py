@@ -1,0 +1,77 @@
+"""Fingerprints and what they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quala.workflow import manifest
+from quala.workflow.identity import config_identity, differences, fingerprint
+
+
+@dataclass(frozen=True)
+class Inner:
+    weights: tuple[float, ...] = (1.0, 2.0)
+    verbose: bool = field(default=False, metadata={"identity": False})
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    folder: Path = Path("a")
+    workers: int = field(default=1, metadata={"identity": False})
+
+
+def test_fields_outside_the_identity_are_left_out_at_every_depth() -> None:
+    found = config_identity(Outer(Inner(verbose=True), workers=3))
+    assert found == {"inner": {"weights": [1.0, 2.0]}, "folder": "a"}
+
+
+def test_a_fingerprint_does_not_depend_on_order() -> None:
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def test_differences_name_version_options_and_inputs() -> None:
+    old = {
+        "version": 1,
+        "config": {"rate": 0.1, "map": {"a": 1}},
+        "inputs": {"data": "x", "teacher": "t", "gone": "g"},
+        "origins": {
+            "data": {"from": "data", "detail": {"path": "a"}},
+            "teacher": {"from": "finetune"},
+            "gone": {"from": "old"},
+        },
+    }
+    new = {
+        "version": 2,
+        "config": {"rate": 0.2, "map": {"a": 1}},
+        "inputs": {"data": "y", "teacher": "u"},
+        "origins": {
+            "data": {"from": "data", "detail": {"path": "b"}},
+            "teacher": {"from": "finetune"},
+        },
+    }
+    assert differences(old, new) == [
+        "stage version 1 -> 2",
+        "rate 0.1 -> 0.2",
+        "data.path a -> b",
+        "input `gone` removed",
+        "finetune changed",
+    ]
+
+
+def test_damage_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a").write_text("one")
+    seal = manifest.write(tmp_path)
+    assert manifest.damage(tmp_path, seal) is None
+    (tmp_path / "sub/a").write_text("two")
+    assert manifest.damage(tmp_path, seal) == "sub/a"
+
+
+def test_a_forged_manifest_is_damage(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one")
+    seal = manifest.write(tmp_path)
+    (tmp_path / "a").write_text("two")
+    manifest.write(tmp_path)
+    assert manifest.damage(tmp_path, seal) == "manifest.json"

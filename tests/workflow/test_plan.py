@@ -1,0 +1,70 @@
+"""What a plan says of each stage, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quala.errors import QualaError
+from quala.workflow.compose import composed, typed
+from quala.workflow.plan import Plan, make_plan
+from quala.workflow.sources import OutsideSources
+from quala.workflow.store import Store
+
+if TYPE_CHECKING:
+    from conftest import Toy
+
+
+def plan(toy: Toy, *overrides: str) -> Plan:
+    workflow = toy.workflow
+    settings = typed(composed(workflow, overrides), workflow)
+    store = Store.open(settings.tracking)
+    return make_plan(workflow, settings, store, OutsideSources(store))
+
+
+def lines(made: Plan) -> dict[str, tuple[str, str]]:
+    return {name: (entry.status.value, entry.reason) for name, entry in made.entries.items()}
+
+
+def test_a_plan_runs_nothing(toy: Toy) -> None:
+    made = lines(plan(toy))
+    assert made["first"] == ("to run", "never run")
+    assert made["second"] == ("to run", "never run, after first")
+    assert toy.done == []
+
+
+def test_a_plan_names_what_changed(toy: Toy) -> None:
+    toy.run()
+    made = lines(plan(toy, "stage.second.repeat=2", "model.start=other/name"))
+    assert made["first"][0] == "cached"
+    assert made["second"] == ("stale", "repeat 1 -> 2")
+    changes = "second changed; model.start.value some/hub-name -> other/name"
+    assert made["third"][0] == "stale"
+    assert set(made["third"][1].split("; ")) == set(changes.split("; "))
+
+
+def test_a_plan_knows_interrupted_damaged_given_and_disabled_stages(toy: Toy) -> None:
+    with pytest.raises(RuntimeError):
+        toy.run("stage.second.fail=true")
+    assert lines(plan(toy))["second"][0] == "resume"
+    folder = toy.run().outcomes[0].folder
+    assert folder is not None
+    (folder / "text.txt").unlink()
+    assert lines(plan(toy))["first"][0] == "damaged"
+    made = lines(plan(toy, f"stage.first.given={folder}", "stage.second.enabled=false"))
+    assert made["first"][0] == "given"
+    assert made["second"][0] == "disabled"
+
+
+@pytest.mark.parametrize("word", ["flow.only=secnd", "flow.force=[secnd]"])
+def test_an_unknown_stage_has_a_nearest_name(toy: Toy, word: str) -> None:
+    with pytest.raises(QualaError, match="Did you mean `second`"):
+        plan(toy, word)
+
+
+def test_until_and_since_name_a_range(toy: Toy) -> None:
+    made = plan(toy, "flow.since=second", "flow.until=second")
+    assert lines(made)["third"][0] == "left out"
+    with pytest.raises(QualaError, match="does not hang on"):
+        plan(toy, "flow.since=third", "flow.until=second")

@@ -1,0 +1,47 @@
+"""The store: made once, refused in one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quala.config import TrackingConfig
+from quala.errors import QualaError
+from quala.workflow.store import Store
+
+if TYPE_CHECKING:
+    from conftest import Toy
+
+OPEN = """
+import sys
+from quala.config import TrackingConfig
+from quala.workflow.store import Store
+store = Store.open(TrackingConfig(uri=None, folder=sys.argv[1], work=None, experiment="x"))
+store.create("run", {}, None)
+"""
+
+
+def test_processes_that_meet_a_fresh_store_do_not_race(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", OPEN, str(tmp_path / "mlruns")]
+    both = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    assert [path.name for path in (tmp_path / "mlruns").iterdir()] == ["mlflow.db"]
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "https://no-such-host.invalid"])
+def test_a_server_that_does_not_answer_is_refused(tmp_path: Path, uri: str) -> None:
+    tracking = TrackingConfig(uri=uri, folder=str(tmp_path), work=None, experiment="x")
+    with pytest.raises(QualaError, match="does not answer"):
+        Store.open(tracking)
+
+
+def test_a_local_output_is_read_in_place(toy: Toy) -> None:
+    folder = toy.run("flow.until=first").outcomes[0].folder
+    assert folder is not None
+    assert (toy.folder / "mlruns/artifacts") in folder.parents
