@@ -51,12 +51,17 @@ def test_wrong_types_are_refused() -> None:
 
 def test_plain_values_become_the_typed_object() -> None:
     config = OmegaConf.structured(schema(Outer))
-    config.update({"rate": 0.5, "needed": 3, "layers": [1], "folder": "f"})
-    config.inner = {"kind": "b", "sizes": [4, 5]}
+    values = {"rate": 0.5, "needed": 3, "layers": [1], "folder": "f"}
+    config = OmegaConf.merge(config, values, {"inner": {"kind": "b", "sizes": [4, 5]}})
     found = build(Outer, OmegaConf.to_container(config))
     assert found == Outer(
         rate=0.5, needed=3, layers=[1], folder=Path("f"), inner=Inner("b", (4, 5))
     )
+
+
+def test_a_key_that_was_added_is_refused() -> None:
+    with pytest.raises(QualaError, match="Did you mean `sizes`"):
+        build(Inner, {"kind": "a", "sizes": [], "size": 3})
 
 
 def test_a_literal_has_a_nearest_value() -> None:

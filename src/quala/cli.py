@@ -55,6 +55,11 @@ def guarded(command: Callable[[], int]) -> int:
             raise
         place = f": {error.filename}" if error.filename else ""
         return _complain(f"{SENTENCES[error.errno]}{place}.", QualaError.exit_code)
+    except _store_errors() as error:
+        if debug:
+            raise
+        reason = str(error).partition("\n")[0]
+        return _complain(f"The tracking store failed: {reason}", QualaError.exit_code)
     except KeyboardInterrupt:
         return _complain("Interrupted; the same command goes on from here.", INTERRUPTED)
 
@@ -64,6 +69,12 @@ def _dispatch(verb: str, words: Sequence[str]) -> int:
         raise unknown("verb", verb, VERBS)
     code: int = importlib.import_module(f"quala.commands.{verb}").main(list(words))
     return code
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    # Where MLflow was never imported it cannot have failed.
+    module = sys.modules.get("mlflow.exceptions")
+    return (module.MlflowException,) if module else ()
 
 
 def _complain(sentence: str, code: int) -> int:

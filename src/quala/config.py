@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -86,6 +86,8 @@ def settings(values: Mapping[str, Any], stages: Mapping[str, type[StageConfig]])
     """Return the typed form of a resolved configuration; raise QualaError for a bad value."""
     from quala.data.spec import DataSpec
 
+    _only_known(values, [item.name for item in dataclasses.fields(root_schema(stages, ""))])
+    _only_known(values["stage"], stages)
     return Settings(
         workflow=values["workflow"],
         data=build(DataSpec, values["data"]),
@@ -113,12 +115,16 @@ def schema(config: type[Any]) -> type[Any]:
 def build(config: type[Any], values: Mapping[str, Any]) -> Any:
     """Return `config` made from plain values, the reverse of `schema`."""
     hints = get_type_hints(config)
-    return config(
-        **{
-            item.name: _value(hints[item.name], values[item.name], item.name)
-            for item in _init_fields(config)
-        }
-    )
+    fields = [item.name for item in _init_fields(config)]
+    _only_known(values, fields)
+    return config(**{name: _value(hints[name], values[name], name) for name in fields})
+
+
+def _only_known(values: Mapping[str, Any], known: Iterable[str]) -> None:
+    # Hydra's `+key=value` adds keys that no schema has.
+    for key in values:
+        if key not in known:
+            raise unknown("configuration key", key, known)
 
 
 def _init_fields(config: type[Any]) -> list[dataclasses.Field[Any]]:

@@ -42,9 +42,7 @@ class LengthConfig:
     def parse(cls, text: str, *, layers: int, sequence_length: int) -> LengthConfig:
         """Read `315,251,...`: one length per layer. Raises QualaError when it is malformed."""
         try:
-            lengths = tuple(
-                int(part) for part in text.replace("(", "").replace(")", "").split(",")
-            )
+            lengths = tuple(int(part) for part in text.strip("() ").split(","))
         except ValueError as error:
             raise QualaError(
                 f"Lengths must be whole numbers separated by commas, got `{text}`."
@@ -117,10 +115,8 @@ def sample_few_drops(
     chosen = set(rng.sample(candidates, min(len(candidates), rng.randint(1, 3))))
     smallest = math.ceil(sequence_length * (1 - bound) ** layers)
     last = rng.randint(max(MIN_TOKENS, smallest), sequence_length)
-    cuts = sorted(
-        (rng.randint(last, sequence_length) for _ in range(len(chosen) - 1)), reverse=True
-    )
-    remaining = iter([*cuts, last])
+    cuts = [rng.randint(last, sequence_length) for _ in range(len(chosen) - 1)]
+    remaining = iter([*sorted(cuts, reverse=True), last])
     lengths, length = [], sequence_length
     for layer in range(layers):
         length = next(remaining) if layer in chosen else length

@@ -56,7 +56,7 @@ if __name__ == "__main__":
     toy.main()
 '''
 
-STAGES = '''
+STAGES = """
 import os
 import time
 
@@ -81,7 +81,7 @@ def grow(config, context, inputs):
     (context.output / "text.txt").write_text(text)
     (context.output / "resumed.txt").write_text(str(resumed))
     return {"size": float(len(text))}
-'''
+"""
 
 CONFIG = """
 defaults:
@@ -159,4 +159,3 @@ def toy(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.05)
     yield Toy(tmp_path)
     sys.modules.pop("toy_stages", None)
-

@@ -74,9 +74,7 @@ def test_a_failure_is_recorded_on_stage_and_workflow(toy: Toy) -> None:
     assert len(store.find({"quala.kind": "workflow"}, "FAILED")) == 1
 
 
-def test_a_damaged_output_is_computed_again(
-    toy: Toy, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_output_is_computed_again(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
     folder = toy.run().outcomes[1].folder
     assert folder is not None
     (folder / "text.txt").write_text("xx")

@@ -95,7 +95,7 @@ def _solve(kernel: Kernel, known: Array, targets: Array) -> tuple[Array, Array]:
     covariance = kernel(known, known) + (kernel.noise + 1e-8) * np.eye(len(known))
     factor = np.linalg.cholesky(covariance)
     weights = np.linalg.solve(factor.T, np.linalg.solve(factor, targets))
-    return factor, weights
+    return np.asarray(factor, np.float64), weights
 
 
 def _likelihood(kernel: Kernel, known: Array, targets: Array) -> float:

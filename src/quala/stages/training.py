@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import get_linear_schedule_with_warmup
 
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
@@ -40,9 +39,33 @@ class Plan:
 
     def loader(self, config: TrainingConfig, start: int) -> DataLoader[Batch]:
         """Return the batches of the steps `start`, `start + 1`, …, a pure function of the seed."""
-        batches = step_batches(self.features, config, self.total_steps).resumed(start)
+        batches = step_batches(self.features, config, self.total_steps)
         dataset = BatchDataset(self.features, pad_to=self.pad_to)
-        return DataLoader(dataset, sampler=batches, batch_size=None)
+        return _Resumable(dataset, sampler=_From(batches, start), batch_size=None)
+
+
+class _Resumable(DataLoader["Batch"]):
+    """A loader that Lightning may resume: its place is the optimizer step that it was made for."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the trainer's step says it all."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: the loader was made for the trainer's step."""
+
+
+class _From(Sampler[list[int]]):
+    """The batches from a step on, with the length of all: Lightning counts the earlier ones."""
+
+    def __init__(self, batches: StepBatches, start: int):
+        self.batches, self.start = batches, start
+
+    def __len__(self) -> int:
+        return self.batches.total_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.batches.iter(self.start)
 
 
 def step_batches(features: FeatureSet, config: TrainingConfig, total_steps: int) -> StepBatches:
@@ -91,11 +114,9 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.settings.learning_rate)
-        schedule = get_linear_schedule_with_warmup(
-            optimizer,
-            round(self.settings.warmup_ratio * self.plan.total_steps),
-            self.plan.total_steps,
-        )
+        total = self.plan.total_steps
+        warmup = round(self.settings.warmup_ratio * total)
+        schedule = get_linear_schedule_with_warmup(optimizer, warmup, total)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -143,6 +164,30 @@ class _Progress(Callback):
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             self.context.log_metrics({**means, "train/learning_rate": rate}, step=step)
             self.sums, self.count = {}, 0
+
+
+class _Checkpoints(Callback):
+    """Save the training every few minutes and at its end; only the newest file is kept.
+
+    Lightning's own callback saves nothing by time under manual optimization.
+    """
+
+    def __init__(self, folder: Path, minutes: float):
+        self.folder, self.seconds = folder, 60 * minutes
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        last = trainer.global_step == cast(TrainingModule, module).plan.total_steps
+        if not last and time.monotonic() - self.saved < self.seconds:
+            return
+        target = self.folder / f"step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(target)
+        for other in self.folder.glob("*.ckpt"):
+            if other != target:
+                other.unlink()
+        self.saved = time.monotonic()
 
 
 class _Selection(Callback):
@@ -196,7 +241,7 @@ def fit(
             callbacks.append(selection)
         trainer = _trainer(module, context, callbacks)
         module.model.train()
-        trainer.fit(module, ckpt_path=_newest_checkpoint(context.scratch))
+        _resume(trainer, module, _newest_checkpoint(context.scratch))
     if selection is not None:
         best = load_file(selection.weights(selection.best_step))
         module.model.hf.load_state_dict(best)
@@ -209,19 +254,14 @@ def _trainer(
     module: TrainingModule, context: StageContext, callbacks: list[Callback]
 ) -> pl.Trainer:
     config = module.settings
-    checkpoint = ModelCheckpoint(
-        dirpath=context.scratch,
-        filename="{step}",
-        train_time_interval=timedelta(minutes=config.checkpoint_minutes),
-        save_top_k=1,
-    )
     return pl.Trainer(
         accelerator="auto",
         devices="auto",
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_steps=module.plan.total_steps,
         max_epochs=-1,
-        callbacks=[*callbacks, checkpoint],
+        callbacks=[*callbacks, _Checkpoints(context.scratch, config.checkpoint_minutes)],
+        enable_checkpointing=False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=context.scratch,
         logger=False,
@@ -229,6 +269,18 @@ def _trainer(
         enable_model_summary=False,
         gradient_clip_val=config.gradient_clip if module.automatic_optimization else None,
     )
+
+
+def _resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None) -> None:
+    """Train from a checkpoint on; one of the last step only hands its weights over."""
+    if checkpoint is not None:
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        if saved["global_step"] >= module.plan.total_steps:
+            module.load_state_dict(saved["state_dict"])
+            for callback in trainer.callbacks:
+                callback.load_state_dict(saved["callbacks"].get(callback.state_key, {}))
+            return
+    trainer.fit(module, ckpt_path=checkpoint)
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

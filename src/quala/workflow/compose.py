@@ -100,8 +100,10 @@ def _unknown_key(key: str, workflow: Workflow) -> QualaError | None:
         if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
             return None
         names = {str(name) for name in node}
+        groups = set() if prefix else {"experiment", "hydra"}
+        if part in groups:
+            return None
         if part not in names:
-            groups = {"experiment", "hydra"} if not prefix else set()
             allowed = [f"{prefix}{name}" for name in names | groups]
             return unknown("configuration key", f"{prefix}{part}", allowed)
         prefix = f"{prefix}{part}."

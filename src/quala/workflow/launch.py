@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from quala.workflow.script import Workflow
 
 JSON = "--json"
+FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def run(workflow: Workflow, arguments: Sequence[str]) -> int:
 
 def _close(sweep: Sweep, status: str, as_json: bool) -> int:
     jobs = sweep.jobs()
-    failed = sum(job["status"] != "FINISHED" for job in jobs)
+    failed = len([job for job in jobs if job["status"] != "FINISHED"])
     sweep.close("FAILED" if failed and status == "FINISHED" else status)
     if as_json:
         sys.stdout.write(json.dumps({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
@@ -134,10 +135,11 @@ def _invocation(
 def _command_line(name: str, words: Sequence[str]) -> Iterator[None]:
     # Hydra reads sys.argv, and with this variable it lets errors through instead of leaving.
     before, sys.argv = sys.argv, [f"quala run {name}", *words]
-    shown = os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    mine = FULL_ERROR not in os.environ
+    os.environ.setdefault(FULL_ERROR, "1")
     try:
         yield
     finally:
         sys.argv = before
-        if shown == "1":
-            del os.environ["HYDRA_FULL_ERROR"]
+        if mine:
+            del os.environ[FULL_ERROR]

@@ -1,0 +1,158 @@
+"""The training loop: resumable to the bit, selection of weights, plans."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from quala.data.spec import DataSpec
+from quala.stages import finetune, length_adapt
+from quala.stages.config import FinetuneConfig, LengthAdaptConfig, TrainingConfig
+from quala.stages.training import TrainingModule, _Progress, plan_training
+from quala.workflow import StageContext
+
+SPEC = DataSpec(
+    task="squad", name="demo", max_length=128, doc_stride=32, max_question_length=32,
+    max_train=48, max_test=8, search_size=8, selection_size=8,
+)  # fmt: skip
+COMMON: dict[str, Any] = {
+    "seed": 3,
+    "epochs": 2,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+    "warmup_ratio": 0.1,
+    "weight_decay": 0.01,
+    "gradient_clip": 1.0,
+    "checkpoint_minutes": 1e-9,
+}
+SANDWICH: dict[str, Any] = {
+    "sampler": "length_drop",
+    "bound": 0.2,
+    "num_sandwich": 1,
+    "layer_drop": 0.2,
+    "direction": "reverse",
+    "temperature": 1.0,
+    "hard": 1.0,
+    "sub_hard": 0.0,
+    "teacher": 0.0,
+    "significance": "question",
+    "semantics": "natural",
+}
+STAGES = {
+    "finetune": (finetune.run, FinetuneConfig(**COMMON)),
+    "length_adapt": (length_adapt.run, LengthAdaptConfig(**COMMON, **SANDWICH)),
+}
+
+
+class Killed(Exception):
+    """Stands for a kill: nothing of the training handles it."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End the training with an exception after a number of steps."""
+    original = _Progress.on_train_batch_end
+
+    def end(self: _Progress, trainer: Any, *rest: Any) -> None:
+        original(self, trainer, *rest)
+        if trainer.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(_Progress, "on_train_batch_end", end)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "output" / "model.safetensors")
+
+
+def run(stage: str, checkpoint: Path, folder: Path, **changes: Any) -> dict[str, float]:
+    function, config = STAGES[stage]
+    inputs = {"model": checkpoint, "data": SPEC}
+    return function(replace(config, **changes), StageContext.alone(stage, folder), inputs)  # type: ignore[operator,type-var]
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+@pytest.mark.parametrize("step", [4, 7, 11])
+def test_an_interrupted_training_ends_with_the_same_weights(
+    stage: str,
+    step: int,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run(stage, tiny_checkpoint, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        kill_at(patched, step)
+        with pytest.raises(Killed):
+            run(stage, tiny_checkpoint, tmp_path / "resumed")
+    assert list((tmp_path / "resumed" / "scratch").glob("*.ckpt"))
+    run(stage, tiny_checkpoint, tmp_path / "resumed")
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_training_changes_the_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    run("finetune", tiny_checkpoint, tmp_path)
+    before, after = load_file(tiny_checkpoint / "model.safetensors"), weights(tmp_path)
+    assert not torch.equal(before["qa_outputs.weight"], after["qa_outputs.weight"])
+
+
+def test_frozen_word_embeddings_stay(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    run("finetune", tiny_checkpoint, tmp_path, freeze_word_embeddings=True)
+    name = "bert.embeddings.word_embeddings.weight"
+    before = load_file(tiny_checkpoint / "model.safetensors")
+    assert torch.equal(before[name], weights(tmp_path)[name])
+
+
+def test_the_selected_weights_are_those_with_the_best_score(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    figures = run("finetune", tiny_checkpoint, tmp_path, selection_every=3)
+    assert figures["selection/best"] == figures["selection/f1"]
+
+
+def test_a_resumed_training_keeps_the_selection(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run("finetune", tiny_checkpoint, tmp_path / "whole", selection_every=2)
+    with monkeypatch.context() as patched:
+        kill_at(patched, 7)
+        with pytest.raises(Killed):
+            run("finetune", tiny_checkpoint, tmp_path / "resumed", selection_every=2)
+    resumed = run("finetune", tiny_checkpoint, tmp_path / "resumed", selection_every=2)
+    assert whole["selection/best"] == resumed["selection/best"]
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("epochs", "max_steps", "steps"), [(1, None, 6), (0.5, None, 3), (9, 4, 4)])
+def test_a_plan_turns_epochs_into_steps(epochs: float, max_steps: int | None, steps: int) -> None:
+    config = TrainingConfig(**(COMMON | {"epochs": epochs, "max_steps": max_steps}))
+
+    class Features:
+        def __len__(self) -> int:
+            return 48
+
+    assert plan_training(Features(), config, pad_to=None).total_steps == steps  # type: ignore[arg-type]
+
+
+def test_weight_decay_spares_biases_and_norms() -> None:
+    class Toy(TrainingModule):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            self.settings = TrainingConfig(**COMMON)
+            self.layers = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2))
+
+    decay, rest = Toy().parameter_groups()
+    assert [tuple(parameter.shape) for parameter in decay["params"]] == [(2, 3)]
+    assert rest["weight_decay"] == 0
+    assert len(rest["params"]) == 3
