@@ -26,6 +26,8 @@ _POOL = 192
 _REFINED = 8
 _ROUNDS = 3
 _KEEPS = (0.5, 0.15, 0.3, 0.7)
+_OVERHEAD = 0.1
+_THRIFT = 1.0
 _ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 Unary = Callable[[LengthConfig, Random], LengthConfig]
@@ -76,15 +78,16 @@ class Guided:
         """Return the most promising of a few hundred children."""
         surrogate, imagined = self._believe(parents, accepted)
         front = frontier([*parents, *imagined])
-        pool = self._children(front, rng, seen=seen)
+        pool = self._children(front, accepted, rng, seen=seen)
         if not pool:
             return None
+        known = shared_prefixes(accepted, self.space)
+        worth = partial(self._worth, surrogate, front, known)
         for _ in range(_ROUNDS):
-            best = _best(pool, self._improvement(surrogate, front, pool), _REFINED)
+            best = _best(pool, worth(pool), _REFINED)
             near = [operators.jitter(gene, rng, space=self.space) for gene in best * _REFINED]
             pool = [*best, *self._admitted(near, seen)]
-        chosen = _best(pool, self._improvement(surrogate, front, pool), 1)[0]
-        return Proposal(chosen, "guided")
+        return Proposal(_best(pool, worth(pool), 1)[0], "guided")
 
     def _believe(
         self, parents: Sequence[Known], accepted: Sequence[LengthConfig]
@@ -100,14 +103,22 @@ class Guided:
         return fit([*genes, *accepted], [*scores, *believed], kernel=kernel), imagined
 
     def _children(
-        self, front: Sequence[Known], rng: Random, *, seen: AbstractSet[LengthConfig]
+        self,
+        front: Sequence[Known],
+        accepted: Sequence[LengthConfig],
+        rng: Random,
+        *,
+        seen: AbstractSet[LengthConfig],
     ) -> list[LengthConfig]:
         gaps = _gaps(front, self.accept.dearest)
         genes = [known.lengths for known in front]
+        stems = [self.space.full, *accepted]
         children = []
         for _ in range(_POOL):
             first, second = rng.choices(genes, weights=gaps, k=2)
-            children.append(self._child(first, second, rng))
+            child = self._child(first, second, rng)
+            stem = rng.choice(stems)
+            children += [child, operators.splice(stem, child, rng, space=self.space)]
         return self._admitted(children, seen)
 
     def _child(self, first: LengthConfig, second: LengthConfig, rng: Random) -> LengthConfig:
@@ -131,14 +142,43 @@ class Guided:
     ) -> list[LengthConfig]:
         return [child for child in distinct(children) if self.accept(child, seen)]
 
-    def _improvement(
-        self, surrogate: Surrogate, front: Sequence[Known], pool: Sequence[LengthConfig]
+    def _worth(
+        self,
+        surrogate: Surrogate,
+        front: Sequence[Known],
+        known: AbstractSet[tuple[int, ...]],
+        pool: Sequence[LengthConfig],
     ) -> Array:
-        mean, deviation = surrogate.predict(pool)
+        """Return what a gene is expected to add for the work that scoring it takes."""
         costs = np.array([self.accept.cost(gene) for gene in pool])
-        return expected_improvement(
-            front, (mean, deviation), costs=costs, dearest=self.accept.dearest
+        gain = expected_improvement(
+            front, surrogate.predict(pool), costs=costs, dearest=self.accept.dearest
         )
+        work = np.array([new_work(gene, known) for gene in pool])
+        return np.asarray(gain / (_OVERHEAD + work) ** _THRIFT, dtype=np.float64)
+
+
+def shared_prefixes(
+    genes: Sequence[LengthConfig], space: Space
+) -> frozenset[tuple[int, ...]]:
+    """Return the beginnings whose layers are computed anyway: of `genes`, and without a drop."""
+    known = [space.full, *genes]
+    return frozenset(gene.lengths[:end] for gene in known for end in range(1, space.layers + 1))
+
+
+def new_work(gene: LengthConfig, known: AbstractSet[tuple[int, ...]]) -> float:
+    """Return the share of a full pass that scoring a gene adds to what is `known`.
+
+    A third of a layer is attention, on the tokens that reach it, the rest feed-forward, on the
+    tokens that it keeps; an evaluator computes each once for all genes that begin alike.
+    """
+    work, reaching, shared = 0.0, gene.sequence_length, True
+    for layer, length in enumerate(gene.lengths, start=1):
+        work += 0.0 if shared else reaching / 3
+        shared = shared and gene.lengths[:layer] in known
+        work += 0.0 if shared else 2 * length / 3
+        reaching = length
+    return work / (gene.sequence_length * len(gene.lengths))
 
 
 def expected_improvement(

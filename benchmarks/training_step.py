@@ -1,0 +1,188 @@
+"""What a training step costs, as ratios against a baseline of the same run.
+
+python benchmarks/training_step.py --layers 6 --hidden 384 --steps 8 --threads 2
+
+Prints two ratios, each the median over interleaved repetitions:
+- a sandwich step's time over the time that its MACs predict from a full-length step;
+- a step of the training stage over a step of a bare PyTorch loop on the same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForQuestionAnswering
+
+from quala.cost import mean_macs
+from quala.data.batch import Batch
+from quala.data.features import FeatureSet
+from quala.data.task import Task, task_loss
+from quala.lengths import LengthConfig, constant_drop
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.stages.config import FinetuneConfig
+from quala.stages.finetune import FinetuneModule
+from quala.stages.losses import soft_loss
+from quala.stages.training import Plan, fit, step_batches
+from quala.workflow import StageContext
+
+TASK = Task("question-answering", 2, "f1")
+LONGEST = 384
+
+
+def build_model(layers: int, hidden: int) -> LengthAdaptiveModel:
+    """Return a random BERT without dropout, word embeddings frozen, as the recipes train it."""
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 32,
+        intermediate_size=4 * hidden,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    torch.manual_seed(0)
+    model = LengthAdaptiveModel(BertForQuestionAnswering(config))
+    model.hf.get_input_embeddings().requires_grad_(False)
+    return model.train()
+
+
+class RandomFeatures:
+    """Features of SQuAD-like lengths with random words, in the shape of a FeatureSet."""
+
+    def __init__(self, count: int):
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.normal(176.0, 60.0, (count,), generator=generator).clamp(64, LONGEST)
+        self.lengths = lengths.long().numpy()
+        self.ids = torch.randint(1000, 30000, (count, LONGEST), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: Any, *, pad_to: int | None = None) -> Batch:
+        """Return a padded batch whose first 16 tokens are the question."""
+        lengths = torch.as_tensor(self.lengths[list(rows)])
+        longest = pad_to or int(lengths.max())
+        place = torch.arange(longest)[None, :]
+        mask = (place < lengths[:, None]).long()
+        return {
+            "input_ids": self.ids[list(rows), :longest] * mask,
+            "attention_mask": mask,
+            "segment_ids": (place >= 16).long() * mask,
+            "labels": torch.full((len(lengths), 2), 20),
+            "feature": torch.as_tensor(list(rows)),
+        }
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that a piece of work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def sandwich_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
+    """Return measured over predicted time of a full, a smallest and a sampled pass."""
+    layers = model.num_layers
+    full = LengthConfig.full(layers=layers, sequence_length=LONGEST)
+    smallest = constant_drop(0.25, layers=layers, sequence_length=LONGEST)
+    cut = (LONGEST,) * (layers // 2) + (LONGEST // 2,) * (layers - layers // 2)
+    passes = (smallest, LengthConfig(cut, LONGEST))
+
+    def full_pass(batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = model(batch)
+        task_loss(TASK, logits, batch).backward()
+        return logits.detach()
+
+    def sub_passes(batch: Batch, target: torch.Tensor) -> None:
+        for lengths in passes:
+            logits = model(batch, lengths)
+            soft_loss(TASK, logits, target, batch, direction="forward", temperature=1).backward()
+
+    ratios = []
+    for batch in batches:
+        real = batch["attention_mask"].sum(dim=1).numpy()
+        costs = [mean_macs(model.arch, lengths, real) for lengths in (full, *passes)]
+        whole = timed(lambda batch=batch: full_pass(batch))
+        sandwich = timed(lambda batch=batch: sub_passes(batch, full_pass(batch)))
+        ratios.append(sandwich / (whole * sum(costs) / costs[0]))
+        model.zero_grad()
+    return statistics.median(ratios)
+
+
+def overhead_ratio(args: argparse.Namespace, features: FeatureSet) -> float:
+    """Return the time of the training stage over that of a bare loop, same batches."""
+    config = FinetuneConfig(
+        seed=0,
+        epochs=1,
+        max_steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=1e-5,
+        warmup_ratio=0.0,
+        weight_decay=0.0,
+        gradient_clip=1.0,
+        checkpoint_minutes=60,
+    )
+    rows = list(step_batches(features, config, args.steps))
+    ratios = []
+    for _ in range(args.repeats):
+        model = build_model(args.layers, args.hidden)
+        bare = timed(lambda model=model: bare_loop(model, features, rows))
+        ratios.append(stage_seconds(args, config, features) / bare)
+    return statistics.median(ratios)
+
+
+def bare_loop(model: LengthAdaptiveModel, features: FeatureSet, rows: list[list[int]]) -> None:
+    """Train with nothing but PyTorch."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=0.0)
+    for some in rows:
+        batch = features.batch(some)
+        optimizer.zero_grad()
+        task_loss(TASK, model(batch), batch).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+
+
+def stage_seconds(
+    args: argparse.Namespace, config: FinetuneConfig, features: FeatureSet
+) -> float:
+    """Train with the stage's loop, its checkpoint at the end included."""
+    module = FinetuneModule(
+        build_model(args.layers, args.hidden), TASK, config, Plan(features, args.steps, None)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        context = StageContext.alone("benchmark", Path(folder))
+        return timed(lambda: fit(module, context))
+
+
+def main() -> None:
+    """Print the two ratios."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--hidden", type=int, default=384)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    torch.set_num_threads(args.threads)
+    features: Any = RandomFeatures(args.batch_size * args.steps)
+    model = build_model(args.layers, args.hidden)
+    starts = range(0, len(features), args.batch_size)
+    batches = [features.batch(range(start, start + args.batch_size)) for start in starts]
+    sandwich_ratio(model, batches[:2])
+    print(f"sandwich step, measured / predicted by MACs: {sandwich_ratio(model, batches):.3f}x")
+    print(f"stage step / bare PyTorch step:              {overhead_ratio(args, features):.3f}x")
+
+
+if __name__ == "__main__":
+    main()
