@@ -2,9 +2,10 @@ from collections.abc import Callable
 from random import Random
 
 import numpy as np
+import pytest
 
 from quala.lengths import LengthConfig
-from quala.search.guided import expected_improvement
+from quala.search.guided import expected_improvement, new_work, shared_prefixes
 from quala.search.space import Space
 from quala.search.strategy import Known
 from quala.search.surrogate import fit, likeliest
@@ -39,3 +40,13 @@ def test_expected_improvement_is_the_mean_gain_of_area() -> None:
     steps = ((0.5, 10.0), (2.0, 12.0), (2.0, 13.0))
     gain = sum(width * np.maximum(draws - level, 0).mean() for width, level in steps)
     assert abs(value[0] - gain) < 0.02
+
+
+def test_new_work_counts_layers_that_no_known_gene_computes() -> None:
+    space = Space(3, 12)
+    known = shared_prefixes([LengthConfig((12, 6, 6), 12)], space)
+    whole = 3 * 12.0
+    assert new_work(LengthConfig((12, 6, 6), 12), known) == 0.0
+    assert new_work(LengthConfig((12, 6, 3), 12), known) == pytest.approx(3 * 2 / 3 / whole)
+    fresh = (6 * 2 / 3) + (6 / 3 + 6 * 2 / 3) * 2
+    assert new_work(LengthConfig((6, 6, 6), 12), known) == pytest.approx(fresh / whole)

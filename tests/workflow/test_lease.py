@@ -23,7 +23,7 @@ def wait_for(toy: Toy, stage: str) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     return out + err
 

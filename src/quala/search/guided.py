@@ -158,9 +158,7 @@ class Guided:
         return np.asarray(gain / (_OVERHEAD + work) ** _THRIFT, dtype=np.float64)
 
 
-def shared_prefixes(
-    genes: Sequence[LengthConfig], space: Space
-) -> frozenset[tuple[int, ...]]:
+def shared_prefixes(genes: Sequence[LengthConfig], space: Space) -> frozenset[tuple[int, ...]]:
     """Return the beginnings whose layers are computed anyway: of `genes`, and without a drop."""
     known = [space.full, *genes]
     return frozenset(gene.lengths[:end] for gene in known for end in range(1, space.layers + 1))

@@ -28,5 +28,6 @@ def run(
         context.output,
         rows,
         candidates=candidates,
+        provenance=context.provenance,
         title=config.title,
     )

@@ -50,6 +50,8 @@ class StageContext:
     experiment: str = ""
     bars: bool = False
     recorder: Recorder | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Command, run, seed, data, commit, hardware and date, as a report shows them."""
 
     @classmethod
     def alone(cls, name: str, folder: Path) -> StageContext:

@@ -153,6 +153,7 @@ class Executor:
             experiment=self.store.experiment,
             bars=self.bars,
             recorder=StoreRecorder(self.store),
+            provenance=self.record.summary(self.plan.workflow, self.parent),
         )
 
     def _describe(self, node: Node, run_id: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -45,6 +46,21 @@ class Record:
             "quala.seed": str(self.seed),
             "quala.data": self.data,
             "quala.overrides": " ".join(self.overrides) or "-",
+        }
+
+    def summary(self, workflow: str, run: str) -> dict[str, str]:
+        """Return the lines in which a report says where it comes from."""
+        machine = hardware()
+        threads = machine.get("torch_threads", machine["cores"])
+        commit = f"{self.code.commit or 'none'}{' with changes' if self.code.dirty else ''}"
+        return {
+            "command": " ".join(["quala run", workflow, *self.overrides]),
+            "run": run,
+            "seed": str(self.seed),
+            "data": self.data[:16],
+            "commit": commit,
+            "hardware": f"{machine['cpu']}, {threads} threads, {' '.join(machine['instructions'])}",
+            "date": datetime.now(UTC).date().isoformat(),
         }
 
     def texts(self) -> dict[str, str]:
