@@ -64,6 +64,15 @@ STAGES: dict[str, Stage] = {
             config=ReportConfig,
             run="quala.stages.report:run",
             summary="write the table, the figure and the page",
+            headline=(
+                "hypervolume",
+                "macs_saved",
+                *(
+                    f"{figure}_{point}"
+                    for figure in ("f1", "accuracy", "gmacs", "bytes", "latency_ms", "speedup")
+                    for point in ("full", "chosen")
+                ),
+            ),
         ),
     )
 }

@@ -35,7 +35,7 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
-LONGEST_TAG = 5000
+LONGEST_TAG = 8000
 
 
 @dataclass(frozen=True)

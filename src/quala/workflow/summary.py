@@ -52,7 +52,22 @@ def show_result(result: Result, console: Console) -> None:
         f"Compare   quala ui",
         overflow="fold",
     )
+    for outcome in result.outcomes:
+        if outcome.folder is not None:
+            _show_front(outcome.folder, console)
     console.print(Panel(Group(table, "", where), title=result.workflow, expand=False))
+
+
+def _show_front(folder: Path, console: Console) -> None:
+    """Print the table of a stage that left a report, and where its figure and page are."""
+    from quala.report import read_report, terminal_table
+    from quala.report.build import REPORT
+
+    if (folder / REPORT).is_file():
+        report = read_report(folder)
+        console.print(terminal_table(report.rows, title=report.title))
+        for name in ("front.png", "report.html"):
+            console.print(Text(_short(folder / name)))
 
 
 def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
