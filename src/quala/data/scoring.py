@@ -64,6 +64,9 @@ class SpanScoring:
             [100.0 * answer_f1(predictions[example.id], example.answers) for example in asked]
         )
 
+    def predictions(self, outcome: Outcome) -> dict[str, str]:
+        return self._answered(outcome)[1]
+
     def _answered(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         examples = cast("Sequence[QAExample]", outcome.examples)
         decoding = Decoding(
@@ -91,6 +94,11 @@ class SentenceScoring:
             raise QualaError("A correlation is no mean over examples: it has no example scores.")
         predicted, gold = self._predicted_and_gold(outcome)
         return np.where(predicted == gold, 100.0, 0.0)
+
+    def predictions(self, outcome: Outcome) -> dict[str, str]:
+        predicted, _ = self._predicted_and_gold(outcome)
+        examples = [outcome.examples[index] for index in np.sort(outcome.owners)]
+        return {example.id: str(value) for example, value in zip(examples, predicted, strict=True)}
 
     def _predicted_and_gold(self, outcome: Outcome) -> tuple[NDArray[Any], NDArray[Any]]:
         examples = cast("Sequence[ClassificationExample]", outcome.examples)

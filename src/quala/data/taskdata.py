@@ -82,6 +82,10 @@ class TaskData:
         """
         return self._scoring.score(Outcome(part.examples, part.features, outputs, rows))
 
+    def predictions(self, part: Slice, outputs: Outputs) -> dict[str, str]:
+        """Return the answer (spans), class or value that the outputs give for each example id."""
+        return self._scoring.predictions(Outcome(part.examples, part.features, outputs))
+
     def example_scores(
         self, part: Slice, outputs: Outputs, rows: Sequence[int] | None = None
     ) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quala.compress.quantize.integer import IntegerLinear
 from quala.compress.quantize.store import load_integer
+from quala.data.batch import Batch
 from quala.data.batches import eval_batches
 from quala.data.features import FeatureSet
 from quala.data.spec import DataSpec
@@ -138,10 +139,16 @@ def predict(
     spans = model.task_kind == "question-answering"
     with torch.inference_mode():
         for rows in eval_batches(features.lengths, batch_size):
-            logits = model(features.batch(rows, pad_to=pad_to), lengths).float().numpy()
+            batch = _on(model.hf.device, features.batch(rows, pad_to=pad_to))
+            logits = model(batch, lengths).float().cpu().numpy()
             for row, values in zip(rows, logits, strict=True):
                 outputs[row] = values[: features.lengths[row]] if spans else values
     return outputs
+
+
+def _on(device: torch.device, batch: Batch) -> Batch:
+    # While training scores a selection, the model is wherever Lightning has put it.
+    return cast("Batch", {name: tensor.to(device) for name, tensor in batch.items()})
 
 
 def score_slice(

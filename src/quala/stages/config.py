@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from quala.compress.distill.weights import DistillWeights
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
 from quala.workflow.stage import StageConfig
@@ -49,9 +50,9 @@ class TrainingConfig(StageConfig):
     log_every: int = _not_identity(20)
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size}
-        for name, value in positive.items():
-            if value <= 0:
+        for name in ("epochs", "batch_size", "max_steps", "selection_every", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
                 raise QualaError(f"`{name}` must be above 0, got {value}.")
 
 
@@ -82,6 +83,17 @@ class DistillConfig(TrainingConfig):
     relation_heads: int
     layer_map: list[int] | None = None
     """The teacher layer that each student layer follows; null takes the copied layers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        DistillWeights(
+            soft=self.soft,
+            hidden=self.hidden,
+            attention=self.attention,
+            relation=self.relation,
+            hard=self.hard,
+            temperature=self.temperature,
+        )
 
 
 @dataclass(kw_only=True)
@@ -117,6 +129,13 @@ class SandwichConfig(TrainingConfig):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise QualaError(f"`{name}` must be at least 0 and below 1, got {value}.")
+        if self.trains and not (self.hard or self.teacher or self.teacher_for_subs):
+            raise QualaError("`hard` and `teacher` are both 0: the full pass would learn nothing.")
+
+    @property
+    def trains(self) -> bool:
+        """Whether the weights change at all."""
+        return True
 
 
 @dataclass(kw_only=True)
@@ -139,6 +158,11 @@ class QuantizeStageConfig(SandwichConfig):
     quantizer_learning_rate: float
     """Rate of the learned steps, where `quantizers.activation_range` is `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the weights change at all; calibration alone changes none."""
+        return self.method == "qat"
 
 
 @dataclass(kw_only=True)

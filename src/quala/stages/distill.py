@@ -57,7 +57,9 @@ class DistillModule(TrainingModule):
         student_width, teacher_width = self.model.arch.hidden, teacher.arch.hidden
         if not self.weights.hidden or student_width == teacher_width:
             return None
-        return torch.nn.Linear(student_width, teacher_width, bias=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return torch.nn.Linear(student_width, teacher_width, bias=False)
 
     def on_fit_start(self) -> None:
         self.teacher[0].to(self.device)
@@ -126,13 +128,12 @@ def run(
 ) -> dict[str, float]:
     """Train a student of `teacher` on `data`: `model` where given, else copied layers."""
     teacher = open_checkpoint(inputs["teacher"], inputs["data"])
-    kept = _kept_layers(config, teacher.model.num_layers)
-    student = _student(config, teacher, inputs, kept)
+    student, followed = _student(config, teacher, inputs)
     data = student.data
     set_dropout(student.model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=student.pad_to)
     pairs = layer_pairs(
-        config.layer_map or kept,
+        config.layer_map or followed,
         teacher=teacher.model.num_layers,
         student=student.model.num_layers,
     )
@@ -148,18 +149,16 @@ def run(
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 
-def _kept_layers(config: DistillConfig, teacher_layers: int) -> list[int]:
-    if config.keep is not None:
-        return config.keep
-    return uniform_layers(teacher_layers, config.layers or teacher_layers)
-
-
 def _student(
-    config: DistillConfig, teacher: Opened, inputs: Mapping[str, Any], kept: list[int]
-) -> Opened:
+    config: DistillConfig, teacher: Opened, inputs: Mapping[str, Any]
+) -> tuple[Opened, list[int]]:
+    """Return the student, and the teacher's layers that its layers follow by default."""
+    depth = teacher.model.num_layers
     if "model" in inputs:
-        return open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
+        student = open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
+        return student, config.keep or uniform_layers(depth, student.model.num_layers)
+    kept = config.keep or uniform_layers(depth, config.layers or depth)
     model = LengthAdaptiveModel(
         keep_layers(teacher.model.hf, kept), task_kind=teacher.data.task.kind
     )
-    return Opened(model, teacher.tokenizer, teacher.data)
+    return Opened(model, teacher.tokenizer, teacher.data), kept

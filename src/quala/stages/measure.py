@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from quala.workflow import Progress, StageContext
 
 ROWS = "rows.json"
-FULL = "-"
+FULL = "full"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +57,7 @@ def run(
     """Score and time baseline, supernet and integer `model` at full length and on the front."""
     found = read_result(inputs["search"])
     models = _models(config, inputs, found)
-    scores = _Scores(context.scratch / "scores.json")
+    scores = _Scores(context.scratch)
     scored = [measured for measured in models if measured.scored]
     features = models[-1].opened.data.test.features
     with context.progress("measure: test set", len(scored) * len(features)) as progress:
@@ -65,6 +66,7 @@ def run(
     with context.progress("measure: latency", config.latency_inputs) as progress:
         latency = _latency(models, config, progress)
     rows = [row for measured in models for row in _rows(measured, scores, latency)]
+    shutil.copytree(scores.predictions, context.output / "predictions")
     text = json.dumps([asdict(row) for row in rows], indent=1)
     (context.output / ROWS).write_text(text + "\n", encoding="utf-8")
     return _headline(rows)
@@ -118,10 +120,12 @@ def _front_points(
 class _Scores:
     """The test scores by model and lengths, written down as soon as they are known."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "scores.json"
+        self.predictions = folder / "predictions"
+        self.predictions.mkdir(exist_ok=True)
         self._known: dict[str, dict[str, dict[str, float]]] = (
-            json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
         )
 
     def of(self, measured: Measured, point: LengthConfig | None) -> dict[str, float]:
@@ -136,10 +140,13 @@ class _Scores:
             return
         outputs = _outputs(measured, config, progress)
         data = measured.opened.data
-        self._known[measured.name] = {
-            _key(point): data.score(data.test, values)
-            for point, values in zip(measured.points, outputs, strict=True)
-        }
+        found = {}
+        for point, values in zip(measured.points, outputs, strict=True):
+            found[_key(point)] = data.score(data.test, values)
+            name = f"{measured.name} {_key(point)}".replace(" ", "_").replace(",", "-")
+            answers = json.dumps(data.predictions(data.test, values))
+            (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
+        self._known[measured.name] = found
         partial = self._file.with_suffix(".partial")
         partial.write_text(json.dumps(self._known), encoding="utf-8")
         partial.replace(self._file)

@@ -52,6 +52,7 @@ class Record:
         """Return the lines in which a report says where it comes from."""
         machine = hardware()
         threads = machine.get("torch_threads", machine["cores"])
+        processor = " ".join([f"{machine['cpu']}, {threads} threads,", *machine["instructions"]])
         commit = f"{self.code.commit or 'none'}{' with changes' if self.code.dirty else ''}"
         return {
             "command": " ".join(["quala run", workflow, *self.overrides]),
@@ -59,7 +60,7 @@ class Record:
             "seed": str(self.seed),
             "data": self.data[:16],
             "commit": commit,
-            "hardware": f"{machine['cpu']}, {threads} threads, {' '.join(machine['instructions'])}",
+            "hardware": processor,
             "date": datetime.now(UTC).date().isoformat(),
         }
 
