@@ -134,7 +134,9 @@ def test_a_resumed_training_keeps_the_selection(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize(("epochs", "max_steps", "steps"), [(1, None, 6), (0.5, None, 3), (9, 4, 4)])
+@pytest.mark.parametrize(
+    ("epochs", "max_steps", "steps"), [(1, None, 6), (0.5, None, 3), (9, 4, 4)]
+)
 def test_a_plan_turns_epochs_into_steps(epochs: float, max_steps: int | None, steps: int) -> None:
     config = TrainingConfig(**(COMMON | {"epochs": epochs, "max_steps": max_steps}))
 

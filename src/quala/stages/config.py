@@ -66,7 +66,7 @@ class DistillConfig(TrainingConfig):
     """Train a student on what the teacher says and on how it gets there."""
 
     layers: int | None = None
-    """Layers of the student, copied from the teacher; null starts from `model.student`."""
+    """Layers of the student, copied from the teacher; null copies all of them."""
     keep: list[int] | None = None
     """The teacher's layers that are copied, counted from 0; null spreads `layers` evenly."""
     temperature: float
@@ -82,7 +82,8 @@ class DistillConfig(TrainingConfig):
     """Weight of the MiniLMv2 relation loss on the last layers."""
     relation_heads: int
     layer_map: list[int] | None = None
-    """The teacher layer that each student layer follows; null takes the copied layers."""
+    """The teacher layer that each student layer follows; null takes the copied layers, or, for a
+    student of its own, layers spread evenly."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

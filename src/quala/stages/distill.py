@@ -156,8 +156,8 @@ def _student(
     depth = teacher.model.num_layers
     if "model" in inputs:
         student = open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
-        return student, config.keep or uniform_layers(depth, student.model.num_layers)
-    kept = config.keep or uniform_layers(depth, config.layers or depth)
+        return student, uniform_layers(depth, student.model.num_layers)
+    kept = uniform_layers(depth, config.layers or depth) if config.keep is None else config.keep
     model = LengthAdaptiveModel(
         keep_layers(teacher.model.hf, kept), task_kind=teacher.data.task.kind
     )

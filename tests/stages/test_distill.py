@@ -1,0 +1,145 @@
+"""Distillation: where the student starts and what it follows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quala.data.spec import DataSpec
+from quala.errors import QualaError
+from quala.stages import distill
+from quala.workflow import StageContext
+
+Weights = dict[str, torch.Tensor]
+ALL = {"hard": 0.5, "soft": 1.0, "hidden": 1.0, "attention": 1.0, "relation": 1.0}
+STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+
+
+@pytest.fixture
+def run(
+    configure: Any, spec: DataSpec, tiny_checkpoint: Path, tmp_path: Path, recording: Any
+) -> Callable[..., tuple[Weights, list[dict[str, float]]]]:
+    """Return the stage as a function: options in, the student's weights and figures out."""
+
+    def done(
+        *, model: Path | None = None, name: str = "d", **changes: Any
+    ) -> tuple[Weights, list[dict[str, float]]]:
+        config = configure("distill", **{"max_steps": 1, **STILL, **changes})
+        recorder = recording()
+        output, scratch = tmp_path / name / "output", tmp_path / name / "scratch"
+        scratch.mkdir(parents=True)
+        inputs = {"data": spec, "teacher": tiny_checkpoint} | ({"model": model} if model else {})
+        distill.run(config, StageContext("distill", output, scratch, recorder=recorder), inputs)
+        return load_file(output / "model.safetensors"), recorder.figures
+
+    return done
+
+
+@pytest.fixture
+def narrow_student(tmp_path: Path, tiny_tokenizer_folder: Path) -> Path:
+    """A student of half the teacher's width and one layer."""
+    from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=128,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        BertForQuestionAnswering(config).save_pretrained(tmp_path / "narrow")
+    tokenizer.save_pretrained(tmp_path / "narrow")
+    return tmp_path / "narrow"
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"layers": 1}, [1]),
+        ({"layers": 1, "keep": [0]}, [0]),
+        ({"layers": None}, [0, 1]),
+    ],
+)
+def test_the_student_starts_as_layers_of_the_teacher(
+    run: Any, tiny_checkpoint: Path, options: dict[str, Any], kept: list[int]
+) -> None:
+    student, _ = run(learning_rate=0.0, **options)
+    teacher = load_file(tiny_checkpoint / "model.safetensors")
+    inside = [name for name in student if "encoder.layer." in name]
+    assert len(inside) == 16 * len(kept)
+    for name in student:
+        there = name
+        for place, layer in enumerate(kept):
+            if f"encoder.layer.{place}." in name:
+                there = name.replace(f"layer.{place}.", f"layer.{layer}.")
+        assert torch.equal(student[name], teacher[there]), name
+
+
+def test_every_loss_has_something_to_say(run: Any) -> None:
+    _, figures = run(**ALL)
+    losses = {name: figures[0][f"train/{name}"] for name in ALL}
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses.values()), losses
+
+
+def test_a_student_that_is_its_teacher_has_only_a_task_loss(run: Any) -> None:
+    _, figures = run(layers=2, **ALL)
+    assert figures[0]["train/hard"] > 1
+    for name in ("soft", "hidden", "attention", "relation"):
+        assert figures[0][f"train/{name}"] == pytest.approx(0, abs=1e-6), name
+
+
+def test_without_inner_losses_nothing_is_traced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quala.models.adaptive import LengthAdaptiveModel
+
+    monkeypatch.delattr(LengthAdaptiveModel, "trace")
+    _, figures = run(hard=0.0, soft=1.0, relation=0.0)
+    assert "train/hard" not in figures[0]
+    assert figures[0]["train/soft"] > 0
+
+
+@pytest.mark.parametrize(
+    ("layer_map", "sentence"), [([0, 1], "one entry per layer, 1"), ([5], r"\(0, 5\) is outside")]
+)
+def test_a_layer_map_must_fit(run: Any, layer_map: list[int], sentence: str) -> None:
+    with pytest.raises(QualaError, match=sentence):
+        run(layers=1, layer_map=layer_map)
+
+
+def test_more_layers_than_the_teacher_has_are_refused(run: Any) -> None:
+    with pytest.raises(QualaError, match="1 to 2 layers"):
+        run(layers=6)
+
+
+def test_a_student_of_another_size_is_projected(run: Any, narrow_student: Path) -> None:
+    weights, figures = run(
+        model=narrow_student, layers=6, hidden=1.0, relation=1.0, relation_heads=4
+    )
+    assert figures[0]["train/hidden"] > 0
+    assert weights["qa_outputs.weight"].shape == (2, 16)
+    assert not [name for name in weights if "projection" in name]
+
+
+def test_the_projection_hangs_on_the_seed_alone(run: Any, narrow_student: Path) -> None:
+    options = {"model": narrow_student, "hidden": 1.0}
+    first, _ = run(name="first", **options)
+    torch.rand(7)
+    second, _ = run(name="second", **options)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_teacher_is_in_no_checkpoint(run: Any, tmp_path: Path) -> None:
+    run(layers=1)
+    (file,) = (tmp_path / "d/scratch").glob("*.ckpt")
+    names = torch.load(file, weights_only=True)["state_dict"]
+    assert not [name for name in names if "teacher" in name or "layer.1." in name]
+
+
+def test_a_distillation_of_nothing_is_refused(configure: Any) -> None:
+    with pytest.raises(QualaError, match="weights are 0"):
+        configure("distill", **dict.fromkeys(ALL, 0.0))

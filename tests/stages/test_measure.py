@@ -1,0 +1,121 @@
+"""The rows that a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quala.data.spec import DataSpec
+from quala.lengths import LengthConfig
+from quala.report.rows import Row
+from quala.stages import measure
+from quala.stages.checkpoint import open_checkpoint, score_slice
+from quala.stages.reference import random_model
+from quala.workflow import StageContext
+
+Run = Callable[..., list[Row]]
+
+
+@pytest.fixture
+def inputs(
+    tiny_checkpoint: Path, supernet: Path, integer: Path, found: Path, spec: DataSpec
+) -> dict[str, Any]:
+    return {"data": spec, "baseline": tiny_checkpoint, "supernet": supernet, "model": integer,
+            "search": found}  # fmt: skip
+
+
+@pytest.fixture
+def run(configure: Any, inputs: dict[str, Any], tmp_path: Path) -> Run:
+    def done(**changes: Any) -> list[Row]:
+        context = StageContext.alone("measure", tmp_path)
+        figures = measure.run(configure("measure", **changes), context, inputs)
+        rows = measure.read_rows(context.output)
+        assert figures["test/rows"] == len(rows)
+        return rows
+
+    return done
+
+
+def test_rows_say_what_they_are_there_for(run: Run) -> None:
+    rows = run()
+    assert [(row.model, row.role, row.precision) for row in rows] == [
+        ("fine-tuned", "baseline", "fp32"),
+        ("supernet", "full", "fp32"),
+        ("quala", "full", "int8"),
+        ("quala", "chosen", "int8"),
+        ("quala", "front", "int8"),
+    ]
+    assert [row.lengths for row in rows] == [None, None, None, (96, 64), (64, 32)]
+    costs = [row.macs_mean for row in rows[2:]]
+    assert costs == sorted(costs, reverse=True)
+    assert rows[2].size_bytes < rows[1].size_bytes / 2
+
+
+def test_the_loss_allowed_decides_the_choice(run: Run) -> None:
+    chosen = [row.lengths for row in run(max_loss=20.0) if row.role == "chosen"]
+    assert chosen == [(64, 32)]
+
+
+def test_the_chosen_point_is_measured_in_any_case(run: Run) -> None:
+    assert [row.lengths for row in run(front_points=1) if row.role == "chosen"] == [(96, 64)]
+
+
+def test_scores_are_those_of_the_test_set(run: Run, inputs: dict[str, Any]) -> None:
+    folders = {"fine-tuned": "baseline", "supernet": "supernet", "quala": "model"}
+    for row in run():
+        opened = open_checkpoint(inputs[folders[row.model]], inputs["data"])
+        lengths = LengthConfig(row.lengths, 128) if row.lengths else None
+        scores = score_slice(opened, opened.data.test, batch_size=3, lengths=lengths)
+        assert row.score == pytest.approx(scores["f1"])
+        assert row.exact_match == pytest.approx(scores["exact_match"])
+
+
+def test_a_kill_loses_no_finished_score(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[str] = []
+    outputs = measure._outputs
+
+    def counted(measured: Any, *rest: Any) -> Any:
+        scored.append(measured.name)
+        return outputs(measured, *rest)
+
+    def killed(measured: Any, *rest: Any) -> Any:
+        if measured.name == "quala":
+            raise KeyboardInterrupt
+        return counted(measured, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measure, "_outputs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    monkeypatch.setattr(measure, "_outputs", counted)
+    rows = run()
+    assert scored == ["fine-tuned", "supernet", "quala"]
+    assert all(row.score is not None for row in rows)
+
+
+def test_a_reference_is_timed_and_not_scored(run: Run) -> None:
+    first, second, *_ = run(reference="tinybert-l4-h312")
+    assert first.model == "tinybert-l4-h312, random weights"
+    assert (first.role, first.score, first.precision) == ("baseline", None, "fp32")
+    assert first.latency_ms is not None
+    assert (second.model, second.role) == ("fine-tuned", "full")
+
+
+def test_every_row_has_its_latency(run: Run) -> None:
+    for row in run():
+        assert row.latency_ms is not None
+        assert 0 < row.latency_ms.median <= row.latency_ms.p90 <= row.latency_ms.p99
+
+
+def test_a_random_reference_leaves_the_random_numbers_alone(spec: DataSpec) -> None:
+    import torch
+
+    from quala.data.task import Task
+
+    before = torch.get_rng_state()
+    model = random_model("tinybert-l4-h312", Task("classification", 3, "accuracy"))
+    assert torch.equal(before, torch.get_rng_state())
+    assert (model.arch.hidden, model.arch.layers, model.arch.outputs) == (312, 4, 3)

@@ -1,0 +1,45 @@
+"""The report stage only joins what search and measure left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quala.report.build import read_report
+from quala.report.rows import Latency, Row
+from quala.stages import report
+from quala.workflow import StageContext
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Path:
+    common: dict[str, Any] = {"precision": "int8", "size_bytes": 10, "macs_padded": 9_000_000}
+    rows = [
+        Row(model="fine-tuned", tokens="full", role="baseline", score=50.0, macs_mean=4e6,
+            latency_ms=Latency(8.0, 9.0, 9.5), **common),
+        Row(model="quala", tokens="96,64", role="chosen", lengths=(96, 64), score=49.0,
+            macs_mean=3e6, latency_ms=Latency(2.0, 3.0, 3.5), **common),
+    ]  # fmt: skip
+    folder = tmp_path / "measure"
+    folder.mkdir()
+    (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
+    return folder
+
+
+def test_a_report_joins_rows_and_candidates(
+    found: Path, measured: Path, configure: Any, tmp_path: Path
+) -> None:
+    context = StageContext.alone("report", tmp_path)
+    figures = report.run(configure("report"), context, {"search": found, "measure": measured})
+    names = {"report.json", "report.md", "report.csv", "front.png", "report.html"}
+    assert names <= {file.name for file in context.output.iterdir()}
+    assert all((context.output / name).stat().st_size for name in names)
+    assert figures["speedup_chosen"] == 4.0
+    written = read_report(context.output)
+    assert written.title == "A toy"
+    assert [row.lengths for row in written.rows] == [None, (96, 64)]
+    assert [point.macs for point in written.candidates] == [4e6, 3e6, 2e6, 2.5e6]

@@ -1,0 +1,105 @@
+"""The search stage: what it leaves, what it records, and that it survives a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quala.data.spec import DataSpec
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+from quala.stages import search
+from quala.stages.checkpoint import open_checkpoint, score_slice
+from quala.workflow import StageContext
+
+
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def surroundings(folder: Path, recorder: Any) -> StageContext:
+    alone = StageContext.alone("search", folder)
+    return dataclasses.replace(alone, recorder=recorder)
+
+
+def test_a_search_leaves_its_result_study_and_figure(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, recording: Any
+) -> None:
+    recorder = recording()
+    context = surroundings(tmp_path, recorder)
+    figures = search.run(configure("search"), context, {"data": spec, "model": integer})
+    assert (context.output / "history.png").stat().st_size > 0
+    assert any((context.output / "study").iterdir())
+    result = search.read_result(context.output)
+    assert figures["search/candidates"] == len(result.candidates) == 10
+    assert figures["search/front_points"] == len(result.front) >= 1
+    # every candidate has a run of its own
+    assert [item.name for item in recorder.found] == [
+        str(item.lengths) for item in result.candidates
+    ]
+    assert len({item.name for item in recorder.found}) == 10
+    first, run = result.candidates[0], recorder.found[0]
+    assert run.metrics == {"f1": first.score, "gmacs": first.cost, "examples": first.examples}
+    assert run.tags["origin"] == first.origin
+
+
+def test_scores_and_costs_are_those_of_the_model(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path
+) -> None:
+    config = configure("search", patience=None)
+    context = StageContext.alone("search", tmp_path)
+    search.run(config, context, {"data": spec, "model": integer})
+    opened = open_checkpoint(integer, spec)
+    for item in search.read_result(context.output).candidates[:4]:
+        score = score_slice(opened, opened.data.search, batch_size=8, lengths=item.lengths)
+        assert item.score == pytest.approx(score["f1"])
+        assert item.cost == pytest.approx(search.macs_cost(opened, item.lengths))
+        assert not any(length % 16 for length in item.lengths.lengths)
+
+
+@pytest.mark.parametrize("kill_at", [2, 7])
+def test_a_killed_search_ends_with_the_same_result(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, recording: Any, kill_at: int
+) -> None:
+    config, inputs = configure("search"), {"data": spec, "model": integer}
+    search.run(config, StageContext.alone("search", tmp_path / "whole"), inputs)
+    killed = surroundings(tmp_path / "killed", recording(kill_at=kill_at))
+    with pytest.raises(KeyboardInterrupt):
+        search.run(config, killed, inputs)
+    resumed = StageContext.alone("search", tmp_path / "killed")
+    search.run(config, resumed, inputs)
+    expected = json.loads((tmp_path / "whole/output/search.json").read_text())
+    assert json.loads((resumed.output / "search.json").read_text()) == expected
+
+
+def test_padded_inputs_have_one_cost(tiny_checkpoint: Path, spec: DataSpec) -> None:
+    from quala.cost import macs
+
+    opened = open_checkpoint(tiny_checkpoint, dataclasses.replace(spec, pad_to_max=True))
+    lengths = LengthConfig((64, 32), 128)
+    assert search.macs_cost(opened, lengths) == macs(opened.model.arch, (64, 32), 128) / 1e9
+
+
+@pytest.mark.parametrize("limit", [{"max_cost": 1e-6}, {"min_score": 100.5}])
+def test_a_budget_that_nothing_meets_is_one_sentence(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, limit: dict[str, float]
+) -> None:
+    config = configure("search", max_evaluations=4, **limit)
+    with pytest.raises(QualaError, match=next(iter(limit))):
+        search.run(
+            config, StageContext.alone("search", tmp_path), {"data": spec, "model": integer}
+        )
+
+
+def test_an_empty_search_slice_is_one_sentence(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path
+) -> None:
+    inputs = {"data": dataclasses.replace(spec, search_size=0), "model": integer}
+    with pytest.raises(QualaError, match=r"data\.search_size"):
+        search.run(configure("search"), StageContext.alone("search", tmp_path), inputs)
