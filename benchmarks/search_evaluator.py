@@ -74,7 +74,7 @@ def main() -> None:
             f"{'strategy':<12}{'naive s':>10}{'shared s':>10}{'ratio':>8}"
             f"{'stopped':>9}{'hypervolume':>13}  front"
         )
-        for name in ("published", "quala"):
+        for name in arguments.strategies:
             measure(name, model, data, arguments, Path(folder))
 
 
@@ -89,6 +89,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--z", type=float, default=3.0)
     parser.add_argument("--step", type=int, default=1, help="granularity of the lengths")
+    parser.add_argument("--strategies", nargs="+", default=["published", "quala"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache-mib", type=int, default=1024)
     return parser.parse_args()

@@ -151,9 +151,7 @@ def bare_loop(model: LengthAdaptiveModel, features: FeatureSet, rows: list[list[
         optimizer.step()
 
 
-def stage_seconds(
-    args: argparse.Namespace, config: FinetuneConfig, features: FeatureSet
-) -> float:
+def stage_seconds(args: argparse.Namespace, config: FinetuneConfig, features: FeatureSet) -> float:
     """Train with the stage's loop, its checkpoint at the end included."""
     module = FinetuneModule(
         build_model(args.layers, args.hidden), TASK, config, Plan(features, args.steps, None)

@@ -34,11 +34,11 @@ def opened(tiny_checkpoint: Path, spec: DataSpec) -> Opened:
 def make(opened: Opened, configure: Any, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return a maker of modules that run backward without a trainer."""
 
-    def made(*, teacher: Any = None, **changes: Any) -> SandwichModule:
+    def made(*, external: Any = None, **changes: Any) -> SandwichModule:
         config = configure("length_adapt", **changes)
         plan = plan_training(opened.data.train.features, config, pad_to=opened.pad_to)
         return SandwichModule(
-            opened.model, opened.data.task, config, plan, sequence_length=128, teacher=teacher
+            opened.model, opened.data.task, config, plan, sequence_length=128, teacher=external
         )
 
     monkeypatch.setattr(SandwichModule, "manual_backward", lambda self, loss: loss.backward())
@@ -184,8 +184,7 @@ def test_the_teacher_weighs_in_the_full_pass_only(
     make: Make, batch: Batch, opened: Opened, tiny_checkpoint: Path, spec: DataSpec
 ) -> None:
     teacher = open_checkpoint(tiny_checkpoint, spec).model
-    module = make(teacher=teacher, hard=0.0)
-    object.__setattr__(module.sandwich, "teacher", 1.0)
+    module = make(external=teacher, teacher=1.0, hard=0.0)
     target = module._full_pass(batch, Random(0), 1.0)
     assert all(gradient.abs().max() < 1e-6 for gradient in gradients(module).values())
     torch.testing.assert_close(target, module.model(batch).detach())
@@ -197,7 +196,7 @@ def test_the_sub_passes_may_follow_the_teacher(
     teacher = open_checkpoint(tiny_checkpoint, spec).model
     with torch.no_grad():
         teacher.hf.qa_outputs.weight.mul_(2)
-    target = make(teacher=teacher, teacher_for_subs=True)._full_pass(batch, Random(0), 1.0)
+    target = make(external=teacher, teacher_for_subs=True)._full_pass(batch, Random(0), 1.0)
     torch.testing.assert_close(target, teacher(batch))
 
 

@@ -148,7 +148,8 @@ def predict(
 
 def _on(device: torch.device, batch: Batch) -> Batch:
     # While training scores a selection, the model is wherever Lightning has put it.
-    return cast("Batch", {name: tensor.to(device) for name, tensor in batch.items()})
+    tensors = cast("dict[str, torch.Tensor]", batch)
+    return cast("Batch", {name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def score_slice(

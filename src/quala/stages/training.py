@@ -277,7 +277,7 @@ def _resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if saved["global_step"] >= module.plan.total_steps:
             module.load_state_dict(saved["state_dict"])
-            for callback in trainer.callbacks:
+            for callback in cast("list[Callback]", cast(Any, trainer).callbacks):
                 callback.load_state_dict(saved["callbacks"].get(callback.state_key, {}))
             return
     trainer.fit(module, ckpt_path=checkpoint)

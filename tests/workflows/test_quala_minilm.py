@@ -1,0 +1,203 @@
+"""The workflow from end to end at toy size, through the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quala.cli import main
+
+pytestmark = pytest.mark.slow
+
+STAGES = ["finetune", "distill", "length_adapt", "quantize", "search", "measure", "report"]
+SIZES = [
+    "data.search_size=12",
+    "data.selection_size=8",
+    *(
+        f"stage.{stage}.{option}"
+        for stage in STAGES[:4]
+        for option in ("max_steps=2", "batch_size=8", "epochs=1", "precision=fp32")
+    ),
+    "stage.distill.layers=1",
+    "stage.distill.relation_heads=2",
+    "stage.quantize.calibration_batches=2",
+    *(
+        f"stage.search.{option}"
+        for option in ("max_evaluations=6", "population=4", "chunk=6", "step=4")
+    ),
+    *(
+        f"stage.measure.{option}"
+        for option in ("latency_inputs=2", "warmup=1", "threads=1", "front_points=2")
+    ),
+]
+QUESTIONS = ["data.max_train=24", "data.max_test=8"]
+
+
+@contextmanager
+def quiet_logging() -> Iterator[None]:
+    """Hydra sets the handlers of the root logger; put back what was there."""
+    root, ours = logging.getLogger(), logging.getLogger("quala")
+    handlers, level, own = root.handlers[:], root.level, ours.level
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            if handler not in handlers:
+                handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        ours.setLevel(own)
+
+
+class Toy:
+    """A tracking folder of its own, and the commands on it."""
+
+    def __init__(self, folder: Path, checkpoint: Path, database: Path, sizes: list[str]) -> None:
+        self.store = folder / "mlruns"
+        self.store.mkdir()
+        shutil.copy(database, self.store / "mlflow.db")
+        self.words = [
+            f"tracking.folder={self.store}", f"model.teacher={checkpoint}", *SIZES, *sizes
+        ]  # fmt: skip
+
+    def __call__(self, verb: str, *overrides: str) -> Any:
+        """Return what the command prints as JSON; it must leave with 0."""
+        said = io.StringIO()
+        with quiet_logging(), redirect_stdout(said):
+            assert main([verb, "quala_minilm", *self.words, *overrides, "--json"]) == 0
+        return json.loads(said.getvalue())
+
+    def statuses(self, verb: str, *overrides: str) -> dict[str, str]:
+        stages = self(verb, *overrides)["stages"]
+        return {stage["stage"]: stage["status"] for stage in stages}
+
+
+@pytest.fixture(scope="module")
+def fast() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.05)
+        patched.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def toy(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    migrated_database: Path,
+    fast: None,
+) -> Toy:
+    folder = tmp_path_factory.mktemp("workflow")
+    return Toy(folder, tiny_checkpoint, migrated_database, QUESTIONS)
+
+
+@pytest.fixture(scope="module")
+def result(toy: Toy) -> Any:
+    """What the first run says."""
+    return toy("run")
+
+
+def output(result: Any, stage: str) -> Path:
+    return Path(next(one["output"] for one in result["stages"] if one["stage"] == stage))
+
+
+def test_all_stages_are_done_and_tracked(result: Any, toy: Toy) -> None:
+    from mlflow import MlflowClient
+
+    assert [(one["stage"], one["status"]) for one in result["stages"]] == [
+        (stage, "done") for stage in STAGES
+    ]
+    client = MlflowClient(tracking_uri=result["tracking_uri"])
+    assert client.get_run(result["run_id"]).info.status == "FINISHED"
+    for stage in result["stages"]:
+        run = client.get_run(stage["run_id"])
+        assert run.info.status == "FINISHED"
+        assert len(run.data.tags["quala.fingerprint"]) >= 32
+        assert run.data.tags["mlflow.parentRunId"] == result["run_id"]
+        assert stage["metrics"].items() <= run.data.metrics.items()
+
+
+def test_the_report_is_there(result: Any) -> None:
+    folder = output(result, "report")
+    assert (folder / "front.png").stat().st_size > 1000
+    assert "<html" in (folder / "report.html").read_text().lower()
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    assert [row["model"] for row in rows][:3] == ["fine-tuned", "supernet", "quala"]
+    assert [row["role"] for row in rows].count("chosen") == 1
+
+
+def test_candidates_are_runs_of_the_search(result: Any, toy: Toy) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=result["tracking_uri"])
+    search = next(one for one in result["stages"] if one["stage"] == "search")
+    experiment = client.get_run(result["run_id"]).info.experiment_id
+    runs = client.search_runs(
+        [experiment], filter_string=f"tags.`mlflow.parentRunId` = '{search['run_id']}'"
+    )
+    assert len(runs) == search["metrics"]["search/candidates"] == 6
+
+
+def test_nothing_is_computed_twice(result: Any, toy: Toy) -> None:
+    again = toy("run")
+    assert again["reused"]
+    assert again["run_id"] == result["run_id"]
+    assert {one["status"] for one in again["stages"]} == {"cached"}
+
+
+def test_how_often_is_logged_changes_nothing(result: Any, toy: Toy) -> None:
+    found = toy.statuses("plan", "stage.length_adapt.log_every=7", "stage.search.workers=2")
+    assert set(found.values()) == {"cached"}
+
+
+def test_an_option_changes_its_stage_and_what_follows(result: Any, toy: Toy) -> None:
+    found = toy.statuses("plan", "stage.length_adapt.bound=0.3")
+    assert [found[stage] for stage in STAGES] == ["cached"] * 2 + ["stale"] * 5
+
+
+def test_a_student_can_be_given(result: Any, toy: Toy, tmp_path: Path) -> None:
+    shutil.copytree(output(result, "distill"), tmp_path / "mine")
+    words = [f"stage.distill.given={tmp_path / 'mine'}", "flow.until=length_adapt"]
+    found = toy.statuses("run", *words)
+    assert [found[stage] for stage in STAGES[:4]] == ["cached", "given", "done", "left out"]
+
+
+def test_a_folder_that_is_no_checkpoint_is_one_sentence(
+    result: Any, toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    words = [f"stage.distill.given={tmp_path / 'empty'}", "flow.until=length_adapt"]
+    with quiet_logging():
+        assert main(["run", "quala_minilm", *toy.words, *words]) == 2
+    assert "error: Could not read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subset", ["null", "sst2"])
+def test_classification_from_one_file(
+    subset: str, tiny_checkpoint: Path, migrated_database: Path, tmp_path: Path, fast: None
+) -> None:
+    draw = random.Random(0)
+    rows = [f"the {draw.choice(['first', 'three'])} of {n}\t{n % 2}" for n in range(80)]
+    (tmp_path / "mine.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    words = ["experiment=glue", "data.name=null", f"data.path={tmp_path / 'mine.tsv'}",
+             f"data.subset={subset}", "data.max_length=32", "stage.search.step=4"]  # fmt: skip
+    if subset == "sst2":
+        words.append("flow.until=finetune")
+    toy = Toy(tmp_path, tiny_checkpoint, migrated_database, words)
+    result = toy("run")
+    if subset == "sst2":
+        assert 0 <= result["stages"][0]["metrics"]["selection/accuracy"] <= 100
+        return
+    assert [one["stage"] for one in result["stages"]] == [s for s in STAGES if s != "distill"]
+    rows = json.loads((output(result, "report") / "report.json").read_text())["rows"]
+    assert {row["metric"] for row in rows} == {"accuracy"}
+    assert {row["precision"] for row in rows} == {"fp32", "int8"}
