@@ -11,8 +11,9 @@ import torch
 
 from quala.data.spec import DataSpec
 from quala.stages import finetune, length_adapt
+from quala.stages.callbacks import ProgressCallback
 from quala.stages.config import FinetuneConfig, LengthAdaptConfig, TrainingConfig
-from quala.stages.training import TrainingModule, _Progress, plan_training
+from quala.stages.training import TrainingModule, plan_training
 from quala.workflow import StageContext
 
 SPEC = DataSpec(
@@ -54,14 +55,14 @@ class Killed(Exception):
 
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """End the training with an exception after a number of steps."""
-    original = _Progress.on_train_batch_end
+    original = ProgressCallback.on_train_batch_end
 
-    def end(self: _Progress, trainer: Any, *rest: Any) -> None:
+    def end(self: ProgressCallback, trainer: Any, *rest: Any) -> None:
         original(self, trainer, *rest)
         if trainer.global_step == step:
             raise Killed
 
-    monkeypatch.setattr(_Progress, "on_train_batch_end", end)
+    monkeypatch.setattr(ProgressCallback, "on_train_batch_end", end)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.data import DataLoader, Sampler
 from transformers import get_linear_schedule_with_warmup
 
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
+from quala.stages.callbacks import (
+    AtomicCheckpointIO,
+    CheckpointCallback,
+    ProgressCallback,
+    SelectionCallback,
+)
 
 if TYPE_CHECKING:
     from quala.data.batch import Batch
     from quala.data.features import FeatureSet
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.stages.config import TrainingConfig
-    from quala.workflow import Progress, StageContext
+    from quala.workflow import StageContext
 
 
 @dataclass(frozen=True)
@@ -129,100 +136,6 @@ class TrainingModule(pl.LightningModule):
         torch.manual_seed(self.settings.seed * 1_000_003 + self.global_step)
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and move it there, so that a kill leaves none half."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        partial = f"{path}.partial"
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        os.replace(partial, path)
-
-
-class _Progress(Callback):
-    """Move the bar with the steps and log the mean losses since the last log line."""
-
-    def __init__(self, context: StageContext, config: TrainingConfig, progress: Progress):
-        self.context, self.config, self.progress = context, config, progress
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.progress.advance(trainer.global_step)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        self.progress.advance()
-        for name, value in cast(TrainingModule, module).losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
-        step = trainer.global_step
-        if step % self.config.log_every == 0:
-            means = {f"train/{name}": total / self.count for name, total in self.sums.items()}
-            rate = float(trainer.optimizers[0].param_groups[0]["lr"])
-            self.context.log_metrics({**means, "train/learning_rate": rate}, step=step)
-            self.sums, self.count = {}, 0
-
-
-class _Checkpoints(Callback):
-    """Save the training every few minutes and at its end; only the newest file is kept.
-
-    Lightning's own callback saves nothing by time under manual optimization.
-    """
-
-    def __init__(self, folder: Path, minutes: float):
-        self.folder, self.seconds = folder, 60 * minutes
-        self.saved = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        last = trainer.global_step == cast(TrainingModule, module).plan.total_steps
-        if not last and time.monotonic() - self.saved < self.seconds:
-            return
-        target = self.folder / f"step={trainer.global_step}.ckpt"
-        trainer.save_checkpoint(target)
-        for other in self.folder.glob("*.ckpt"):
-            if other != target:
-                other.unlink()
-        self.saved = time.monotonic()
-
-
-class _Selection(Callback):
-    """Keep the weights that score best on the selection slice."""
-
-    def __init__(self, context: StageContext, every: int, score: Callable[[], float]):
-        self.context, self.every, self.score = context, every, score
-        self.best_score, self.best_step = float("-inf"), 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_step": self.best_step}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
-
-    def weights(self, step: int) -> Path:
-        """Return the file that holds the weights of a step."""
-        return self.context.scratch / f"selected-{step}.safetensors"
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
-    ) -> None:
-        training = cast(TrainingModule, module)
-        step = trainer.global_step
-        if step % self.every and step != training.plan.total_steps:
-            return
-        training.model.eval()
-        score = self.score()
-        training.model.train()
-        self.context.log_metrics({"selection/score": score}, step=step)
-        if score > self.best_score:
-            save_file(training.model.hf.state_dict(), self.weights(step))
-            self.best_score, self.best_step = score, step
-
-
 def fit(
     module: TrainingModule, context: StageContext, *, score: Callable[[], float] | None = None
 ) -> dict[str, float]:
@@ -234,20 +147,35 @@ def fit(
     config, total = module.settings, module.plan.total_steps
     started = time.perf_counter()
     with context.progress(f"{context.name}: training", total) as progress:
-        callbacks: list[Callback] = [_Progress(context, config, progress)]
+        callbacks: list[Callback] = [ProgressCallback(context, config, progress)]
         selection = None
         if score is not None and config.selection_every is not None:
-            selection = _Selection(context, config.selection_every, score)
+            selection = SelectionCallback(context, config.selection_every, score)
             callbacks.append(selection)
-        trainer = _trainer(module, context, callbacks)
         module.model.train()
-        _resume(trainer, module, _newest_checkpoint(context.scratch))
+        with _quiet():
+            trainer = _trainer(module, context, callbacks)
+            _resume(trainer, module, _newest_checkpoint(context.scratch))
     if selection is not None:
         best = load_file(selection.weights(selection.best_step))
         module.model.hf.load_state_dict(best)
     module.model.eval()
     figures = {"train/steps": float(total), "train/seconds": time.perf_counter() - started}
     return figures | ({"selection/best": selection.best_score} if selection else {})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's notices of its set-up, and a deprecation inside it, from people."""
+    notices = logging.getLogger("pytorch_lightning")
+    level = notices.level
+    notices.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+            yield
+    finally:
+        notices.setLevel(level)
 
 
 def _trainer(
@@ -260,7 +188,7 @@ def _trainer(
         precision="bf16-mixed" if config.precision == "bf16" else "32-true",
         max_steps=module.plan.total_steps,
         max_epochs=-1,
-        callbacks=[*callbacks, _Checkpoints(context.scratch, config.checkpoint_minutes)],
+        callbacks=[*callbacks, CheckpointCallback(context.scratch, config.checkpoint_minutes)],
         enable_checkpointing=False,
         plugins=[AtomicCheckpointIO()],
         default_root_dir=context.scratch,
