@@ -26,9 +26,7 @@ def ensure_database(path: Path, artifacts: Path) -> None:
     draft = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     try:
-        store = SqlAlchemyStore(  # type: ignore[no-untyped-call]
-            f"sqlite:///{draft}", artifacts.as_uri()
-        )
+        store = SqlAlchemyStore(f"sqlite:///{draft}", artifacts.as_uri())
         store.engine.dispose()
         _publish(draft, path)
     finally:
