@@ -92,6 +92,8 @@ def run(
             result = run_workers(factory, space, settings, folder, record)
         else:
             result = run_search(factory.evaluator(opened), space, settings, folder, record)
+    # A kill may have come between a score and its run; runs that exist are left alone.
+    context.log_candidates([_as_run(found, metric) for found in result.candidates])
     if not result.front:
         raise QualaError(
             f"No lengths meet max_cost={config.max_cost} and min_score={config.min_score}; the "

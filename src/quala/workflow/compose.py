@@ -64,6 +64,12 @@ def one_sentence(workflow: Workflow) -> Iterator[None]:
         raise QualaError(f"`{error.override}` is not an override: {_first(error)}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, workflow) from error
+    except ValueError as error:
+        if "Config group override" not in str(error):
+            raise
+        raise QualaError(
+            "A group cannot be set to null: `~experiment` leaves the experiment out."
+        ) from error
 
 
 def _missing(error: MissingConfigException) -> QualaError:

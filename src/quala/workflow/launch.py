@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,8 @@ class Task:
 
     script: Path
     as_json: bool
+    mistakes: list[QualaError] = field(default_factory=list)
+    """Kept from Hydra, which would put words of its own before the sentence."""
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow of `script` once."""
@@ -47,11 +49,10 @@ class Task:
         context = HydraConfig.get()
         overrides = list(context.overrides.task)
         if context.mode is not RunMode.MULTIRUN:
-            result = run_workflow(workflow, _invocation(workflow, config, overrides, self.as_json))
-            if self.as_json:
-                sys.stdout.write(json.dumps(result.to_json()) + "\n")
-            else:
-                show_result(result, Console())
+            try:
+                self._alone(workflow, config, overrides)
+            except QualaError as error:
+                self.mistakes.append(error)
             return
         sweep = Sweep.current()
         if sweep is None:
@@ -59,6 +60,15 @@ class Task:
         with Job(sweep, context.job.num, overrides) as job, one_sentence(workflow):
             invocation = _invocation(workflow, config, overrides, self.as_json, sweep=sweep.run_id)
             job.run_id = run_workflow(workflow, invocation).run_id
+
+    def _alone(self, workflow: Workflow, config: DictConfig, overrides: list[str]) -> None:
+        with one_sentence(workflow):
+            invocation = _invocation(workflow, config, overrides, self.as_json)
+        result = run_workflow(workflow, invocation)
+        if self.as_json:
+            sys.stdout.write(json.dumps(result.to_json()) + "\n")
+        else:
+            show_result(result, Console())
 
 
 def run(workflow: Workflow, arguments: Sequence[str]) -> int:
@@ -73,6 +83,8 @@ def run(workflow: Workflow, arguments: Sequence[str]) -> int:
     try:
         with _command_line(workflow.name, words), one_sentence(workflow):
             command(task)()
+        if task.mistakes:
+            raise task.mistakes[0]
         status = "FINISHED"
     finally:
         sweep = Sweep.current()
