@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from quala.workflow.script import Workflow
 
 JSON = "--json"
+WIDTH = 140
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -68,7 +69,7 @@ class Task:
         if self.as_json:
             sys.stdout.write(json.dumps(result.to_json()) + "\n")
         else:
-            show_result(result, Console())
+            show_result(result, _console())
 
 
 def run(workflow: Workflow, arguments: Sequence[str]) -> int:
@@ -92,6 +93,11 @@ def run(workflow: Workflow, arguments: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def _console() -> Console:
+    # A file or a pipe has no width; eighty columns would fold every table.
+    return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
 def _close(sweep: Sweep, status: str, as_json: bool) -> int:
     jobs = sweep.jobs()
     failed = len([job for job in jobs if job["status"] != "FINISHED"])
@@ -99,7 +105,7 @@ def _close(sweep: Sweep, status: str, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
     else:
-        show_sweep(sweep.run_id, jobs, Console())
+        show_sweep(sweep.run_id, jobs, _console())
     return failed
 
 
@@ -115,7 +121,7 @@ def plan(workflow: Workflow, arguments: Sequence[str]) -> int:
     if JSON in arguments:
         sys.stdout.write(json.dumps(_plan_json(made)) + "\n")
     else:
-        show_plan(made, Console())
+        show_plan(made, _console())
     return 0
 
 
