@@ -51,7 +51,9 @@ class Recording:
         self.figures.append(dict(values))
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
-        self.found.extend(candidates)
+        # As the store does: a name that the run has already is left alone.
+        known = {item.name for item in self.found}
+        self.found.extend(item for item in candidates if item.name not in known)
         if len(self.found) == self.kill_at:
             raise KeyboardInterrupt
 
