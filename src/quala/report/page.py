@@ -34,7 +34,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max
        padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 p.lead { color: #6b7280; margin-top: .25rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; }
+@media (max-width: 60rem) { .charts { grid-template-columns: minmax(0, 1fr); } }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #e5e7eb; text-align: right; }
