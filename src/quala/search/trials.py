@@ -101,8 +101,11 @@ def _age(trial: FrozenTrial) -> float:
 def original_of(
     trial: FrozenTrial, trials: Sequence[FrozenTrial], space: Space
 ) -> tuple[int | None, bool]:
-    """Return the earlier trial with the same gene, and whether one may still turn out to be it."""
-    lengths, undecided = lengths_of(trial, space), False
+    """Return the earlier trial with the same gene or slot, and whether one may still become it.
+
+    Two workers may find the same slot free; the one that asked first holds it.
+    """
+    lengths, slot, undecided = lengths_of(trial, space), trial.user_attrs.get(SLOT), False
     for other in trials:
         if other.number >= trial.number or other.state not in TAKEN:
             continue
@@ -110,7 +113,8 @@ def original_of(
         given_up = other.state == TrialState.RUNNING and (
             other.number == trial.user_attrs.get(RETRY_OF) or abandoned(other)
         )
-        if gene == lengths and not given_up:
+        same = gene == lengths or (slot is not None and other.user_attrs.get(SLOT) == slot)
+        if same and not given_up:
             return other.number, False
         undecided |= gene is None and not given_up
     return None, undecided
