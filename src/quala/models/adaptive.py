@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,6 +18,7 @@ from quala.lengths import LengthConfig
 from quala.models.attention import fused_attention, published_attention
 from quala.models.family import Block, family_of
 from quala.models.restore import gather_tokens, restore, select_ranked, select_sorted
+from quala.models.significance import View
 from quala.models.significance import significance as significance_named
 from quala.models.state import Drop, Restore, State, Trace
 
@@ -58,6 +60,8 @@ class LengthAdaptiveModel(nn.Module):
             raise QualaError(
                 f"`reference` semantics rank tokens by `column_sum`, got `{significance}`."
             )
+        if significance == "span" and task_kind != "question-answering":
+            raise QualaError(f"`span` significance needs question answering, got {task_kind}.")
         self.hf = hf
         self.family = family_of(hf)
         self.task_kind: TaskKind = task_kind
@@ -99,6 +103,22 @@ class LengthAdaptiveModel(nn.Module):
         state = self.begin(batch, restore="hidden")
         state = self._run(state, batch, lengths=lengths, skip_layers=skip_layers)
         return restore(state.hidden, state.drops)
+
+    def forward_exits(
+        self, batch: Batch, *, skip_layers: frozenset[int] = _NO_LAYERS
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits at full length, and what the span head says after each attention.
+
+        The second are (B, n, 2) for each layer that is not skipped: what the significance `span`
+        ranks by. Question answering only.
+        """
+        state, exits = self.begin(batch), []
+        for layer in range(self.num_layers):
+            if layer not in skip_layers:
+                state = self.attend(state, layer, scored=False)
+                exits.append(self.family.span(self.hf, state.hidden))
+                state = self.narrow(state, layer, None)
+        return self.finish(state), exits
 
     def trace(self, batch: Batch) -> Trace:
         """Run at full length and return every intermediate."""
@@ -153,12 +173,23 @@ class LengthAdaptiveModel(nn.Module):
         Raises QualaError for counts that the example cannot keep and for a layer attended to
         without scores.
         """
-        if keep is not None and tuple(keep) != state.present:
-            state = self._drop(state, tuple(keep))
+        state = self.feed(self.drop(state, keep), layer)
+        return replace(state, inputs=None, scores=None)
+
+    def feed(self, state: State, layer: int) -> State:
+        """Run the feed-forward of `layer`: token by token, so it may also come before `drop`."""
         block = self._block(layer)
         inner = block.ffn_out(block.activation(block.ffn_in(state.hidden)))  # (B, m, H)
-        hidden = block.ffn_norm(block.ffn_dropout(inner) + state.hidden)
-        return replace(state, hidden=hidden, inputs=None, scores=None)
+        return replace(state, hidden=block.ffn_norm(block.ffn_dropout(inner) + state.hidden))
+
+    def drop(self, state: State, keep: Sequence[int] | None) -> State:
+        """Keep the `keep[b]` most significant tokens of example b; None keeps all of them.
+
+        Raises QualaError as `narrow` does.
+        """
+        if keep is None or tuple(keep) == state.present:
+            return state
+        return self._drop(state, tuple(keep))
 
     def finish(self, state: State) -> Tensor:
         """Return the logits, those of dropped tokens restored."""
@@ -245,11 +276,13 @@ class LengthAdaptiveModel(nn.Module):
             context, scores = published_attention(query, key, value, **options)
         else:
             context = fused_attention(query, key, value, **options)
-        if scored and self.semantics == "natural":
-            question = state.question[:, : state.question_rows]
-            scores = self.significance.scores(query, key, state.valid, question)
         mixed = block.attention_out(context.transpose(1, 2).flatten(2))  # (B, n, H)
         hidden = block.attention_norm(block.attention_out_dropout(mixed) + state.hidden)
+        if scored and self.semantics == "natural":
+            question = state.question[:, : state.question_rows]
+            head = partial(self.family.span, self.hf)
+            view = View(query, key, state.valid, question, hidden, head)
+            scores = self.significance.scores(view)
         return replace(state, hidden=hidden, inputs=state.hidden, scores=scores)
 
     def _drop(self, state: State, keep: tuple[int, ...]) -> State:

@@ -1,16 +1,30 @@
-"""How much a token matters: the attention that it receives, from all rows or from a few."""
+"""How much a token matters: the attention that it receives, or what the head says of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from quala.errors import unknown
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What a strategy sees of a layer, after its attention and before its feed-forward."""
+
+    query: Tensor  # (B, heads, n, d)
+    key: Tensor  # (B, heads, n, d)
+    valid: Tensor | None  # (B, n) bool, real tokens; None when all are
+    question: Tensor  # (B, q) bool, the question's tokens among the first q rows
+    hidden: Tensor  # (B, n, H)
+    span: Callable[[Tensor], Tensor]  # the span head: (B, n, H) to (B, n, 2)
 
 
 class Significance(Protocol):
@@ -20,12 +34,8 @@ class Significance(Protocol):
     def name(self) -> str:
         """The name under which the registry knows the strategy."""
 
-    def scores(self, query: Tensor, key: Tensor, valid: Tensor | None, question: Tensor) -> Tensor:
-        """Return scores (B, n) from query and key (B, heads, n, d), without a gradient.
-
-        `valid` (B, n) marks real tokens, None when all are; padding neither votes nor is voted
-        for. `question` (B, q) marks the question's tokens among the first q rows.
-        """
+    def scores(self, view: View) -> Tensor:
+        """Return scores (B, n), without a gradient; padding neither votes nor is voted for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +44,8 @@ class ColumnSum:
 
     name: ClassVar[str] = "column_sum"
 
-    def scores(self, query: Tensor, key: Tensor, valid: Tensor | None, question: Tensor) -> Tensor:
-        return _votes(query, key, valid=valid, voters=valid)
+    def scores(self, view: View) -> Tensor:
+        return _votes(view, view.query.shape[2], voters=view.valid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +55,9 @@ class QueryRows:
     name: ClassVar[str] = "query_rows"
     rows: int = 16
 
-    def scores(self, query: Tensor, key: Tensor, valid: Tensor | None, question: Tensor) -> Tensor:
-        voters = None if valid is None else valid[:, : self.rows]
-        return _votes(query[:, :, : self.rows], key, valid=valid, voters=voters)
+    def scores(self, view: View) -> Tensor:
+        voters = None if view.valid is None else view.valid[:, : self.rows]
+        return _votes(view, self.rows, voters=voters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +67,11 @@ class Question:
     name: ClassVar[str] = "question"
     rows: int = 64
 
-    def scores(self, query: Tensor, key: Tensor, valid: Tensor | None, question: Tensor) -> Tensor:
-        voters = question[:, : self.rows]  # (B, R)
+    def scores(self, view: View) -> Tensor:
+        voters = view.question[:, : self.rows]  # (B, R)
         first = voters[:, :1] | ~voters.any(dim=1, keepdim=True)
         voters = torch.cat([first, voters[:, 1:]], dim=1)
-        return _votes(query[:, :, : voters.shape[1]], key, valid=valid, voters=voters)
+        return _votes(view, voters.shape[1], voters=voters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +80,40 @@ class Cls:
 
     name: ClassVar[str] = "cls"
 
-    def scores(self, query: Tensor, key: Tensor, valid: Tensor | None, question: Tensor) -> Tensor:
-        return _votes(query[:, :, :1], key, valid=valid, voters=None)
+    def scores(self, view: View) -> Tensor:
+        return _votes(view, 1, voters=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The span head votes: how likely a token starts or ends the answer, as seen at this layer.
+
+    A token of the question counts as much as one `boost` times as likely as chance, 1 / n. The
+    head must have been trained on the hidden states of every layer.
+    """
+
+    name: ClassVar[str] = "span"
+    boost: float = 8.0
+
+    @torch.no_grad()
+    def scores(self, view: View) -> Tensor:
+        logits = view.span(view.hidden).float()  # (B, n, 2)
+        tokens = logits.new_full((len(logits), 1), logits.shape[1])
+        if view.valid is not None:
+            logits = logits.masked_fill(~view.valid.unsqueeze(-1), -torch.inf)
+            tokens = view.valid.sum(dim=1, keepdim=True)
+        likely = logits.log_softmax(dim=1).amax(dim=2)  # (B, n)
+        question = F.pad(view.question, (0, logits.shape[1] - view.question.shape[1]))
+        return torch.where(question, math.log(self.boost) - tokens.log(), likely)
 
 
 @torch.no_grad()
-def _votes(query: Tensor, key: Tensor, *, valid: Tensor | None, voters: Tensor | None) -> Tensor:
-    """Sum the attention of `query` (B, heads, R, d) over heads and voting rows: (B, n)."""
-    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, R, n)
-    if valid is not None:
-        logits = logits.masked_fill(~valid[:, None, None, :], -torch.inf)
+def _votes(view: View, rows: int, *, voters: Tensor | None) -> Tensor:
+    """Sum the attention of the first `rows` over heads and voting rows (B, rows): (B, n)."""
+    query = view.query[:, :, :rows] * view.query.shape[-1] ** -0.5  # (B, heads, R, d)
+    logits = query @ view.key.transpose(-1, -2)  # (B, heads, R, n)
+    if view.valid is not None:
+        logits = logits.masked_fill(~view.valid[:, None, None, :], -torch.inf)
     votes: Tensor = logits.softmax(dim=-1).sum(dim=1)  # (B, R, n)
     if voters is not None:
         votes = votes * voters.unsqueeze(-1)
@@ -87,7 +121,7 @@ def _votes(query: Tensor, key: Tensor, *, valid: Tensor | None, voters: Tensor |
 
 
 SIGNIFICANCE: Mapping[str, Significance] = MappingProxyType(
-    {strategy.name: strategy for strategy in (ColumnSum(), QueryRows(), Question(), Cls())}
+    {strategy.name: strategy for strategy in (ColumnSum(), QueryRows(), Question(), Cls(), Span())}
 )
 
 

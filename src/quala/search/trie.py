@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quala.models.state import State
 
 Plan = Sequence[list[int] | None]
+Keep = tuple[int, ...] | None
 Leaf = tuple[list[int], Tensor]
 
 
@@ -71,8 +72,7 @@ class TrieWalk:
             groups = _groups(plans, layer, members)
             members = groups.pop(None, [])
             attended = self._attended(layer, before, scored=bool(groups))
-            for keep, group in groups.items():
-                state = self.model.narrow(attended, layer, keep)
+            for state, group in self._narrowed(attended, layer, groups):
                 yield from self._branch(state, layer + 1, plans, group)
             if not members:
                 return
@@ -106,15 +106,31 @@ class TrieWalk:
         groups = _groups(plans, layer, members)
         scored = any(keep is not None for keep in groups)
         attended = self.model.attend(state, layer, scored=scored)
-        for keep, group in groups.items():
-            narrowed = self.model.narrow(attended, layer, keep)
+        for narrowed, group in self._narrowed(attended, layer, groups):
             yield from self._branch(narrowed, layer + 1, plans, group)
+
+    def _narrowed(
+        self, attended: State, layer: int, groups: Mapping[Keep, list[int]]
+    ) -> Iterator[tuple[State, list[int]]]:
+        """Yield the input of the next layer for each way to drop, and the genes that go it.
+
+        The feed-forward of a token is the same whoever stays beside it: where the ways together
+        keep more tokens than there are, it is computed once for all tokens.
+        """
+        wanted = sum(sum(attended.present if keep is None else keep) for keep in groups)
+        shared = len(groups) > 1 and wanted > sum(attended.present)
+        fed = self.model.feed(attended, layer) if shared else None
+        for keep, group in groups.items():
+            if fed is None:
+                yield self.model.narrow(attended, layer, keep), group
+            else:
+                yield replace(self.model.drop(fed, keep), inputs=None, scores=None), group
 
 
 def _groups(
     plans: Sequence[Plan], layer: int, members: Sequence[int]
-) -> dict[tuple[int, ...] | None, list[int]]:
-    groups: dict[tuple[int, ...] | None, list[int]] = {}
+) -> dict[Keep, list[int]]:
+    groups: dict[Keep, list[int]] = {}
     for member in members:
         keep = plans[member][layer]
         groups.setdefault(None if keep is None else tuple(keep), []).append(member)

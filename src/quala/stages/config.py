@@ -121,6 +121,9 @@ class SandwichConfig(TrainingConfig):
     """Weight of the task loss in the shortened passes."""
     teacher: float
     """Weight of the external teacher's soft labels in the full pass."""
+    exits: float = 0.0
+    """Weight of the span head's mean divergence, at all layers, from the full pass's answer. It
+    teaches what `significance: span` ranks by, and counts with that significance only."""
     teacher_for_subs: bool = False
     """The shortened passes follow the external teacher in place of the full pass."""
 
@@ -143,8 +146,9 @@ class SandwichConfig(TrainingConfig):
 class LengthAdaptConfig(SandwichConfig):
     """Turn a checkpoint into a length-adaptive supernet."""
 
-    significance: str
-    """How tokens are ranked: column_sum (published), query_rows, question or cls."""
+    significance: str | None
+    """How tokens are ranked: column_sum (published), query_rows, question, cls or span; null
+    takes the task's own, span for answers and cls for sentences."""
     semantics: Semantics
     """`natural`: shares of the real length; `reference`: as published, padded inputs."""
 

@@ -12,6 +12,7 @@ from quala.stages.sandwich import SandwichModule
 from quala.stages.training import fit, plan_training
 
 if TYPE_CHECKING:
+    from quala.data.spec import DataSpec
     from quala.stages.config import LengthAdaptConfig, SandwichConfig
     from quala.workflow import StageContext
 
@@ -23,7 +24,7 @@ def run(
     opened = open_checkpoint(
         inputs["model"],
         inputs["data"],
-        significance=config.significance,
+        significance=config.significance or own_significance(inputs["data"]),
         semantics=config.semantics,
         seed=config.seed,
     )
@@ -42,6 +43,11 @@ def run(
     save_model(model, opened.tokenizer, context.output, metadata=metadata(opened))
     scores = selection_scores(opened, config)
     return figures | {f"selection/{name}": value for name, value in scores.items()}
+
+
+def own_significance(spec: DataSpec) -> str:
+    """Return how a task ranks tokens where nobody says: by its span head, or by [CLS]."""
+    return "span" if spec.task == "squad" else "cls"
 
 
 def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> Any:

@@ -81,12 +81,15 @@ class SandwichModule(TrainingModule):
         """Run the full pass backward; return the logits that the other passes follow."""
         config = self.sandwich
         skipped = self._skipped(rng) if config.full_layer_drop else NOTHING
-        logits: Tensor = self.model(batch, skip_layers=skipped)
+        logits, exits = self._full_logits(batch, skipped)
         loss = torch.zeros((), device=logits.device)
         if config.hard:
             self.losses["task"] = task_loss(self.task, logits, batch)
             loss = loss + config.hard * self.losses["task"]
         target = logits.detach()
+        if exits:
+            self.losses["exits"] = self._exit_loss(exits, target, batch)
+            loss = loss + config.exits * self.losses["exits"]
         for teacher in self.teacher:
             with torch.no_grad():
                 taught = teacher(batch)
@@ -104,6 +107,19 @@ class SandwichModule(TrainingModule):
         self.manual_backward(weight * loss)
         self.losses = {name: value.detach() for name, value in self.losses.items()}
         return target
+
+    def _full_logits(self, batch: Batch, skipped: frozenset[int]) -> tuple[Tensor, list[Tensor]]:
+        if self.sandwich.exits and self.model.significance.name == "span":
+            return self.model.forward_exits(batch, skip_layers=skipped)
+        return self.model(batch, skip_layers=skipped), []
+
+    def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
+        """Return the mean KL(full pass || span head at a layer) over layers."""
+        losses = [
+            soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
+            for early in exits
+        ]
+        return torch.stack(losses).mean()
 
     def _sub_pass(
         self,
