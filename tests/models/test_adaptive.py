@@ -185,6 +185,31 @@ def test_steps_equal_the_whole_pass(build: Build, make_batch: MakeBatch) -> None
     torch.testing.assert_close(model.finish(state), model(batch, LENGTHS), atol=0, rtol=0)
 
 
+def test_the_feed_forward_may_come_before_the_drop(build: Build, make_batch: MakeBatch) -> None:
+    model, batch = build(), make_batch([32, 21])
+    keep = model.keep_counts(batch, LENGTHS)[0]
+    attended = model.attend(model.begin(batch), 0, True)
+    late = model.drop(model.feed(attended, 0), keep)
+    torch.testing.assert_close(late.hidden, model.narrow(attended, 0, keep).hidden)
+
+
+def test_exits_are_what_the_head_says_after_each_attention(
+    build: Build, make_batch: MakeBatch
+) -> None:
+    model, batch = build(significance="span"), make_batch([32, 21])
+    logits, exits = model.forward_exits(batch, skip_layers=frozenset({1}))
+    torch.testing.assert_close(logits, model(batch, skip_layers=frozenset({1})))
+    first = model.attend(model.begin(batch), 0, False)
+    second = model.attend(model.narrow(first, 0, None), 2, False)
+    for early, state in zip(exits, (first, second), strict=True):
+        torch.testing.assert_close(early, model.family.span(model.hf, state.hidden))
+
+
+def test_span_needs_question_answering(build: Build) -> None:
+    with pytest.raises(QualaError, match="question answering, got classification"):
+        build("bert", "classification", significance="span")
+
+
 def test_a_state_can_be_advanced_twice(build: Build, make_batch: MakeBatch) -> None:
     model, batch = build(), make_batch([32, 21])
     attended = model.attend(model.begin(batch), 0, True)

@@ -31,9 +31,9 @@ class CountingModel(LengthAdaptiveModel):
         self.attended += 1
         return super().attend(*args, **options)
 
-    def narrow(self, *args: Any, **options: Any) -> Any:
+    def feed(self, *args: Any, **options: Any) -> Any:
         self.fed += 1
-        return super().narrow(*args, **options)
+        return super().feed(*args, **options)
 
 
 class Closeness:
@@ -164,6 +164,19 @@ def test_genes_share_the_layers_that_agree(
     model.attended = model.fed = 0
     shared.evaluate(pair)
     assert (model.attended, model.fed) == (3 * CHUNKS, 4 * CHUNKS)
+
+
+def test_genes_that_overlap_share_a_feed_forward(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    overlapping = [LengthConfig((24, 12, 9), 24), LengthConfig((24, 12, 8), 24)]
+    shared = evaluator(model, chunks, scoring, z=None)
+    model.fed = 0
+    outcomes = shared.evaluate(overlapping)
+    assert model.fed == 3 * CHUNKS
+    for scored in outcomes:
+        alone = scoring.total(naive_outputs(model, chunks, scored.lengths))
+        assert scored.score == pytest.approx(alone, abs=1e-3)
 
 
 def test_undropped_layers_are_kept_between_generations(

@@ -42,7 +42,7 @@ def test_a_plain_folder_opens_with_the_defaults(tiny_checkpoint: Path, spec: Dat
 def test_an_integer_folder_opens_as_what_it_is(integer: Path, spec: DataSpec) -> None:
     opened = open_checkpoint(integer, spec)
     assert opened.precision == "int8"
-    assert opened.model.significance.name == "question"
+    assert opened.model.significance.name == "span"
 
 
 def test_a_checkpoint_keeps_what_its_card_says(

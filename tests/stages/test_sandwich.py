@@ -15,6 +15,7 @@ from quala.data.batch import Batch
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import constant_drop, sample_few_drops, sample_length_drop
+from quala.models.significance import significance
 from quala.stages import length_adapt
 from quala.stages.checkpoint import Opened, open_checkpoint
 from quala.stages.sandwich import NOTHING, SandwichModule
@@ -22,7 +23,7 @@ from quala.stages.training import fit, plan_training
 from quala.workflow import StageContext
 
 Make = Callable[..., SandwichModule]
-SMALLEST = constant_drop(0.25, layers=2, sequence_length=128)
+SMALLEST = constant_drop(0.3, layers=2, sequence_length=128)
 
 
 @pytest.fixture
@@ -137,9 +138,31 @@ def test_the_weight_of_a_pass_scales_its_gradient(make: Make, batch: Batch) -> N
     assert same({name: value / 4 for name, value in whole.items()}, gradients(module))
 
 
+def test_exits_teach_every_layer_what_the_whole_model_says(make: Make, batch: Batch) -> None:
+    module = make(hard=0.0, teacher=1.0, exits=1.0)
+    module.model.significance = significance("span")
+    with torch.no_grad():
+        module.model.hf.qa_outputs.weight.mul_(50.0)
+    optimizer = torch.optim.SGD(module.model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(8):
+        module._full_pass(batch, Random(0), 1.0)
+        losses.append(module.losses["exits"])
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.9 * losses[0]
+    assert losses[0] > 1e-4
+
+
+def test_exits_count_with_the_significance_that_reads_them(make: Make, batch: Batch) -> None:
+    module = make(exits=1.0)
+    module._full_pass(batch, Random(0), 1.0)
+    assert "exits" not in module.losses
+
+
 @pytest.mark.parametrize(
     ("start", "step", "bound"),
-    [(None, 0, 0.25), (0.05, 0, 0.05), (0.05, 2, 0.15), (0.05, 4, 0.25), (0.05, 8, 0.25)],
+    [(None, 0, 0.3), (0.1, 0, 0.1), (0.1, 2, 0.2), (0.1, 4, 0.3), (0.1, 8, 0.3)],
 )
 def test_the_bound_grows_over_the_first_half(
     make: Make, monkeypatch: pytest.MonkeyPatch, start: float | None, step: int, bound: float
@@ -158,7 +181,7 @@ def test_the_bound_grows_over_the_first_half(
 def test_the_sampler_has_a_name(make: Make, name: str, sample: Callable[..., Any]) -> None:
     module, skipped = make(sampler=name), frozenset({1})
     for seed in range(5):
-        expected = sample(0.25, layers=2, sequence_length=128, rng=Random(seed), skipped=skipped)
+        expected = sample(0.3, layers=2, sequence_length=128, rng=Random(seed), skipped=skipped)
         assert module._lengths(Random(seed), skipped, smallest=False) == expected
 
 
