@@ -18,6 +18,7 @@ def quala_minilm(flow: Flow) -> None:
         "measure", data=data, baseline=teacher, supernet=supernet, model=integer, search=found
     )
     flow.run("report", search=found, measure=measured)
+    flow.run("export", data=data, model=integer, measure=measured)
 
 
 if __name__ == "__main__":

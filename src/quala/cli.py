@@ -16,6 +16,9 @@ VERBS = {
     "plan": "show the stages of a workflow, cached or to run, and why",
     "evaluate": "score a predictions file with the official SQuAD metrics",
     "cost": "print MACs, parameters and bytes of an encoder and its lengths",
+    "export": "write a model as one folder: ONNX graph, tokenizer, front",
+    "answer": "answer a question about a context within a budget",
+    "bench": "time an export beside a baseline: medians and ratios",
     "report": "print the table and front of a run, or compare a sweep's",
     "ui": "open the MLflow UI on the right store",
 }

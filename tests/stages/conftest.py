@@ -34,6 +34,7 @@ TOY: dict[str, dict[str, Any]] = {
         "front_points": 3, "batch_size": 8, "latency_inputs": 3, "warmup": 1, "threads": 1,
     },
     "report": {"title": "A toy"},
+    "export": {"repeats": 1},
 }  # fmt: skip
 
 Configure = Callable[..., Any]

@@ -18,7 +18,9 @@ from quala.cli import main
 
 pytestmark = pytest.mark.slow
 
-STAGES = ["finetune", "distill", "length_adapt", "quantize", "search", "measure", "report"]
+STAGES = [
+    "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export",
+]  # fmt: skip
 SIZES = [
     "data.search_size=12",
     "data.selection_size=8",

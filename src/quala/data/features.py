@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from quala.data.batch import Batch
 from quala.errors import QualaError
 
 Ints = NDArray[np.integer[Any]]
+Words = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,22 @@ class FeatureSet:
 
         Raises QualaError for no rows, and for rows that are longer than `pad_to`.
         """
+        # the runtime, which needs no tensors, starts without torch
+        import torch
+
+        words = self.arrays(rows, pad_to=pad_to)
+        batch = Batch(
+            input_ids=torch.from_numpy(words["input_ids"]),  # (B, n)
+            attention_mask=torch.from_numpy(words["attention_mask"]),  # (B, n)
+            segment_ids=torch.from_numpy(words["segment_ids"]),  # (B, n)
+            feature=torch.tensor(np.asarray(rows, dtype=np.int64)),  # (B,)
+        )
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels[np.asarray(rows)])  # (B, D)
+        return batch
+
+    def arrays(self, rows: Sequence[int], *, pad_to: int | None = None) -> dict[str, Words]:
+        """Return input_ids, attention_mask and segment_ids as `batch` does, int64 (B, n)."""
         chosen = np.asarray(rows, dtype=np.int64)
         if chosen.size == 0:
             raise QualaError("A batch needs at least one feature, got none.")
@@ -61,18 +77,14 @@ class FeatureSet:
             raise QualaError(f"`pad_to` must be at least {longest}, the longest row, got {width}.")
         return self._padded(chosen, (stops - starts)[:, None], width=width)
 
-    def _padded(self, rows: NDArray[np.int64], lengths: Ints, *, width: int) -> Batch:
+    def _padded(self, rows: NDArray[np.int64], lengths: Ints, *, width: int) -> dict[str, Words]:
         column = np.arange(width)[None, :]
         real = column < lengths  # (B, n)
         position = np.minimum(self.offsets[rows][:, None] + column, len(self.input_ids) - 1)
         ids = np.where(real, self.input_ids[position], self.pad_token_id)
         second = real & (column >= self.segment_one[rows][:, None])
-        batch = Batch(
-            input_ids=torch.from_numpy(ids.astype(np.int64)),  # (B, n)
-            attention_mask=torch.from_numpy(real.astype(np.int64)),  # (B, n)
-            segment_ids=torch.from_numpy(second.astype(np.int64)),  # (B, n)
-            feature=torch.from_numpy(rows.copy()),  # (B,)
-        )
-        if self.labels is not None:
-            batch["labels"] = torch.from_numpy(self.labels[rows])  # (B, D)
-        return batch
+        return {
+            "input_ids": ids.astype(np.int64),
+            "attention_mask": real.astype(np.int64),
+            "segment_ids": second.astype(np.int64),
+        }

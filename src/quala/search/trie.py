@@ -127,9 +127,7 @@ class TrieWalk:
                 yield replace(self.model.drop(fed, keep), inputs=None, scores=None), group
 
 
-def _groups(
-    plans: Sequence[Plan], layer: int, members: Sequence[int]
-) -> dict[Keep, list[int]]:
+def _groups(plans: Sequence[Plan], layer: int, members: Sequence[int]) -> dict[Keep, list[int]]:
     groups: dict[Keep, list[int]] = {}
     for member in members:
         keep = plans[member][layer]

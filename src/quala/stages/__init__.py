@@ -2,6 +2,7 @@
 
 from quala.stages.config import (
     DistillConfig,
+    ExportConfig,
     FinetuneConfig,
     LengthAdaptConfig,
     MeasureConfig,
@@ -57,6 +58,13 @@ STAGES: dict[str, Stage] = {
             config=MeasureConfig,
             run="quala.stages.measure:run",
             summary="score the test set and time every row side by side",
+        ),
+        Stage(
+            name="export",
+            version=1,
+            config=ExportConfig,
+            run="quala.stages.export:run",
+            summary="write the model as one folder that answers within a budget",
         ),
         Stage(
             name="report",

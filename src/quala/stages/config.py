@@ -217,6 +217,25 @@ class MeasureConfig(StageConfig):
 
 
 @dataclass(kw_only=True)
+class ExportConfig(StageConfig):
+    """Write the model as one folder that a runtime serves: `quala answer` reads it."""
+
+    title: str
+    runtime: str
+    """What the points of the front are timed with: onnxruntime or openvino."""
+    threads: int
+    repeats: int
+    """Runs behind each time; 0 leaves the times out, and then no budget in milliseconds works."""
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.repeats < 0:
+            raise QualaError(
+                f"`threads` must be at least 1 and `repeats` at least 0, got {self.threads} and "
+                f"{self.repeats}."
+            )
+
+
+@dataclass(kw_only=True)
 class ReportConfig(StageConfig):
     """Write the table, the figure and the page."""
 

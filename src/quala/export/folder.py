@@ -1,0 +1,138 @@
+"""Write a model as one self-contained folder: graph, tokenizer, facts, model card."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from quala.cost import macs
+from quala.errors import QualaError
+from quala.export.encoder import build_graph
+from quala.export.modelcard import model_card
+from quala.lengths import LengthConfig, constant_drop
+from quala.runtime.card import FILE, Card, Point
+from quala.runtime.engine import GRAPH, Facts, open_engine
+from quala.runtime.hardware import processor
+
+if TYPE_CHECKING:
+    from quala.stages.checkpoint import Opened
+
+TOKENS = (64, 128, 192, 256, 384, 512)
+LADDER = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """How an export is named and timed; `repeats` 0 leaves the times out."""
+
+    name: str = "quala"
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    repeats: int = 9
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_export(
+    opened: Opened, folder: Path, front: Sequence[Point], settings: ExportSettings
+) -> Card:
+    """Write model.onnx, the tokenizer, quala.json and README.md; return the card.
+
+    `front` runs from the full length to the cheapest point. Raises QualaError for `reference`
+    semantics and for layers that an export cannot hold.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    spec, model = opened.data.spec, opened.model
+    graph = build_graph(model, sequence_length=spec.max_length)
+    (folder / GRAPH).write_bytes(graph.SerializeToString())
+    opened.tokenizer.save_pretrained(folder)
+    card = Card(
+        name=settings.name,
+        task=model.task_kind,
+        metric=opened.data.task.metric,
+        precision=opened.precision,
+        significance=model.significance.name,
+        sequence_length=spec.max_length,
+        doc_stride=spec.doc_stride,
+        max_question_length=spec.max_question_length,
+        max_answer_length=spec.max_answer_length,
+        n_best=spec.n_best,
+        arch=model.arch,
+        front=tuple(front),
+        provenance=settings.provenance,
+    )
+    if settings.repeats:
+        card = _timed(card, graph, settings)
+    (folder / FILE).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
+    return card
+
+
+def ladder(opened: Opened) -> list[Point]:
+    """Return the full length and constant drop rates, for a model without a searched front."""
+    layers, longest = opened.model.num_layers, opened.data.spec.max_length
+    rates = [constant_drop(rate, layers=layers, sequence_length=longest) for rate in LADDER]
+    full = LengthConfig.full(layers=layers, sequence_length=longest)
+    counts = [macs(opened.model.arch, lengths.lengths, longest) for lengths in (full, *rates)]
+    return [
+        Point(lengths, None, count, float(count))
+        for lengths, count in zip((full, *rates), counts, strict=True)
+    ]
+
+
+def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card:
+    """Time every point at several input lengths, interleaved, medians."""
+    facts = Facts(card.arch.layers, card.arch.heads, card.sequence_length)
+    engine = open_engine(settings.runtime, graph, facts, threads=settings.threads)
+    longest = card.sequence_length
+    counts = sorted({count for count in TOKENS if count < longest} | {longest})
+    taken: dict[tuple[int, int], list[float]] = {}
+    for count in counts:
+        words = _words(count)
+        for repeat in range(settings.repeats + 2):
+            for number, point in enumerate(card.front):
+                started = time.perf_counter()
+                engine.logits(words, point.lengths)
+                if repeat > 1:
+                    elapsed = 1000 * (time.perf_counter() - started)
+                    taken.setdefault((number, count), []).append(elapsed)
+    front = tuple(
+        replace(
+            point,
+            ms={count: round(statistics.median(taken[number, count]), 3) for count in counts},
+        )
+        for number, point in enumerate(card.front)
+    )
+    timing = {
+        "runtime": settings.runtime,
+        "threads": settings.threads,
+        "repeats": settings.repeats,
+        "processor": processor(),
+    }
+    return replace(card, front=front, timing=timing)
+
+
+def _words(count: int) -> dict[str, np.ndarray]:
+    """Return one input of real-looking words: a question of 14 tokens, then a context."""
+    ids = np.random.default_rng(0).integers(5, 500, (1, count))
+    segments = (np.arange(count) >= 14).astype(np.int64)[None]
+    return {
+        "input_ids": ids,
+        "attention_mask": np.ones((1, count), dtype=np.int64),
+        "segment_ids": segments,
+    }
+
+
+def front_of(points: Sequence[Point]) -> list[Point]:
+    """Order points from the full length on. Raises QualaError where that is missing."""
+    ordered = sorted(points, key=lambda point: -point.macs_mean)
+    if not ordered or any(ordered[0].lengths.drops):
+        raise QualaError("An export's front needs the full length as its first point.")
+    return ordered

@@ -1,0 +1,130 @@
+"""PyTorch modules as ONNX nodes, float or integer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+from torch import Tensor, nn
+from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
+
+from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
+from quala.errors import QualaError
+from quala.export.builder import GraphBuilder
+
+LEVELS = 255
+Floats = NDArray[Any]
+
+
+def array(tensor: Tensor) -> Floats:
+    """Return a tensor's values, in float32 unless they are integers."""
+    values = tensor.detach().cpu()
+    return np.asarray((values.float() if values.is_floating_point() else values).numpy())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A linear layer, its output multiplied by `factor`."""
+
+    module: nn.Module
+    factor: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        """Number of outputs."""
+        return int(cast("int", self.module.out_features))
+
+    @property
+    def bias(self) -> Floats:
+        """The bias, zeros where the layer has none."""
+        bias = cast("Tensor | None", self.module.bias)
+        return np.zeros(self.rows, np.float32) if bias is None else array(bias) * self.factor
+
+
+def linear(g: GraphBuilder, x: str, module: nn.Module) -> str:
+    """Apply one linear layer."""
+    return _product(g, x, [Part(module)])
+
+
+def linears(g: GraphBuilder, x: str, parts: Sequence[Part]) -> list[str]:
+    """Apply linear layers that read the same input; those of one input grid as one product."""
+    if not _one_product([part.module for part in parts]):
+        return [_product(g, x, [part]) for part in parts]
+    sizes = g.constant([part.rows for part in parts], np.int64)
+    return g.many("Split", _product(g, x, parts), sizes, outputs=len(parts), axis=-1)
+
+
+def _one_product(modules: Sequence[nn.Module]) -> bool:
+    first = modules[0]
+    if not isinstance(first, IntegerLinear):
+        return all(isinstance(module, nn.Linear) for module in modules)
+    return all(
+        isinstance(module, IntegerLinear)
+        and module.input_scale.equal(first.input_scale)
+        and module.input_zero_point.equal(first.input_zero_point)
+        for module in modules
+    )
+
+
+def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
+    first = parts[0].module
+    if isinstance(first, IntegerLinear):
+        product = g("MatMul", _fake(g, x, first), _integer_weight(g, parts))
+    else:
+        weights = [array(cast("Tensor", part.module.weight)) * part.factor for part in parts]
+        product = g("MatMul", x, g.constant(np.concatenate(weights).T))
+    return g("Add", product, g.constant(np.concatenate([part.bias for part in parts])))
+
+
+def _fake(g: GraphBuilder, x: str, layer: IntegerLinear) -> str:
+    """Quantize and dequantize an activation: runtimes fuse the pair into the product."""
+    if layer.levels != LEVELS:
+        raise QualaError(
+            f"An export holds 8-bit activations, got {layer.levels + 1} levels; quantize with "
+            "`quantizers.activation_bits=8`."
+        )
+    step = g.constant(array(layer.input_scale), np.float32)
+    zero_point = g.constant(array(layer.input_zero_point).round(), np.uint8)
+    return g("DequantizeLinear", g("QuantizeLinear", x, step, zero_point), step, zero_point)
+
+
+def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
+    layers = [(cast("IntegerLinear", part.module), part.factor) for part in parts]
+    integers = np.concatenate([array(layer.weight) for layer, _ in layers])
+    steps = np.concatenate([array(layer.weight_scale) * factor for layer, factor in layers])
+    stored = g.constant(integers.T.astype(np.int8))  # (in, out)
+    zeros = g.constant(np.zeros(len(steps), np.int8))
+    return g("DequantizeLinear", stored, g.constant(steps), zeros, axis=1)
+
+
+def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:
+    """Look rows up; int8 rows are scaled after the look-up."""
+    if isinstance(module, IntegerEmbedding):
+        rows = g("Gather", g.constant(array(module.weight)), ids)
+        steps = g("Gather", g.constant(array(module.scale)), ids)
+        steps = g("Unsqueeze", steps, g.constant([-1], np.int64))
+        return g("Mul", g("Cast", rows, to=TensorProto.FLOAT), steps)
+    return g("Gather", g.constant(array(cast("Tensor", module.weight))), ids)
+
+
+def layer_norm(g: GraphBuilder, x: str, module: nn.Module) -> str:
+    """Normalise the last dimension."""
+    if not isinstance(module, nn.LayerNorm):
+        raise QualaError(f"An export needs LayerNorm, got {type(module).__name__}.")
+    weight, bias = g.constant(array(module.weight)), g.constant(array(module.bias))
+    return g("LayerNormalization", x, weight, bias, axis=-1, epsilon=module.eps)
+
+
+def activation(g: GraphBuilder, x: str, module: nn.Module) -> str:
+    """Apply GELU, exact or by tanh, or ReLU. Raises QualaError for others."""
+    if isinstance(module, (GELUActivation, nn.GELU)):
+        return g("Gelu", x)
+    if isinstance(module, (NewGELUActivation, GELUTanh)):
+        return g("Gelu", x, approximate="tanh")
+    if isinstance(module, nn.ReLU):
+        return g("Relu", x)
+    raise QualaError(f"An export knows GELU and ReLU, got {type(module).__name__}.")

@@ -1,0 +1,222 @@
+"""Answer questions with an exported model, within a budget."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quala.data.decode import Decoding, decode_answers
+from quala.data.examples import QAExample
+from quala.data.features import FeatureSet
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+from quala.runtime.card import Card, Point
+from quala.runtime.engine import Engine, Facts, GraphEngine, open_engine, read_graph
+from quala.runtime.query import Budget, Layer, Query, Reply
+from quala.runtime.text import Windows
+
+PACE_TOKENS, PACE_RUNS = 128, 7
+MOST_ROWS = 16
+
+
+@dataclass(slots=True)
+class _Job:
+    """A query under way."""
+
+    query: Query
+    example: QAExample
+    rows: list[int]
+    point: Point
+    note: str | None
+    logits: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    kept: dict[int, dict[int, list[int]]] = field(default_factory=dict)
+
+
+class QuestionAnswerer:
+    """A question-answering export in memory; safe to use from several threads."""
+
+    def __init__(self, card: Card, windows: Windows, engine: Engine) -> None:
+        self.facts = card
+        self.engine = engine
+        self._windows = windows
+        self._pace: float | None = None
+        self._lock = Lock()
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Return the facts of quala.json."""
+        return self.facts.to_json()
+
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        budget_ms: float | None = None,
+        budget_macs: float | None = None,
+        keep: float | None = None,
+        lengths: Sequence[int] | None = None,
+        strict: bool = False,
+        top_k: int = 1,
+    ) -> Reply:
+        """Answer one question about one context within at most one kind of budget.
+
+        Long contexts are cut into windows, and a budget holds for all of them together. Raises
+        QualaError for empty text, for a budget that cannot be one, and under `strict` for one
+        below the cheapest point.
+        """
+        budget = Budget(
+            ms=budget_ms,
+            macs=budget_macs,
+            keep=keep,
+            lengths=None if lengths is None else tuple(lengths),
+            strict=strict,
+        )
+        query = Query(question=question, context=context, budget=budget, top_k=top_k)
+        return self.answer_batch([query])[0]
+
+    def answer_batch(self, queries: Sequence[Query]) -> list[Reply]:
+        """Answer several queries, each within its own budget, in their order."""
+        if not queries:
+            return []
+        started = time.perf_counter()
+        examples, features = self._windows.features(queries)
+        jobs = [
+            self._job(query, example, features, number)
+            for number, (query, example) in enumerate(zip(queries, examples, strict=True))
+        ]
+        for lengths in {job.point.lengths for job in jobs}:
+            self._run([job for job in jobs if job.point.lengths == lengths], features, lengths)
+        answers = [self._answers(job, features, examples) for job in jobs]
+        milliseconds = 1000 * (time.perf_counter() - started)
+        return [
+            Reply(
+                answers=tuple(found),
+                lengths=job.point.lengths.lengths,
+                windows=len(job.rows),
+                milliseconds=milliseconds,
+                note=job.note,
+                layers=self._layers(job, features),
+            )
+            for job, found in zip(jobs, answers, strict=True)
+        ]
+
+    def pace(self) -> float:
+        """Return how many times slower full length is here than where it was exported."""
+        with self._lock:
+            if self._pace is None:
+                self._pace = self._measured_pace()
+            return self._pace
+
+    def _measured_pace(self) -> float:
+        if not self.facts.timed:
+            return 1.0
+        ones = np.ones((1, min(PACE_TOKENS, self.facts.sequence_length)), dtype=np.int64)
+        words = {"input_ids": ones, "attention_mask": ones, "segment_ids": 0 * ones}
+        times = []
+        for _ in range(PACE_RUNS):
+            started = time.perf_counter()
+            self.engine.logits(words, None)
+            times.append(1000 * (time.perf_counter() - started))
+        return statistics.median(times[2:]) / self.facts.full.milliseconds([ones.shape[1]])
+
+    def _job(self, query: Query, example: QAExample, features: FeatureSet, number: int) -> _Job:
+        rows = features.rows_of([number]).tolist()
+        tokens = features.lengths[rows].tolist()
+        pace = self.pace() if query.budget.ms is not None else 1.0
+        point, note = self.facts.choose(query.budget, tokens, pace=pace)
+        return _Job(query, example, rows, point, note)
+
+    def _run(self, jobs: Sequence[_Job], features: FeatureSet, lengths: LengthConfig) -> None:
+        owner = {row: job for job in jobs for row in job.rows}
+        watched = {row for row, job in owner.items() if job.query.survivors}
+        for rows in _equal_lengths(sorted(owner), features):
+            words = features.arrays(rows)
+            kept: dict[int, list[list[int]]] = {}
+            if watched.intersection(rows) and isinstance(self.engine, GraphEngine):
+                logits, kept = self.engine.survivors(words, lengths)
+            else:
+                logits = self.engine.logits(words, lengths)
+            for place, row in enumerate(rows):
+                owner[row].logits[row] = logits[place]
+                owner[row].kept[row] = {layer: found[place] for layer, found in kept.items()}
+
+    def _answers(
+        self, job: _Job, features: FeatureSet, examples: Sequence[QAExample]
+    ) -> list[Any]:
+        decoding = Decoding(
+            n_best=self.facts.n_best, max_answer_length=self.facts.max_answer_length
+        )
+        outputs = [job.logits[row] for row in job.rows]
+        found = decode_answers(examples, features, outputs, decoding=decoding, rows=job.rows)
+        (answers,) = found.values()
+        return answers[: job.query.top_k]
+
+    def _layers(self, job: _Job, features: FeatureSet) -> tuple[Layer, ...]:
+        """Say for every layer which characters of the context it passed on."""
+        if not job.query.survivors:
+            return ()
+        present = {row: list(range(features.lengths[row])) for row in job.rows}
+        layers = []
+        for layer in range(self.facts.arch.layers):
+            present = {row: job.kept[row].get(layer, present[row]) for row in job.rows}
+            spans = {span for row in job.rows for span in _characters(features, row, present[row])}
+            kept = sum(len(places) for places in present.values())
+            tokens = int(sum(features.lengths[row] for row in job.rows))
+            layers.append(Layer(kept, tokens, tuple(sorted(spans))))
+        return tuple(layers)
+
+
+def _equal_lengths(rows: Sequence[int], features: FeatureSet) -> list[list[int]]:
+    """Group rows of the same number of tokens: padding would cost more than batching gains."""
+    groups: dict[int, list[int]] = {}
+    for row in rows:
+        groups.setdefault(int(features.lengths[row]), []).append(row)
+    return [
+        group[first : first + MOST_ROWS]
+        for group in groups.values()
+        for first in range(0, len(group), MOST_ROWS)
+    ]
+
+
+def _characters(features: FeatureSet, row: int, places: Sequence[int]) -> list[tuple[int, int]]:
+    ranges, spans = features.context_range, features.char_spans
+    assert ranges is not None  # features of question answering
+    assert spans is not None
+    first, last = map(int, ranges[row])
+    base = int(features.offsets[row])
+    inside = [base + place for place in places if first <= place < last]
+    return [(int(start), int(end)) for start, end in spans[inside].tolist()]
+
+
+def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -> QuestionAnswerer:
+    """Load an exported folder.
+
+    Raises QualaError for a folder that is no export, is truncated or has another task, for an
+    unknown runtime and for fewer than one thread.
+    """
+    if threads < 1:
+        raise QualaError(f"`threads` must be at least 1, got {threads}.")
+    folder = Path(model)
+    if not folder.is_dir():
+        raise QualaError(f"`{model}` is no folder.")
+    card = Card.read(folder)
+    if card.task != "question-answering":
+        raise QualaError(f"`{model}` answers no questions: its task is {card.task}.")
+    windows = Windows(
+        folder,
+        max_length=card.sequence_length,
+        doc_stride=card.doc_stride,
+        question=card.max_question_length,
+    )
+    facts = Facts(card.arch.layers, card.arch.heads, card.sequence_length)
+    engine = open_engine(runtime, read_graph(folder), facts, threads=threads)
+    return QuestionAnswerer(card, windows, engine)

@@ -1,0 +1,197 @@
+"""What an export knows of itself: quala.json, the points of its front, and budgets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quala.cost import Architecture, macs
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+from quala.runtime.query import Budget
+
+FILE = "quala.json"
+FORMAT = 1
+KIND = "export"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One point of the front: lengths, the score that they reach, and what they cost.
+
+    `score` is percent on the test set, None where it was not measured; `ms` maps tokens of an
+    input to milliseconds on the machine that exported.
+    """
+
+    lengths: LengthConfig
+    score: float | None
+    macs_padded: int
+    macs_mean: float
+    ms: Mapping[int, float] = field(default_factory=dict)
+
+    def macs(self, arch: Architecture, tokens: Sequence[int]) -> int:
+        """Return the MACs of inputs of these token counts together."""
+        return sum(macs(arch, self.lengths.kept(count), count) for count in tokens)
+
+    def milliseconds(self, tokens: Sequence[int]) -> float:
+        """Predict the time of inputs of these token counts; in proportion beyond the last."""
+        known = sorted(self.ms)
+        times = [self.ms[count] for count in known]
+        inside = np.interp(tokens, known, times)
+        beyond = np.maximum(1.0, np.asarray(tokens) / known[-1])
+        return float((inside * beyond).sum())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """The facts of an export."""
+
+    name: str
+    task: str
+    metric: str
+    precision: str
+    significance: str
+    sequence_length: int
+    doc_stride: int
+    max_question_length: int
+    max_answer_length: int
+    n_best: int
+    arch: Architecture
+    front: tuple[Point, ...]
+    """From the full length to the cheapest."""
+    timing: Mapping[str, Any] = field(default_factory=dict)
+    """Runtime, threads and processor that `ms` was measured with."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    licence: str = "Apache-2.0"
+
+    @property
+    def full(self) -> Point:
+        """The point that drops nothing."""
+        return self.front[0]
+
+    @property
+    def timed(self) -> bool:
+        """Whether every point has a time."""
+        return all(point.ms for point in self.front)
+
+    def choose(
+        self, budget: Budget, tokens: Sequence[int], *, pace: float = 1.0
+    ) -> tuple[Point, str | None]:
+        """Return the best point that the budget allows for inputs of these token counts.
+
+        `pace` is how many times slower this machine is than the one that exported. The second
+        value is a sentence where no point is cheap enough and the cheapest one is returned.
+        Raises QualaError for that under `strict`, and for lengths that do not fit the model.
+        """
+        if budget.lengths is not None:
+            return self._given(budget.lengths), None
+        costs, limit, unit = self._costs(budget, tokens, pace)
+        if limit is None:
+            return self.full, None
+        able = [point for point, cost in zip(self.front, costs, strict=True) if cost <= limit]
+        if able:
+            return max(able, key=lambda point: (_rank(point), -point.macs_mean)), None
+        least = int(np.argmin(costs))
+        sentence = (
+            f"No point of the front costs at most {limit:,.4g} {unit}; the cheapest costs "
+            f"{costs[least]:,.4g}."
+        )
+        if budget.strict:
+            raise QualaError(sentence)
+        return self.front[least], sentence
+
+    def _given(self, lengths: tuple[int, ...]) -> Point:
+        if len(lengths) != self.arch.layers:
+            raise QualaError(
+                f"Expected {self.arch.layers} lengths, one per layer, got {len(lengths)}."
+            )
+        config = LengthConfig(lengths, self.sequence_length)
+        padded = macs(self.arch, lengths, self.sequence_length)
+        return Point(config, None, padded, float(padded))
+
+    def _costs(
+        self, budget: Budget, tokens: Sequence[int], pace: float
+    ) -> tuple[list[float], float | None, str]:
+        if budget.ms is not None:
+            if not self.timed:
+                raise QualaError(
+                    "This export holds no times, so a budget in ms means nothing; give MACs, "
+                    "`keep` or lengths."
+                )
+            return [pace * p.milliseconds(tokens) for p in self.front], budget.ms, "ms"
+        work = [float(point.macs(self.arch, tokens)) for point in self.front]
+        if budget.keep is not None:
+            return work, budget.keep * work[0], "MACs"
+        return work, budget.macs, "MACs"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as plain values."""
+        points = [
+            {
+                "lengths": list(point.lengths.lengths),
+                self.metric: point.score,
+                "macs_padded": point.macs_padded,
+                "macs_mean": point.macs_mean,
+                "gmacs": point.macs_mean / 1e9,
+                "ms": {str(count): value for count, value in point.ms.items()},
+            }
+            for point in self.front
+        ]
+        facts = {
+            name: getattr(self, name)
+            for name in self.__slots__
+            if name not in ("arch", "front", "timing", "provenance")
+        }
+        return {
+            "format": FORMAT,
+            "kind": KIND,
+            **facts,
+            "arch": asdict(self.arch),
+            "timing": dict(self.timing),
+            "provenance": dict(self.provenance),
+            "front": points,
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> Card:
+        """Read quala.json. Raises QualaError when it is missing, damaged or no export's."""
+        file = folder / FILE
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise QualaError(f"`{folder}` is no export: could not read {FILE}: {error}") from error
+        if not isinstance(facts, dict) or facts.get("kind") != KIND:
+            raise QualaError(f"`{folder}` is no export: make one with `quala export {folder}`.")
+        if facts.get("format") != FORMAT:
+            raise QualaError(
+                f"`{file}` has format {facts.get('format')}, this version reads {FORMAT}."
+            )
+        try:
+            return cls._from_json(facts)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise QualaError(f"`{file}` is damaged: {type(error).__name__} {error}.") from error
+
+    @classmethod
+    def _from_json(cls, facts: Mapping[str, Any]) -> Card:
+        points = tuple(
+            Point(
+                LengthConfig(tuple(point["lengths"]), facts["sequence_length"]),
+                point[facts["metric"]],
+                point["macs_padded"],
+                point["macs_mean"],
+                {int(count): float(value) for count, value in point["ms"].items()},
+            )
+            for point in facts["front"]
+        )
+        own = {name: facts[name] for name in cls.__slots__ if name not in ("arch", "front")}
+        return cls(**own, arch=Architecture(**facts["arch"]), front=points)
+
+
+def _rank(point: Point) -> float:
+    """Return the score; without one the dearer point counts as the better."""
+    return point.macs_mean / 1e12 if point.score is None else point.score

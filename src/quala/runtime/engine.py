@@ -1,0 +1,145 @@
+"""What computes logits: one small door, behind which any runtime may stand."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from quala.errors import QualaError, unknown
+from quala.export.names import OUTPUT
+from quala.export.specialise import Shape, specialise
+from quala.lengths import LengthConfig
+
+Words = Mapping[str, NDArray[np.int64]]
+Arrays = dict[str, NDArray[Any]]
+Compiled = Callable[[Arrays], list[NDArray[Any]]]
+RUNTIMES = ("onnxruntime", "openvino")
+GRAPH = "model.onnx"
+MOST_SHAPES = 16
+
+
+class Engine(Protocol):
+    """A loaded model that computes logits at any lengths; safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """The runtime's name."""
+
+    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        """Return (B, n, 2) for spans, (B, C) otherwise; None drops nothing.
+
+        `words` are input_ids, attention_mask and segment_ids, int64 (B, n).
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an engine must know of the graph."""
+
+    layers: int
+    heads: int
+    sequence_length: int
+
+
+class GraphEngine:
+    """Runs an exported graph, cut down and compiled for each kind of call when it first comes."""
+
+    name = "graph"
+    fuse = False
+
+    def __init__(self, graph: onnx.ModelProto, facts: Facts, *, threads: int) -> None:
+        self.facts = facts
+        self.threads = threads
+        self._graph = graph
+        self._compiled: OrderedDict[Shape, tuple[Compiled, list[str]]] = OrderedDict()
+        self._lock = Lock()
+
+    def compile(self, graph: bytes, outputs: list[str]) -> Compiled:
+        """Return a function from inputs to these outputs."""
+        raise NotImplementedError
+
+    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        outputs = self._run(words, lengths, survivors=False)
+        return np.asarray(outputs[OUTPUT], dtype=np.float32)
+
+    def survivors(
+        self, words: Words, lengths: LengthConfig
+    ) -> tuple[NDArray[np.float32], dict[int, list[list[int]]]]:
+        """Return the logits, and for each layer that drops the places each row kept, rising."""
+        outputs = self._run(words, lengths, survivors=True)
+        kept: dict[int, list[list[int]]] = {}
+        for name, places in outputs.items():
+            if name.endswith("_positions"):
+                valid = outputs[name.replace("_positions", "_valid")]
+                layer = int(name.split("_")[1])
+                kept[layer] = [
+                    sorted(row[real].tolist()) for row, real in zip(places, valid, strict=True)
+                ]
+        return np.asarray(outputs[OUTPUT], dtype=np.float32), kept
+
+    def _run(self, words: Words, lengths: LengthConfig | None, *, survivors: bool) -> Arrays:
+        full = LengthConfig.full(
+            layers=self.facts.layers, sequence_length=self.facts.sequence_length
+        )
+        wanted = lengths or full
+        if len(wanted.lengths) != self.facts.layers:
+            raise QualaError(
+                f"Expected {self.facts.layers} lengths, one per layer, got {len(wanted.lengths)}."
+            )
+        drops = frozenset(layer for layer, drop in enumerate(wanted.drops) if drop)
+        padded = not bool(words["attention_mask"].all())
+        compiled, outputs = self._session(Shape(drops, padded, survivors))
+        feeds: Arrays = dict(words) | {"lengths": np.array(wanted.lengths, dtype=np.int64)}
+        return dict(zip(outputs, compiled(feeds), strict=True))
+
+    def _session(self, shape: Shape) -> tuple[Compiled, list[str]]:
+        with self._lock:
+            known = self._compiled.get(shape)
+            if known is None:
+                heads = self.facts.heads if self.fuse else 0
+                small = specialise(self._graph, shape, fuse_heads=heads)
+                outputs = [output.name for output in small.graph.output]
+                known = self.compile(small.SerializeToString(), outputs), outputs
+                self._compiled[shape] = known
+                if len(self._compiled) > MOST_SHAPES:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(shape)
+            return known
+
+
+def read_graph(folder: Path) -> onnx.ModelProto:
+    """Read model.onnx. Raises QualaError when it is missing or damaged."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(folder / GRAPH)
+    except (OSError, DecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise QualaError(f"Could not read the graph `{folder / GRAPH}`: {reason}") from error
+    if not graph.graph.output:
+        raise QualaError(f"`{folder / GRAPH}` holds no graph; is the file complete?")
+    return graph
+
+
+def open_engine(
+    runtime: str, graph: onnx.ModelProto, facts: Facts, *, threads: int
+) -> GraphEngine:
+    """Open an exported graph in a runtime. Raises QualaError for unknown and missing ones."""
+    if runtime == "onnxruntime":
+        from quala.runtime.ort import OrtEngine
+
+        return OrtEngine(graph, facts, threads=threads)
+    if runtime == "openvino":
+        from quala.runtime.vino import OpenVinoEngine
+
+        return OpenVinoEngine(graph, facts, threads=threads)
+    raise unknown("runtime", runtime, RUNTIMES)

@@ -1,0 +1,54 @@
+"""Export: write the integer model as a folder that a runtime serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.export.folder import ExportSettings, front_of, write_export
+from quala.lengths import LengthConfig
+from quala.runtime.card import Point
+from quala.stages.checkpoint import Opened, open_checkpoint
+from quala.stages.measure import read_rows
+
+if TYPE_CHECKING:
+    from quala.stages.config import ExportConfig
+    from quala.workflow import StageContext
+
+
+def run(
+    config: ExportConfig, context: StageContext, inputs: Mapping[str, Any]
+) -> dict[str, float]:
+    """Export `model` with the front that `measure` scored."""
+    opened = open_checkpoint(inputs["model"], inputs["data"])
+    settings = ExportSettings(
+        name=config.title,
+        runtime=config.runtime,
+        threads=config.threads,
+        repeats=config.repeats,
+        provenance=context.provenance,
+    )
+    card = write_export(
+        opened, context.output, measured_front(opened, inputs["measure"]), settings
+    )
+    size = (context.output / "model.onnx").stat().st_size
+    return {"export/bytes": float(size), "export/points": float(len(card.front))}
+
+
+def measured_front(opened: Opened, folder: Path) -> list[Point]:
+    """Return the rows of a measure stage that belong to the exported model, as points."""
+    layers, longest = opened.model.num_layers, opened.data.spec.max_length
+    full = LengthConfig.full(layers=layers, sequence_length=longest)
+    rows = [row for row in read_rows(folder) if row.model == "quala"]
+    return front_of(
+        [
+            Point(
+                full if row.lengths is None else LengthConfig(row.lengths, longest),
+                row.score,
+                row.macs_padded,
+                row.macs_mean,
+            )
+            for row in rows
+        ]
+    )

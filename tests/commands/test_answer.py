@@ -1,0 +1,90 @@
+"""`quala answer`: text in, an answer out, and one sentence for what cannot be."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quala.commands.answer import main
+from quala.errors import QualaError
+
+QUESTION = "Who wrote the report?"
+CONTEXT = "Its report was written by Anna, a lawyer."
+
+
+def ask(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main([*argv, "--question", QUESTION, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_an_answer_as_json(export_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ask(capsys, str(export_folder), "--context", CONTEXT, "--top-k", "2")
+    assert len(found["answers"]) == 2
+    first = found["answers"][0]
+    assert CONTEXT[first["start"] : first["end"]] == first["text"]
+    assert found["lengths"] == [128, 128]
+    assert found["windows"] == 1
+
+
+def test_the_context_may_lie_in_a_file(
+    export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.txt").write_text(CONTEXT, encoding="utf-8")
+    found = ask(capsys, str(export_folder), "--context", f"@{tmp_path / 'text.txt'}")
+    assert found["answers"][0]["text"] in CONTEXT
+
+
+def test_the_context_may_come_from_standard_input(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = io.TextIOWrapper(io.BytesIO(CONTEXT.encode()), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", source)
+    assert ask(capsys, str(export_folder), "--context", "-")["answers"]
+
+
+def test_a_budget_below_the_front_is_said(
+    export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(export_folder), "--question", QUESTION, "--context", CONTEXT]
+    assert main([*argv, "--budget-macs", "10"]) == 0
+    shown = capsys.readouterr()
+    assert "No point of the front costs at most 10 MACs" in shown.err
+    assert "60,20 of 128" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--context", "@/no/such/file"], "cannot be read"),
+        (["--context", ""], "context is empty"),
+        (["--context", CONTEXT, "--keep", "2"], "at most 1"),
+        (["--context", CONTEXT, "--lengths", "a,b"], "whole numbers"),
+        (["--context", CONTEXT, "--lengths", "9"], "Expected 2 lengths"),
+        (["--context", CONTEXT, "--budget-macs", "1", "--strict"], "No point of the front"),
+        (["--context", CONTEXT, "--runtime", "onnxruntme"], "Did you mean `onnxruntime`"),
+        (["--context", CONTEXT, "--threads", "0"], "`threads` must be at least 1"),
+    ],
+)
+def test_what_cannot_be_is_said(export_folder: Path, argv: list[str], match: str) -> None:
+    with pytest.raises(QualaError, match=match):
+        main([str(export_folder), "--question", QUESTION, *argv])
+
+
+def test_a_context_that_is_no_text_is_refused(export_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(QualaError, match="not UTF-8"):
+        main([str(export_folder), "--question", QUESTION, "--context", f"@{tmp_path / 'bytes'}"])
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "0" * 32, "models:/none@champion"])
+def test_a_model_that_is_nowhere_is_refused(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QualaError, match=r"no folder|no tracking store"):
+        main([model, "--question", QUESTION, "--context", CONTEXT])

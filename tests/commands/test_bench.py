@@ -1,0 +1,49 @@
+"""`quala bench`: one table of medians and ratios; nothing is said of the times themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quala.commands.bench import main
+from quala.errors import QualaError
+
+
+def test_every_point_is_timed_at_every_batch(
+    export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(export_folder), "--baseline", "none", "--batch", "1,8", "--json"]
+    assert main(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["batch"]) for row in found["timings"]] == [
+        (name, batch) for batch in (1, 8) for name in ("int8 full", "int8 128,40", "int8 60,20")
+    ]
+    assert all(row["p10"] <= row["median"] <= row["p90"] for row in found["timings"])
+    assert found["timings"][0]["ratio"] == 1.0
+    assert found["processor"]["instructions"]
+
+
+def test_the_baseline_comes_first(export_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [str(export_folder), "--baseline", "minilm-l6-h384", "--data", "16", "--json"]
+    assert main(argv) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["timings"]]
+    assert names[0] == "minilm-l6-h384 fp32, random weights, PyTorch, padded to 128"
+    assert names[1] == "minilm-l6-h384 fp32, random weights, onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["--batch", "0"], "at least 1"),
+        (["--batch", "a"], "whole numbers"),
+        (["--data", "999"], "2 to 128 tokens"),
+        (["--data", "short"], "`natural` or"),
+        (["--baseline", "bert-bse"], "Did you mean `bert-base`"),
+        (["--threads", "0"], "at least 1"),
+    ],
+)
+def test_what_cannot_be_is_said(export_folder: Path, argv: list[str], match: str) -> None:
+    with pytest.raises(QualaError, match=match):
+        main([str(export_folder), *argv])

@@ -1,0 +1,119 @@
+"""The exported graph and PyTorch say the same, whatever the family, the ranking and the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.model import calibrate, quantize
+from quala.errors import QualaError
+from quala.export.encoder import build_graph
+from quala.lengths import LengthConfig
+from quala.models.adaptive import LengthAdaptiveModel
+
+Build = Callable[..., LengthAdaptiveModel]
+MakeBatch = Callable[..., dict[str, Tensor]]
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+LENGTHS = [
+    None,
+    LengthConfig((24, 12, 6), 32),
+    LengthConfig((32, 16, 16), 32),
+    LengthConfig((32, 32, 2), 32),
+]
+KINDS_AND_STRATEGIES = [
+    (kind, strategy)
+    for kind in ("question-answering", "classification")
+    for strategy in ("column_sum", "query_rows", "question", "cls", "span")
+    if strategy != "span" or kind == "question-answering"
+]
+
+
+def opened(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run(
+    session: onnxruntime.InferenceSession, batch: dict[str, Tensor], lengths: LengthConfig | None
+) -> Any:
+    kept = lengths or LengthConfig.full(layers=3, sequence_length=32)
+    words = {name: batch[name].numpy() for name in ("input_ids", "attention_mask", "segment_ids")}
+    return session.run(None, words | {"lengths": np.array(kept.lengths)})[0]
+
+
+def real(values: NDArray[Any], batch: dict[str, Tensor]) -> NDArray[Any]:
+    """Leave padding out: nobody reads its logits."""
+    return values[batch["attention_mask"].bool().numpy()] if values.ndim == 3 else values
+
+
+@pytest.mark.parametrize(("kind", "significance"), KINDS_AND_STRATEGIES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_graph_agrees_with_the_model(
+    family: str, kind: str, significance: str, build: Build, make_batch: MakeBatch
+) -> None:
+    model = build(family, kind, significance=significance).float()
+    session = opened(build_graph(model, sequence_length=32))
+    for tokens in ([32], [7, 20, 32, 1], [9, 9]):
+        batch = make_batch(tokens, family=family)
+        for lengths in LENGTHS:
+            expected = model(batch, lengths).detach().numpy()
+            found = run(session, batch, lengths)
+            np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=1e-4)
+
+
+@pytest.fixture
+def integer(build: Build, make_batch: MakeBatch) -> LengthAdaptiveModel:
+    """A toy model with integer layers."""
+    model = build(significance="span").float()
+
+    def observe() -> None:
+        model(make_batch([7, 20, 32]))
+
+    quantize(model.hf, QuantizeConfig())
+    calibrate(model.hf, observe)
+    to_integer(model.hf, inplace=True)
+    return model
+
+
+def test_an_integer_graph_agrees_with_the_integer_model(
+    integer: LengthAdaptiveModel, make_batch: MakeBatch
+) -> None:
+    session = opened(build_graph(integer, sequence_length=32))
+    batch = make_batch([7, 20, 32])
+    for lengths in LENGTHS:
+        expected = integer(batch, lengths).detach().numpy()
+        found = run(session, batch, lengths)
+        np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=2e-3)
+
+
+def test_integers_are_stored_as_integers(integer: LengthAdaptiveModel) -> None:
+    graph = build_graph(integer, sequence_length=32).graph
+    stored = {tuple(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8}
+    assert {(50, 16), (16, 48), (16, 16), (16, 32), (32, 16)} <= stored
+    floats = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert max(int(np.prod(tensor.dims)) for tensor in floats) <= 50
+
+
+def test_layers_that_drop_nothing_rank_nothing(build: Build) -> None:
+    graph = build_graph(build(significance="span").float(), sequence_length=32)
+    outside = [node.op_type for node in graph.graph.node]
+    assert outside.count("If") == 3
+    assert "TopK" not in outside
+
+
+def test_reference_semantics_are_refused(build: Build) -> None:
+    model = build(significance="column_sum", semantics="reference")
+    with pytest.raises(QualaError, match="natural"):
+        build_graph(model, sequence_length=32)

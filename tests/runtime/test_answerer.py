@@ -1,0 +1,209 @@
+"""Answers within budgets, from text to characters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import quala
+from quala.errors import QualaError
+from quala.runtime.answerer import QuestionAnswerer, load
+from quala.runtime.query import Budget, Query
+
+QUESTION = "Who wrote the report?"
+CONTEXT = "The committee met in Paris. Its report was written by Anna, a lawyer, in the spring."
+
+
+@pytest.fixture(scope="module")
+def answerer(export_folder: Path) -> QuestionAnswerer:
+    return load(export_folder)
+
+
+def test_answers_are_pieces_of_the_context(answerer: QuestionAnswerer) -> None:
+    reply = answerer.answer(QUESTION, CONTEXT, top_k=3)
+    assert len(reply.answers) == 3
+    for answer in reply.answers:
+        assert CONTEXT[answer.start : answer.end] == answer.text
+    scores = [answer.score for answer in reply.answers]
+    assert scores == sorted(scores, reverse=True)
+    assert reply.lengths == (128, 128)
+    assert reply.milliseconds > 0
+
+
+def test_answers_are_those_of_the_evaluation(export_folder: Path, tiny_checkpoint: Path) -> None:
+    """The runtime cuts windows and decodes as the test set is scored."""
+    from transformers import AutoTokenizer
+
+    from quala.data.spec import DataSpec
+    from quala.data.taskdata import load_task_data
+
+    spec = DataSpec(task="squad", name="demo", max_length=128, doc_stride=32, max_test=6)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    part = load_task_data(spec, tokenizer).test
+    answerer = load(export_folder)
+    queries = [Query(question=one.question, context=one.context) for one in part.examples]
+    _, features = answerer._windows.features(queries)
+    assert (features.input_ids == part.features.input_ids).all()
+    assert (features.char_spans == part.features.char_spans).all()
+    assert (features.segment_one == part.features.segment_one).all()
+
+
+def test_a_batch_equals_single_answers(answerer: QuestionAnswerer) -> None:
+    budgets = [Budget(), Budget(keep=0.8), Budget(lengths=(60, 20)), Budget(keep=0.8)]
+    queries = [
+        Query(question=QUESTION, context=CONTEXT + " More words." * n, budget=budget)
+        for n, budget in enumerate(budgets)
+    ]
+    for reply, query in zip(answerer.answer_batch(queries), queries, strict=True):
+        (alone,) = answerer.answer_batch([query])
+        assert reply.lengths == alone.lengths
+        assert [a.text for a in reply.answers] == [a.text for a in alone.answers]
+
+
+def test_a_long_context_is_windowed(answerer: QuestionAnswerer) -> None:
+    reply = answerer.answer(QUESTION, CONTEXT * 20)
+    assert reply.windows > 3
+    assert reply.answers[0].text in CONTEXT * 20
+
+
+@pytest.mark.parametrize(
+    ("budget", "lengths"),
+    [
+        ({}, (128, 128)),
+        ({"keep": 1.0}, (128, 128)),
+        ({"lengths": (100, 50)}, (100, 50)),
+        ({"budget_macs": 1e12}, (128, 128)),
+        ({"budget_ms": 1e6}, (128, 128)),
+    ],
+)
+def test_a_budget_buys_the_best_point(
+    answerer: QuestionAnswerer, budget: dict[str, object], lengths: tuple[int, ...]
+) -> None:
+    reply = answerer.answer(QUESTION, CONTEXT, **budget)  # type: ignore[arg-type]
+    assert (reply.lengths, reply.note) == (lengths, None)
+
+
+def test_a_share_of_the_work_is_kept(answerer: QuestionAnswerer) -> None:
+    tokens = [40]
+    work = [point.macs(answerer.facts.arch, tokens) for point in answerer.facts.front]
+    point, _ = answerer.facts.choose(Budget(keep=(work[1] + 1) / work[0]), tokens)
+    assert point.lengths.lengths == (128, 40)
+
+
+def test_the_cheapest_answers_below_the_front(answerer: QuestionAnswerer) -> None:
+    reply = answerer.answer(QUESTION, CONTEXT, budget_macs=10)
+    assert reply.lengths == (60, 20)
+    assert reply.note is not None
+    assert "cheapest" in reply.note
+
+
+def test_strict_refuses_a_budget_below_the_front(answerer: QuestionAnswerer) -> None:
+    with pytest.raises(QualaError, match="No point of the front"):
+        answerer.answer(QUESTION, CONTEXT, budget_ms=1e-9, strict=True)
+
+
+def test_survivors_are_told_layer_by_layer(answerer: QuestionAnswerer) -> None:
+    query = Query(
+        question=QUESTION, context=CONTEXT, budget=Budget(lengths=(60, 20)), survivors=True
+    )
+    (reply,) = answerer.answer_batch([query])
+    first, second = reply.layers
+    assert second.kept < first.kept < first.tokens
+    assert set(second.spans) <= set(first.spans)
+    assert all(CONTEXT[start:end].strip() for start, end in first.spans)
+
+
+@pytest.mark.parametrize(
+    ("question", "context", "match"),
+    [
+        ("", CONTEXT, "question is empty"),
+        (QUESTION, "  \n", "context is empty"),
+        (QUESTION, 3, "must be text, got int"),
+        (QUESTION, "\u200b\u200b", "no words"),
+    ],
+)
+def test_text_that_is_none_is_refused(
+    answerer: QuestionAnswerer, question: str, context: str, match: str
+) -> None:
+    with pytest.raises(QualaError, match=match):
+        answerer.answer(question, context)
+
+
+@pytest.mark.parametrize(
+    ("budget", "match"),
+    [
+        ({"budget_ms": 0}, "above 0"),
+        ({"budget_ms": float("nan")}, "above 0"),
+        ({"keep": 1.5}, "at most 1"),
+        ({"keep": 0.5, "budget_ms": 3}, "one of ms, macs, keep, lengths"),
+        ({"lengths": (64, 32, 16)}, "Expected 2 lengths"),
+        ({"lengths": (20, 60)}, "must not grow"),
+        ({"lengths": (600, 60)}, "must not exceed"),
+        ({"top_k": 0}, "at least 1"),
+    ],
+)
+def test_budgets_that_cannot_be_are_refused(
+    answerer: QuestionAnswerer, budget: dict[str, object], match: str
+) -> None:
+    with pytest.raises(QualaError, match=match):
+        answerer.answer(QUESTION, CONTEXT, **budget)  # type: ignore[arg-type]
+
+
+def test_the_package_loads_a_folder(export_folder: Path) -> None:
+    assert isinstance(quala.load(export_folder), QuestionAnswerer)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "match"),
+    [
+        ("quala.json", None, "is no export"),
+        ("quala.json", "{", "is no export"),
+        ("quala.json", '{"kind": "export", "format": 99}', "format 99"),
+        ("quala.json", '{"kind": "export", "format": 1}', "damaged"),
+        ("tokenizer.json", None, "tokenizer"),
+        ("tokenizer.json", "{}", "tokenizer"),
+        ("model.onnx", None, "graph"),
+        ("model.onnx", "no graph at all", "graph"),
+    ],
+)
+def test_a_damaged_folder_is_refused(
+    export_folder: Path, tmp_path: Path, file: str, content: str | None, match: str
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(export_folder, folder)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content, encoding="utf-8")
+    with pytest.raises(QualaError, match=match):
+        load(folder)
+
+
+def test_a_checkpoint_is_no_export(tiny_checkpoint: Path) -> None:
+    with pytest.raises(QualaError, match="is no export"):
+        load(tiny_checkpoint)
+
+
+def test_a_model_of_another_task_answers_no_questions(export_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(export_folder, folder)
+    facts = json.loads((folder / "quala.json").read_text(encoding="utf-8"))
+    text = json.dumps(facts | {"task": "classification"})
+    (folder / "quala.json").write_text(text, encoding="utf-8")
+    with pytest.raises(QualaError, match="its task is classification"):
+        load(folder)
+
+
+def test_answering_needs_no_torch(export_folder: Path) -> None:
+    code = (
+        "import sys, quala\n"
+        f"model = quala.load({str(export_folder)!r})\n"
+        "assert model.answer('Who?', 'It was Anna.').answers\n"
+        "assert not {'torch', 'transformers', 'mlflow', 'datasets'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,106 @@
+"""Toy models of every family, and batches for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from quala.models.adaptive import LengthAdaptiveModel
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+PAD = {"roberta": 1, "xlm-roberta": 1}
+VOCABULARY = 50
+
+
+def _config(family: str, **extra: Any) -> Any:
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "type_vocab_size": 1 if "roberta" in family else 2,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    if family == "distilbert":
+        sizes = {"dim": 16, "hidden_dim": 32, "n_layers": 3, "n_heads": 4}
+        sizes |= {"dropout": 0.0, "attention_dropout": 0.0, "qa_dropout": 0.0}
+        sizes |= {"seq_classif_dropout": 0.0}
+    if family == "electra":
+        sizes["embedding_size"] = 8
+    return AutoConfig.for_model(
+        family,
+        vocab_size=VOCABULARY,
+        max_position_embeddings=34,
+        pad_token_id=PAD.get(family, 0),
+        initializer_range=0.4,  # far from uniform attention, so that scores do not tie
+        **sizes | extra,
+    )
+
+
+BuildHf = Callable[..., PreTrainedModel]
+Build = Callable[..., LengthAdaptiveModel]
+MakeBatch = Callable[..., dict[str, Tensor]]
+
+
+@pytest.fixture
+def build_hf() -> BuildHf:
+    """Return a maker of toy Hugging Face models in float64, in evaluation mode."""
+
+    def make(family: str = "bert", kind: str = "question-answering", **extra: Any) -> Any:
+        auto: Any = AutoModelForSequenceClassification
+        if kind == "question-answering":
+            auto = AutoModelForQuestionAnswering
+        labels = {"question-answering": 2, "classification": 3, "regression": 1}[kind]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            hf = auto.from_config(_config(family, num_labels=labels, **extra))
+        return hf.double().eval()
+
+    return make
+
+
+@pytest.fixture
+def build(build_hf: BuildHf) -> Build:
+    """Return a maker of toy length-adaptive models."""
+
+    def make(
+        family: str = "bert", kind: Any = "question-answering", **options: Any
+    ) -> LengthAdaptiveModel:
+        names = ("significance", "semantics")
+        own = {name: options.pop(name) for name in names if name in options}
+        return LengthAdaptiveModel(build_hf(family, kind, **options), task_kind=kind, **own)
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> MakeBatch:
+    """Return a maker of batches: `tokens[b]` real tokens, the first four of them the question."""
+
+    def make(
+        tokens: Sequence[int], *, pad_to: int | None = None, family: str = "bert", seed: int = 0
+    ) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        width = pad_to or max(tokens)
+        real = torch.arange(width) < torch.tensor(tokens).unsqueeze(1)  # (B, n)
+        shape = (len(tokens), width)
+        ids = torch.randint(5, VOCABULARY, shape, generator=generator)
+        context = (torch.arange(width) >= 4) & real
+        return {
+            "input_ids": ids.masked_fill(~real, PAD.get(family, 0)),
+            "attention_mask": real.long(),
+            "segment_ids": context.long(),
+        }
+
+    return make
