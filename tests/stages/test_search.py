@@ -103,3 +103,40 @@ def test_an_empty_search_slice_is_one_sentence(
     inputs = {"data": dataclasses.replace(spec, search_size=0), "model": integer}
     with pytest.raises(QualaError, match=r"data\.search_size"):
         search.run(configure("search"), StageContext.alone("search", tmp_path), inputs)
+
+
+def test_the_cost_may_be_a_latency(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, recording: Any
+) -> None:
+    recorder = recording()
+    context = surroundings(tmp_path, recorder)
+    config = configure("search", cost="latency")
+    figures = search.run(config, context, {"data": spec, "model": integer})
+    result = search.read_result(context.output)
+    facts = json.loads((context.output / "latency.json").read_text(encoding="utf-8"))
+    opened = open_checkpoint(integer, spec)
+    assert result.unit == "ms"
+    assert facts["model"]["timing"]["runtime"] == "onnxruntime"
+    assert [point["lengths"] for point in facts["front"]] == [str(p.lengths) for p in result.front]
+    assert figures["search/latency_error_median"] == facts["error_median"]
+    for item, run in zip(result.candidates, recorder.found, strict=True):
+        assert item.gmacs == pytest.approx(search.macs_cost(opened, item.lengths))
+        assert run.metrics["latency_ms"] == item.cost
+
+
+def test_a_killed_search_keeps_its_clock(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, recording: Any
+) -> None:
+    config, inputs = configure("search", cost="latency"), {"data": spec, "model": integer}
+    context = surroundings(tmp_path, recording(kill_at=2))
+    with pytest.raises(KeyboardInterrupt):
+        search.run(config, context, inputs)
+    before = (context.scratch / "latency.json").read_text(encoding="utf-8")
+    search.run(config, surroundings(tmp_path, recording()), inputs)
+    after = json.loads((context.output / "latency.json").read_text(encoding="utf-8"))
+    assert after["model"] == json.loads(before)
+
+
+def test_pytorch_is_no_clock(configure: Any) -> None:
+    with pytest.raises(QualaError, match="onnxruntime or openvino, got torch"):
+        configure("search", cost="latency", runtime="torch")

@@ -73,7 +73,7 @@ class _Exporter:
         logits = self._finish(tokens)
         g.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"], name="logits"))
         row: list[str | int] = ["batch", "tokens"]
-        shape = [*row, 2] if self.spans else ["batch", arch.outputs]
+        shape: list[str | int] = [*row, 2] if self.spans else ["batch", arch.outputs]
         words = dict.fromkeys(INPUTS[:3], (TensorProto.INT64, row))
         lengths: dict[str, tuple[int, list[str | int]]] = {
             "lengths": (TensorProto.INT64, [arch.layers])

@@ -1,4 +1,4 @@
-"""What runs a model: the door behind which PyTorch, and later faster runtimes, stand."""
+"""What runs a model in the stages: PyTorch, or the runtime that will serve it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from quala.data.batch import Batch
     from quala.models.adaptive import LengthAdaptiveModel
+    from quala.runtime.engine import Engine
 
 
 class Session(Protocol):
@@ -33,3 +34,45 @@ class TorchSession:
         with torch.inference_mode():
             logits: Tensor = self._model(batch, lengths)
         return logits
+
+
+class EngineSession:
+    """Runs a model as it is served: exported, in one of the fast runtimes."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, batch: Batch, lengths: LengthConfig | None) -> Tensor:
+        """Return the logits of the exported graph."""
+        words = {
+            "input_ids": batch["input_ids"].numpy(),
+            "attention_mask": batch["attention_mask"].numpy(),
+            "segment_ids": batch["segment_ids"].numpy(),
+        }
+        return torch.from_numpy(self._engine.logits(words, lengths))
+
+
+def open_session(
+    runtime: str, model: LengthAdaptiveModel, *, sequence_length: int, threads: int
+) -> Session:
+    """Return a session of `model` in the runtime `torch`, `onnxruntime` or `openvino`.
+
+    Raises QualaError for another name, and for models that cannot be exported.
+    """
+    if runtime == "torch":
+        return TorchSession(model)
+    return EngineSession(
+        model_engine(runtime, model, sequence_length=sequence_length, threads=threads)
+    )
+
+
+def model_engine(
+    runtime: str, model: LengthAdaptiveModel, *, sequence_length: int, threads: int
+) -> Engine:
+    """Export `model` in memory and open it in a fast runtime. Raises as `open_session`."""
+    from quala.export.encoder import build_graph
+    from quala.runtime.engine import Facts, open_engine
+
+    graph = build_graph(model, sequence_length=sequence_length)
+    facts = Facts(model.arch.layers, model.arch.heads, sequence_length)
+    return open_engine(runtime, graph, facts, threads=threads)

@@ -23,15 +23,21 @@ class Candidate:
     examples: int
     stopped_early: bool = False
     feasible: bool = True
+    gmacs: float | None = None
+    """Beside a cost in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """All candidates in their order; `cheapest` and `dearest` are the ends of the cost range."""
+    """All candidates in their order; `cheapest` and `dearest` are the ends of the cost range.
+
+    `unit` is what costs are counted in, `gmacs` or `ms`.
+    """
 
     candidates: tuple[Candidate, ...]
     cheapest: float
     dearest: float
+    unit: str = "gmacs"
 
     @property
     def front(self) -> tuple[Candidate, ...]:
@@ -63,6 +69,7 @@ class SearchResult:
         """Return the JSON form, lengths as lists."""
         return json.dumps(
             {
+                "unit": self.unit,
                 "cheapest": self.cheapest,
                 "dearest": self.dearest,
                 "hypervolume": self.hypervolume,
@@ -78,7 +85,8 @@ class SearchResult:
         """Read what `to_json` wrote; front, hypervolume and history are computed again."""
         fields = json.loads(text)
         candidates = tuple(_candidate(entry) for entry in fields["candidates"])
-        return cls(candidates, cheapest=fields["cheapest"], dearest=fields["dearest"])
+        unit = fields.get("unit", "gmacs")
+        return cls(candidates, cheapest=fields["cheapest"], dearest=fields["dearest"], unit=unit)
 
 
 def _front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -16,6 +16,8 @@ Sampler = Literal["length_drop", "few_drops"]
 Semantics = Literal["natural", "reference"]
 Method = Literal["ptq", "qat"]
 Strategy = Literal["quala", "published"]
+Cost = Literal["macs", "latency"]
+Runtime = Literal["torch", "onnxruntime", "openvino"]
 
 
 def _not_identity(default: Any) -> Any:
@@ -177,6 +179,12 @@ class SearchConfig(StageConfig):
     seed: int
     strategy: Strategy
     """`published` (arXiv 2010.07003) or `quala`."""
+    cost: Cost
+    """`macs`, or `latency`: milliseconds by a model that is measured on `runtime` first."""
+    runtime: Runtime
+    """Where the latency is measured, on the exported model: onnxruntime or openvino."""
+    threads: int
+    """Threads of that runtime."""
     max_evaluations: int
     generations: int
     population: int
@@ -187,7 +195,7 @@ class SearchConfig(StageConfig):
     floor: float
     """Drop rate of the constant-rate lengths below whose cost nothing is tried."""
     max_cost: float | None = None
-    """Budget in GMACs; dearer lengths are not part of the front."""
+    """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
     min_score: float | None = None
     """Lengths that score less are not part of the front."""
     patience: float | None
@@ -197,6 +205,13 @@ class SearchConfig(StageConfig):
     batch_size: int
     workers: int = _not_identity(1)
     cache_mebibytes: int = _not_identity(2048)
+
+    def __post_init__(self) -> None:
+        if self.cost == "latency" and self.runtime == "torch":
+            raise QualaError(
+                "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "
+                "or openvino, got torch."
+            )
 
 
 @dataclass(kw_only=True)
@@ -212,6 +227,8 @@ class MeasureConfig(StageConfig):
     latency_inputs: int
     warmup: int
     threads: int
+    runtime: Runtime
+    """What the rows are timed in: torch, or a runtime that serves, on the exported model."""
     reference: str | None = None
     """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
 

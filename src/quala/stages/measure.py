@@ -17,7 +17,7 @@ from quala.data.batches import eval_batches
 from quala.lengths import LengthConfig
 from quala.report.rows import Latency, Role, Row
 from quala.runtime.latency import Timed, measure_latency
-from quala.runtime.session import TorchSession
+from quala.runtime.session import open_session
 from quala.search.budget import choose
 from quala.search.trie import PrefixCache, TrieWalk
 from quala.stages.checkpoint import Opened, open_checkpoint
@@ -182,10 +182,19 @@ def _latency(
     models: Sequence[Measured], config: MeasureConfig, progress: Progress
 ) -> dict[str, Latency]:
     """Time one input at a time, the same inputs for every row."""
+    sessions = {
+        measured.name: open_session(
+            config.runtime,
+            measured.opened.model,
+            sequence_length=measured.opened.data.spec.max_length,
+            threads=config.threads,
+        )
+        for measured in models
+    }
     timed = [
         Timed(
             name=f"{measured.name} {_key(point)}",
-            session=TorchSession(measured.opened.model),
+            session=sessions[measured.name],
             lengths=point,
             batches=_timed_inputs(measured, config),
         )

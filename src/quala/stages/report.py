@@ -11,6 +11,7 @@ from quala.stages.measure import read_rows
 from quala.stages.search import GIGA, read_result
 
 if TYPE_CHECKING:
+    from quala.search.result import Candidate
     from quala.stages.config import ReportConfig
     from quala.workflow import StageContext
 
@@ -19,10 +20,8 @@ def run(
     config: ReportConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Write report.json, report.md, report.csv, front.png and report.html."""
-    candidates = [
-        Point(item.lengths.lengths, item.score, item.cost * GIGA)
-        for item in read_result(inputs["search"]).candidates
-    ]
+    found = read_result(inputs["search"])
+    candidates = [_point(item, found.unit) for item in found.candidates]
     rows = read_rows(inputs["measure"])
     return build_report(
         context.output,
@@ -31,3 +30,9 @@ def run(
         provenance=context.provenance,
         title=config.title,
     )
+
+
+def _point(item: Candidate, unit: str) -> Point:
+    gmacs = item.cost if item.gmacs is None else item.gmacs
+    milliseconds = item.cost if unit == "ms" else None
+    return Point(item.lengths.lengths, item.score, gmacs * GIGA, milliseconds)

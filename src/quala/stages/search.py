@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,11 @@ from quala.search.settings import SearchSettings
 from quala.search.space import Space
 from quala.search.study import run_search, run_workers
 from quala.stages.checkpoint import Opened, open_checkpoint
+from quala.stages.clock import Clock, token_counts
 from quala.workflow.context import Candidate
 
 if TYPE_CHECKING:
+    from quala.runtime.latency_model import LatencyModel
     from quala.search.result import Candidate as Found
     from quala.stages.config import SearchConfig
     from quala.workflow import StageContext
@@ -47,6 +49,7 @@ class EvaluatorFactory:
     model: Path
     data: DataSpec
     config: SearchConfig
+    latency: LatencyModel | None = None
 
     def __call__(self) -> SharedEvaluator:
         return self.evaluator(open_checkpoint(self.model, self.data))
@@ -67,9 +70,15 @@ class EvaluatorFactory:
             opened.model,
             chunks,
             TaskScoring(opened.data, part),
-            lambda lengths: macs_cost(opened, lengths),
+            lambda lengths: self.cost(opened, lengths),
             EvaluatorSettings(z=config.patience, cache_bytes=config.cache_mebibytes * 2**20),
         )
+
+    def cost(self, opened: Opened, lengths: LengthConfig) -> float:
+        """Return the slice's mean cost, in milliseconds where a latency model is there."""
+        if self.latency is None:
+            return macs_cost(opened, lengths)
+        return self.latency.mean(lengths, token_counts(opened))
 
 
 def run(
@@ -77,32 +86,45 @@ def run(
 ) -> dict[str, float]:
     """Search the lengths of `model`; the output is search.json, the study and a figure."""
     opened = open_checkpoint(inputs["model"], inputs["data"])
-    factory = EvaluatorFactory(inputs["model"], inputs["data"], config)
+    clock = Clock(config, opened) if config.cost == "latency" else None
+    latency = clock.model(context.scratch) if clock else None
+    factory = EvaluatorFactory(inputs["model"], inputs["data"], config, latency)
     space = _space(config, opened)
     settings = _settings(config)
     metric = opened.data.task.metric
     folder = context.scratch / "study"
+
+    def priced(found: Found) -> Found:
+        """Note the GMACs beside a cost in milliseconds."""
+        return replace(found, gmacs=macs_cost(opened, found.lengths)) if clock else found
+
     with context.progress("search: lengths", config.max_evaluations) as progress:
 
         def record(found: Found) -> None:
             progress.advance()
-            context.log_candidates([_as_run(found, metric)])
+            context.log_candidates([_as_run(priced(found), metric)])
 
         if config.workers > 1:
             result = run_workers(factory, space, settings, folder, record)
         else:
             result = run_search(factory.evaluator(opened), space, settings, folder, record)
+    result = replace(
+        result,
+        candidates=tuple(map(priced, result.candidates)),
+        unit="ms" if clock else "gmacs",
+    )
     # A kill may have come between a score and its run; runs that exist are left alone.
     context.log_candidates([_as_run(found, metric) for found in result.candidates])
     if not result.front:
         raise QualaError(
             f"No lengths meet max_cost={config.max_cost} and min_score={config.min_score}; the "
-            f"cheapest tried cost {result.cheapest:.3f} GMACs."
+            f"cheapest tried cost {result.cheapest:.3f} {result.unit}."
         )
     (context.output / RESULT).write_text(result.to_json() + "\n", encoding="utf-8")
     shutil.copytree(folder, context.output / "study")
     draw_history(result, context.output / "history.png", metric=metric)
-    return {
+    verified = clock.verify(result, latency, context.output) if clock and latency else {}
+    return verified | {
         "search/hypervolume": result.hypervolume,
         "search/candidates": float(len(result.candidates)),
         "search/stopped_early": float(sum(item.stopped_early for item in result.candidates)),
@@ -139,7 +161,7 @@ def _settings(config: SearchConfig) -> SearchSettings:
 def _as_run(found: Found, metric: str) -> Candidate:
     return Candidate(
         name=str(found.lengths),
-        metrics={metric: found.score, "gmacs": found.cost, "examples": float(found.examples)},
+        metrics=_figures(found, metric),
         params={"lengths": str(found.lengths)},
         tags={
             "generation": str(found.generation),
@@ -147,3 +169,10 @@ def _as_run(found: Found, metric: str) -> Candidate:
             "stopped_early": json.dumps(found.stopped_early),
         },
     )
+
+
+def _figures(found: Found, metric: str) -> dict[str, float]:
+    figures = {metric: found.score, "examples": float(found.examples)}
+    if found.gmacs is None:
+        return figures | {"gmacs": found.cost}
+    return figures | {"gmacs": found.gmacs, "latency_ms": found.cost}
