@@ -53,19 +53,16 @@ class SpanScoring:
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
 
-    def score(self, outcome: Outcome) -> dict[str, float]:
+    def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         asked, predictions = self._answered(outcome)
         score = evaluate_predictions(asked, predictions)
-        return {"f1": score.f1, "exact_match": score.exact_match}
+        return {"f1": score.f1, "exact_match": score.exact_match}, predictions
 
     def example_scores(self, outcome: Outcome) -> Floats:
         asked, predictions = self._answered(outcome)
         return np.array(
             [100.0 * answer_f1(predictions[example.id], example.answers) for example in asked]
         )
-
-    def predictions(self, outcome: Outcome) -> dict[str, str]:
-        return self._answered(outcome)[1]
 
     def _answered(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         examples = cast("Sequence[QAExample]", outcome.examples)
@@ -85,20 +82,18 @@ class SentenceScoring:
         self.regression = regression
         self.metrics = task_metrics(spec.subset, regression=regression)
 
-    def score(self, outcome: Outcome) -> dict[str, float]:
+    def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         predicted, gold = self._predicted_and_gold(outcome)
-        return {name: compute_metric(name, predicted, gold) for name in self.metrics}
+        scores = {name: compute_metric(name, predicted, gold) for name in self.metrics}
+        examples = [outcome.examples[index] for index in np.sort(outcome.owners)]
+        named = zip(examples, predicted, strict=True)
+        return scores, {example.id: str(value) for example, value in named}
 
     def example_scores(self, outcome: Outcome) -> Floats:
         if self.regression:
             raise QualaError("A correlation is no mean over examples: it has no example scores.")
         predicted, gold = self._predicted_and_gold(outcome)
         return np.where(predicted == gold, 100.0, 0.0)
-
-    def predictions(self, outcome: Outcome) -> dict[str, str]:
-        predicted, _ = self._predicted_and_gold(outcome)
-        examples = [outcome.examples[index] for index in np.sort(outcome.owners)]
-        return {example.id: str(value) for example, value in zip(examples, predicted, strict=True)}
 
     def _predicted_and_gold(self, outcome: Outcome) -> tuple[NDArray[Any], NDArray[Any]]:
         examples = cast("Sequence[ClassificationExample]", outcome.examples)

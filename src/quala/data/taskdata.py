@@ -80,11 +80,14 @@ class TaskData:
 
         `outputs[i]` belongs to feature `rows[i]`; without `rows` there is one per feature.
         """
-        return self._scoring.score(Outcome(part.examples, part.features, outputs, rows))
+        return self._scoring.judge(Outcome(part.examples, part.features, outputs, rows))[0]
 
-    def predictions(self, part: Slice, outputs: Outputs) -> dict[str, str]:
-        """Return the answer (spans), class or value that the outputs give for each example id."""
-        return self._scoring.predictions(Outcome(part.examples, part.features, outputs))
+    def judge(self, part: Slice, outputs: Outputs) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the metrics as `score` does, and what the outputs say of each example id.
+
+        That is the answer's text (spans), the class or the value.
+        """
+        return self._scoring.judge(Outcome(part.examples, part.features, outputs))
 
     def example_scores(
         self, part: Slice, outputs: Outputs, rows: Sequence[int] | None = None

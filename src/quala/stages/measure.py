@@ -142,9 +142,9 @@ class _Scores:
         data = measured.opened.data
         found = {}
         for point, values in zip(measured.points, outputs, strict=True):
-            found[_key(point)] = data.score(data.test, values)
+            found[_key(point)], predictions = data.judge(data.test, values)
             name = f"{measured.name} {_key(point)}".replace(" ", "_").replace(",", "-")
-            answers = json.dumps(data.predictions(data.test, values))
+            answers = json.dumps(predictions)
             (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
         self._known[measured.name] = found
         partial = self._file.with_suffix(".partial")
