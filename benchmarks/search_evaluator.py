@@ -4,7 +4,9 @@
     python benchmarks/search_evaluator.py --model FOLDER --data FOLDER --questions 200
 
 Both strategies search with the shared evaluator; then every gene that they asked for is scored
-alone, on the same batches, by the model's plain forward pass. Times are CPU seconds.
+alone by the model's plain forward pass: on the same batches (`alone`), and on inputs padded to
+the full length as the published evaluation has them (`padded`). Times are CPU seconds, ratios
+are against the shared evaluator.
 """
 
 from __future__ import annotations
@@ -71,8 +73,8 @@ def main() -> None:
             f"{arguments.z}, {arguments.threads} threads"
         )
         print(
-            f"{'strategy':<12}{'naive s':>10}{'shared s':>10}{'ratio':>8}"
-            f"{'stopped':>9}{'hypervolume':>13}  front"
+            f"{'strategy':<12}{'shared s':>10}{'alone s':>10}{'ratio':>8}{'padded s':>10}"
+            f"{'ratio':>8}{'stopped':>9}{'hypervolume':>13}  front"
         )
         for name in arguments.strategies:
             measure(name, model, data, arguments, Path(folder))
@@ -134,22 +136,26 @@ def measure(
 ) -> None:
     """Search, score everything again alone, and print the row of a strategy."""
     part = data.search
-    chunks = cut_chunks(part, examples=arguments.chunk, batch_size=arguments.batch, seed=0)
+    sizes = {"examples": arguments.chunk, "batch_size": arguments.batch, "seed": 0}
+    chunks = cut_chunks(part, **sizes)
+    padded_chunks = cut_chunks(part, **sizes, pad_to=data.spec.max_length)
     scoring = TaskScoring(data, part)
     cost = partial(mean_macs, model.arch, real_lengths=part.features.lengths)
     settings = EvaluatorSettings(z=arguments.z, cache_bytes=arguments.cache_mib * 2**20)
     shared = TimedEvaluator(SharedEvaluator(model, chunks, scoring, cost, settings))
     space = Space(model.num_layers, data.spec.max_length, step=arguments.step)
     result = run_search(shared, space, plan(name, arguments.candidates), folder / name)
-    start = time.process_time()
-    alone = score_alone(model, chunks, scoring, result)
-    seconds = time.process_time() - start
+    alone, seconds = score_alone(model, chunks, scoring, result)
+    padded, padded_seconds = score_alone(model, padded_chunks, scoring, result)
+    alike = [k.lengths for k in frontier(padded)] == [k.lengths for k in frontier(alone)]
     same = [k.lengths for k in frontier(alone)] == [point.lengths for point in result.front]
     stopped = sum(point.stopped_early for point in result.candidates)
     verdict = "identical" if same else difference(alone, result)
     print(
-        f"{name:<12}{seconds:>10.1f}{shared.seconds:>10.1f}{seconds / shared.seconds:>8.1f}"
-        f"{stopped:>9}{result.hypervolume:>13.2f}  {verdict}",
+        f"{name:<12}{shared.seconds:>10.1f}{seconds:>10.1f}{seconds / shared.seconds:>8.1f}"
+        f"{padded_seconds:>10.1f}{padded_seconds / shared.seconds:>8.1f}"
+        f"{stopped:>9}{result.hypervolume:>13.2f}  {verdict}"
+        f"{'' if alike else ', padded differs'}",
         flush=True,
     )
 
@@ -164,9 +170,9 @@ def plan(name: str, candidates: int) -> SearchSettings:
 
 def score_alone(
     model: LengthAdaptiveModel, chunks: Sequence[Chunk], scoring: TaskScoring, result: SearchResult
-) -> list[Known]:
-    """Score each candidate by itself with the plain forward pass."""
-    known = []
+) -> tuple[list[Known], float]:
+    """Score each candidate by itself with the plain forward pass; also return CPU seconds."""
+    known, start = [], time.process_time()
     for point in result.candidates:
         outputs = {}
         with torch.inference_mode():
@@ -177,7 +183,7 @@ def score_alone(
                 ):
                     outputs[feature] = logits[row, : int(mask.sum())]
         known.append(Known(point.lengths, point.cost, scoring.total(outputs)))
-    return known
+    return known, time.process_time() - start
 
 
 def difference(alone: Sequence[Known], result: SearchResult) -> str:

@@ -18,6 +18,7 @@ VERBS = {
     "cost": "print MACs, parameters and bytes of an encoder and its lengths",
     "export": "write a model as one folder: ONNX graph, tokenizer, front",
     "answer": "answer a question about a context within a budget",
+    "serve": "answer questions over HTTP, with a page to try the model on",
     "bench": "time an export beside a baseline: medians and ratios",
     "report": "print the table and front of a run, or compare a sweep's",
     "ui": "open the MLflow UI on the right store",

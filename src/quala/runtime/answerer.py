@@ -109,6 +109,12 @@ class QuestionAnswerer:
             for job, found in zip(jobs, answers, strict=True)
         ]
 
+    def warm(self) -> None:
+        """Compile every point of the front, so that no question has to wait for it."""
+        for point in self.facts.front:
+            self.engine.logits(_ones(PACE_TOKENS, self.facts), point.lengths)
+        self.pace()
+
     def pace(self) -> float:
         """Return how many times slower full length is here than where it was exported."""
         with self._lock:
@@ -119,14 +125,14 @@ class QuestionAnswerer:
     def _measured_pace(self) -> float:
         if not self.facts.timed:
             return 1.0
-        ones = np.ones((1, min(PACE_TOKENS, self.facts.sequence_length)), dtype=np.int64)
-        words = {"input_ids": ones, "attention_mask": ones, "segment_ids": 0 * ones}
+        words = _ones(PACE_TOKENS, self.facts)
         times = []
         for _ in range(PACE_RUNS):
             started = time.perf_counter()
             self.engine.logits(words, None)
             times.append(1000 * (time.perf_counter() - started))
-        return statistics.median(times[2:]) / self.facts.full.milliseconds([ones.shape[1]])
+        tokens = words["input_ids"].shape[1]
+        return statistics.median(times[2:]) / self.facts.full.milliseconds([tokens])
 
     def _job(self, query: Query, example: QAExample, features: FeatureSet, number: int) -> _Job:
         rows = features.rows_of([number]).tolist()
@@ -173,6 +179,11 @@ class QuestionAnswerer:
             tokens = int(sum(features.lengths[row] for row in job.rows))
             layers.append(Layer(kept, tokens, tuple(sorted(spans))))
         return tuple(layers)
+
+
+def _ones(tokens: int, card: Card) -> dict[str, NDArray[np.int64]]:
+    ones = np.ones((1, min(tokens, card.sequence_length)), dtype=np.int64)
+    return {"input_ids": ones, "attention_mask": ones, "segment_ids": 0 * ones}
 
 
 def _equal_lengths(rows: Sequence[int], features: FeatureSet) -> list[list[int]]:

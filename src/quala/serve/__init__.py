@@ -1,0 +1,1 @@
+"""An HTTP service around an answering model, and its page."""

@@ -1,0 +1,159 @@
+"""The service as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI
+from fastapi import Request as HttpRequest
+from starlette.responses import HTMLResponse, Response
+
+from quala import __version__
+from quala.errors import QualaError
+from quala.runtime.query import Query, Reply
+from quala.serve.answerer import Answerer
+from quala.serve.dispatcher import Dispatcher
+from quala.serve.docs import docs_html
+from quala.serve.errors import add_handlers
+from quala.serve.limits import LimitBodies
+from quala.serve.metrics import CountRequests, Metrics
+from quala.serve.page import load_page
+from quala.serve.refusal import Refusal
+from quala.serve.schema import BatchIn, BatchOut, ErrorOut, HealthOut, QueryIn, ReplyOut, Request
+from quala.serve.settings import Settings
+
+ANSWER = "/answer"
+STOPPING: dict[str, Any] = {"model": HealthOut, "description": "It is stopping."}
+REFUSALS = {
+    400: "The body is not JSON in UTF-8.",
+    408: "The request arrived too slowly.",
+    413: "The request is too large.",
+    415: "The request is not declared as JSON.",
+    422: "A field is wrong, or the model refuses the input.",
+    429: "The queue is full; `Retry-After` says when to come back.",
+    500: "The model failed.",
+    503: "The service is stopping.",
+    504: "There was no answer within the time limit.",
+}
+
+
+def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
+    """Return the service; `app.state.dispatcher` is what a server closes to stop it gently."""
+    metrics = Metrics()
+    dispatcher = Dispatcher(answerer, settings=settings, metrics=metrics)
+    app = FastAPI(
+        title="quala",
+        summary="Answers to questions about a text, at any budget.",
+        version=__version__,
+        lifespan=_lifespan(dispatcher),
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.dispatcher = dispatcher
+    app.add_middleware(LimitBodies, limit=settings.max_request_bytes, seconds=settings.timeout_s)
+    app.add_middleware(CountRequests, metrics=metrics, path=ANSWER)
+    add_handlers(app)
+    _add_answer(app, dispatcher)
+    _add_facts(app, answerer, dispatcher)
+    _add_pages(app, metrics)
+    return app
+
+
+def _lifespan(
+    dispatcher: Dispatcher,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @contextlib.asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        dispatcher.start()
+        yield
+        await dispatcher.stop()
+
+    return running
+
+
+def _add_answer(app: FastAPI, dispatcher: Dispatcher) -> None:
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorOut, "description": text} for status, text in REFUSALS.items()
+    }
+
+    @app.post(ANSWER, response_description="The reply.", responses=responses)
+    async def answer(
+        request: HttpRequest, body: Annotated[Request, Body()]
+    ) -> ReplyOut | BatchOut:
+        """Answer one question, or several at once."""
+        queries = _queries(body, dispatcher.settings.budget_ms)
+        replies = [
+            ReplyOut.of(reply) for reply in await _unless_gone(request, dispatcher, queries)
+        ]
+        return BatchOut(replies=replies) if isinstance(body, BatchIn) else replies[0]
+
+
+def _add_facts(app: FastAPI, answerer: Answerer, dispatcher: Dispatcher) -> None:
+    @app.get("/health", response_description="It does.", responses={503: STOPPING})
+    async def health(response: Response) -> HealthOut:
+        """Say whether the service takes requests."""
+        response.status_code = 503 if dispatcher.closed else 200
+        return HealthOut(
+            status="stopping" if dispatcher.closed else "ok",
+            model=str(answerer.card.get("name", "")),
+            waiting=dispatcher.depth,
+        )
+
+    @app.get("/card", response_description="The facts.")
+    async def card() -> dict[str, Any]:
+        """Return the facts of the model, with the points of its front, and the default budget."""
+        return dict(answerer.card) | {"budget_ms": dispatcher.settings.budget_ms}
+
+
+def _add_pages(app: FastAPI, metrics: Metrics) -> None:
+    page = load_page()
+
+    @app.get("/metrics", response_class=Response, response_description="The counts.")
+    async def counts() -> Response:
+        """Return what the service counts, in Prometheus' text format."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/", include_in_schema=False)
+    async def demo() -> HTMLResponse:
+        return HTMLResponse(page.html, headers=page.headers)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(docs_html(app.openapi()))
+
+
+def _queries(body: QueryIn | BatchIn, default_ms: float | None) -> list[Query]:
+    if isinstance(body, QueryIn):
+        return [body.query(default_ms)]
+    queries = []
+    for number, one in enumerate(body.queries):
+        try:
+            queries.append(one.query(default_ms))
+        except QualaError as error:
+            raise QualaError(f"`queries[{number}]`: {error}") from error
+    return queries
+
+
+async def _unless_gone(
+    request: HttpRequest, dispatcher: Dispatcher, queries: list[Query]
+) -> list[Reply]:
+    """Return the replies; a client that leaves takes its queries out of the queue."""
+    answering = asyncio.ensure_future(dispatcher.submit(queries))
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise Refusal(499, "The client left.")
+        return answering.result()
+    finally:
+        answering.cancel()
+        leaving.cancel()
+
+
+async def _gone(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,208 @@
+"""The service over HTTP: answers, budgets, and one sentence for everything else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from quala.serve.app import create_app
+from quala.serve.settings import Settings
+
+CONTEXT = "🎵 Ada Bell sings in Rome."
+GOOD = {"question": "Who sings?", "context": CONTEXT}
+JSON = {"Content-Type": "application/json"}
+
+
+def _error(response: Any, status: int) -> str:
+    assert response.status_code == status, response.text
+    assert list(response.json()) == ["error"]
+    sentence = response.json()["error"]
+    assert sentence.endswith(".")
+    assert "Traceback" not in sentence
+    return str(sentence)
+
+
+def test_an_answer(client: TestClient) -> None:
+    response = client.post("/answer", json=GOOD)
+    assert response.status_code == 200
+    reply = response.json()
+    (answer,) = reply.pop("answers")
+    assert CONTEXT[answer["start"] : answer["end"]] == answer["text"] == "Ada Bell"
+    assert (answer["score"], answer["probability"]) == (9.0, 0.86)
+    assert reply == {
+        "lengths": None,
+        "windows": 1,
+        "milliseconds": 12.34,
+        "note": None,
+        "layers": [],
+    }
+
+
+def test_more_answers_and_survivors(client: TestClient) -> None:
+    wanted = GOOD | {"top_k": 2, "survivors": True, "lengths": [384, 8]}
+    reply = client.post("/answer", json=wanted).json()
+    assert [answer["text"] for answer in reply["answers"]] == ["Ada Bell", "Rome"]
+    assert reply["lengths"] == [384, 8]
+    first, last = reply["layers"]
+    assert len(first["spans"]) > len(last["spans"]) == 1
+    assert last["kept"] < last["tokens"]
+
+
+def test_a_note_says_where_the_budget_could_not_be_kept(client: TestClient) -> None:
+    assert client.post("/answer", json=GOOD | {"budget_ms": 0.5}).json()["note"]
+
+
+def test_a_batch_has_a_reply_for_each_in_order(client: TestClient) -> None:
+    queries = [GOOD, {"question": "Where?", "context": "In Paris.", "keep": 0.5}]
+    replies = client.post("/answer", json={"queries": queries}).json()["replies"]
+    assert [reply["answers"][0]["text"] for reply in replies] == ["Ada Bell", "In Paris"]
+
+
+@pytest.mark.parametrize(
+    ("named", "budget"),
+    [
+        ({}, {"ms": 7.0}),
+        ({"strict": True}, {"ms": 7.0, "strict": True}),
+        ({"budget_ms": 3}, {"ms": 3.0}),
+        ({"budget_macs": 1e9}, {"macs": 1e9}),
+        ({"keep": 1}, {"keep": 1.0}),
+        ({"lengths": [9, 8]}, {"lengths": (9, 8)}),
+    ],
+)
+def test_budgets_reach_the_model(toy: Any, named: dict[str, Any], budget: dict[str, Any]) -> None:
+    with TestClient(create_app(toy, Settings(budget_ms=7))) as client:
+        assert client.post("/answer", json=GOOD | named).status_code == 200
+    seen = toy.batches[0][0].budget
+    assert {key: getattr(seen, key) for key in budget} == budget
+    assert sum(getattr(seen, key) is not None for key in ("ms", "macs", "keep", "lengths")) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "part"),
+    [
+        ({"question": "q"}, 422, "`context` is missing"),
+        ({"question": 1, "context": "c"}, 422, "`question`: input should be a valid string"),
+        (GOOD | {"top_k": "2"}, 422, "`top_k`: input should be a valid integer"),
+        (GOOD | {"top_k": 0}, 422, "`top_k`"),
+        (GOOD | {"top_k": 10**30}, 422, "`top_k`"),
+        (GOOD | {"keep": True}, 422, "`keep`"),
+        (GOOD | {"lengths": [1.5]}, 422, "`lengths[0]`"),
+        (GOOD | {"bugdet": 1}, 422, "`bugdet` is not a field"),
+        (GOOD | {"keep": 2}, 422, "at most 1, got 2"),
+        (GOOD | {"keep": 0.5, "budget_ms": 1}, 422, "got ms, keep"),
+        (GOOD | {"question": " "}, 422, "The question is empty"),
+        (GOOD | {"question": "refuse"}, 422, "The toy refuses"),
+        ({"queries": []}, 422, "`queries`"),
+        ({"queries": [GOOD, {"question": "q"}]}, 422, "`queries[1].context` is missing"),
+        ({"queries": [GOOD, GOOD | {"context": ""}]}, 422, "`queries[1]`: The context is empty"),
+        ({"queries": [GOOD] * 65}, 422, "at most 64 queries, got 65"),
+        ({"queries": GOOD}, 422, "`queries`"),
+        ([GOOD], 422, "must be a JSON object"),
+        (None, 422, "JSON"),
+        (3, 422, "must be a JSON object"),
+    ],
+)
+def test_wrong_fields_get_a_sentence(
+    client: TestClient, body: object, status: int, part: str
+) -> None:
+    response = client.post("/answer", content=json.dumps(body), headers=JSON)
+    assert part in _error(response, status)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "part"),
+    [
+        (b"{", 400, "not valid JSON"),
+        (b"", 422, "body is empty"),
+        (b'{"question": "\xff", "context": "c"}', 400, "UTF-8"),
+        (
+            b'{"question": "\\ud800", "context": "c"}',
+            422,
+            "`question`: input should be valid Unicode",
+        ),
+        (b'{"\\ud800": 1, "question": "q", "context": "c"}', 422, "not valid Unicode"),
+        (b'{"question": "q", "context": "c", "keep": NaN}', 422, "above 0, got nan"),
+        (b'{"question": "q", "context": "c", "keep": 1e999}', 422, "above 0, got inf"),
+        (b'{"question": "q", "context": "c", "keep": ' + b"9" * 5000 + b"}", 400, "JSON"),
+        (b"[" * 100_000, 400, "JSON"),
+    ],
+    ids=["cut", "none", "bytes", "surrogate", "key", "nan", "infinite", "digits", "deep"],
+)
+def test_malformed_bodies_get_a_sentence(
+    client: TestClient, content: bytes, status: int, part: str
+) -> None:
+    assert part in _error(client.post("/answer", content=content, headers=JSON), status)
+
+
+def test_a_body_must_be_declared_as_json(client: TestClient) -> None:
+    response = client.post("/answer", content=json.dumps(GOOD), headers={"Content-Type": "a/b"})
+    assert "Content-Type: application/json" in _error(response, 415)
+
+
+def test_other_addresses_and_methods_get_a_sentence(client: TestClient) -> None:
+    assert "nothing at this address" in _error(client.get("/nowhere"), 404)
+    assert "method" in _error(client.get("/answer"), 405)
+
+
+def test_a_failure_of_the_model_is_logged_and_survived(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    sentence = _error(client.post("/answer", json=GOOD | {"question": "fail"}), 500)
+    assert "secret" not in sentence
+    assert "a secret of the toy" in caplog.text
+    assert client.post("/answer", json=GOOD).status_code == 200
+
+
+def test_a_failure_of_the_service_is_a_sentence(client: TestClient, toy: Any) -> None:
+    toy.card = {"name": object(), "front": object()}
+    assert "its log says why" in _error(client.get("/card"), 500)
+
+
+def test_a_full_queue_says_when_to_come_back(toy: Any) -> None:
+    app = create_app(toy, Settings(queue=1, batch_wait_ms=60_000, max_batch=8))
+    with TestClient(app) as client:
+        # the queue's one place is taken by a query that waits for others
+        future = client.portal.start_task_soon(app.state.dispatcher.submit, [_waiting()])
+        response = client.post("/answer", json=GOOD)
+        assert "queue is full" in _error(response, 429)
+        assert response.headers["Retry-After"] == "1"
+        client.portal.call(app.state.dispatcher.close)
+        assert len(future.result()) == 1
+
+
+def _waiting() -> Any:
+    from quala.runtime.query import Query
+
+    return Query(question="q", context="c")
+
+
+def test_the_time_limit_is_told(toy: Any) -> None:
+    toy.gate.clear()
+    with TestClient(create_app(toy, Settings(timeout_s=0.05))) as client:
+        assert "within 0.05 s" in _error(client.post("/answer", json=GOOD), 504)
+        toy.gate.set()
+
+
+def test_a_stopping_service_refuses_and_says_so(toy: Any) -> None:
+    app = create_app(toy, Settings())
+    with TestClient(app) as client:
+        client.portal.call(app.state.dispatcher.close)
+        assert "stopping" in _error(client.post("/answer", json=GOOD), 503)
+        assert client.get("/health").status_code == 503
+        assert client.get("/health").json()["status"] == "stopping"
+
+
+def test_health_and_card(client: TestClient) -> None:
+    assert client.get("/health").json() == {"status": "ok", "model": "toy-minilm", "waiting": 0}
+    card = client.get("/card").json()
+    assert (card["precision"], card["budget_ms"], len(card["front"])) == ("int8", None, 6)
+
+
+def test_the_description_names_every_error(client: TestClient) -> None:
+    api = client.get("/openapi.json").json()
+    responses = api["paths"]["/answer"]["post"]["responses"]
+    assert {"200", "400", "413", "422", "429", "500", "503", "504"} <= responses.keys()
+    assert "HTTPValidationError" not in api["components"]["schemas"]

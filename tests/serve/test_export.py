@@ -1,0 +1,32 @@
+"""A real export behind the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+from quala.runtime.answerer import load
+from quala.serve.app import create_app
+from quala.serve.settings import Settings
+
+CONTEXT = "Ada Bell sings in Rome. " * 20
+
+
+def test_it_answers_over_http(export_folder: Path) -> None:
+    app = create_app(load(export_folder), Settings())
+    query = {"question": "Who sings?", "context": CONTEXT, "survivors": True, "top_k": 3}
+    with TestClient(app) as client:
+        cheapest = client.get("/card").json()["front"][-1]["lengths"]
+        queries = [query, query | {"lengths": cheapest}, query | {"keep": 0.7}]
+        response = client.post("/answer", json={"queries": queries})
+        assert response.status_code == 200, response.text
+        full, short, _ = response.json()["replies"]
+        refused = client.post("/answer", json=query | {"lengths": [1, 2, 3]})
+    assert short["lengths"] == cheapest != full["lengths"]
+    assert [len(reply["layers"]) for reply in (full, short)] == [2, 2]
+    assert short["layers"][1]["kept"] < full["layers"][1]["kept"]
+    for answer in full["answers"]:
+        assert CONTEXT[answer["start"] : answer["end"]] == answer["text"]
+    assert refused.status_code == 422
+    assert "Expected 2 lengths" in refused.json()["error"]

@@ -1,0 +1,70 @@
+"""Body limits, whatever the client announces."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from starlette.types import Message
+
+from quala.serve.app import create_app
+from quala.serve.limits import LimitBodies
+from quala.serve.settings import Settings
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def small(toy: Any) -> Any:
+    with TestClient(create_app(toy, Settings(max_request_kib=1))) as client:
+        yield client
+
+
+def test_an_announced_body_is_refused_unread(small: TestClient) -> None:
+    response = small.post("/answer", content=b"x" * 1025, headers=JSON)
+    assert response.status_code == 413
+    assert response.json() == {"error": "A request may have at most 1 KiB."}
+
+
+def test_a_chunked_body_is_refused_as_it_grows(small: TestClient) -> None:
+    response = small.post("/answer", content=iter([b"x" * 600] * 3), headers=JSON)
+    assert response.status_code == 413
+
+
+def test_a_body_at_the_limit_passes(small: TestClient) -> None:
+    body = b'{"question": "q", "context": "Ada'
+    body += b" " * (1024 - len(body) - 2) + b'"}'
+    assert small.post("/answer", content=iter([body[:500], body[500:]]), headers=JSON).is_success
+
+
+def _refused(*messages: Message, seconds: float = 30) -> list[Message]:
+    """Return what is sent where `messages` arrive and then nothing more."""
+    sent: list[Message] = []
+    waiting = list(messages)
+
+    async def receive() -> Message:
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def never(*_: object) -> None:
+        raise AssertionError("The application was called.")
+
+    scope = {"type": "http", "method": "POST", "path": "/answer", "headers": []}
+    asyncio.run(LimitBodies(never, limit=10, seconds=seconds)(scope, receive, send))
+    return sent
+
+
+def test_a_slow_body_is_given_up() -> None:
+    part = {"type": "http.request", "body": b"x", "more_body": True}
+    assert _refused(part, seconds=0.01)[0]["status"] == 408
+
+
+def test_a_client_that_leaves_is_let_go() -> None:
+    part = {"type": "http.request", "body": b"x", "more_body": True}
+    assert _refused(part, {"type": "http.disconnect"}) == []
