@@ -203,3 +203,18 @@ def test_classification_from_one_file(
     rows = json.loads((output(result, "report") / "report.json").read_text())["rows"]
     assert {row["metric"] for row in rows} == {"accuracy"}
     assert {row["precision"] for row in rows} == {"fp32", "int8"}
+
+
+def test_a_run_answers_is_exported_and_registered(
+    result: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ["--tracking-uri", result["tracking_uri"]]
+    asked = ["--question", "Who?", "--context", "It was Anna.", "--json", *store]
+    assert main(["answer", result["run_id"], *asked]) == 0
+    reply = json.loads(capsys.readouterr().out)
+    words = ["export", result["run_id"], "--out", str(tmp_path / "out"), "--register", "toy"]
+    assert main([*words, *store]) == 0
+    assert "models:/toy@chosen, version 1" in capsys.readouterr().out
+    for model in (str(tmp_path / "out"), "models:/toy@chosen"):
+        assert main(["answer", model, *asked]) == 0
+        assert json.loads(capsys.readouterr().out)["answers"] == reply["answers"]

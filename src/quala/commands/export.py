@@ -8,17 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quala.commands.locate import add_model, locate_model
+from quala.commands.locate import RUN_ID, add_model, export_run, locate_model
 from quala.commands.output import show, warn, write_json
 from quala.errors import QualaError
+from quala.report.store import default_tracking_uri
 
 if TYPE_CHECKING:
     from quala.runtime.card import Card
+
+ALIAS = "chosen"
+OUTPUT = "output"
 
 
 def main(argv: Sequence[str]) -> int:
     """Write an export. Raises QualaError for models that cannot be exported and full folders."""
     arguments = _parser().parse_args(argv)
+    if arguments.register and not RUN_ID.fullmatch(arguments.model):
+        raise QualaError(f"`--register` needs a run id as MODEL, got `{arguments.model}`.")
     out = Path(arguments.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
@@ -33,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
         (out / "manifest.json").unlink(missing_ok=True)
     else:
         card = _built(source, out, arguments)
+    if arguments.register:
+        register(arguments.model, arguments.register, arguments.tracking_uri)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if arguments.json:
         write_json({"folder": str(out), "bytes": size} | card.to_json())
@@ -43,6 +51,28 @@ def main(argv: Sequence[str]) -> int:
     )
     show(f'Ask it: quala answer {out} --question "..." --context "..." --keep 0.5')
     return 0
+
+
+def register(run: str, name: str, tracking_uri: str | None) -> None:
+    """Make the run's export a version of the registered model `name`, with the alias `chosen`.
+
+    Raises QualaError when the store refuses.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri or default_tracking_uri(Path.cwd())
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    owner = export_run(client, run.removeprefix("runs:/"))
+    try:
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(name, f"runs:/{owner}/{OUTPUT}", owner)
+        client.set_registered_model_alias(name, ALIAS, version.version)
+    except MlflowException as error:
+        reason = str(error.message).partition("\n")[0]
+        raise QualaError(f"`{name}` could not be registered in {uri}: {reason}") from error
+    show(f"Registered as models:/{name}@{ALIAS}, version {version.version}.")
 
 
 def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
@@ -77,6 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quala export", description=__doc__)
     add_model(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--register", metavar="NAME", help="also register the run's export in MLflow as NAME"
+    )
     parser.add_argument("--name", help="how the model is called (default: the folder's name)")
     parser.add_argument(
         "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"

@@ -11,6 +11,8 @@ from quala.errors import QualaError
 if TYPE_CHECKING:
     import argparse
 
+    from mlflow import MlflowClient
+
 RUN_ID = re.compile(r"(runs:/)?([0-9a-f]{32})")
 EXPORT_STAGE = "export"
 
@@ -59,9 +61,15 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
 def _export_of(run_id: str, uri: str) -> Path:
     from mlflow import MlflowClient
 
-    from quala.workflow.store import OUTPUT, STAGE
+    from quala.workflow.store import OUTPUT
 
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    return Path(client.download_artifacts(export_run(client, run_id), OUTPUT))
+
+
+def export_run(client: MlflowClient, run_id: str) -> str:
+    """Return the stage run that holds a workflow's export; a run without one is returned."""
+    from quala.workflow.store import STAGE
+
     tags = client.get_run(run_id).data.tags
-    owner = tags.get(f"{STAGE}.{EXPORT_STAGE}", run_id)
-    return Path(client.download_artifacts(owner, OUTPUT))
+    return str(tags.get(f"{STAGE}.{EXPORT_STAGE}") or run_id)

@@ -17,6 +17,7 @@ from quala.cost import macs
 from quala.errors import QualaError
 from quala.export.encoder import build_graph
 from quala.export.modelcard import model_card
+from quala.export.served import make_servable
 from quala.lengths import LengthConfig, constant_drop
 from quala.runtime.card import FILE, Card, Point
 from quala.runtime.engine import GRAPH, Facts, open_engine
@@ -72,6 +73,8 @@ def write_export(
         card = _timed(card, graph, settings)
     (folder / FILE).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
+    if card.task == "question-answering":
+        make_servable(folder)
     return card
 
 

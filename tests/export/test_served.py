@@ -1,0 +1,35 @@
+"""An export is an MLflow model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mlflow.pyfunc
+import pandas as pd
+import pytest
+from exported import export_folder
+from mlflow.exceptions import MlflowException
+
+__all__ = ["export_folder"]
+
+ROWS = pd.DataFrame(
+    {
+        "question": ["Who wrote it?", "Where was it printed?"],
+        "context": ["It was written by Anna.", "The book was printed in Paris, not in Rome."],
+    }
+)
+
+
+def test_mlflow_loads_and_asks_it(export_folder: Path) -> None:
+    model = mlflow.pyfunc.load_model(str(export_folder))
+    for params in ({}, {"keep": 0.8}, {"budget_ms": 1e6}):
+        found = model.predict(ROWS, params=params)
+        assert list(found.columns) == ["answer", "probability", "start", "end"]
+        for row, context in zip(found.itertuples(), ROWS["context"], strict=True):
+            assert context[row.start : row.end] == row.answer
+
+
+def test_a_missing_column_is_refused(export_folder: Path) -> None:
+    model = mlflow.pyfunc.load_model(str(export_folder))
+    with pytest.raises(MlflowException, match="context"):
+        model.predict(ROWS[["question"]])
