@@ -119,3 +119,9 @@ def test_a_random_reference_leaves_the_random_numbers_alone(spec: DataSpec) -> N
     model = random_model("tinybert-l4-h312", Task("classification", 3, "accuracy"))
     assert torch.equal(before, torch.get_rng_state())
     assert (model.arch.hidden, model.arch.layers, model.arch.outputs) == (312, 4, 3)
+
+
+@pytest.mark.parametrize("loss", [0.1, 20.0])
+def test_no_more_points_than_asked_for(run: Run, loss: float) -> None:
+    rows = [row for row in run(front_points=1, max_loss=loss) if row.role != "full"]
+    assert [row.role for row in rows if row.model == "quala"] == ["chosen"]

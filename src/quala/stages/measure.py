@@ -109,10 +109,16 @@ def _front_points(
 
     The choice is made by the search slice's scores, so that the test set decides nothing.
     """
-    front = [point for point in found.front if any(point.lengths.drops)] or list(found.front)
     chosen = choose(found.front, max_loss=config.max_loss).lengths
-    places = np.linspace(0, len(front) - 1, min(config.front_points, len(front))).round()
-    kept = {front[int(place)].lengths for place in places} | {chosen}
+    lengths = [
+        point.lengths
+        for point in found.front
+        if any(point.lengths.drops) or point.lengths == chosen
+    ]
+    places = np.linspace(0, len(lengths) - 1, min(config.front_points, len(lengths))).round()
+    # the chosen point takes the place of its nearest neighbour
+    places[np.abs(places - lengths.index(chosen)).argmin()] = lengths.index(chosen)
+    kept = {lengths[int(place)] for place in places}
     ordered = [point.lengths for point in reversed(found.front) if point.lengths in kept]
     return tuple(ordered), chosen
 
