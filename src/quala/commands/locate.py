@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quala.errors import QualaError
+from quala.runtime.pretrained import shipped
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +23,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help="an export folder, a workflow's run id, or models:/NAME@ALIAS",
+        help="an export folder, a run id, models:/NAME@ALIAS, or a model that comes with quala",
     )
     parser.add_argument(
         "--tracking-uri",
@@ -38,9 +39,14 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
+    if model in shipped():
+        return shipped()[model]
     run = RUN_ID.fullmatch(model)
     if not run and not model.startswith("models:/"):
-        raise QualaError(f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists.")
+        known = f"; models that come with quala: {', '.join(shipped())}" if shipped() else ""
+        raise QualaError(
+            f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists{known}."
+        )
     from quala.report.store import default_tracking_uri, require_store
 
     uri = tracking_uri or default_tracking_uri(Path.cwd())

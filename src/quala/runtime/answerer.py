@@ -20,6 +20,7 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.runtime.card import Card, Point
 from quala.runtime.engine import Engine, Facts, GraphEngine, open_engine, read_graph
+from quala.runtime.pretrained import shipped
 from quala.runtime.query import Budget, Layer, Query, Reply
 from quala.runtime.text import Windows
 
@@ -209,16 +210,18 @@ def _characters(features: FeatureSet, row: int, places: Sequence[int]) -> list[t
 
 
 def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -> QuestionAnswerer:
-    """Load an exported folder.
+    """Load an exported folder, or a model that comes with quala by its name.
 
     Raises QualaError for a folder that is no export, is truncated or has another task, for an
     unknown runtime and for fewer than one thread.
     """
     if threads < 1:
         raise QualaError(f"`threads` must be at least 1, got {threads}.")
-    folder = Path(model)
+    known = shipped()
+    folder = known.get(str(model), Path(model))
     if not folder.is_dir():
-        raise QualaError(f"`{model}` is no folder.")
+        names = ", ".join(known) or "none"
+        raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")
     card = Card.read(folder)
     if card.task != "question-answering":
         raise QualaError(f"`{model}` answers no questions: its task is {card.task}.")
