@@ -31,6 +31,7 @@ TERMS = (
 TOKENS = (32, 64, 96, 128, 164, 208, 256, 320, 384, 512)
 GENES, BOUND = 24, 0.35
 HELD_OUT = 5
+ROUNDS = 2
 
 
 def terms(lengths: LengthConfig, tokens: int) -> Floats:
@@ -95,24 +96,40 @@ def measure_latency_model(
 ) -> LatencyModel:
     """Time lengths of all kinds at several token counts, and fit what each term costs.
 
-    The fit is by non-negative least squares on relative errors; times are medians of `repeats`
-    interleaved runs.
+    The fit is by non-negative least squares on relative errors.
     """
     cases = _cases(facts, seed)
-    taken: list[list[float]] = [[] for _ in cases]
-    for repeat in range(repeats + 1):
-        for number, (lengths, tokens) in enumerate(cases):
-            batch = words([tokens], seed=number)
-            started = time.perf_counter()
-            engine.logits(batch, lengths)
-            if repeat:  # the first run compiles
-                taken[number].append(1000 * (time.perf_counter() - started))
-    times = np.array([statistics.median(each) for each in taken])
+    times = np.array(time_cases(engine, cases, repeats=repeats))
     rows = np.array([terms(lengths, tokens) for lengths, tokens in cases])
     held = np.arange(len(cases)) % HELD_OUT == 0
     guess = rows[held] @ _fit(rows[~held], times[~held])
     error = float(np.median(np.abs(guess / times[held] - 1)))
     return LatencyModel(tuple(_fit(rows, times).tolist()), error, len(cases), timing)
+
+
+def time_cases(
+    engine: Engine, cases: Sequence[tuple[LengthConfig, int]], *, repeats: int
+) -> list[float]:
+    """Return the median milliseconds of each case, lengths and a token count.
+
+    Cases that drop at the same layers share a compiled graph: they are timed together,
+    interleaved, in two rounds over all such groups, so that a slow minute hits no group alone.
+    """
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for number, (lengths, _) in enumerate(cases):
+        groups.setdefault(lengths.drops, []).append(number)
+    taken: list[list[float]] = [[] for _ in cases]
+    for _ in range(ROUNDS):
+        for group in groups.values():
+            for repeat in range(repeats + 1):
+                for number in group:
+                    lengths, tokens = cases[number]
+                    batch = words([tokens], seed=number)
+                    started = time.perf_counter()
+                    engine.logits(batch, lengths)
+                    if repeat:  # the first run compiles
+                        taken[number].append(1000 * (time.perf_counter() - started))
+    return [statistics.median(each) for each in taken]
 
 
 def _fit(rows: Floats, times: Floats) -> Floats:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quala.runtime.bench import words
 from quala.runtime.engine import Engine, Facts
 from quala.runtime.hardware import processor
-from quala.runtime.latency_model import LatencyModel, measure_latency_model
+from quala.runtime.latency_model import LatencyModel, measure_latency_model, time_cases
 from quala.runtime.session import model_engine
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from quala.stages.config import SearchConfig
 
 FILE = "latency.json"
-REPEATS = 7
+REPEATS = 5
 INPUTS = 12
 
 
@@ -55,21 +53,11 @@ class Clock:
         counts = np.quantile(
             token_counts(self._opened), np.linspace(0.04, 0.96, INPUTS), method="nearest"
         ).tolist()
-        taken: dict[tuple[int, int], list[float]] = {}
-        for repeat in range(REPEATS + 1):
-            for place, count in enumerate(counts):
-                batch = words([count], seed=place)
-                for number, point in enumerate(result.front):
-                    started = time.perf_counter()
-                    self._engine.logits(batch, point.lengths)
-                    if repeat:
-                        elapsed = 1000 * (time.perf_counter() - started)
-                        taken.setdefault((number, place), []).append(elapsed)
+        cases = [(point.lengths, count) for point in result.front for count in counts]
+        times = iter(time_cases(self._engine, cases, repeats=REPEATS))
         points = []
-        for number, point in enumerate(result.front):
-            measured = statistics.mean(
-                statistics.median(taken[number, place]) for place in range(len(counts))
-            )
+        for point in result.front:
+            measured = statistics.mean(next(times) for _ in counts)
             predicted = model.mean(point.lengths, counts)
             points.append(
                 {
