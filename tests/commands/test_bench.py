@@ -33,6 +33,28 @@ def test_the_baseline_comes_first(export_folder: Path, capsys: pytest.CaptureFix
     assert names[1] == "minilm-l6-h384 fp32, random weights, onnxruntime"
 
 
+def test_questions_of_a_file_are_answered(
+    export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = "It was written by Anna."
+    answers = [{"text": "Anna", "answer_start": 18}]
+    asked = [{"id": str(n), "question": f"Who {n}?", "answers": answers} for n in range(6)]
+    article = {"title": "A", "paragraphs": [{"context": context, "qas": asked}]}
+    file = tmp_path / "dev.json"
+    file.write_text(json.dumps({"version": "1.1", "data": [article]}), encoding="utf-8")
+    argv = [str(export_folder), "--baseline", "minilm-l6-h384", "--data", str(file), "--json"]
+    assert main([*argv, "--questions", "4"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["timings"]]
+    assert names == [
+        "minilm-l6-h384 fp32, random weights, PyTorch, padded to 128",
+        "minilm-l6-h384 fp32, random weights, onnxruntime",
+        "int8 full",
+        "int8 128,40",
+        "int8 60,20",
+        "tokenizing and decoding alone",
+    ]
+
+
 @pytest.mark.parametrize(
     ("argv", "match"),
     [
@@ -42,6 +64,7 @@ def test_the_baseline_comes_first(export_folder: Path, capsys: pytest.CaptureFix
         (["--data", "short"], "`natural` or"),
         (["--baseline", "bert-bse"], "Did you mean `bert-base`"),
         (["--threads", "0"], "at least 1"),
+        (["--batch", "99"], "needs as many inputs, got 32"),
     ],
 )
 def test_what_cannot_be_is_said(export_folder: Path, argv: list[str], match: str) -> None:

@@ -47,7 +47,7 @@ def test_answers_are_those_of_the_evaluation(export_folder: Path, tiny_checkpoin
     part = load_task_data(spec, tokenizer).test
     answerer = load(export_folder)
     queries = [Query(question=one.question, context=one.context) for one in part.examples]
-    _, features = answerer._windows.features(queries)
+    _, features = answerer.windows.features(queries)
     assert (features.input_ids == part.features.input_ids).all()
     assert (features.char_spans == part.features.char_spans).all()
     assert (features.segment_one == part.features.segment_one).all()

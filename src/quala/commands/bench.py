@@ -4,102 +4,173 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
 from quala.commands.locate import add_model, locate_model
 from quala.commands.output import show, write_json
 from quala.errors import QualaError
+from quala.lengths import LengthConfig
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.runtime.answerer import QuestionAnswerer
     from quala.runtime.bench import Entry, Timing
-    from quala.runtime.card import Card
-    from quala.runtime.engine import Engine
+    from quala.runtime.card import Card, Point
+    from quala.runtime.engine import Engine, Words
+    from quala.runtime.query import Budget, Query
 
 
 def main(argv: Sequence[str]) -> int:
     """Time and print. Raises QualaError for models, runtimes and sizes that cannot be."""
     arguments = _parser().parse_args(argv)
     batches = _batches(arguments.batch)
+    if arguments.threads < 1:
+        raise QualaError(f"`--threads` must be at least 1, got {arguments.threads}.")
     folder = locate_model(arguments.model, arguments.tracking_uri)
     from quala.runtime.bench import compare, token_counts
     from quala.runtime.card import Card
-    from quala.runtime.engine import Facts, open_engine, read_graph
     from quala.runtime.hardware import processor
 
-    if arguments.threads < 1:
-        raise QualaError(f"`--threads` must be at least 1, got {arguments.threads}.")
     card = Card.read(folder)
-    counts = token_counts(arguments.data, longest=card.sequence_length)
-    facts = Facts(card.arch.layers, card.arch.heads, card.sequence_length)
-    engine = open_engine(arguments.runtime, read_graph(folder), facts, threads=arguments.threads)
-    entries = [*_baselines(arguments, card), *_points(card, engine)]
-    found: list[Timing] = []
-    for batch in batches:
-        found += compare(entries, counts * arguments.repeats, batch=batch)
+    whole = Path(arguments.data).exists()
+    entries: list[Entry[Any]]
+    if whole:
+        inputs: list[Any] = _queries(arguments.data, arguments.questions)
+        entries = _answering(arguments, folder, card)
+    else:
+        inputs = token_counts(arguments.data, longest=card.sequence_length) * arguments.repeats
+        entries = [*_baselines(arguments, card), *_points(arguments, folder, card)]
+        inputs.sort()  # a batch holds neighbours in length
+    found = [timing for size in batches for timing in compare(entries, inputs, batch=size)]
     machine = processor()
     if arguments.json:
-        write_json(
-            {
-                "model": card.name,
-                "runtime": arguments.runtime,
-                "threads": arguments.threads,
-                "data": arguments.data,
-                "processor": machine,
-                "timings": [asdict(timing) for timing in found],
-            }
-        )
+        facts = {name: getattr(arguments, name) for name in ("runtime", "threads", "data")}
+        timings = [asdict(timing) for timing in found]
+        write_json({"model": card.name, **facts, "processor": machine, "timings": timings})
         return 0
+    what = "from question to answer" if whole else "logits only"
     show(
         _table(found, card.name),
         f"{arguments.runtime}, {arguments.threads} threads, {machine['name']} "
-        f"({machine['instructions']}), inputs: {arguments.data}; ms per input, interleaved",
+        f"({machine['instructions']}); {arguments.data}, {what}; ms per input, interleaved",
     )
     return 0
 
 
-def _baselines(arguments: argparse.Namespace, card: Card) -> list[Entry]:
+def _baselines(arguments: argparse.Namespace, card: Card) -> list[Entry[int]]:
     """Return the baseline with random weights (its time does not depend on them), twice."""
     if arguments.baseline == "none":
         return []
-    import torch
-
-    from quala.data.task import Task
-    from quala.export.encoder import build_graph
-    from quala.runtime.bench import Entry
-    from quala.runtime.engine import Facts, open_engine
-    from quala.stages.reference import random_model
-
-    model = random_model(arguments.baseline, Task("question-answering", 2, "f1")).eval()
-    longest = card.sequence_length
-    facts = Facts(model.arch.layers, model.arch.heads, longest)
-    graph = build_graph(model, sequence_length=longest)
-    engine = open_engine(arguments.runtime, graph, facts, threads=arguments.threads)
-
-    def with_torch(words: Any) -> None:
-        torch.set_num_threads(arguments.threads)
-        with torch.inference_mode():
-            model({name: torch.from_numpy(values) for name, values in words.items()})
+    from quala.runtime.bench import Entry, words
 
     name = f"{arguments.baseline} fp32, random weights"
+    torch_engine, engine = _baseline_engines(arguments, card, _baseline_model(arguments))
+    longest = card.sequence_length
     return [
-        Entry(f"{name}, PyTorch, padded to {longest}", with_torch, pad_to=longest),
-        Entry(f"{name}, {arguments.runtime}", lambda words: engine.logits(words, None)),
+        Entry(
+            f"{name}, PyTorch, padded to {longest}",
+            lambda counts: torch_engine.logits(words(counts), None),
+        ),
+        Entry(f"{name}, {arguments.runtime}", lambda counts: engine.logits(words(counts), None)),
     ]
 
 
-def _points(card: Card, engine: Engine) -> list[Entry]:
-    from quala.runtime.bench import Entry
+def _baseline_model(arguments: argparse.Namespace) -> LengthAdaptiveModel:
+    from quala.data.task import Task
+    from quala.stages.reference import random_model
 
+    return random_model(arguments.baseline, Task("question-answering", 2, "f1")).eval()
+
+
+def _baseline_engines(
+    arguments: argparse.Namespace, card: Card, model: LengthAdaptiveModel
+) -> tuple[Engine, Engine]:
+    from quala.runtime.session import PaddedTorchEngine, model_engine
+
+    longest, threads = card.sequence_length, arguments.threads
+    return (
+        PaddedTorchEngine(model, pad_to=longest, threads=threads),
+        model_engine(arguments.runtime, model, sequence_length=longest, threads=threads),
+    )
+
+
+def _points(arguments: argparse.Namespace, folder: Path, card: Card) -> list[Entry[int]]:
+    from quala.runtime.bench import Entry, words
+    from quala.runtime.engine import Facts, open_engine, read_graph
+
+    facts = Facts(card.arch.layers, card.arch.heads, card.sequence_length)
+    engine = open_engine(arguments.runtime, read_graph(folder), facts, threads=arguments.threads)
     return [
         Entry(
-            f"{card.precision} {point.lengths if any(point.lengths.drops) else 'full'}",
-            lambda words, lengths=point.lengths: engine.logits(words, lengths),  # type: ignore[misc]
+            _name(card, point),
+            lambda counts, lengths=point.lengths: engine.logits(words(counts), lengths),  # type: ignore[misc]
         )
         for point in card.front
     ]
+
+
+def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> list[Entry[Query]]:
+    """Return baselines and points that go all the way from text to answer."""
+    from quala.runtime.answerer import QuestionAnswerer, load
+    from quala.runtime.bench import Entry
+    from quala.runtime.query import Budget
+
+    model = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+    entries = []
+    if arguments.baseline != "none":
+        name = f"{arguments.baseline} fp32, random weights"
+        other = _baseline_model(arguments)
+        full = LengthConfig.full(layers=other.arch.layers, sequence_length=card.sequence_length)
+        own = replace(card, arch=other.arch, front=(replace(card.full, lengths=full),))
+        padded, engine = _baseline_engines(arguments, card, other)
+        for label, runs in (
+            (f"{name}, PyTorch, padded to {card.sequence_length}", padded),
+            (f"{name}, {arguments.runtime}", engine),
+        ):
+            entries.append(Entry(label, QuestionAnswerer(own, model.windows, runs).answer_batch))
+    for point in card.front:
+        budget = Budget(lengths=point.lengths.lengths)
+        entries.append(Entry(_name(card, point), partial(_ask, model, budget)))
+    no_model = QuestionAnswerer(card, model.windows, _Nothing())
+    return [*entries, Entry("tokenizing and decoding alone", no_model.answer_batch)]
+
+
+def _ask(model: QuestionAnswerer, budget: Budget, queries: list[Query]) -> None:
+    model.answer_batch([replace(query, budget=budget) for query in queries])
+
+
+class _Nothing:
+    """An engine that takes no time."""
+
+    name = "nothing"
+
+    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        """Return zeros."""
+        return np.zeros((*words["input_ids"].shape, 2), dtype=np.float32)
+
+
+def _name(card: Card, point: Point) -> str:
+    return f"{card.precision} {point.lengths if any(point.lengths.drops) else 'full'}"
+
+
+def _queries(data: str, count: int) -> list[Query]:
+    """Return questions spread over a SQuAD folder or file."""
+    from quala.data.read import read_squad
+    from quala.data.spec import DataSpec
+    from quala.runtime.query import Query
+
+    spec = DataSpec(task="squad", path=data, unanswerable="drop")
+    examples = read_squad(spec, spec.test_split)
+    chosen = examples[:: max(1, len(examples) // count)][:count]
+    return [Query(question=one.question, context=one.context) for one in chosen]
 
 
 def _table(found: Sequence[Timing], name: str) -> Table:
@@ -138,7 +209,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", default="1", metavar="N,N,...", help="batch sizes (default: 1)")
     parser.add_argument(
-        "--data", default="natural", help="natural (SQuAD's lengths) or a number of tokens"
+        "--data",
+        default="natural",
+        help="natural (SQuAD's lengths), a number of tokens, or a SQuAD folder or file to answer",
     )
     parser.add_argument(
         "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
@@ -146,6 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
     parser.add_argument(
         "--repeats", type=int, default=1, help="passes over the inputs (default: 1)"
+    )
+    parser.add_argument(
+        "--questions", type=int, default=64, help="questions taken from a file (default: 64)"
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

@@ -47,7 +47,7 @@ class QuestionAnswerer:
     def __init__(self, card: Card, windows: Windows, engine: Engine) -> None:
         self.facts = card
         self.engine = engine
-        self._windows = windows
+        self.windows = windows
         self._pace: float | None = None
         self._lock = Lock()
 
@@ -89,7 +89,7 @@ class QuestionAnswerer:
         if not queries:
             return []
         started = time.perf_counter()
-        examples, features = self._windows.features(queries)
+        examples, features = self.windows.features(queries)
         jobs = [
             self._job(query, example, features, number)
             for number, (query, example) in enumerate(zip(queries, examples, strict=True))

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,15 @@ SQUAD_TOKENS = (
 Words = dict[str, NDArray[np.int64]]
 
 
+Input = TypeVar("Input")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """Something to time; `pad_to` pads its inputs, None leaves them at the batch's longest."""
+class Entry(Generic[Input]):
+    """Something to time on a batch, whatever its inputs are."""
 
     name: str
-    run: Callable[[Words], Any]
-    pad_to: int | None = None
+    run: Callable[[list[Input]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +57,25 @@ def token_counts(data: str, *, longest: int) -> list[int]:
 
 
 def compare(
-    entries: Sequence[Entry], counts: Sequence[int], *, batch: int, warmup: int = 3
+    entries: Sequence[Entry[Input]], inputs: Sequence[Input], *, batch: int, warmup: int = 3
 ) -> list[Timing]:
-    """Run every batch through all entries before the next one; the first is the baseline.
+    """Run every batch of neighbours through all entries before the next one.
 
-    Batches hold neighbours in length. `warmup` runs of each entry are not counted.
+    The first entry is the baseline. `warmup` runs of each entry are not counted. Raises QualaError
+    for fewer inputs than a batch holds.
     """
-    groups = [sorted(counts)[first : first + batch] for first in range(0, len(counts), batch)]
-    groups = [group for group in groups if len(group) == batch] or [list(counts) * batch][:1]
+    if len(inputs) < batch:
+        raise QualaError(f"A batch of {batch} needs as many inputs, got {len(inputs)}.")
+    last = len(inputs) - batch + 1
+    groups = [list(inputs[first : first + batch]) for first in range(0, last, batch)]
     taken: dict[str, list[float]] = {entry.name: [] for entry in entries}
     for entry in entries:
-        for _ in range(warmup):
-            entry.run(words(groups[0][:batch], pad_to=entry.pad_to))
-    for number, group in enumerate(groups):
+        for number in range(warmup):
+            entry.run(groups[number % len(groups)])
+    for group in groups:
         for entry in entries:
-            inputs = words(group[:batch], pad_to=entry.pad_to, seed=number)
             started = time.perf_counter()
-            entry.run(inputs)
+            entry.run(group)
             taken[entry.name].append(1000 * (time.perf_counter() - started) / batch)
     base = statistics.median(taken[entries[0].name])
     return [_timing(name, batch, times, base) for name, times in taken.items()]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from quala.lengths import LengthConfig
-from quala.runtime.session import Session
 
 if TYPE_CHECKING:
     from quala.data.batch import Batch
+    from quala.runtime.session import Session
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 
 from quala.lengths import LengthConfig
+from quala.runtime.latency import torch_threads
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from quala.data.batch import Batch
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.runtime.engine import Engine
+    from quala.runtime.engine import Engine, Words
 
 
 class Session(Protocol):
@@ -76,3 +79,25 @@ def model_engine(
     graph = build_graph(model, sequence_length=sequence_length)
     facts = Facts(model.arch.layers, model.arch.heads, sequence_length)
     return open_engine(runtime, graph, facts, threads=threads)
+
+
+class PaddedTorchEngine:
+    """PyTorch on inputs padded to one length, as published evaluations run a baseline."""
+
+    name = "torch"
+
+    def __init__(self, model: LengthAdaptiveModel, *, pad_to: int, threads: int) -> None:
+        self._model = model.eval()
+        self._pad_to = pad_to
+        self._threads = threads
+
+    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        """Return the logits of the tokens that came, without those of the padding."""
+        tokens = words["input_ids"].shape[1]
+        padded = {
+            name: torch.from_numpy(np.pad(values, ((0, 0), (0, self._pad_to - tokens))))
+            for name, values in words.items()
+        }
+        with torch_threads(self._threads), torch.inference_mode():
+            found: Tensor = self._model(padded, lengths)
+        return found[:, :tokens].numpy()
