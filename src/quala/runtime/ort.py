@@ -24,6 +24,8 @@ class OrtEngine(GraphEngine):
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Each graph has threads of its own; those of the last call must not spin on in the next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
