@@ -154,6 +154,16 @@ def test_budgets_that_cannot_be_are_refused(
         answerer.answer(QUESTION, CONTEXT, **budget)  # type: ignore[arg-type]
 
 
+def test_the_shipped_model_answers_at_every_point() -> None:
+    model = quala.load("minilm-squad")
+    context = "The difference engine was designed by Charles Babbage; Ada Lovelace wrote of it."
+    best = model.answer("Who designed the engine?", context).answers[0]
+    assert best.text == "Charles Babbage"
+    for point in model.facts.front:
+        reply = model.answer("Who designed it?", context, lengths=point.lengths.lengths)
+        assert reply.answers[0].text in context
+
+
 def test_the_package_loads_a_folder(export_folder: Path) -> None:
     assert isinstance(quala.load(export_folder), QuestionAnswerer)
 
