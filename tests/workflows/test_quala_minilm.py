@@ -162,8 +162,8 @@ def test_how_often_is_logged_changes_nothing(result: Any, toy: Toy) -> None:
 
 
 def test_an_option_changes_its_stage_and_what_follows(result: Any, toy: Toy) -> None:
-    found = toy.statuses("plan", "stage.length_adapt.bound=0.3")
-    assert [found[stage] for stage in STAGES] == ["cached"] * 2 + ["stale"] * 5
+    found = toy.statuses("plan", "stage.length_adapt.bound=0.2")
+    assert [found[stage] for stage in STAGES] == ["cached"] * 2 + ["stale"] * 6
 
 
 def test_a_student_can_be_given(result: Any, toy: Toy, tmp_path: Path) -> None:
