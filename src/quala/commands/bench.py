@@ -104,10 +104,9 @@ def _baseline_engines(
 
 def _points(arguments: argparse.Namespace, folder: Path, card: Card) -> list[Entry[int]]:
     from quala.runtime.bench import Entry, words
-    from quala.runtime.engine import Facts, open_engine, read_graph
+    from quala.runtime.engine import open_export
 
-    facts = Facts(card.arch.layers, card.arch.heads, card.sequence_length)
-    engine = open_engine(arguments.runtime, read_graph(folder), facts, threads=arguments.threads)
+    engine = open_export(folder, card, runtime=arguments.runtime, threads=arguments.threads)
     return [
         Entry(
             _name(card, point),

@@ -39,13 +39,14 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
-    if model in shipped():
-        return shipped()[model]
+    known = shipped()
+    if model in known:
+        return known[model]
     run = RUN_ID.fullmatch(model)
     if not run and not model.startswith("models:/"):
-        known = f"; models that come with quala: {', '.join(shipped())}" if shipped() else ""
+        names = f"; models that come with quala: {', '.join(known)}" if known else ""
         raise QualaError(
-            f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists{known}."
+            f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists{names}."
         )
     from quala.report.store import default_tracking_uri, require_store
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
-from torch import nn
 
 from quala.errors import QualaError
 from quala.export.builder import GraphBuilder
-from quala.export.heads import sentence_head
+from quala.export.heads import sentence_head, span_head
 from quala.export.layers import Part, activation, embedding, layer_norm, linear, linears
 from quala.export.names import BIASED, CONTEXT, DROP, INPUTS, KEPT, KEY, QUERY, VALUE
 from quala.export.ranking import Seen, scores
@@ -64,7 +63,7 @@ class _Exporter:
 
     def graph(self) -> onnx.ModelProto:
         g, arch = self.g, self.model.arch
-        real = self._integers("ReduceSum", "attention_mask", axes=[1])  # (B, 1)
+        real = g("ReduceSum", "attention_mask", g.constant([1], np.int64), keepdims=1)  # (B, 1)
         tokens, before = self._begin(), real
         for layer in range(self.model.num_layers):
             kept = self._kept(real, layer)
@@ -83,9 +82,6 @@ class _Exporter:
             outputs={"logits": (TensorProto.FLOAT, shape)},
             doc=f"lengths are tokens kept by each layer of {self.sequence_length}",
         )
-
-    def _integers(self, kind: str, name: str, *, axes: list[int], keepdims: int = 1) -> str:
-        return self.g(kind, name, self.g.constant(axes, np.int64), keepdims=keepdims)
 
     def _kept(self, real: str, layer: int) -> str:
         """Return max(min(2, n), ceil(length n / sequence length)), (B, 1)."""
@@ -245,8 +241,7 @@ class _Exporter:
 
     def _left(self, g: GraphBuilder, tokens: Tokens, inputs: str) -> str:
         """Write down what all tokens present answer; survivors overwrite it later."""
-        head = cast("nn.Module", self.model.hf.qa_outputs)
-        return self._write(g, tokens, linear(g, inputs, head))
+        return self._write(g, tokens, linear(g, inputs, span_head(self.model.hf)))
 
     def _write(self, g: GraphBuilder, tokens: Tokens, logits: str) -> str:
         size = g("Shape", tokens.answers)
@@ -261,7 +256,6 @@ class _Exporter:
         g, model = self.g, self.model
         if not self.spans:
             return sentence_head(g, model.hf, tokens.hidden)
-        head = cast("nn.Module", model.hf.qa_outputs)
-        written = self._write(g, tokens, linear(g, tokens.hidden, head))
+        written = self._write(g, tokens, linear(g, tokens.hidden, span_head(model.hf)))
         zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
         return g("Slice", written, zero, g.constant([-1], np.int64), one)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from quala.cost import macs
@@ -22,6 +19,7 @@ from quala.lengths import LengthConfig, constant_drop
 from quala.runtime.card import FILE, Card, Point
 from quala.runtime.engine import GRAPH, Facts, open_engine
 from quala.runtime.hardware import processor
+from quala.runtime.latency_model import time_cases
 
 if TYPE_CHECKING:
     from quala.stages.checkpoint import Opened
@@ -91,27 +89,16 @@ def ladder(opened: Opened) -> list[Point]:
 
 
 def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card:
-    """Time every point at several input lengths, interleaved, medians."""
-    facts = Facts(card.arch.layers, card.arch.heads, card.sequence_length)
+    """Time every point at several input lengths."""
+    facts = Facts.of(card.arch, card.sequence_length)
     engine = open_engine(settings.runtime, graph, facts, threads=settings.threads)
     longest = card.sequence_length
     counts = sorted({count for count in TOKENS if count < longest} | {longest})
-    taken: dict[tuple[int, int], list[float]] = {}
-    for count in counts:
-        words = _words(count)
-        for repeat in range(settings.repeats + 2):
-            for number, point in enumerate(card.front):
-                started = time.perf_counter()
-                engine.logits(words, point.lengths)
-                if repeat > 1:
-                    elapsed = 1000 * (time.perf_counter() - started)
-                    taken.setdefault((number, count), []).append(elapsed)
+    cases = [(point.lengths, count) for point in card.front for count in counts]
+    times = iter(time_cases(engine, cases, repeats=settings.repeats))
     front = tuple(
-        replace(
-            point,
-            ms={count: round(statistics.median(taken[number, count]), 3) for count in counts},
-        )
-        for number, point in enumerate(card.front)
+        replace(point, ms={count: round(next(times), 3) for count in counts})
+        for point in card.front
     )
     timing = {
         "runtime": settings.runtime,
@@ -120,17 +107,6 @@ def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card
         "processor": processor(),
     }
     return replace(card, front=front, timing=timing)
-
-
-def _words(count: int) -> dict[str, np.ndarray]:
-    """Return one input of real-looking words: a question of 14 tokens, then a context."""
-    ids = np.random.default_rng(0).integers(5, 500, (1, count))
-    segments = (np.arange(count) >= 14).astype(np.int64)[None]
-    return {
-        "input_ids": ids,
-        "attention_mask": np.ones((1, count), dtype=np.int64),
-        "segment_ids": segments,
-    }
 
 
 def front_of(points: Sequence[Point]) -> list[Point]:

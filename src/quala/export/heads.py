@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from torch import nn
 from transformers import PreTrainedModel
 
 from quala.export.builder import GraphBuilder
 from quala.export.layers import linear
+
+
+def span_head(hf: PreTrainedModel) -> nn.Module:
+    """Return the linear layer that answers token by token."""
+    return cast("nn.Module", hf.qa_outputs)
 
 
 def sentence_head(g: GraphBuilder, hf: PreTrainedModel, hidden: str) -> str:

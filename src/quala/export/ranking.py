@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from onnx import TensorProto
@@ -12,6 +11,7 @@ from torch import nn
 
 from quala.errors import QualaError
 from quala.export.builder import GraphBuilder
+from quala.export.heads import span_head
 from quala.export.layers import linear
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.significance import Cls, ColumnSum, QueryRows, Question, Span
@@ -32,7 +32,7 @@ def scores(g: GraphBuilder, model: LengthAdaptiveModel, seen: Seen) -> tuple[str
     """Return the scores (B, n), and whether survivors must stay in the order of the text."""
     strategy = model.significance
     if isinstance(strategy, Span):
-        return _span(g, cast("nn.Module", model.hf.qa_outputs), seen, strategy.boost), False
+        return _span(g, span_head(model.hf), seen, strategy.boost), False
     if isinstance(strategy, ColumnSum):
         ranked = _votes(g, seen.query, seen, seen.valid)
     elif isinstance(strategy, QueryRows):

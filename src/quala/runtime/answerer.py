@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,8 +19,9 @@ from quala.data.examples import QAExample
 from quala.data.features import FeatureSet
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.runtime.bench import Words, words
 from quala.runtime.card import Card, Point
-from quala.runtime.engine import Engine, Facts, GraphEngine, open_engine, read_graph
+from quala.runtime.engine import Engine, GraphEngine, open_export
 from quala.runtime.pretrained import shipped
 from quala.runtime.query import Budget, Layer, Query, Reply
 from quala.runtime.text import Windows
@@ -51,7 +53,7 @@ class QuestionAnswerer:
         self._pace: float | None = None
         self._lock = Lock()
 
-    @property
+    @cached_property
     def card(self) -> Mapping[str, Any]:
         """Return the facts of quala.json."""
         return self.facts.to_json()
@@ -113,7 +115,7 @@ class QuestionAnswerer:
     def warm(self) -> None:
         """Compile every point of the front, so that no question has to wait for it."""
         for point in self.facts.front:
-            self.engine.logits(_ones(PACE_TOKENS, self.facts), point.lengths)
+            self.engine.logits(self._probe(), point.lengths)
         self.pace()
 
     def pace(self) -> float:
@@ -126,14 +128,17 @@ class QuestionAnswerer:
     def _measured_pace(self) -> float:
         if not self.facts.timed:
             return 1.0
-        words = _ones(PACE_TOKENS, self.facts)
+        probe = self._probe()
         times = []
         for _ in range(PACE_RUNS):
             started = time.perf_counter()
-            self.engine.logits(words, None)
+            self.engine.logits(probe, None)
             times.append(1000 * (time.perf_counter() - started))
-        tokens = words["input_ids"].shape[1]
+        tokens = probe["input_ids"].shape[1]
         return statistics.median(times[2:]) / self.facts.full.milliseconds([tokens])
+
+    def _probe(self) -> Words:
+        return words([min(PACE_TOKENS, self.facts.sequence_length)])
 
     def _job(self, query: Query, example: QAExample, features: FeatureSet, number: int) -> _Job:
         rows = features.rows_of([number]).tolist()
@@ -146,12 +151,12 @@ class QuestionAnswerer:
         owner = {row: job for job in jobs for row in job.rows}
         watched = {row for row, job in owner.items() if job.query.survivors}
         for rows in _equal_lengths(sorted(owner), features):
-            words = features.arrays(rows)
+            arrays = features.arrays(rows)
             kept: dict[int, list[list[int]]] = {}
             if watched.intersection(rows) and isinstance(self.engine, GraphEngine):
-                logits, kept = self.engine.survivors(words, lengths)
+                logits, kept = self.engine.survivors(arrays, lengths)
             else:
-                logits = self.engine.logits(words, lengths)
+                logits = self.engine.logits(arrays, lengths)
             for place, row in enumerate(rows):
                 owner[row].logits[row] = logits[place]
                 owner[row].kept[row] = {layer: found[place] for layer, found in kept.items()}
@@ -180,11 +185,6 @@ class QuestionAnswerer:
             tokens = int(sum(features.lengths[row] for row in job.rows))
             layers.append(Layer(kept, tokens, tuple(sorted(spans))))
         return tuple(layers)
-
-
-def _ones(tokens: int, card: Card) -> dict[str, NDArray[np.int64]]:
-    ones = np.ones((1, min(tokens, card.sequence_length)), dtype=np.int64)
-    return {"input_ids": ones, "attention_mask": ones, "segment_ids": 0 * ones}
 
 
 def _equal_lengths(rows: Sequence[int], features: FeatureSet) -> list[list[int]]:
@@ -231,6 +231,5 @@ def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -
         doc_stride=card.doc_stride,
         question=card.max_question_length,
     )
-    facts = Facts(card.arch.layers, card.arch.heads, card.sequence_length)
-    engine = open_engine(runtime, read_graph(folder), facts, threads=threads)
+    engine = open_export(folder, card, runtime=runtime, threads=threads)
     return QuestionAnswerer(card, windows, engine)

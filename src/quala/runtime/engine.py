@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
@@ -17,6 +19,13 @@ from quala.errors import QualaError, unknown
 from quala.export.names import OUTPUT
 from quala.export.specialise import Shape, specialise
 from quala.lengths import LengthConfig
+from quala.runtime.hardware import processor, saturates
+
+if TYPE_CHECKING:
+    from quala.cost import Architecture
+    from quala.runtime.card import Card
+
+log = logging.getLogger(__name__)
 
 Words = Mapping[str, NDArray[np.int64]]
 Arrays = dict[str, NDArray[Any]]
@@ -48,11 +57,16 @@ class Facts:
     heads: int
     sequence_length: int
 
+    @classmethod
+    def of(cls, arch: Architecture, sequence_length: int) -> Facts:
+        """Return the facts of a model's graph."""
+        return cls(arch.layers, arch.heads, sequence_length)
 
-class GraphEngine:
+
+class GraphEngine(ABC):
     """Runs an exported graph, cut down and compiled for each kind of call when it first comes."""
 
-    name = "graph"
+    name: str
     fuse = False
 
     def __init__(self, graph: onnx.ModelProto, facts: Facts, *, threads: int) -> None:
@@ -62,9 +76,9 @@ class GraphEngine:
         self._compiled: OrderedDict[Shape, tuple[Compiled, list[str]]] = OrderedDict()
         self._lock = Lock()
 
+    @abstractmethod
     def compile(self, graph: bytes, outputs: list[str]) -> Compiled:
         """Return a function from inputs to these outputs."""
-        raise NotImplementedError
 
     def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
         outputs = self._run(words, lengths, survivors=False)
@@ -117,7 +131,6 @@ class GraphEngine:
 
 def read_graph(folder: Path) -> onnx.ModelProto:
     """Read model.onnx. Raises QualaError when it is missing or damaged."""
-    import onnx
     from google.protobuf.message import DecodeError
 
     try:
@@ -134,6 +147,7 @@ def open_engine(
     runtime: str, graph: onnx.ModelProto, facts: Facts, *, threads: int
 ) -> GraphEngine:
     """Open an exported graph in a runtime. Raises QualaError for unknown and missing ones."""
+    _warn_of_saturation(graph)
     if runtime == "onnxruntime":
         from quala.runtime.ort import OrtEngine
 
@@ -143,3 +157,21 @@ def open_engine(
 
         return OpenVinoEngine(graph, facts, threads=threads)
     raise unknown("runtime", runtime, RUNTIMES)
+
+
+def open_export(folder: Path, card: Card, *, runtime: str, threads: int) -> GraphEngine:
+    """Open the graph of an export folder. Raises QualaError as `read_graph` and `open_engine`."""
+    facts = Facts.of(card.arch, card.sequence_length)
+    return open_engine(runtime, read_graph(folder), facts, threads=threads)
+
+
+def _warn_of_saturation(graph: onnx.ModelProto) -> None:
+    kinds = {tensor.data_type for tensor in graph.graph.initializer}
+    found = processor()
+    if onnx.TensorProto.INT8 in kinds and saturates(found["instructions"]):
+        log.warning(
+            "%s has %s but no VNNI or AMX: int8 products may saturate at 16 bits, which costs "
+            "accuracy; the float model does not.",
+            found["name"],
+            found["instructions"],
+        )

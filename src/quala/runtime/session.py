@@ -77,7 +77,7 @@ def model_engine(
     from quala.runtime.engine import Facts, open_engine
 
     graph = build_graph(model, sequence_length=sequence_length)
-    facts = Facts(model.arch.layers, model.arch.heads, sequence_length)
+    facts = Facts.of(model.arch, sequence_length)
     return open_engine(runtime, graph, facts, threads=threads)
 
 

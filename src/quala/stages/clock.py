@@ -14,6 +14,7 @@ from quala.runtime.engine import Engine, Facts
 from quala.runtime.hardware import processor
 from quala.runtime.latency_model import LatencyModel, measure_latency_model, time_cases
 from quala.runtime.session import model_engine
+from quala.stages.files import write_whole
 
 if TYPE_CHECKING:
     from quala.search.result import SearchResult
@@ -43,9 +44,7 @@ class Clock:
         """Return the latency model; a resumed search goes on with the one it began with."""
         file = scratch / FILE
         if not file.exists():
-            partial = file.with_suffix(".partial")
-            partial.write_text(self._measured().to_json(), encoding="utf-8")
-            partial.replace(file)
+            write_whole(file, self._measured().to_json())
         return LatencyModel.from_json(file.read_text(encoding="utf-8"))
 
     def verify(self, result: SearchResult, model: LatencyModel, output: Path) -> dict[str, float]:
@@ -55,19 +54,21 @@ class Clock:
         ).tolist()
         cases = [(point.lengths, count) for point in result.front for count in counts]
         times = iter(time_cases(self._engine, cases, repeats=REPEATS))
-        points = []
+        points: list[dict[str, object]] = []
+        errors = []
         for point in result.front:
             measured = statistics.mean(next(times) for _ in counts)
             predicted = model.mean(point.lengths, counts)
+            errors.append(predicted / measured - 1)
             points.append(
                 {
                     "lengths": str(point.lengths),
                     "predicted_ms": predicted,
                     "measured_ms": measured,
-                    "error": predicted / measured - 1,
+                    "error": errors[-1],
                 }
             )
-        error = statistics.median(abs(float(str(point["error"]))) for point in points)
+        error = statistics.median(map(abs, errors))
         facts = {"model": json.loads(model.to_json()), "front": points, "error_median": error}
         (output / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return {"search/latency_error_median": error, "search/latency_fit_error": model.error}
@@ -82,7 +83,6 @@ class Clock:
         )
 
     def _measured(self) -> LatencyModel:
-        arch = self._opened.model.arch
         timing = {
             "runtime": self._config.runtime,
             "threads": self._config.threads,
@@ -90,7 +90,7 @@ class Clock:
             "batch": 1,
             "processor": processor(),
         }
-        facts = Facts(arch.layers, arch.heads, self._opened.data.spec.max_length)
+        facts = Facts.of(self._opened.model.arch, self._opened.data.spec.max_length)
         return measure_latency_model(
             self._engine, facts, seed=self._config.seed, repeats=REPEATS, timing=timing
         )

@@ -21,6 +21,7 @@ from quala.runtime.session import open_session
 from quala.search.budget import choose
 from quala.search.trie import PrefixCache, TrieWalk
 from quala.stages.checkpoint import Opened, open_checkpoint
+from quala.stages.files import write_whole
 from quala.stages.reference import random_model
 from quala.stages.search import read_result
 
@@ -153,9 +154,7 @@ class _Scores:
             answers = json.dumps(predictions)
             (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
         self._known[measured.name] = found
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps(self._known), encoding="utf-8")
-        partial.replace(self._file)
+        write_whole(self._file, json.dumps(self._known))
 
 
 def _key(point: LengthConfig | None) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 import psutil
 
+from quala.runtime.hardware import cpu
+
 INSTRUCTIONS = (
     "avx2",
     "avx512f",
@@ -62,7 +64,7 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Return processor, memory, accelerators and threads of this machine."""
-    model, flags = _processor()
+    model, flags = cpu()
     return {
         "host": platform.node(),
         "system": platform.platform(),
@@ -74,18 +76,6 @@ def hardware() -> dict[str, Any]:
         "instructions": [name for name in INSTRUCTIONS if name in flags],
         **_torch(),
     }
-
-
-def _processor() -> tuple[str, set[str]]:
-    path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return platform.processor() or platform.machine(), set()
-    fields: dict[str, str] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    flags = fields.get("flags") or fields.get("Features") or ""
-    return fields.get("model name") or platform.machine(), set(flags.split())
 
 
 def _torch() -> dict[str, Any]:
