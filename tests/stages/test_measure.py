@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from quala.data.spec import DataSpec
 from quala.lengths import LengthConfig
 from quala.report.rows import Row
-from quala.stages import measure
+from quala.runtime.session import EngineSession
+from quala.stages import measure, scores
 from quala.stages.checkpoint import open_checkpoint, score_slice
 from quala.stages.reference import random_model
 from quala.workflow import StageContext
@@ -68,14 +70,45 @@ def test_scores_are_those_of_the_test_set(run: Run, inputs: dict[str, Any]) -> N
     for row in run():
         opened = open_checkpoint(inputs[folders[row.model]], inputs["data"])
         lengths = LengthConfig(row.lengths, 128) if row.lengths else None
-        scores = score_slice(opened, opened.data.test, batch_size=3, lengths=lengths)
-        assert row.score == pytest.approx(scores["f1"])
-        assert row.exact_match == pytest.approx(scores["exact_match"])
+        found = score_slice(opened, opened.data.test, batch_size=3, lengths=lengths)
+        assert row.score == pytest.approx(found["f1"])
+        assert row.exact_match == pytest.approx(found["exact_match"])
+
+
+def test_a_served_model_is_scored_as_it_is_served(
+    run: Run, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, LengthConfig | None]] = []
+    logits = EngineSession.run
+
+    def counted(session: EngineSession, batch: Any, lengths: LengthConfig | None) -> Any:
+        ran.append((len(batch["input_ids"]), lengths))
+        assert bool(batch["attention_mask"].all())  # nothing was padded
+        return logits(session, batch, lengths)
+
+    monkeypatch.setattr(EngineSession, "run", counted)
+    rows = run(runtime="onnxruntime", latency_inputs=1, warmup=0)
+    test = open_checkpoint(inputs["model"], inputs["data"]).data.test
+    counts = Counter(lengths for _, lengths in ran)
+    features = Counter[LengthConfig | None]()
+    for count, lengths in ran:
+        features[lengths] += count
+    timed = 1  # one input a row
+    assert features == {
+        None: 3 * (len(test.features) + timed),
+        LengthConfig((96, 64), 128): len(test.features) + timed,
+        LengthConfig((64, 32), 128): len(test.features) + timed,
+    }
+    assert max(counts.values()) < len(test.features) * 3  # several at once
+    for row in rows[:2]:  # float models: the same scores as PyTorch
+        key = {"fine-tuned": "baseline", "supernet": "supernet"}[row.model]
+        found = score_slice(open_checkpoint(inputs[key], inputs["data"]), test, batch_size=3)
+        assert row.score == pytest.approx(found["f1"])
 
 
 def test_a_kill_loses_no_finished_score(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     scored: list[str] = []
-    outputs = measure._outputs
+    outputs = scores._outputs
 
     def counted(measured: Any, *rest: Any) -> Any:
         scored.append(measured.name)
@@ -87,10 +120,10 @@ def test_a_kill_loses_no_finished_score(run: Run, monkeypatch: pytest.MonkeyPatc
         return counted(measured, *rest)
 
     with monkeypatch.context() as patched:
-        patched.setattr(measure, "_outputs", killed)
+        patched.setattr(scores, "_outputs", killed)
         with pytest.raises(KeyboardInterrupt):
             run()
-    monkeypatch.setattr(measure, "_outputs", counted)
+    monkeypatch.setattr(scores, "_outputs", counted)
     rows = run()
     assert scored == ["fine-tuned", "supernet", "quala"]
     assert all(row.score is not None for row in rows)

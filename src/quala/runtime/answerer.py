@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quala.data.decode import Decoding, decode_answers
 from quala.data.examples import QAExample
 from quala.data.features import FeatureSet
+from quala.data.groups import equal_lengths
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.runtime.bench import Words, words
@@ -150,7 +151,7 @@ class QuestionAnswerer:
     def _run(self, jobs: Sequence[_Job], features: FeatureSet, lengths: LengthConfig) -> None:
         owner = {row: job for job in jobs for row in job.rows}
         watched = {row for row, job in owner.items() if job.query.survivors}
-        for rows in _equal_lengths(sorted(owner), features):
+        for rows in equal_lengths(features.lengths, MOST_ROWS, sorted(owner)):
             arrays = features.arrays(rows)
             kept: dict[int, list[list[int]]] = {}
             if watched.intersection(rows) and isinstance(self.engine, GraphEngine):
@@ -185,18 +186,6 @@ class QuestionAnswerer:
             tokens = int(sum(features.lengths[row] for row in job.rows))
             layers.append(Layer(kept, tokens, tuple(sorted(spans))))
         return tuple(layers)
-
-
-def _equal_lengths(rows: Sequence[int], features: FeatureSet) -> list[list[int]]:
-    """Group rows of the same number of tokens: padding would cost more than batching gains."""
-    groups: dict[int, list[int]] = {}
-    for row in rows:
-        groups.setdefault(int(features.lengths[row]), []).append(row)
-    return [
-        group[first : first + MOST_ROWS]
-        for group in groups.values()
-        for first in range(0, len(group), MOST_ROWS)
-    ]
 
 
 def _characters(features: FeatureSet, row: int, places: Sequence[int]) -> list[tuple[int, int]]:

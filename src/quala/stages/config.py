@@ -228,7 +228,7 @@ class MeasureConfig(StageConfig):
     warmup: int
     threads: int
     runtime: Runtime
-    """What the rows are timed in: torch, or a runtime that serves, on the exported model."""
+    """What rows are scored and timed in: torch, or a runtime that serves the exported model."""
     reference: str | None = None
     """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from quala.cost import macs, mean_macs, size_bytes
-from quala.data.batches import eval_batches
 from quala.lengths import LengthConfig
 from quala.report.rows import Latency, Role, Row
 from quala.runtime.latency import Timed, measure_latency
-from quala.runtime.session import open_session
+from quala.runtime.session import Session, open_session
 from quala.search.budget import choose
-from quala.search.trie import PrefixCache, TrieWalk
-from quala.stages.checkpoint import Opened, open_checkpoint
-from quala.stages.files import write_whole
+from quala.stages.checkpoint import open_checkpoint
 from quala.stages.reference import random_model
+from quala.stages.scores import Measured, Scores, name_of
 from quala.stages.search import read_result
 
 if TYPE_CHECKING:
@@ -32,24 +29,6 @@ if TYPE_CHECKING:
     from quala.workflow import Progress, StageContext
 
 ROWS = "rows.json"
-FULL = "full"
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """A model that gives one row for each of its length configurations (None: full length)."""
-
-    name: str
-    opened: Opened
-    points: tuple[LengthConfig | None, ...]
-    roles: tuple[Role, ...]
-    size_bytes: int
-    scored: bool = True
-
-    @property
-    def precision(self) -> str:
-        """What the row says of the weights."""
-        return self.opened.precision
 
 
 def run(
@@ -58,14 +37,16 @@ def run(
     """Score and time baseline, supernet and integer `model` at full length and on the front."""
     found = read_result(inputs["search"])
     models = _models(config, inputs, found)
-    scores = _Scores(context.scratch)
+    scores = Scores(context.scratch)
+    sessions = _sessions(models, config)
     scored = [measured for measured in models if measured.scored]
     features = models[-1].opened.data.test.features
     with context.progress("measure: test set", len(scored) * len(features)) as progress:
         for measured in scored:
-            scores.add(measured, config, progress)
+            session = sessions[measured.name]
+            scores.add(measured, session, batch_size=config.batch_size, progress=progress)
     with context.progress("measure: latency", config.latency_inputs) as progress:
-        latency = _latency(models, config, progress)
+        latency = _latency(models, sessions, config, progress)
     rows = [row for measured in models for row in _rows(measured, scores, latency)]
     shutil.copytree(scores.predictions, context.output / "predictions")
     text = json.dumps([asdict(row) for row in rows], indent=1)
@@ -124,70 +105,9 @@ def _front_points(
     return tuple(ordered), chosen
 
 
-class _Scores:
-    """The test scores by model and lengths, written down as soon as they are known."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / "scores.json"
-        self.predictions = folder / "predictions"
-        self.predictions.mkdir(exist_ok=True)
-        self._known: dict[str, dict[str, dict[str, float]]] = (
-            json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        )
-
-    def of(self, measured: Measured, point: LengthConfig | None) -> dict[str, float]:
-        """Return the metrics of one row, nothing for a model that is only timed."""
-        return self._known.get(measured.name, {}).get(_key(point), {})
-
-    def add(self, measured: Measured, config: MeasureConfig, progress: Progress) -> None:
-        """Score a model at all its points in one walk over the test set, unless it is done."""
-        features = measured.opened.data.test.features
-        if measured.name in self._known:
-            progress.advance(len(features))
-            return
-        outputs = _outputs(measured, config, progress)
-        data = measured.opened.data
-        found = {}
-        for point, values in zip(measured.points, outputs, strict=True):
-            found[_key(point)], predictions = data.judge(data.test, values)
-            name = f"{measured.name} {_key(point)}".replace(" ", "_").replace(",", "-")
-            answers = json.dumps(predictions)
-            (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
-        self._known[measured.name] = found
-        write_whole(self._file, json.dumps(self._known))
-
-
-def _key(point: LengthConfig | None) -> str:
-    return FULL if point is None else str(point)
-
-
-def _outputs(
-    measured: Measured, config: MeasureConfig, progress: Progress
-) -> list[list[np.ndarray]]:
-    """Return the logits of every test feature at every point, sharing the layers that agree."""
-    opened = measured.opened
-    model, features = opened.model.eval(), opened.data.test.features
-    spans = model.task_kind == "question-answering"
-    full = LengthConfig.full(layers=model.num_layers, sequence_length=opened.data.spec.max_length)
-    genes = [point or full for point in measured.points]
-    outputs: list[list[np.ndarray]] = [[np.empty(0)] * len(features) for _ in genes]
-    with torch.inference_mode():
-        for rows in eval_batches(features.lengths, config.batch_size):
-            batch = features.batch(rows, pad_to=opened.pad_to)
-            for members, logits in TrieWalk(model, PrefixCache(0), 0, batch).logits(genes):
-                for row, values in zip(rows, logits.float().numpy(), strict=True):
-                    kept = values[: features.lengths[row]] if spans else values
-                    for member in members:
-                        outputs[member][row] = kept
-            progress.advance(len(rows))
-    return outputs
-
-
-def _latency(
-    models: Sequence[Measured], config: MeasureConfig, progress: Progress
-) -> dict[str, Latency]:
-    """Time one input at a time, the same inputs for every row."""
-    sessions = {
+def _sessions(models: Sequence[Measured], config: MeasureConfig) -> dict[str, Session]:
+    """Open every model in the runtime that the rows speak of."""
+    return {
         measured.name: open_session(
             config.runtime,
             measured.opened.model,
@@ -196,9 +116,18 @@ def _latency(
         )
         for measured in models
     }
+
+
+def _latency(
+    models: Sequence[Measured],
+    sessions: Mapping[str, Session],
+    config: MeasureConfig,
+    progress: Progress,
+) -> dict[str, Latency]:
+    """Time one input at a time, the same inputs for every row."""
     timed = [
         Timed(
-            name=f"{measured.name} {_key(point)}",
+            name=f"{measured.name} {name_of(point)}",
             session=sessions[measured.name],
             lengths=point,
             batches=_timed_inputs(measured, config),
@@ -227,7 +156,7 @@ def _timed_inputs(measured: Measured, config: MeasureConfig) -> list[Batch]:
     return batches
 
 
-def _rows(measured: Measured, scores: _Scores, latency: Mapping[str, Latency]) -> list[Row]:
+def _rows(measured: Measured, scores: Scores, latency: Mapping[str, Latency]) -> list[Row]:
     opened = measured.opened
     arch, longest = opened.model.arch, opened.data.spec.max_length
     metric = opened.data.task.metric
@@ -251,7 +180,7 @@ def _rows(measured: Measured, scores: _Scores, latency: Mapping[str, Latency]) -
                 score=found.get(metric),
                 exact_match=found.get("exact_match"),
                 metric=metric,
-                latency_ms=latency[f"{measured.name} {_key(point)}"],
+                latency_ms=latency[f"{measured.name} {name_of(point)}"],
             )
         )
     return rows
