@@ -90,9 +90,9 @@ class Card:
         """
         if budget.lengths is not None:
             return self._given(budget.lengths), None
-        costs, limit, unit = self._costs(budget, tokens, pace)
-        if limit is None:
+        if budget.ms is budget.macs is budget.keep is None:
             return self.full, None
+        costs, limit, unit = self._costs(budget, tokens, pace)
         able = [point for point, cost in zip(self.front, costs, strict=True) if cost <= limit]
         if able:
             return max(able, key=lambda point: (_rank(point), -point.macs_mean)), None
@@ -116,7 +116,7 @@ class Card:
 
     def _costs(
         self, budget: Budget, tokens: Sequence[int], pace: float
-    ) -> tuple[list[float], float | None, str]:
+    ) -> tuple[list[float], float, str]:
         if budget.ms is not None:
             if not self.timed:
                 raise QualaError(
@@ -127,6 +127,7 @@ class Card:
         work = [float(point.macs(self.arch, tokens)) for point in self.front]
         if budget.keep is not None:
             return work, budget.keep * work[0], "MACs"
+        assert budget.macs is not None  # the one kind of budget that is left
         return work, budget.macs, "MACs"
 
     def to_json(self) -> dict[str, Any]:
