@@ -63,7 +63,7 @@ def test_a_full_length_graph_ranks_nothing(graph: onnx.ModelProto) -> None:
 
 def test_survivors_are_the_places_kept(graph: onnx.ModelProto, make_batch: MakeBatch) -> None:
     batch = make_batch([10, 32])
-    small = specialise(graph, Shape(frozenset({0, 2}), survivors=True))
+    small = specialise(graph, Shape(frozenset({0, 2})))
     logits, first, taken, second, left = run(small, batch, TWO)
     assert logits.shape == (2, 32, 2)
     assert (first.shape, second.shape) == ((2, 16), (2, 5))

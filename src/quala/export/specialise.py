@@ -16,22 +16,21 @@ MICROSOFT = "com.microsoft"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A kind of call: which layers drop, whether rows are padded, what is returned.
+    """A kind of call: which layers drop, and whether rows are padded.
 
     `drops` None leaves the decision to the graph. `padded` False is right only for batches in
-    which all tokens are real. `survivors` adds, for each layer that drops, the places (B, m) of
-    the tokens it kept and their validity.
+    which all tokens are real.
     """
 
     drops: frozenset[int] | None = None
     padded: bool = True
-    survivors: bool = False
 
 
 def specialise(model: onnx.ModelProto, shape: Shape, *, fuse_heads: int = 0) -> onnx.ModelProto:
     """Return a copy of `model` for calls of one shape.
 
-    `fuse_heads` is the number of heads where the runtime has Microsoft's fused attention; it
+    The copy returns, beside the logits, the places (B, m) of the tokens that each dropping layer
+    kept, and which of them are valid. `fuse_heads` is the number of heads where the runtime has Microsoft's fused attention; it
     takes the place of unpadded attention.
     """
     small = onnx.ModelProto()
@@ -42,14 +41,13 @@ def specialise(model: onnx.ModelProto, shape: Shape, *, fuse_heads: int = 0) -> 
         nodes = [_unbiased(node, layers) for node in nodes]
         if fuse_heads:
             nodes = _fused(nodes, layers, fuse_heads)
-    outputs = [OUTPUT]
-    if shape.survivors:
-        dropping = layers if shape.drops is None else sorted(shape.drops)
-        outputs += [KEPT.format(la, field) for la in dropping for field in ("positions", "valid")]
+    dropping = layers if shape.drops is None else sorted(shape.drops)
+    kept = [KEPT.format(layer, field) for layer in dropping for field in ("positions", "valid")]
+    outputs = [OUTPUT, *kept]
     kinds = {"positions": onnx.TensorProto.INT64, "valid": onnx.TensorProto.BOOL}
     del small.graph.node[:]
     small.graph.node.extend(_needed(nodes, outputs))
-    for name in outputs[1:]:
+    for name in kept:
         kind = kinds[name.rpartition("_")[2]]
         small.graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", name]))
     if fuse_heads:

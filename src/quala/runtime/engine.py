@@ -81,14 +81,14 @@ class GraphEngine(ABC):
         """Return a function from inputs to these outputs."""
 
     def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
-        outputs = self._run(words, lengths, survivors=False)
+        outputs = self._run(words, lengths)
         return np.asarray(outputs[OUTPUT], dtype=np.float32)
 
     def survivors(
         self, words: Words, lengths: LengthConfig
     ) -> tuple[NDArray[np.float32], dict[int, list[list[int]]]]:
         """Return the logits, and for each layer that drops the places each row kept, rising."""
-        outputs = self._run(words, lengths, survivors=True)
+        outputs = self._run(words, lengths)
         kept: dict[int, list[list[int]]] = {}
         for name, places in outputs.items():
             if name.endswith("_positions"):
@@ -99,7 +99,7 @@ class GraphEngine(ABC):
                 ]
         return np.asarray(outputs[OUTPUT], dtype=np.float32), kept
 
-    def _run(self, words: Words, lengths: LengthConfig | None, *, survivors: bool) -> Arrays:
+    def _run(self, words: Words, lengths: LengthConfig | None) -> Arrays:
         full = LengthConfig.full(
             layers=self.facts.layers, sequence_length=self.facts.sequence_length
         )
@@ -110,7 +110,7 @@ class GraphEngine(ABC):
             )
         drops = frozenset(layer for layer, drop in enumerate(wanted.drops) if drop)
         padded = not bool(words["attention_mask"].all())
-        compiled, outputs = self._session(Shape(drops, padded, survivors))
+        compiled, outputs = self._session(Shape(drops, padded))
         feeds: Arrays = dict(words) | {"lengths": np.array(wanted.lengths, dtype=np.int64)}
         return dict(zip(outputs, compiled(feeds), strict=True))
 
