@@ -30,8 +30,8 @@ def specialise(model: onnx.ModelProto, shape: Shape, *, fuse_heads: int = 0) -> 
     """Return a copy of `model` for calls of one shape.
 
     The copy returns, beside the logits, the places (B, m) of the tokens that each dropping layer
-    kept, and which of them are valid. `fuse_heads` is the number of heads where the runtime has Microsoft's fused attention; it
-    takes the place of unpadded attention.
+    kept, and which of them are valid. `fuse_heads` is the number of heads where the runtime has
+    Microsoft's fused attention; it takes the place of unpadded attention.
     """
     small = onnx.ModelProto()
     small.CopyFrom(model)

@@ -57,21 +57,21 @@ def token_counts(data: str, *, longest: int) -> list[int]:
 
 
 def compare(
-    entries: Sequence[Entry[Input]], inputs: Sequence[Input], *, batch: int, warmup: int = 3
+    entries: Sequence[Entry[Input]], inputs: Sequence[Input], *, batch: int
 ) -> list[Timing]:
     """Run every batch of neighbours through all entries before the next one.
 
-    The first entry is the baseline. `warmup` runs of each entry are not counted. Raises QualaError
-    for fewer inputs than a batch holds.
+    The first entry is the baseline. A first pass over all batches is not counted: runtimes prepare
+    for lengths that they have not seen. Raises QualaError for fewer inputs than a batch holds.
     """
     if len(inputs) < batch:
         raise QualaError(f"A batch of {batch} needs as many inputs, got {len(inputs)}.")
     last = len(inputs) - batch + 1
     groups = [list(inputs[first : first + batch]) for first in range(0, last, batch)]
     taken: dict[str, list[float]] = {entry.name: [] for entry in entries}
-    for entry in entries:
-        for number in range(warmup):
-            entry.run(groups[number % len(groups)])
+    for group in groups:
+        for entry in entries:
+            entry.run(group)
     for group in groups:
         for entry in entries:
             started = time.perf_counter()
