@@ -29,11 +29,10 @@ def affine_integers(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
     return torch.mul(x, step.reciprocal()).round_().add_(zero_point)
 
 
-class _Rows(Function):
+class _Through(Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
-        integers, step = row_integers(weight, bits)
-        return integers.mul_(step)
+    def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.view_as(rounded)
 
     @staticmethod
     @once_differentiable
@@ -78,10 +77,16 @@ class _LearnedStep(Function):
         return gradient * inside, (gradient * slope).sum().mul_(scale), None, None
 
 
+def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
+    """Return the values of `rounded`, with the gradient going to `weight` unchanged."""
+    passed: Tensor = _Through.apply(weight, rounded)
+    return passed
+
+
 def fake_rows(weight: Tensor, bits: int) -> Tensor:
     """Round each row of `weight` to its symmetric grid; the gradient passes unchanged."""
-    rounded: Tensor = _Rows.apply(weight, bits)
-    return rounded
+    integers, step = row_integers(weight.detach(), bits)
+    return straight_through(weight, integers.mul_(step))
 
 
 def fake_affine(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:

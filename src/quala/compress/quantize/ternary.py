@@ -1,0 +1,69 @@
+"""Ternary weights with one scale per group: by TWN's threshold, or by a diagonal Hessian.
+
+Groups are (..., n); codes -1, 0, 1 come back in that shape, scales as (..., 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TWN_THRESHOLD = 0.7
+ROUNDS = 10
+
+
+def twn_integers(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return TWN's codes and scales (arXiv 1605.04711).
+
+    Weights above 0.7 mean|w| are kept, the scale is the mean size of those kept.
+    """
+    kept = _twn_support(groups)
+    return groups.sign().mul_(kept), _weighted_mean(groups.abs(), kept.to(groups.dtype))
+
+
+def lat_integers(
+    groups: Tensor, curvature: Tensor, *, rounds: int = ROUNDS
+) -> tuple[Tensor, Tensor]:
+    """Return loss-aware codes and scales by alternation (TernaryBERT, arXiv 2009.12812).
+
+    Lowers sum d (w - alpha b)^2 over alpha and b in turn, from TWN's b on: alpha is the d-weighted
+    mean of |w| where b is not 0, and b is not 0 where |w| > alpha / 2. `curvature` d > 0 has the
+    shape of `groups`. Stops at a fixed point, a local optimum, or after `rounds`.
+    """
+    size, kept = groups.abs(), _twn_support(groups)
+    scale = _weighted_mean(size, curvature * kept)
+    for _ in range(rounds):
+        wanted = size > scale / 2
+        if torch.equal(wanted, kept):
+            break
+        kept = wanted
+        scale = _weighted_mean(size, curvature * kept)
+    return groups.sign().mul_(kept), scale
+
+
+def exact_lat_integers(groups: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss-aware codes and scales of the global optimum, at the price of a sort.
+
+    For a fixed alpha the best b keeps |w| > alpha / 2, so some k largest weights are kept; with
+    those, the least loss is sum d w^2 - (sum_k d |w|)^2 / sum_k d (arXiv 1802.08635).
+    """
+    size = groups.abs()
+    ordered, order = size.double().sort(dim=-1, descending=True)
+    weights = curvature.double().gather(-1, order)
+    mass, total = (weights * ordered).cumsum(-1), weights.cumsum(-1)  # (..., n), of the k largest
+    best = (mass.square() / total).argmax(dim=-1, keepdim=True)
+    half = (mass.gather(-1, best) / total.gather(-1, best) / 2).to(size.dtype)
+    kept = size > half
+    return groups.sign().mul_(kept), _weighted_mean(size, curvature * kept)
+
+
+def _twn_support(groups: Tensor) -> Tensor:
+    size = groups.abs()
+    return size > TWN_THRESHOLD * size.mean(dim=-1, keepdim=True)
+
+
+def _weighted_mean(size: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean of the last dimension, 0 where nothing has a weight."""
+    total = weights.sum(dim=-1, keepdim=True)
+    mass = (size * weights).sum(dim=-1, keepdim=True)
+    return torch.where(total > 0, mass / total, 0.0)
