@@ -163,7 +163,7 @@ class QuantizeStageConfig(SandwichConfig):
     """`ptq` only calibrates (the published step); `qat` trains on after the calibration."""
     calibration_batches: int
     quantizer_learning_rate: float
-    """Rate of the learned steps, where `quantizers.activation_range` is `lsq`."""
+    """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
 
     @property

@@ -129,3 +129,65 @@ def test_training_a_learned_step_lowers_the_error_of_a_bad_start() -> None:
         optimiser.step()
         errors.append(loss.item())
     assert errors[-1] < 0.8 * errors[0]
+
+
+def _learned(init: str, bits: int, *batches: Tensor) -> ActivationQuantizer:
+    quantizer = ActivationQuantizer(
+        QuantizeConfig(activation_range="lsq", activation_init=init, activation_bits=bits)  # type: ignore[arg-type]
+    )
+    for batch in batches:
+        quantizer.observe(batch)
+    quantizer.finalise()
+    return quantizer
+
+
+def _batches() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(8, 50, generator=generator) for _ in range(3)]
+
+
+def test_the_published_start_of_signed_inputs_is_mean_abs_on_a_symmetric_grid() -> None:
+    batches = _batches()
+    quantizer = _learned("mean_abs", 4, *batches)
+    means = [batch.abs().mean().item() for batch in batches]
+    assert quantizer.step.item() == pytest.approx(2 * sum(means) / 3 / 7**0.5, rel=1e-5)
+    assert quantizer.zero_point.item() == 8
+
+
+def test_inputs_that_are_never_negative_use_the_whole_grid() -> None:
+    quantizer = _learned("max", 4, torch.rand(50), torch.tensor([3.0, 0.0]))
+    assert quantizer.zero_point.item() == 0
+    assert quantizer.step.item() == pytest.approx(3 / 15)
+
+
+def test_max_is_the_largest_of_all_batches() -> None:
+    quantizer = _learned("max", 8, torch.tensor([-2.0, 1.0]), torch.tensor([0.5, -0.1]))
+    assert quantizer.step.item() == pytest.approx(2 / 127)
+    assert quantizer.zero_point.item() == 128
+
+
+def test_truncation_is_the_mean_clip_of_the_batches() -> None:
+    batches = _batches()
+    clips = []
+    for batch in batches:
+        values = sorted(batch.flatten().tolist())
+        clips.append(max(abs(values[10]), abs(values[-11])))  # 2.5 % of 400
+    step = _learned("truncation", 8, *batches).step.item()
+    assert step == pytest.approx(sum(clips) / 3 / 127, rel=1e-5)
+
+
+def test_kl_clips_outliers() -> None:
+    batches = [torch.cat([batch.flatten(), torch.tensor([60.0])]) for batch in _batches()]
+    assert _learned("kl", 4, *batches).step < _learned("max", 4, *batches).step / 2
+
+
+@pytest.mark.parametrize("init", ["mean_abs", "max", "truncation", "kl"])
+def test_every_start_rounds_and_learns(init: str) -> None:
+    x = _batches()[0]
+    quantizer = _learned(init, 3, x)
+    quantizer.mode = "fake"
+    rounded = quantizer(x)
+    (rounded - x).square().sum().backward()
+    assert len(rounded.unique()) <= 8
+    assert quantizer.step.grad is not None
+    assert quantizer.step.grad.isfinite()

@@ -11,11 +11,14 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import ActivationQuantizer
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
 from quala.compress.quantize.model import (
+    activation_steps,
     calibrate,
     freeze,
     quantize,
     quantizer_parameters,
+    set_curvature,
     set_mode,
+    weight_steps,
 )
 from quala.errors import QualaError
 
@@ -146,3 +149,49 @@ def test_freeze_reaches_every_quantizer(bert: BertForQuestionAnswering) -> None:
     quantize(bert, QuantizeConfig())
     freeze(bert)
     assert all(m.frozen for m in bert.modules() if isinstance(m, ActivationQuantizer))
+
+
+def test_learned_steps_of_weights_and_activations_are_told_apart(
+    bert: BertForQuestionAnswering, inputs: Inputs
+) -> None:
+    config = QuantizeConfig(
+        weight_quantizer="lsq",
+        weight_bits=2,
+        embedding_quantizer="lsq",
+        embedding_bits=2,
+        activation_range="lsq",
+    )
+    _calibrated(bert, inputs, config)
+    bert(**inputs).start_logits.square().sum().backward()
+    assert len(weight_steps(bert)) == 15
+    assert len(activation_steps(bert)) == 12
+    both = [*weight_steps(bert), *activation_steps(bert)]
+    assert {id(step) for step in quantizer_parameters(bert)} == {id(step) for step in both}
+    assert all(step.grad is not None and step.grad.isfinite().all() for step in both)
+
+
+def test_adams_second_moments_become_the_curvature(
+    bert: BertForQuestionAnswering, inputs: Inputs
+) -> None:
+    config = QuantizeConfig(weight_quantizer="lat", weight_bits=2)
+    _calibrated(bert, inputs, config)
+    optimizer = torch.optim.Adam(bert.parameters(), lr=0.0)
+    assert set_curvature(bert, optimizer) == 0
+    bert(**inputs).start_logits.square().sum().backward()
+    before = bert(**inputs).start_logits
+    optimizer.step()
+    assert set_curvature(bert, optimizer) == 12
+    layer = bert.get_submodule("bert.encoder.layer.1.output.dense")
+    assert isinstance(layer, QuantLinear)
+    assert layer.weight.grad is not None
+    expected = (0.001 * layer.weight.grad.square()).sqrt() + 1e-8  # beta2 = 0.999, first step
+    assert torch.allclose(layer.weight_quantizer.curvature, expected, rtol=1e-4)
+    assert not torch.equal(bert(**inputs).start_logits, before)
+
+
+def test_mode_off_ignores_the_weight_quantizer(
+    bert: BertForQuestionAnswering, inputs: Inputs
+) -> None:
+    expected = bert(**inputs).start_logits
+    quantize(bert, QuantizeConfig(weight_quantizer="bwn", weight_bits=1))
+    assert torch.equal(bert(**inputs).start_logits, expected)

@@ -1,1 +1,1 @@
-"""8-bit quantization: ranges are learned with fake quantizers, then weights become integers."""
+"""1- to 8-bit quantization: fake quantizers learn the ranges, then weights become integers."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from quala.compress.quantize.granularity import Granularity
+from quala.compress.quantize.steps import StepInit
+from quala.compress.quantize.weight import WeightMethod, WeightSpec
 from quala.errors import QualaError, unknown
 
 RangeKind = Literal["minmax", "ema", "percentile", "lsq"]
+ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl"]
 
 
 @dataclass(frozen=True)
@@ -19,14 +23,33 @@ class QuantizeConfig:
     """
 
     weight_bits: int = 8
-    """Bits of a linear weight, symmetric per output channel (2 to 8)."""
+    """Bits of a linear weight, symmetric: 2 to 8, 1 with `bwn`, 2 with the ternary methods."""
     activation_bits: int = 8
     """Bits of the input of a linear layer, affine per tensor (2 to 8)."""
     embedding_bits: int = 8
-    """Bits of an embedding, symmetric per row (2 to 8)."""
+    """Bits of an embedding, as for `weight_bits`."""
+    weight_quantizer: WeightMethod = "minmax"
+    """`minmax`: the largest weight ends the grid; `lsq`: steps are learned; `bwn`: binary; `twn`:
+    ternary by threshold; `lat`: ternary by alternation under a diagonal Hessian; `lat_exact`: its
+    global optimum, by a sort."""
+    weight_granularity: Granularity = "row"
+    """Which weights share a scale: the `tensor`, an output channel (`row`), or a `group`."""
+    weight_group: int = 64
+    """Columns of one row that share a scale, where a granularity is `group`."""
+    weight_init: StepInit = "mean_abs"
+    """First steps of `lsq` weights and embeddings: `mean_abs` (as published), `max`, `truncation`
+    or `kl` (KDLSQ-BERT; `kl` per tensor only)."""
+    embedding_quantizer: WeightMethod = "minmax"
+    """As `weight_quantizer`, for embeddings."""
+    embedding_granularity: Granularity = "row"
+    """As `weight_granularity`, for embeddings."""
     activation_range: RangeKind = "ema"
     """`minmax`: extremes seen; `ema`: moving average of the extremes of each batch; `percentile`:
-    mean of the tail quantiles of each batch; `lsq`: step learned from the percentile range on."""
+    mean of the tail quantiles of each batch; `lsq`: a learned step, see `activation_init`."""
+    activation_init: ActivationInit = "percentile"
+    """First step of `lsq` activations: the affine `percentile` range, or a grid symmetric about 0
+    (from 0 on where no input is negative) by the mean over batches of a rule of `weight_init`;
+    `max` takes the largest."""
     ema_decay: float = 0.95
     """Weight of the past in the moving average, for `ema`."""
     percentile: float = 99.99
@@ -34,12 +57,37 @@ class QuantizeConfig:
     skip: tuple[str, ...] = ("qa_outputs", "classifier", "pre_classifier", "pooler")
     """Shell patterns; a module stays in float when one matches a dotted part of its name."""
     quantize_embeddings: bool = True
-    """Whether embeddings become 8-bit rows as well."""
+    """Whether embeddings are quantized as well."""
+
+    @property
+    def weights(self) -> WeightSpec:
+        """How the weight of a linear layer is quantized."""
+        return WeightSpec(
+            self.weight_quantizer,
+            self.weight_bits,
+            self.weight_granularity,
+            self.weight_group,
+            self.weight_init,
+        )
+
+    @property
+    def embeddings(self) -> WeightSpec:
+        """How an embedding is quantized."""
+        return WeightSpec(
+            self.embedding_quantizer,
+            self.embedding_bits,
+            self.embedding_granularity,
+            self.weight_group,
+            self.weight_init,
+            name="embedding",
+        )
 
     def __post_init__(self) -> None:
-        for name in ("weight_bits", "activation_bits", "embedding_bits"):
-            if not 2 <= getattr(self, name) <= 8:
-                raise QualaError(f"`{name}` is {getattr(self, name)}; allowed are 2 to 8.")
+        _ = self.weights, self.embeddings  # checked where they are made
+        if not 2 <= self.activation_bits <= 8:
+            raise QualaError(f"`activation_bits` is {self.activation_bits}; allowed are 2 to 8.")
+        if self.activation_init not in get_args(ActivationInit):
+            raise unknown("activation init", self.activation_init, get_args(ActivationInit))
         if self.activation_range not in get_args(RangeKind):
             raise unknown("activation range", self.activation_range, get_args(RangeKind))
         if not 0 <= self.ema_decay < 1:

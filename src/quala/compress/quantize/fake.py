@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.lsq import at_least
 from quala.compress.quantize.ste import SMALLEST_STEP, fake_affine, fake_learned
+from quala.compress.quantize.steps import StepInit, spread, step_of
 
 Mode = Literal["off", "observe", "fake"]
 
@@ -30,7 +32,7 @@ class ActivationQuantizer(nn.Module):
     def __init__(self, config: QuantizeConfig) -> None:
         super().__init__()
         self.config = config
-        self.levels = 2**config.activation_bits - 1
+        self.levels = (1 << config.activation_bits) - 1
         self.mode: Mode = "off"
         self.frozen = False
         for name in ("low", "high", "observations", "zero_point"):
@@ -45,6 +47,12 @@ class ActivationQuantizer(nn.Module):
     def learned(self) -> bool:
         """Whether the step is a parameter (LSQ)."""
         return self.config.activation_range == "lsq"
+
+    @property
+    def _init(self) -> StepInit | None:
+        """The symmetric rule that a learned step starts by, None for an affine range."""
+        init = self.config.activation_init
+        return init if self.learned and init != "percentile" else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "off":
@@ -67,8 +75,11 @@ class ActivationQuantizer(nn.Module):
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         """Widen or average the range with one more tensor."""
-        low, high = self._extremes(x.detach().float())
         self.observations += 1
+        if self._init is not None:
+            self._observe_spread(x.detach().float(), self._init)
+            return
+        low, high = self._extremes(x.detach().float())
         if self.config.activation_range == "minmax":
             self.low.copy_(torch.minimum(self.low, low))  # starts at 0, which is always inside
             self.high.copy_(torch.maximum(self.high, high))
@@ -81,9 +92,34 @@ class ActivationQuantizer(nn.Module):
         self.low += share * (low - self.low)
         self.high += share * (high - self.high)
 
+    def _observe_spread(self, x: Tensor, init: StepInit) -> None:
+        """Keep the least value in `low`, and in `high` the mean spread, for `max` the largest."""
+        self.low.copy_(torch.minimum(self.low, x.min()))
+        seen = spread(x.flatten(), init, self._top())
+        if init == "max":
+            self.high.copy_(torch.maximum(self.high, seen))
+        else:
+            self.high += (seen - self.high) / self.observations
+
+    def _zero(self) -> int:
+        """Return the zero point of a symmetric grid: 0 where nothing negative was seen."""
+        return (self.levels + 1) // 2 if self.low < 0 else 0
+
+    def _top(self) -> int:
+        """Return the largest integer above the zero point, Qp."""
+        return self.levels - self._zero()
+
     @torch.no_grad()
     def finalise(self) -> None:
-        """Turn the observed range, widened to hold 0, into a step and an integer zero point."""
+        """Turn what was observed into a step and an integer zero point.
+
+        An affine range is widened to hold 0; a symmetric rule of LSQ gives the step itself.
+        """
+        if self._init is not None:
+            self.zero_point.fill_(self._zero())
+            self.step.copy_(step_of(self.high, self._init, self._top()))
+            self.floor.copy_(self.step / 256)
+            return
         low, high = self.low.clamp(max=0), self.high.clamp(min=0)
         step = (high - low).div_(self.levels).clamp_(min=SMALLEST_STEP)
         self.zero_point.copy_((-low / step).round_().clamp_(0, self.levels))
@@ -104,7 +140,4 @@ class ActivationQuantizer(nn.Module):
 
     def positive_step(self) -> Tensor:
         """Return the step in use; a learned one never falls below 1/256 of the calibrated one."""
-        if not self.learned:
-            return self.step
-        # The clamp is straight-through: a step at the floor still hears its gradient.
-        return self.step + (self.floor - self.step).clamp(min=0).detach()
+        return at_least(self.step, self.floor) if self.learned else self.step

@@ -1,4 +1,4 @@
-"""Layers that hold 8-bit integers and multiply them: the deployed form of a quantized model."""
+"""Layers that hold small integers and multiply them: the deployed form of a quantized model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
 from quala.compress.quantize.model import replace
-from quala.compress.quantize.ste import affine_integers, row_integers
+from quala.compress.quantize.ste import affine_integers
 from quala.errors import QualaError
 
 
@@ -33,6 +33,8 @@ class IntegerLinear(nn.Module):
 
     y = (q(x) - z) W^T * (s_x * s_w) + b, the product accumulated in int32. State: `weight` int8
     (out, in), `weight_scale` float32 (out,), `input_scale` and `input_zero_point` scalars, `bias`.
+    With several `groups` of columns, `weight_scale` is (out, groups) and the product is a float32
+    one on the dequantized weight. `bits` is the width of the codes in a saved model.
     """
 
     weight: Tensor
@@ -42,12 +44,20 @@ class IntegerLinear(nn.Module):
     bias: Tensor | None
 
     def __init__(
-        self, in_features: int, out_features: int, *, bias: bool = True, levels: int = 255
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        levels: int = 255,
+        bits: int = 8,
+        groups: int = 1,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.levels = in_features, out_features, levels
+        self.bits, self.groups = bits, groups
         self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(out_features))
+        self.register_buffer("weight_scale", torch.ones(_scale_shape(out_features, groups)))
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("input_zero_point", torch.zeros(()))
         self.register_buffer("bias", torch.zeros(out_features) if bias else None)
@@ -59,15 +69,17 @@ class IntegerLinear(nn.Module):
     def from_fake(cls, layer: QuantLinear) -> Self:
         """Return the integers of a calibrated `layer`."""
         quantizer = layer.input_quantizer
+        integers, scale = layer.weight_quantizer.integers(layer.weight)
         made = cls(
             layer.in_features,
             layer.out_features,
             bias=layer.bias is not None,
             levels=quantizer.levels,
+            bits=layer.weight_quantizer.spec.bits,
+            groups=scale.shape[-1],
         ).to(layer.weight.device)
-        integers, step = row_integers(layer.weight, layer.bits)
         made.weight.copy_(integers)
-        made.weight_scale.copy_(step.squeeze(-1))
+        made.weight_scale.copy_(_per_row(scale))
         made.input_scale.copy_(quantizer.positive_step())
         made.input_zero_point.copy_(quantizer.zero_point)
         if made.bias is not None:
@@ -77,14 +89,13 @@ class IntegerLinear(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         if self._kernel is None:
-            self._kernel = (
-                self._packed() if self._integer and self.weight.is_cpu else self._dequantized
-            )
+            integer = self._integer and self.weight.is_cpu and self.groups == 1
+            self._kernel = self._packed() if integer else self._dequantized
         return self._kernel(x)
 
     def float_weight(self) -> Tensor:
         """Return the float32 weight that the integers stand for, (out, in)."""
-        return self.weight.float().mul_(self.weight_scale.unsqueeze(1))
+        return _scaled(self.weight, self.weight_scale)
 
     def _dequantized(self, x: Tensor) -> Tensor:
         rounded = affine_integers(x.float(), self.input_scale, self.input_zero_point)
@@ -130,39 +141,66 @@ class IntegerLinear(nn.Module):
 
 
 class IntegerEmbedding(nn.Module):
-    """Embedding that gathers int8 rows and scales them. State: `weight` (V, H), `scale` (V,)."""
+    """Embedding that gathers int8 rows and scales them.
+
+    State: `weight` (V, H), `scale` (V,), or (V, groups) with several `groups` of columns. `bits`
+    is the width of the codes in a saved model.
+    """
 
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+    def __init__(
+        self, num_embeddings: int, embedding_dim: int, *, bits: int = 8, groups: int = 1
+    ) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.bits, self.groups = bits, groups
         rows = torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8)
         self.register_buffer("weight", rows)
-        self.register_buffer("scale", torch.ones(num_embeddings))
+        self.register_buffer("scale", torch.ones(_scale_shape(num_embeddings, groups)))
 
     @classmethod
     @torch.no_grad()
     def from_fake(cls, layer: QuantEmbedding) -> Self:
         """Return the integers of `layer`."""
-        made = cls(layer.num_embeddings, layer.embedding_dim).to(layer.weight.device)
-        integers, step = row_integers(layer.weight, layer.bits)
+        integers, scale = layer.weight_quantizer.integers(layer.weight)
+        bits, groups = layer.weight_quantizer.spec.bits, scale.shape[-1]
+        made = cls(layer.num_embeddings, layer.embedding_dim, bits=bits, groups=groups)
+        made.to(layer.weight.device)
         made.weight.copy_(integers)
-        made.scale.copy_(step.squeeze(-1))
+        made.scale.copy_(_per_row(scale))
         return made.train(layer.training)
 
     @torch.no_grad()
     def forward(self, ids: Tensor) -> Tensor:
         rows = functional.embedding(ids, self.weight)  # (..., H) int8
-        return rows.float().mul_(self.scale[ids].unsqueeze(-1))
+        return _scaled(rows, self.scale[ids])
 
     def float_weight(self) -> Tensor:
         """Return the float32 rows that the integers stand for, (V, H)."""
-        return self.weight.float().mul_(self.scale.unsqueeze(1))
+        return _scaled(self.weight, self.scale)
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+def _scale_shape(rows: int, groups: int) -> tuple[int, ...]:
+    return (rows,) if groups == 1 else (rows, groups)
+
+
+def _per_row(scale: Tensor) -> Tensor:
+    """Return scales (rows or 1, groups) as (rows or 1,) where a row is one group."""
+    return scale.squeeze(-1) if scale.shape[-1] == 1 else scale
+
+
+def _scaled(codes: Tensor, scale: Tensor) -> Tensor:
+    """Multiply int8 `codes` (..., columns) with their `scale` (...) or (..., groups)."""
+    values = codes.float()
+    if scale.dim() < codes.dim():
+        return values.mul_(scale.unsqueeze(-1))
+    size = codes.shape[-1] // scale.shape[-1]
+    return values.reshape(*scale.shape, size).mul_(scale.unsqueeze(-1)).reshape(codes.shape)
 
 
 def to_integer(model: nn.Module, *, inplace: bool = False) -> nn.Module:

@@ -10,17 +10,17 @@ from torch.nn import functional
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import ActivationQuantizer, Mode
-from quala.compress.quantize.ste import fake_rows
+from quala.compress.quantize.weight import WeightQuantizer
 
 
 class QuantLinear(nn.Linear):
-    """Linear layer with weights rounded per output channel and its input per tensor.
+    """Linear layer with a rounded weight, and its input rounded per tensor.
 
     `from_float` shares the parameters of the layer it replaces, so optimisers stay valid.
     """
 
     input_quantizer: ActivationQuantizer
-    bits: int
+    weight_quantizer: WeightQuantizer
 
     @classmethod
     def from_float(cls, linear: nn.Linear, config: QuantizeConfig) -> Self:
@@ -29,7 +29,7 @@ class QuantLinear(nn.Linear):
             linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
         )
         layer.weight, layer.bias = linear.weight, linear.bias
-        layer.bits = config.weight_bits
+        layer.weight_quantizer = WeightQuantizer(linear.weight, config.weights)
         layer.input_quantizer = ActivationQuantizer(config).to(linear.weight.device)
         return layer.train(linear.training)
 
@@ -37,14 +37,14 @@ class QuantLinear(nn.Linear):
         x = self.input_quantizer(input)
         if self.input_quantizer.mode != "fake":
             return functional.linear(x, self.weight, self.bias)
-        return functional.linear(x, fake_rows(self.weight, self.bits), self.bias)
+        return functional.linear(x, self.weight_quantizer(self.weight), self.bias)
 
 
 class QuantEmbedding(nn.Embedding):
-    """Embedding whose rows are rounded after the gather: a row's grid depends on that row only."""
+    """Embedding with rounded rows: after the gather, where a row's grid is its own."""
 
     mode: Mode
-    bits: int
+    weight_quantizer: WeightQuantizer
 
     @classmethod
     def from_float(cls, embedding: nn.Embedding, config: QuantizeConfig) -> Self:
@@ -56,10 +56,16 @@ class QuantEmbedding(nn.Embedding):
                 padding_idx=embedding.padding_idx,
             )
         layer.weight = embedding.weight
+        layer.weight_quantizer = WeightQuantizer(embedding.weight, config.embeddings)
         layer.mode = "off"
-        layer.bits = config.embedding_bits
         return layer.train(embedding.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        if self.mode == "fake" and not self.weight_quantizer.local:
+            table = self.weight_quantizer(self.weight)
+            return functional.embedding(input, table, self.padding_idx)
         rows = super().forward(input)  # (..., H)
-        return fake_rows(rows, self.bits) if self.mode == "fake" else rows
+        if self.mode != "fake":
+            return rows
+        rounded: Tensor = self.weight_quantizer(rows, input)
+        return rounded

@@ -12,6 +12,7 @@ from torch import nn
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import ActivationQuantizer, Mode
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
+from quala.compress.quantize.weight import LOSS_AWARE, WeightQuantizer
 from quala.errors import QualaError, unknown
 
 
@@ -87,7 +88,43 @@ def freeze(model: nn.Module, frozen: bool = True) -> None:
 
 def quantizer_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the learned steps of `model` (LSQ), for an optimiser group of their own."""
-    return [q.step for _, q in _quantizers(model) if isinstance(q.step, nn.Parameter)]
+    return weight_steps(model) + activation_steps(model)
+
+
+def weight_steps(model: nn.Module) -> list[nn.Parameter]:
+    """Return the learned steps of linear weights and embeddings."""
+    return _learned(model, WeightQuantizer)
+
+
+def activation_steps(model: nn.Module) -> list[nn.Parameter]:
+    """Return the learned steps of activations."""
+    return _learned(model, ActivationQuantizer)
+
+
+@torch.no_grad()
+def set_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Give the loss-aware ternary weights their diagonal Hessian, from Adam's second moments.
+
+    The Hessian is taken as sqrt(v) + 1e-8 (TernaryBERT, arXiv 2009.12812); weights
+    that the `optimizer` has no `exp_avg_sq` of keep what they have.
+
+    Returns:
+        The number of weights that were given one.
+    """
+    given = 0
+    for module in model.modules():
+        if not isinstance(module, (QuantLinear, QuantEmbedding)):
+            continue
+        moment = optimizer.state.get(module.weight, {}).get("exp_avg_sq")
+        if moment is not None and module.weight_quantizer.spec.method in LOSS_AWARE:
+            module.weight_quantizer.curvature.copy_(moment.sqrt().add_(1e-8))
+            given += 1
+    return given
+
+
+def _learned(model: nn.Module, kind: type[nn.Module]) -> list[nn.Parameter]:
+    steps = [getattr(m, "step", None) for m in model.modules() if isinstance(m, kind)]
+    return [step for step in steps if isinstance(step, nn.Parameter)]
 
 
 def _wanted(name: str, module: nn.Module, config: QuantizeConfig) -> bool:
