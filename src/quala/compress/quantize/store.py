@@ -1,7 +1,9 @@
-"""An integer model as a folder: config.json, int8 model.safetensors, quala.json; no pickle."""
+"""An integer model as a folder: config.json, model.safetensors with weights of 1..8 bits per code,
+quala.json; no pickle."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ from transformers import (
 
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.model import replace
+from quala.compress.quantize.packed import integer_layers, packed_state, unpacked_state
+from quala.compress.quantize.split import Split
 from quala.errors import QualaError
 
 FORMAT = 1
@@ -35,15 +39,14 @@ def save_integer(
     Raises:
         QualaError: when `model` has no integer layer.
     """
-    layers = _layers(model)
+    layers = integer_layers(model)
     if not layers:
         raise QualaError("`save_integer` got a model without integer layers; use `to_integer`.")
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(path)
-    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(packed_state(model), path / "model.safetensors", metadata={"format": "pt"})
     card = {
         **(metadata or {}),
         "format": FORMAT,
@@ -55,6 +58,9 @@ def save_integer(
                 if isinstance(layer, IntegerLinear)
             },
             "embedding": [n for n, e in layers.items() if isinstance(e, IntegerEmbedding)],
+            "bits": {name: layer.bits for name, layer in layers.items() if layer.bits < 8},
+            "groups": {name: layer.groups for name, layer in layers.items() if layer.groups > 1},
+            "split": _splits(model),
         },
     }
     (path / "quala.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -72,14 +78,18 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
             raise QualaError(f"`{path}` is no integer model: it has no {name}.")
     plan = _plan(path / "quala.json")
     model = _skeleton(path)
+    for name in plan["split"]:
+        half = _submodule(model, name, nn.Module)
+        replace(model, name, Split(half, copy.deepcopy(half)))
     for name, levels in plan["linear"].items():
-        replace(model, name, _empty_linear(model, name, levels))
+        replace(model, name, _empty_linear(model, name, levels, plan))
     for name in plan["embedding"]:
-        replace(model, name, _empty_embedding(model, name))
+        replace(model, name, _empty_embedding(model, name, plan))
     try:
         tensors = load_file(path / "model.safetensors")
     except SafetensorError as error:
         raise QualaError(f"`{path / 'model.safetensors'}` is no safetensors file.") from error
+    tensors = unpacked_state(tensors, model)
     _check(model.state_dict(), tensors, path)
     model.load_state_dict(tensors)
     model.eval()
@@ -90,24 +100,24 @@ def dequantized_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Return the float32 weights that an integer `model` stands for, under the original names.
 
     A plain Hugging Face model of the same config loads them; only the rounding of activations is
-    lost.
+    lost. The halves of a `Split` are added up.
     """
     state = dict(model.state_dict())
-    for name, layer in _layers(model).items():
+    for name, layer in integer_layers(model).items():
         owned = [key for key in state if key.rpartition(".")[0] == name]
         for key in owned:
             if not key.endswith(".bias"):
                 del state[key]
         state[f"{name}.weight"] = layer.float_weight()
+    for name in _splits(model):
+        for key in [key for key in state if key.startswith(f"{name}.first.")]:
+            leaf = key.rpartition(".")[2]
+            state[f"{name}.{leaf}"] = state.pop(key) + state.pop(f"{name}.second.{leaf}")
     return state
 
 
-def _layers(model: nn.Module) -> dict[str, IntegerLinear | IntegerEmbedding]:
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (IntegerLinear, IntegerEmbedding))
-    }
+def _splits(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, Split)]
 
 
 def _plan(path: Path) -> dict[str, Any]:
@@ -125,7 +135,29 @@ def _plan(path: Path) -> dict[str, Any]:
         raise QualaError(f"`{path}` does not list its quantized layers.")
     if not all(isinstance(levels, int) and 3 <= levels <= 255 for levels in linear.values()):
         raise QualaError(f"`{path}` names activation levels outside 3 to 255.")
-    return plan
+    return {**plan, **_packing(plan, path)}
+
+
+def _packing(plan: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    # Folders written before weights were packed have none of these three.
+    bits, groups, split = plan.get("bits", {}), plan.get("groups", {}), plan.get("split", [])
+    if not isinstance(bits, dict) or not isinstance(groups, dict) or not isinstance(split, list):
+        raise QualaError(f"`{path}` lists no packing that this version knows.")
+    if not all(isinstance(width, int) and 1 <= width <= 8 for width in bits.values()):
+        raise QualaError(f"`{path}` names weight bits outside 1 to 8.")
+    if not all(isinstance(count, int) and count >= 1 for count in groups.values()):
+        raise QualaError(f"`{path}` names fewer than one group in a row.")
+    return {"bits": bits, "groups": groups, "split": split}
+
+
+def _widths(plan: Mapping[str, Any], name: str, columns: int) -> dict[str, int]:
+    groups = plan["groups"].get(name, 1)
+    if columns % groups:
+        raise QualaError(
+            f"quala.json gives `{name}` {groups} groups, which do not divide "
+            f"its {columns} columns."
+        )
+    return {"bits": plan["bits"].get(name, 8), "groups": groups}
 
 
 def _skeleton(path: Path) -> PreTrainedModel:
@@ -151,15 +183,23 @@ def _submodule(model: nn.Module, name: str, kind: type[_Module]) -> _Module:
     return module
 
 
-def _empty_linear(model: nn.Module, name: str, levels: int) -> IntegerLinear:
+def _empty_linear(
+    model: nn.Module, name: str, levels: int, plan: Mapping[str, Any]
+) -> IntegerLinear:
     old = _submodule(model, name, nn.Linear)
-    has_bias = old.bias is not None
-    return IntegerLinear(old.in_features, old.out_features, bias=has_bias, levels=levels)
+    return IntegerLinear(
+        old.in_features,
+        old.out_features,
+        bias=old.bias is not None,
+        levels=levels,
+        **_widths(plan, name, old.in_features),
+    )
 
 
-def _empty_embedding(model: nn.Module, name: str) -> IntegerEmbedding:
+def _empty_embedding(model: nn.Module, name: str, plan: Mapping[str, Any]) -> IntegerEmbedding:
     old = _submodule(model, name, nn.Embedding)
-    return IntegerEmbedding(old.num_embeddings, old.embedding_dim)
+    widths = _widths(plan, name, old.embedding_dim)
+    return IntegerEmbedding(old.num_embeddings, old.embedding_dim, **widths)
 
 
 def _check(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:

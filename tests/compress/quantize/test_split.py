@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BertForQuestionAnswering
+
+from quala.compress.quantize.binary import bwn_integers
+from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.integer import IntegerLinear, to_integer
+from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
+from quala.compress.quantize.model import calibrate, quantize
+from quala.compress.quantize.split import Split, split_ternary, split_weights
+from quala.compress.quantize.ternary import exact_lat_integers, twn_integers
+from quala.errors import QualaError
+
+Inputs = dict[str, Tensor]
+
+
+def _noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _binary(groups: Tensor) -> Tensor:
+    codes, scale = bwn_integers(groups)
+    return codes * scale
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 600), (12, 1, 80), (5, 3, 64)])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_halves_add_up_before_and_after_rounding(shape: tuple[int, ...], seed: int) -> None:
+    w = _noise(*shape, seed=seed) + 0.1
+    first, second = split_weights(w)
+    codes, scale = twn_integers(w)
+    assert torch.allclose(first + second, w, rtol=0, atol=1e-12)
+    assert torch.allclose(_binary(first) + _binary(second), codes * scale, rtol=0, atol=1e-12)
+    for half in (first, second):
+        mean = half.abs().mean(-1, keepdim=True)
+        assert torch.allclose(mean, scale / 2, rtol=0, atol=1e-12)
+        assert (half != 0).all()  # no sign hangs on a zero
+
+
+def test_a_loss_aware_ternary_weight_splits_too() -> None:
+    w = _noise(6, 1, 200)
+    codes, scale = exact_lat_integers(w, torch.ones_like(w))
+    first, second = split_weights(w, codes, scale)
+    assert torch.allclose(first + second, w, rtol=0, atol=1e-12)
+    assert torch.allclose(_binary(first) + _binary(second), codes * scale, rtol=0, atol=1e-12)
+
+
+def test_weights_of_one_size_and_zeros_split() -> None:
+    w = torch.tensor([[0.5, -0.5, 0.5], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    first, second = split_weights(w)
+    assert torch.equal(first, w / 2)
+    assert torch.equal(second, w / 2)
+
+
+def test_small_weights_of_one_sign_are_refused() -> None:
+    w = torch.cat([torch.full((90,), 0.6), torch.full((2,), 20.0)])
+    with pytest.raises(QualaError, match="one sign"):
+        split_weights(w.double())
+
+
+def test_a_scale_below_the_mean_is_refused() -> None:
+    w = torch.tensor([1.0, -0.1, 0.1])
+    with pytest.raises(QualaError, match="too small"):
+        split_weights(w, torch.tensor([1.0, 0, 0]), torch.tensor([0.2]))
+
+
+TERNARY: dict[str, Any] = {"weight_bits": 2, "weight_quantizer": "twn"}
+EMBEDDINGS: dict[str, Any] = {"embedding_bits": 2, "embedding_quantizer": "twn"}
+
+
+def _ternary(model: BertForQuestionAnswering, inputs: Inputs, **more: Any) -> None:
+    quantize(model, QuantizeConfig(**TERNARY | more))
+    calibrate(model, lambda: _forward(model, inputs))
+
+
+def _forward(model: BertForQuestionAnswering, inputs: Inputs) -> None:
+    model(**inputs)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"weight_granularity": "tensor"},
+        {"weight_granularity": "group", "weight_group": 8},
+        {"weight_quantizer": "lat_exact"},
+        EMBEDDINGS,
+        EMBEDDINGS | {"embedding_granularity": "tensor"},
+    ],
+)
+def test_a_split_model_is_the_ternary_model(
+    bert: BertForQuestionAnswering, inputs: Inputs, more: dict[str, Any]
+) -> None:
+    bert.double()
+    _ternary(bert, inputs, **more)
+    expected = bert(**inputs).start_logits
+    assert len(split_ternary(bert)) == (15 if more.keys() & EMBEDDINGS.keys() else 12)
+    # Inputs are rounded in float32, so that a last bit may differ before the next rounding.
+    assert torch.allclose(bert(**inputs).start_logits, expected, rtol=0, atol=1e-6)
+
+
+def test_a_split_linear_is_its_ternary_self_to_twelve_digits() -> None:
+    torch.manual_seed(0)
+    layer = QuantLinear.from_float(nn.Linear(64, 32).double(), QuantizeConfig(**TERNARY))
+    x = _noise(5, 64)
+    calibrate(layer, lambda: _call(layer, x))
+    holder = nn.Sequential(layer)
+    expected = holder(x)
+    assert split_ternary(holder) == ["0"]
+    assert isinstance(holder[0], Split)
+    assert torch.allclose(holder(x), expected, rtol=0, atol=1e-12)
+    assert torch.equal(holder[0].first.bias, holder[0].second.bias)  # type: ignore[arg-type]
+
+
+def _call(layer: nn.Module, x: Tensor) -> None:
+    layer(x)
+
+
+def test_halves_are_binary_layers_that_train_apart(
+    bert: BertForQuestionAnswering, inputs: Inputs
+) -> None:
+    _ternary(bert, inputs, **EMBEDDINGS)
+    before = sum(p.numel() for p in bert.parameters())
+    split_ternary(bert)
+    halves = [m for m in bert.modules() if isinstance(m, (QuantLinear, QuantEmbedding))]
+    assert {half.weight_quantizer.spec.method for half in halves} == {"bwn"}
+    assert sum(p.numel() for p in bert.parameters()) > 1.8 * before
+    bert(**inputs).start_logits.square().sum().backward()
+    split = bert.get_submodule("bert.encoder.layer.1.output.dense")
+    assert isinstance(split, Split)
+    for half in (split.first, split.second):
+        assert isinstance(half, QuantLinear)
+        assert half.weight.grad is not None
+        assert half.weight.grad.abs().sum() > 0
+    assert split.first.input_quantizer is not split.second.input_quantizer
+
+
+def test_a_split_model_becomes_integers_of_one_bit(
+    bert: BertForQuestionAnswering, inputs: Inputs
+) -> None:
+    _ternary(bert, inputs)
+    split_ternary(bert)
+    integer = to_integer(bert)
+    for module in integer.modules():
+        if isinstance(module, IntegerLinear):
+            module._integer = False
+            assert module.bits == 1
+            assert set(module.weight.unique().tolist()) == {-1, 1}
+    assert torch.equal(integer(**inputs).start_logits, bert(**inputs).start_logits)
+
+
+def test_a_model_without_ternary_layers_is_refused(bert: BertForQuestionAnswering) -> None:
+    quantize(bert, QuantizeConfig())
+    with pytest.raises(QualaError, match="without ternary layers"):
+        split_ternary(bert)
+
+
+def test_a_weight_that_cannot_be_split_is_named() -> None:
+    linear = nn.Linear(92, 1, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.cat([torch.full((90,), 0.6), torch.full((2,), 20.0)]))
+    holder = nn.Sequential(QuantLinear.from_float(linear, QuantizeConfig(**TERNARY)))
+    with pytest.raises(QualaError, match="`0` cannot be split"):
+        split_ternary(holder)
