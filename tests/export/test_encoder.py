@@ -15,6 +15,7 @@ from torch import Tensor
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.model import calibrate, quantize
+from quala.compress.quantize.split import split_ternary
 from quala.errors import QualaError
 from quala.export.encoder import build_graph
 from quala.lengths import LengthConfig
@@ -96,6 +97,42 @@ def test_an_integer_graph_agrees_with_the_integer_model(
         expected = integer(batch, lengths).detach().numpy()
         found = run(session, batch, lengths)
         np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "split"),
+    [
+        ({"weight_quantizer": "bwn", "weight_bits": 1, "weight_granularity": "tensor"}, False),
+        ({"weight_bits": 4, "weight_granularity": "group", "weight_group": 8}, False),
+        ({"embedding_bits": 4, "embedding_granularity": "group", "weight_group": 8}, False),
+        (
+            {
+                "weight_quantizer": "twn",
+                "weight_bits": 2,
+                "embedding_quantizer": "twn",
+                "embedding_bits": 2,
+            },
+            True,
+        ),
+    ],
+)
+def test_a_low_bit_graph_agrees_with_its_model(
+    build: Build, make_batch: MakeBatch, options: dict[str, Any], split: bool
+) -> None:
+    model = build(significance="span").float()
+    batch = make_batch([7, 20, 32])
+
+    def observe() -> None:
+        model(batch)
+
+    quantize(model.hf, QuantizeConfig(**options))
+    calibrate(model.hf, observe)
+    if split:
+        split_ternary(model.hf)
+    to_integer(model.hf, inplace=True)
+    expected = model(batch, None).detach().numpy()
+    found = run(opened(build_graph(model, sequence_length=32)), batch, None)
+    np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=2e-3)
 
 
 def test_integers_are_stored_as_integers(integer: LengthAdaptiveModel) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
+from quala.compress.quantize.split import Split
 from quala.errors import QualaError
 from quala.export.builder import GraphBuilder
 
@@ -72,6 +73,9 @@ def _one_product(modules: Sequence[nn.Module]) -> bool:
 
 def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
     first = parts[0].module
+    if isinstance(first, Split):
+        halves = (Part(half, parts[0].factor) for half in (first.first, first.second))
+        return g("Add", *(_product(g, x, [half]) for half in halves))
     if isinstance(first, IntegerLinear):
         product = g("MatMul", _fake(g, x, first), _integer_weight(g, parts))
     else:
@@ -94,6 +98,9 @@ def _fake(g: GraphBuilder, x: str, layer: IntegerLinear) -> str:
 
 def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
     layers = [(cast("IntegerLinear", part.module), part.factor) for part in parts]
+    if any(layer.groups > 1 for layer, _ in layers):
+        # DequantizeLinear has one scale per channel here: groups of columns are written as floats.
+        return g.constant(np.concatenate([array(w.float_weight()) * f for w, f in layers]).T)
     integers = np.concatenate([array(layer.weight) for layer, _ in layers])
     steps = np.concatenate([array(layer.weight_scale) * factor for layer, factor in layers])
     stored = g.constant(integers.T.astype(np.int8))  # (in, out)
@@ -103,6 +110,10 @@ def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
 
 def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:
     """Look rows up; int8 rows are scaled after the look-up."""
+    if isinstance(module, Split):
+        return g("Add", embedding(g, ids, module.first), embedding(g, ids, module.second))
+    if isinstance(module, IntegerEmbedding) and module.groups > 1:
+        return g("Gather", g.constant(array(module.float_weight())), ids)
     if isinstance(module, IntegerEmbedding):
         rows = g("Gather", g.constant(array(module.weight)), ids)
         steps = g("Gather", g.constant(array(module.scale)), ids)
