@@ -40,6 +40,21 @@ def test_the_output_opens_as_int8(
     assert score == pytest.approx(figures["selection/full"])
 
 
+def test_two_bit_weights_train_and_open_again(
+    supernet: Path, configure: Any, spec: DataSpec, tmp_path: Path
+) -> None:
+    widths: dict[str, Any] = {"weight_quantizer": "lsq", "weight_bits": 2}
+    widths |= {"embedding_quantizer": "twn", "embedding_bits": 2, "activation_range": "lsq"}
+    config = configure("quantize", method="qat", max_steps=2, quantizers=QuantizeConfig(**widths))
+    inputs = {"data": spec, "model": supernet, "teacher": supernet}
+    figures = stage.run(config, StageContext.alone("quantize", tmp_path), inputs)
+    opened = open_checkpoint(tmp_path / "output", spec)
+    score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
+    assert score == pytest.approx(figures["selection/full"])
+    saved = (tmp_path / "output" / "model.safetensors").stat().st_size
+    assert saved < (supernet / "model.safetensors").stat().st_size / 5  # int8 is above a quarter
+
+
 def test_calibration_reads_train_and_nothing_else(
     supernet: Path,
     configure: Any,
