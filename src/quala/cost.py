@@ -3,67 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quala.architecture import FAMILIES as FAMILIES
+from quala.architecture import Architecture as Architecture
+from quala.architecture import Family as Family
+from quala.architecture import Head as Head
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
+from quala.structure import KEY, Linear, Structure
 
-Family = Literal["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
-Head = Literal["span", "sentence"]
 Precision = Literal["fp32", "fp16", "int8", "int8-linear"]
-
-FAMILIES: tuple[Family, ...] = get_args(Family)
 
 # Elementwise products per token that a profiler of the published code counts outside the
 # layers: BERT multiplies the mask, RoBERTa the mask and the position ids.
 _PER_TOKEN: Mapping[Family, int] = MappingProxyType(
     {"bert": 1, "electra": 1, "roberta": 2, "xlm-roberta": 2, "distilbert": 0}
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The sizes of an encoder that decide its cost.
-
-    `embedding` is the width of the embedding table (0 means `hidden`); `head` is a `span` head
-    (`outputs` numbers per token) or a `sentence` head (a hidden layer on the first token, then
-    `outputs` numbers). Raises QualaError when `heads` does not divide `hidden`.
-    """
-
-    family: Family
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    vocabulary: int
-    positions: int
-    type_vocabulary: int
-    embedding: int = 0
-    outputs: int = 2
-    head: Head = "span"
-
-    def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise unknown("model family", self.family, FAMILIES)
-        if self.hidden % self.heads:
-            raise QualaError(f"`heads` must divide `hidden` {self.hidden}, got {self.heads}.")
-        if not self.embedding:
-            object.__setattr__(self, "embedding", self.hidden)
-
-    @property
-    def longest(self) -> int:
-        """Return the longest input in tokens; RoBERTa's positions start after the padding id."""
-        return self.positions - 2 if self.family in ("roberta", "xlm-roberta") else self.positions
-
-    @property
-    def projected(self) -> bool:
-        """Say whether a linear layer takes the embeddings to the hidden width (ELECTRA)."""
-        return self.embedding != self.hidden
 
 
 def _encoder(
@@ -160,15 +121,24 @@ def _check_layers(arch: Architecture, got: int) -> None:
 def _macs(
     arch: Architecture, kept: NDArray[np.int64], tokens: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    width, inner = arch.hidden, arch.intermediate
+    projections, context, feed = _layer_macs(arch)
     seen = np.concatenate([tokens[..., None], kept[..., :-1]], axis=-1)  # (..., L)
-    attention = 4 * width**2 * seen + 2 * width * seen**2 + width * seen
-    feed_forward = 2 * width * inner * kept + width * kept
+    attention = projections * seen + 2 * context * seen**2 + arch.hidden * seen
+    feed_forward = feed * kept + arch.hidden * kept
     layers: NDArray[np.int64] = (attention + feed_forward).sum(axis=-1)
-    embedding = tokens * (arch.embedding + _PER_TOKEN[arch.family])
-    if arch.projected:
-        embedding = embedding + tokens * arch.embedding * width
+    embedding = tokens * (arch.embedding + _PER_TOKEN[arch.family] + _weights(_below(arch)))
     return layers + embedding + _head_macs(arch, tokens)
+
+
+@lru_cache(maxsize=64)
+def _layer_macs(arch: Architecture) -> tuple[NDArray[np.int64], ...]:
+    """Return for each layer the weights and the width of its attention, and its other weights."""
+    head_size = arch.hidden // arch.heads
+    linears = [size.linears(hidden=arch.hidden, head_size=head_size) for size in arch.sizes]
+    projections = np.array([_weights(attention) for attention, _ in linears], dtype=np.int64)
+    context = np.array([size.heads * head_size for size in arch.sizes], dtype=np.int64)
+    feed = np.array([_weights(feed) for _, feed in linears], dtype=np.int64)
+    return projections, context, feed
 
 
 def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -176,15 +146,29 @@ def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int6
     return tokens * last if arch.head == "span" else np.zeros_like(tokens) + arch.hidden**2 + last
 
 
-def _linears(arch: Architecture) -> list[tuple[int, int]]:
-    """List (inputs, outputs) of every linear layer below the head."""
-    width, inner = arch.hidden, arch.intermediate
-    layer = [(width, width)] * 4 + [(width, inner), (inner, width)]
-    return [(arch.embedding, width)] * arch.projected + layer * arch.layers
+def _weights(linears: Sequence[Linear]) -> int:
+    """Count the weights, which are as many as the multiply-accumulates of one token."""
+    return sum(inputs * outputs for inputs, outputs, _ in linears)
 
 
-def _embedding_rows(arch: Architecture) -> int:
-    return arch.vocabulary + arch.positions + arch.type_vocabulary
+def _below(arch: Architecture) -> list[Linear]:
+    """List the linear layers between the embedding tables and the encoder."""
+    rank, projected = arch.embedding_rank, arch.projected
+    factor = [(rank, arch.embedding, False)] if rank else []
+    return factor + ([(arch.embedding, arch.hidden, True)] if projected else [])
+
+
+def _linears(arch: Architecture) -> list[Linear]:
+    """List every linear layer below the head."""
+    head_size = arch.hidden // arch.heads
+    layers = [size.linears(hidden=arch.hidden, head_size=head_size) for size in arch.sizes]
+    return sum((attention + feed for attention, feed in layers), _below(arch))
+
+
+def _tables(arch: Architecture) -> list[tuple[int, int]]:
+    """List (rows, width) of the embedding tables."""
+    others = arch.positions + arch.type_vocabulary
+    return [(arch.vocabulary, arch.embedding_rank or arch.embedding), (others, arch.embedding)]
 
 
 def _norms(arch: Architecture) -> int:
@@ -199,8 +183,8 @@ def _head_parameters(arch: Architecture) -> int:
 
 def parameters(arch: Architecture) -> int:
     """Count the parameters of the Hugging Face model with its head."""
-    linears = sum((inputs + 1) * outputs for inputs, outputs in _linears(arch))
-    embeddings = _embedding_rows(arch) * arch.embedding
+    linears = sum((inputs + biased) * outputs for inputs, outputs, biased in _linears(arch))
+    embeddings = sum(rows * width for rows, width in _tables(arch))
     return linears + embeddings + _norms(arch) + _head_parameters(arch)
 
 
@@ -215,9 +199,10 @@ def size_bytes(arch: Architecture, precision: Precision) -> int:
         raise unknown("precision", precision, get_args(Precision))
     if precision in ("fp32", "fp16"):
         return parameters(arch) * (4 if precision == "fp32" else 2)
-    linears = sum(inputs * outputs + 8 * outputs for inputs, outputs in _linears(arch))
-    row = arch.embedding + 4 if precision == "int8" else 4 * arch.embedding
-    return linears + _embedding_rows(arch) * row + 4 * (_norms(arch) + _head_parameters(arch))
+    integers = precision == "int8"
+    linears = sum(n * out + 4 * (1 + biased) * out for n, out, biased in _linears(arch))
+    tables = sum(rows * (width + 4 if integers else 4 * width) for rows, width in _tables(arch))
+    return linears + tables + 4 * (_norms(arch) + _head_parameters(arch))
 
 
 _KEYS = MappingProxyType(
@@ -258,7 +243,14 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     if missing:
         raise QualaError(f"The model's config.json lacks {', '.join(missing)}.")
     sizes = {"type_vocabulary": 0} | {name: int(config[key]) for name, key in keys.items()}
-    return Architecture(family=family, outputs=_outputs(config), head=_head(config), **sizes)
+    structure = Structure.from_json(config[KEY]) if config.get(KEY) else None
+    return Architecture(
+        family=family,
+        outputs=_outputs(config),
+        head=_head(config),
+        structure=structure,
+        **sizes,
+    )
 
 
 def _outputs(config: Mapping[str, Any]) -> int:

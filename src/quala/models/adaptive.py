@@ -250,9 +250,9 @@ class LengthAdaptiveModel(nn.Module):
         return self.family.block(self.family.layers(self.hf)[layer])
 
     def _project(self, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        heads = self.arch.heads
+        size = self.arch.hidden // self.arch.heads  # layers may have fewer heads, of this size
         query, key, value = (
-            project(hidden).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, n, d)
+            project(hidden).unflatten(-1, (-1, size)).transpose(1, 2)  # (B, heads, n, d)
             for project in (block.query, block.key, block.value)
         )
         return query, key, value

@@ -14,6 +14,7 @@ from quala.cost import Architecture, macs
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.runtime.query import Budget
+from quala.structure import Structure
 
 FILE = "quala.json"
 FORMAT = 1
@@ -190,7 +191,10 @@ class Card:
             for point in facts["front"]
         )
         own = {name: facts[name] for name in cls.__slots__ if name not in ("arch", "front")}
-        return cls(**own, arch=Architecture(**facts["arch"]), front=points)
+        arch = dict(facts["arch"])
+        if arch.get("structure"):
+            arch["structure"] = Structure.from_json(arch["structure"])
+        return cls(**own, arch=Architecture(**arch), front=points)
 
 
 def _rank(point: Point) -> float:
