@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from toys import build, build_hf, make_batch
 from transformers import BertConfig, BertForQuestionAnswering
+
+__all__ = ["build", "build_hf", "make_batch"]
 
 Inputs = dict[str, Tensor]
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quala.compress.quantize.integer import IntegerLinear
 from quala.compress.quantize.store import load_integer
+from quala.compress.structure import is_structured, load_structured
 from quala.data.batch import Batch
 from quala.data.batches import eval_batches
 from quala.data.features import FeatureSet
@@ -69,9 +70,10 @@ def open_checkpoint(
     _check_task(source, facts, data.task)
     ranking = significance or facts.get("significance", "question")
     lengths = semantics or facts.get("semantics", "natural")
-    if facts.get("precision") == "int8":
+    integer = facts.get("precision") == "int8"
+    if integer or is_structured(source):
         model = LengthAdaptiveModel(
-            load_integer(source),
+            load_integer(source) if integer else load_structured(source),
             task_kind=data.task.kind,
             significance=ranking,
             semantics=lengths,

@@ -9,7 +9,9 @@ from typing import TypeVar
 from torch import nn
 from transformers import PreTrainedModel
 
+from quala.compress.structure import record_structure
 from quala.errors import QualaError
+from quala.structure import KEY
 
 _STACKS = ("encoder.layer", "transformer.layer")
 _Model = TypeVar("_Model", bound=PreTrainedModel)
@@ -20,7 +22,7 @@ def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
 
     Args:
         hf: a BERT, RoBERTa, XLM-R, ELECTRA or DistilBERT model, with any head.
-        layers: rising layer numbers from 0, see `uniform_layers`.
+        layers: rising layer numbers from 0, see `layers_to_keep`.
 
     Raises:
         QualaError: for a model without such a stack, or layers that it does not have.
@@ -35,6 +37,8 @@ def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
     stack = nn.ModuleList(_layers(small, path)[i] for i in kept)
     setattr(small.base_model.get_submodule(parent), leaf, stack)
     small.config.num_hidden_layers = len(kept)
+    if hasattr(small.config, KEY):  # the layers were pruned or factorised before
+        record_structure(small)
     for place, layer in enumerate(stack):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):

@@ -1,0 +1,1 @@
+"""Low rank: a matrix as the product of two smaller ones."""

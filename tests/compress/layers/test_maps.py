@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from quala.compress.layers.maps import LAYER_MAPS, layers_to_keep
+from quala.errors import QualaError
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "kept", "layers"),
+    [
+        ("xtc", 12, 6, [1, 3, 5, 7, 9, 11]),
+        ("xtc", 12, 5, [2, 4, 6, 8, 10]),
+        ("tinybert", 12, 4, [2, 5, 8, 11]),
+        ("tinybert", 12, 6, [1, 3, 5, 7, 9, 11]),
+        ("uniform", 12, 5, [1, 3, 6, 8, 11]),
+        ("top", 12, 8, [4, 5, 6, 7, 8, 9, 10, 11]),
+        ("bottom", 6, 2, [0, 1]),
+        ("symmetric", 12, 6, [0, 1, 2, 9, 10, 11]),
+        ("symmetric", 6, 3, [0, 1, 5]),
+        ("symmetric", 6, 1, [0]),
+    ],
+)
+def test_the_known_maps(name: str, depth: int, kept: int, layers: list[int]) -> None:
+    assert layers_to_keep(name, depth=depth, kept=kept) == layers
+
+
+@pytest.mark.parametrize("name", sorted(set(LAYER_MAPS) - {"xtc", "tinybert"}))
+@pytest.mark.parametrize("kept", range(1, 8))
+def test_every_map_rises_within_the_depth(name: str, kept: int) -> None:
+    layers = layers_to_keep(name, depth=7, kept=kept)
+    assert len(layers) == kept
+    assert layers == sorted(set(layers) & set(range(7)))
+
+
+def test_maps_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(QualaError, match="12 to 6, 12 to 5"):
+        layers_to_keep("xtc", depth=6, kept=3)
+    with pytest.raises(QualaError, match="divisor"):
+        layers_to_keep("tinybert", depth=12, kept=5)
+
+
+@pytest.mark.parametrize("kept", [0, 7])
+def test_more_layers_than_there_are_are_refused(kept: int) -> None:
+    with pytest.raises(QualaError, match="1 to 6"):
+        layers_to_keep("top", depth=6, kept=kept)
+
+
+def test_an_unknown_map_names_the_nearest() -> None:
+    with pytest.raises(QualaError, match="Did you mean `uniform`"):
+        layers_to_keep("unifrom", depth=6, kept=3)
