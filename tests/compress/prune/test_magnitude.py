@@ -1,0 +1,119 @@
+"""Masks against sorted lists of absolute values."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import FAMILIES, BuildHf
+
+from quala.compress.factorise.model import FactoriseConfig, factorise
+from quala.compress.prune.magnitude import (
+    Scope,
+    apply_masks,
+    magnitude_masks,
+    nonzero_parameters,
+    prunable_weights,
+)
+from quala.errors import QualaError
+
+
+def tensors() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    large = 3 * torch.randn(4, 5, generator=generator)
+    return {"a": torch.randn(6, 3, generator=generator), "b": large}
+
+
+def test_a_global_mask_hides_the_smallest_of_all() -> None:
+    weights = tensors()
+    masks = magnitude_masks(weights, 0.5, scope="global")
+    magnitudes = sorted(abs(value) for w in weights.values() for value in w.flatten().tolist())
+    for name, weight in weights.items():
+        assert torch.equal(masks[name], weight.abs() >= magnitudes[19])
+
+
+def test_a_mask_per_matrix_hides_the_same_share_of_each() -> None:
+    weights = tensors()
+    masks = magnitude_masks(weights, 0.5, scope="matrix")
+    for name, weight in weights.items():
+        magnitudes = sorted(weight.abs().flatten().tolist())
+        assert torch.equal(masks[name], weight.abs() >= magnitudes[len(magnitudes) // 2])
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.13, 0.5, 0.97])
+def test_exactly_the_asked_share_is_hidden_even_of_equal_weights(sparsity: float) -> None:
+    masks = magnitude_masks({"a": torch.ones(10, 7), "b": torch.ones(30)}, sparsity)
+    assert sum(int((~mask).sum()) for mask in masks.values()) == round(100 * sparsity)
+
+
+@pytest.mark.parametrize("scope", ["global", "matrix"])
+def test_rising_sparsity_brings_no_weight_back(scope: Scope) -> None:
+    weights = {name: nn.Parameter(weight) for name, weight in tensors().items()}
+    model = nn.ParameterDict(weights)
+    early = magnitude_masks(weights, 0.3, scope=scope)
+    apply_masks(model, early)
+    late = magnitude_masks(weights, 0.6, scope=scope)
+    assert all(not (late[name] & ~early[name]).any() for name in weights)
+
+
+def test_masked_weights_stay_zero_through_training() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4)
+    masks = magnitude_masks({"weight": layer.weight}, 0.5)
+    apply_masks(layer, masks)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        layer(torch.randn(5, 6)).square().sum().backward()
+        optimiser.step()
+        apply_masks(layer, masks)
+    assert torch.equal(layer.weight != 0, masks["weight"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_matrices_of_the_encoder_and_the_words_are_prunable(
+    family: str, build_hf: BuildHf
+) -> None:
+    hf = build_hf(family)
+    weights = prunable_weights(hf)
+    wide = 8 if family == "electra" else 16
+    assert sum(w.numel() for w in weights.values()) == 3 * (4 * 256 + 2 * 512) + 50 * wide
+    assert all(hf.get_parameter(name) is weight for name, weight in weights.items())
+    assert len(prunable_weights(hf, embeddings=False)) == 18
+
+
+def test_factors_are_prunable(build_hf: BuildHf) -> None:
+    small = factorise(build_hf(), FactoriseConfig(linear_rank=3, embedding_rank=2))
+    weights = prunable_weights(small)
+    expected = 3 * (4 * 3 * 32 + 2 * 3 * 48) + 2 * 66
+    assert sum(w.numel() for w in weights.values()) == expected
+    apply_masks(small, magnitude_masks(weights, 0.25))
+    assert sum(int((w == 0).sum()) for w in weights.values()) == round(expected / 4)
+
+
+def test_zeros_are_not_counted() -> None:
+    layer = nn.Linear(3, 2)
+    apply_masks(layer, {"weight": torch.tensor([[True, False, True], [False, False, True]])})
+    assert nonzero_parameters(layer) == 3 + 2
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0])
+def test_a_sparsity_out_of_range_is_refused(sparsity: float) -> None:
+    with pytest.raises(QualaError, match="`sparsity`"):
+        magnitude_masks(tensors(), sparsity)
+
+
+def test_another_scope_is_refused() -> None:
+    with pytest.raises(QualaError, match="Did you mean `global`"):
+        magnitude_masks(tensors(), 0.5, scope="globl")  # type: ignore[arg-type]
+
+
+def test_no_weights_are_refused() -> None:
+    with pytest.raises(QualaError, match="at least one"):
+        magnitude_masks({}, 0.5)
+
+
+@pytest.mark.parametrize("name", ["weight", "absent"])
+def test_a_mask_that_fits_nothing_is_refused(name: str) -> None:
+    with pytest.raises(QualaError, match=f"`{name}`"):
+        apply_masks(nn.Linear(2, 2), {name: torch.ones(3, 3, dtype=torch.bool)})

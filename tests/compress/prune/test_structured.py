@@ -1,0 +1,202 @@
+"""Removed units against the same units at zero, in Hugging Face's forward and in ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from toys import FAMILIES, BuildHf, MakeBatch
+
+from quala.compress.factorise.model import FactoriseConfig, factorise
+from quala.compress.prune.structured import PruneConfig, keep_units, prune
+from quala.compress.prune.taylor import Importance
+from quala.compress.structure import structure_of
+from quala.cost import macs, parameters, size_bytes
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.family import family_of
+from quala.structure import KEY
+
+HEADS = [[0, 2], [3], [0, 1, 2, 3]]
+NEURONS = [list(range(0, 32, 2)), [5, 31], list(range(30))]
+LENGTHS = LengthConfig((20, 11, 5), 32)
+
+
+def masked(hf: Any, heads: Any = HEADS, neurons: Any = NEURONS) -> None:
+    """Zero what the units that shall go hand on, in `hf` itself."""
+    family = family_of(hf)
+    for layer, kept, inner in zip(family.layers(hf), heads, neurons, strict=True):
+        block: Any = family.block(layer)
+        columns = [4 * head + i for head in kept for i in range(4)]
+        for reader, places in ((block.attention_out, columns), (block.ffn_out, inner)):
+
+            def hook(_: Any, inputs: tuple[Tensor], places: list[int] = places) -> Any:
+                mask = torch.zeros(inputs[0].shape[-1], dtype=inputs[0].dtype)
+                mask[places] = 1
+                return (inputs[0] * mask,)
+
+            reader.register_forward_pre_hook(hook)
+
+
+def count(hf: Any) -> int:
+    return sum(weight.numel() for weight in hf.parameters())
+
+
+def answer(hf: Any, batch: dict[str, Tensor]) -> Tensor:
+    out = hf(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    return torch.cat([values.flatten() for values in out.to_tuple()])
+
+
+@pytest.mark.parametrize("kind", ["question-answering", "classification"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_pruned_model_is_the_masked_model(
+    family: str, kind: Any, build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    hf, batch = build_hf(family, kind), make_batch([9, 20], family=family)
+    before = answer(hf, batch)
+    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    torch.testing.assert_close(answer(hf, batch), before, atol=0, rtol=0)
+    masked(hf)
+    assert (answer(hf, batch) - before).abs().max() > 1e-3
+    torch.testing.assert_close(answer(small, batch), answer(hf, batch), atol=1e-10, rtol=0)
+    full, cut = (LengthAdaptiveModel(model, task_kind=kind)(batch) for model in (hf, small))
+    torch.testing.assert_close(cut, full, atol=1e-10, rtol=0)
+
+
+def test_in_single_precision_they_agree_to_a_millionth(
+    build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    hf, batch = build_hf().float(), make_batch([9, 20])
+    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    masked(hf)
+    scale = answer(hf, batch).abs().max().item()
+    torch.testing.assert_close(
+        answer(small, batch), answer(hf, batch), atol=1e-6 * max(1.0, scale), rtol=0
+    )
+
+
+def test_eager_attention_runs_too(build_hf: BuildHf, make_batch: MakeBatch) -> None:
+    hf, batch = build_hf(), make_batch([9, 20])
+    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    expected = answer(small, batch)
+    small.set_attn_implementation("eager")
+    torch.testing.assert_close(answer(small, batch), expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("significance", ["question", "column_sum", "span"])
+def test_the_pruned_model_drops_the_tokens_that_the_masked_model_drops(
+    significance: str, build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    """With all heads: a removed head no longer votes, a masked one would."""
+    hf, batch = build_hf(), make_batch([20, 32])
+    everything = [[0, 1, 2, 3]] * 3
+    small = keep_units(hf, neurons=NEURONS)
+    masked(hf, heads=everything)
+    one, other = (LengthAdaptiveModel(m, significance=significance) for m in (hf, small))
+    torch.testing.assert_close(other(batch, LENGTHS), one(batch, LENGTHS), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("significance", ["question", "column_sum", "span"])
+def test_layers_with_fewer_heads_drop_tokens(
+    significance: str, build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    small = keep_units(build_hf(), heads=HEADS)
+    model = LengthAdaptiveModel(small, significance=significance)
+    batch = make_batch([20, 32])
+    together = model(batch, LENGTHS)
+    alone = model({name: values[:1, :20] for name, values in batch.items()}, LENGTHS)
+    torch.testing.assert_close(together[0, :20], alone[0], atol=1e-9, rtol=0)
+    assert model.trace(batch).queries[1].shape == (2, 1, 32, 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
+    hf = build_hf(family)
+    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    gone_heads, gone_neurons = 2 + 3 + 0, 16 + 30 + 2
+    head, neuron = 4 * (4 * 16) + 3 * 4, 2 * 16 + 1
+    assert count(hf) - count(small) == gone_heads * head + gone_neurons * neuron
+    arch = LengthAdaptiveModel(small).arch
+    assert parameters(arch) == count(small)
+    assert size_bytes(arch, "fp32") == 4 * count(small)
+
+
+def test_macs_are_those_that_torch_counts(build_hf: BuildHf, make_batch: MakeBatch) -> None:
+    """Both differ by the elementwise products only, which pruning leaves alone."""
+    hf, batch = build_hf(), make_batch([20])
+    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    models = [LengthAdaptiveModel(hf), LengthAdaptiveModel(small)]
+    flops = []
+    for model in models:
+        model.hf.set_attn_implementation("eager")  # the counter misses the fused products
+        with FlopCounterMode(display=False) as counter:
+            answer(model.hf, batch)
+        flops.append(counter.get_total_flops() // 2)
+    before, after = (macs(model.arch, (20,) * 3, 20) for model in models)
+    assert flops[0] - flops[1] == before - after > 0
+
+
+def test_pruning_again_counts_from_what_is_present(
+    build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    hf, batch = build_hf(), make_batch([9, 20])
+    once = keep_units(hf, heads=[[1, 3], [0, 1, 2], [0, 1, 2, 3]])
+    twice = keep_units(once, heads=[[1], [0, 2], [3]])
+    direct = keep_units(hf, heads=[[3], [0, 2], [3]])
+    torch.testing.assert_close(answer(twice, batch), answer(direct, batch), atol=0, rtol=0)
+
+
+def test_a_factorised_model_is_pruned_too(build_hf: BuildHf, make_batch: MakeBatch) -> None:
+    hf, batch = factorise(build_hf(), FactoriseConfig(linear_rank=6)), make_batch([9, 20])
+    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    masked(hf)
+    torch.testing.assert_close(answer(small, batch), answer(hf, batch), atol=1e-10, rtol=0)
+    assert parameters(LengthAdaptiveModel(small).arch) == count(small)
+
+
+def test_frozen_weights_stay_frozen_and_others_train(
+    build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    hf = build_hf()
+    block: Any = family_of(hf).block(family_of(hf).layers(hf)[0])
+    block.query.weight.requires_grad_(False)
+    small = keep_units(hf, heads=HEADS)
+    cut: Any = family_of(small).block(family_of(small).layers(small)[0])
+    answer(small, make_batch([9])).sum().backward()
+    assert cut.query.weight.grad is None
+    assert cut.key.weight.grad.shape == (8, 16)
+
+
+def test_importance_decides_what_stays(build_hf: BuildHf) -> None:
+    hf = build_hf()
+    heads = tuple(torch.tensor([0.0, 3.0, 1.0, 2.0]) for _ in range(3))
+    neurons = tuple(torch.arange(32.0) for _ in range(3))
+    small = prune(hf, Importance(heads, neurons), PruneConfig(heads=0.5, neurons=0.25))
+    expected = keep_units(hf, heads=[[1, 3]] * 3, neurons=[list(range(24, 32))] * 3)
+    state = expected.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in small.state_dict().items())
+    assert [layer.heads for layer in structure_of(small).layers] == [2, 2, 2]
+
+
+def test_equal_feed_forwards_need_no_record(build_hf: BuildHf) -> None:
+    small = keep_units(build_hf(), neurons=[range(8)] * 3)
+    assert small.config.intermediate_size == 8
+    assert not hasattr(small.config, KEY)
+
+
+@pytest.mark.parametrize(
+    "heads", [[[0], [0]], [[0], [], [0]], [[0], [4], [0]], [[1, 1], [0], [0]]]
+)
+def test_heads_that_a_layer_cannot_keep_are_refused(heads: Any, build_hf: BuildHf) -> None:
+    with pytest.raises(QualaError, match="heads"):
+        keep_units(build_hf(), heads=heads)
+
+
+@pytest.mark.parametrize("name", ["heads", "neurons"])
+def test_shares_out_of_range_are_refused(name: str) -> None:
+    with pytest.raises(QualaError, match=f"`{name}`"):
+        PruneConfig(**{name: 0.0})  # type: ignore[arg-type]
