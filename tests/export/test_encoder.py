@@ -12,12 +12,15 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quala.compress.factorise.model import FactoriseConfig, factorise
+from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.model import calibrate, quantize
 from quala.compress.quantize.split import split_ternary
 from quala.errors import QualaError
 from quala.export.encoder import build_graph
+from quala.export.specialise import Shape, specialise
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 
@@ -154,3 +157,24 @@ def test_reference_semantics_are_refused(build: Build) -> None:
     model = build(significance="column_sum", semantics="reference")
     with pytest.raises(QualaError, match="natural"):
         build_graph(model, sequence_length=32)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_and_factorised_layers_are_exported(
+    family: str, build: Build, make_batch: MakeBatch
+) -> None:
+    hf = keep_units(
+        build(family).float().hf,
+        heads=[[0, 2], [3], [0, 1, 2, 3]],
+        neurons=[range(16), range(2), range(30)],
+    )
+    small = factorise(hf, FactoriseConfig(linear_rank=2, embedding_rank=4))
+    model = LengthAdaptiveModel(small)
+    graph = build_graph(model, sequence_length=32)
+    fused = specialise(graph, Shape(frozenset(), padded=False), fuse_heads=4)
+    batch = make_batch([20, 20], family=family)
+    for lengths in LENGTHS:
+        expected = model(batch, lengths).detach().numpy()
+        np.testing.assert_allclose(run(opened(graph), batch, lengths), expected, atol=1e-4)
+    expected = model(batch).detach().numpy()
+    np.testing.assert_allclose(run(opened(fused), batch, None), expected, atol=1e-4)

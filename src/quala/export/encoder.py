@@ -59,6 +59,7 @@ class _Exporter:
         self.model = model
         self.sequence_length = sequence_length
         self.spans = model.task_kind == "question-answering"
+        self._head_size = model.arch.hidden // model.arch.heads
         self.g = GraphBuilder()
 
     def graph(self) -> onnx.ModelProto:
@@ -150,8 +151,8 @@ class _Exporter:
 
     def _projections(self, hidden: str, block: Block, layer: int) -> tuple[str, str, str]:
         """Return query, scaled by 1 / sqrt(d), key and value, each (B, heads, n, d)."""
-        g, heads = self.g, self.model.arch.heads
-        size = self.model.arch.hidden // heads
+        g, heads = self.g, self.model.arch.sizes[layer].heads
+        size = self._head_size
         parts = [Part(block.query, size**-0.5), Part(block.key), Part(block.value)]
         split = g.constant([0, 0, heads, size], np.int64)
         query, key, value = (
@@ -167,7 +168,8 @@ class _Exporter:
         bias = g("Unsqueeze", bias, g.constant([1, 2], np.int64))
         weights = g("Softmax", g("Add", logits, bias, name=BIASED.format(layer)), axis=-1)
         context = g("Transpose", g("MatMul", weights, value), perm=[0, 2, 1, 3])
-        width = g.constant([0, 0, self.model.arch.hidden], np.int64)
+        heads = self.model.arch.sizes[layer].heads
+        width = g.constant([0, 0, heads * self._head_size], np.int64)
         return g("Reshape", context, width, name=CONTEXT.format(layer))
 
     def _drop(

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
+from quala.compress.factorise.layers import FactorisedEmbedding, FactorisedLinear
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.split import Split
 from quala.errors import QualaError
@@ -76,6 +77,9 @@ def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
     if isinstance(first, Split):
         halves = (Part(half, parts[0].factor) for half in (first.first, first.second))
         return g("Add", *(_product(g, x, [half]) for half in halves))
+    if isinstance(first, FactorisedLinear):
+        x = _product(g, x, [Part(first.down)])
+        return _product(g, x, [Part(first.up, parts[0].factor)])
     if isinstance(first, IntegerLinear):
         product = g("MatMul", _fake(g, x, first), _integer_weight(g, parts))
     else:
@@ -109,11 +113,13 @@ def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
 
 
 def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:
-    """Look rows up; int8 rows are scaled after the look-up."""
+    """Look rows up; int8 rows are scaled after the look-up, narrow rows widened."""
     if isinstance(module, Split):
         return g("Add", embedding(g, ids, module.first), embedding(g, ids, module.second))
     if isinstance(module, IntegerEmbedding) and module.groups > 1:
         return g("Gather", g.constant(array(module.float_weight())), ids)
+    if isinstance(module, FactorisedEmbedding):
+        return linear(g, embedding(g, ids, module.table), module.up)
     if isinstance(module, IntegerEmbedding):
         rows = g("Gather", g.constant(array(module.weight)), ids)
         steps = g("Gather", g.constant(array(module.scale)), ids)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import onnx
-from onnx import NodeProto, helper
+from onnx import NodeProto, helper, numpy_helper
 
 from quala.export.names import BIASED, CONTEXT, DROP, KEPT, KEY, OUTPUT, QUERY, VALUE
 
@@ -40,7 +40,7 @@ def specialise(model: onnx.ModelProto, shape: Shape, *, fuse_heads: int = 0) -> 
     if not shape.padded:
         nodes = [_unbiased(node, layers) for node in nodes]
         if fuse_heads:
-            nodes = _fused(nodes, layers, fuse_heads)
+            nodes = _fused(nodes, layers, model)
     dropping = layers if shape.drops is None else sorted(shape.drops)
     kept = [KEPT.format(layer, field) for layer in dropping for field in ("positions", "valid")]
     outputs = [OUTPUT, *kept]
@@ -82,8 +82,11 @@ def _unbiased(node: NodeProto, layers: Iterable[int]) -> NodeProto:
     return node
 
 
-def _fused(nodes: list[NodeProto], layers: Iterable[int], heads: int) -> list[NodeProto]:
+def _fused(
+    nodes: list[NodeProto], layers: Iterable[int], model: onnx.ModelProto
+) -> list[NodeProto]:
     named = {node.name: node for node in nodes}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
     joined = {CONTEXT.format(layer): layer for layer in layers}
     result = []
     for node in nodes:
@@ -91,13 +94,14 @@ def _fused(nodes: list[NodeProto], layers: Iterable[int], heads: int) -> list[No
         if layer is None:
             result.append(node)
             continue
+        split = numpy_helper.to_array(constants[named[QUERY.format(layer)].input[1]])
         rows = [named[part.format(layer)].input[0] for part in (QUERY, KEY, VALUE)]
         fused = helper.make_node(
             "MultiHeadAttention",
             rows,
             list(node.output),
             domain=MICROSOFT,
-            num_heads=heads,
+            num_heads=int(split[2]),  # (0, 0, heads, d)
             scale=1.0,  # the query carries it
         )
         result.append(fused)
