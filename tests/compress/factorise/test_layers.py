@@ -102,6 +102,16 @@ def test_an_embedding_factorised_again_truncates_further() -> None:
     torch.testing.assert_close(twice, truncated(matrix(11, 6), 2), atol=1e-12, rtol=0)
 
 
+def test_frozen_layers_stay_frozen() -> None:
+    dense = linear(5, 7)
+    dense.weight.requires_grad_(False)
+    layer = FactorisedLinear.from_linear(dense, 2)
+    assert not layer.up.weight.requires_grad
+    assert layer.up.bias.requires_grad
+    table = nn.Embedding.from_pretrained(matrix(11, 6))
+    assert not FactorisedEmbedding.from_embedding(table, 3).table.weight.requires_grad
+
+
 def test_factorising_draws_no_random_number() -> None:
     dense, before = linear(5, 7), torch.get_rng_state()
     FactorisedLinear.from_linear(dense, 2)

@@ -59,9 +59,11 @@ class FactorisedLinear(nn.Module):
         up, down = truncated_svd(weight, rank)
         with torch.device("meta"):
             layer = cls(weight.shape[1], weight.shape[0], rank, bias=bias is not None)
-        layer.down.weight, layer.up.weight = nn.Parameter(down), nn.Parameter(up)
+        trains = weight.requires_grad
+        layer.down.weight = nn.Parameter(down, requires_grad=trains)
+        layer.up.weight = nn.Parameter(up, requires_grad=trains)
         if bias is not None:
-            layer.up.bias = nn.Parameter(bias.detach().clone())
+            layer.up.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
         return layer.train(linear.training)
 
     @property
@@ -118,8 +120,9 @@ class FactorisedEmbedding(nn.Module):
         table, widen = truncated_svd(weight, rank)
         with torch.device("meta"):
             layer = cls(weight.shape[0], weight.shape[1], rank, padding_idx=padding)
-        layer.table.weight = nn.Parameter(table)
-        layer.up.weight = nn.Parameter(widen.T.contiguous())
+        trains = weight.requires_grad
+        layer.table.weight = nn.Parameter(table, requires_grad=trains)
+        layer.up.weight = nn.Parameter(widen.T.contiguous(), requires_grad=trains)
         return layer.train(embedding.training)
 
     @property
