@@ -103,9 +103,7 @@ def integer_graph(significance: str) -> onnx.ModelProto:
 
 def engine(arguments: argparse.Namespace, graph: onnx.ModelProto, *, fused: bool) -> GraphEngine:
     """Open a graph, with or without the fused attention."""
-    opened = open_engine(
-        arguments.runtime, graph, Facts(6, 12, LONGEST), threads=arguments.threads
-    )
+    opened = open_engine(arguments.runtime, graph, Facts(6, LONGEST), threads=arguments.threads)
     opened.fuse = opened.fuse and fused
     return opened
 

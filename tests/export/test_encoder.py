@@ -171,7 +171,7 @@ def test_pruned_and_factorised_layers_are_exported(
     small = factorise(hf, FactoriseConfig(linear_rank=2, embedding_rank=4))
     model = LengthAdaptiveModel(small)
     graph = build_graph(model, sequence_length=32)
-    fused = specialise(graph, Shape(frozenset(), padded=False), fuse_heads=4)
+    fused = specialise(graph, Shape(frozenset(), padded=False), fuse=True)
     batch = make_batch([20, 20], family=family)
     for lengths in LENGTHS:
         expected = model(batch, lengths).detach().numpy()

@@ -39,17 +39,17 @@ def run(graph: onnx.ModelProto, batch: dict[str, Tensor], lengths: tuple[int, ..
 @pytest.mark.parametrize(
     ("drops", "lengths"), [(set(), FULL), ({1}, ONE), ({0, 2}, TWO), ({0, 1, 2}, TWO)]
 )
-@pytest.mark.parametrize("heads", [0, 4])
+@pytest.mark.parametrize("fuse", [False, True])
 def test_known_drops_change_nothing(
     graph: onnx.ModelProto,
     make_batch: MakeBatch,
     drops: set[int],
     lengths: tuple[int, ...],
-    heads: int,
+    fuse: bool,
 ) -> None:
     for tokens, padded in (([20, 20], False), ([7, 20, 32], True)):
         batch = make_batch(tokens)
-        small = specialise(graph, Shape(frozenset(drops), padded), fuse_heads=heads)
+        small = specialise(graph, Shape(frozenset(drops), padded), fuse=fuse)
         mask = batch["attention_mask"].bool().numpy()
         expected, found = run(graph, batch, lengths)[0], run(small, batch, lengths)[0]
         np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)

@@ -14,7 +14,7 @@ from quala.runtime import engine as room
 from quala.runtime.bench import words
 from quala.runtime.engine import Facts, GraphEngine, open_engine, read_graph
 
-FACTS = Facts(layers=2, heads=2, sequence_length=128)
+FACTS = Facts(layers=2, sequence_length=128)
 LENGTHS = [None, LengthConfig((128, 40), 128), LengthConfig((60, 20), 128)]
 
 

@@ -13,7 +13,7 @@ from quala.runtime import engine
 from quala.runtime.engine import Facts, open_engine
 from quala.runtime.hardware import INTEGER, cpu, processor, saturates
 
-FACTS = Facts(layers=1, heads=1, sequence_length=8)
+FACTS = Facts(layers=1, sequence_length=8)
 
 
 def graph(kind: str) -> onnx.ModelProto:

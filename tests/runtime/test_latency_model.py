@@ -13,7 +13,7 @@ from quala.runtime.answerer import load
 from quala.runtime.engine import Facts
 from quala.runtime.latency_model import TERMS, LatencyModel, measure_latency_model, terms
 
-FACTS = Facts(layers=6, heads=12, sequence_length=384)
+FACTS = Facts(layers=6, sequence_length=384)
 TRUE = (0.4, 0.002, 0.006, 0.00001, 0.012, 0.1, 0.0008, 0.0005)
 
 
@@ -55,7 +55,7 @@ def test_a_model_survives_json() -> None:
 
 def test_an_engine_is_measured(export_folder: Path) -> None:
     engine = load(export_folder).engine
-    facts = Facts(layers=2, heads=2, sequence_length=128)
+    facts = Facts(layers=2, sequence_length=128)
     model = measure_latency_model(engine, facts, seed=0, repeats=1, timing={"threads": 1})
     assert model.measurements > 60
     assert all(value >= 0 for value in model.coefficients)

@@ -26,12 +26,12 @@ class Shape:
     padded: bool = True
 
 
-def specialise(model: onnx.ModelProto, shape: Shape, *, fuse_heads: int = 0) -> onnx.ModelProto:
+def specialise(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> onnx.ModelProto:
     """Return a copy of `model` for calls of one shape.
 
     The copy returns, beside the logits, the places (B, m) of the tokens that each dropping layer
-    kept, and which of them are valid. `fuse_heads` is the number of heads where the runtime has
-    Microsoft's fused attention; it takes the place of unpadded attention.
+    kept, and which of them are valid. With `fuse`, for runtimes that
+    have it, Microsoft's fused attention takes the place of unpadded attention.
     """
     small = onnx.ModelProto()
     small.CopyFrom(model)
@@ -39,7 +39,7 @@ def specialise(model: onnx.ModelProto, shape: Shape, *, fuse_heads: int = 0) -> 
     layers = sorted(_layers(nodes))
     if not shape.padded:
         nodes = [_unbiased(node, layers) for node in nodes]
-        if fuse_heads:
+        if fuse:
             nodes = _fused(nodes, layers, model)
     dropping = layers if shape.drops is None else sorted(shape.drops)
     kept = [KEPT.format(layer, field) for layer in dropping for field in ("positions", "valid")]
@@ -50,7 +50,7 @@ def specialise(model: onnx.ModelProto, shape: Shape, *, fuse_heads: int = 0) -> 
     for name in kept:
         kind = kinds[name.rpartition("_")[2]]
         small.graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", name]))
-    if fuse_heads:
+    if fuse:
         small.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     _forget_constants(small)
     return small

@@ -54,13 +54,12 @@ class Facts:
     """What an engine must know of the graph."""
 
     layers: int
-    heads: int
     sequence_length: int
 
     @classmethod
     def of(cls, arch: Architecture, sequence_length: int) -> Facts:
         """Return the facts of a model's graph."""
-        return cls(arch.layers, arch.heads, sequence_length)
+        return cls(arch.layers, sequence_length)
 
 
 class GraphEngine(ABC):
@@ -118,8 +117,7 @@ class GraphEngine(ABC):
         with self._lock:
             known = self._compiled.get(shape)
             if known is None:
-                heads = self.facts.heads if self.fuse else 0
-                small = specialise(self._graph, shape, fuse_heads=heads)
+                small = specialise(self._graph, shape, fuse=self.fuse)
                 outputs = [output.name for output in small.graph.output]
                 known = self.compile(small.SerializeToString(), outputs), outputs
                 self._compiled[shape] = known

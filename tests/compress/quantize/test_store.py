@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertForQuestionAnswering
 
+from quala.compress.factorise.model import FactoriseConfig, factorise
+from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.model import calibrate, quantize
@@ -43,6 +45,25 @@ def test_a_loaded_model_is_the_saved_one_to_the_bit(
     saved, loaded = integer.state_dict(), load_integer(folder).state_dict()
     assert saved.keys() == loaded.keys()
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+
+
+def test_a_pruned_and_factorised_model_is_loaded_to_the_bit(
+    bert: BertForQuestionAnswering, inputs: Inputs, tmp_path: Path
+) -> None:
+    layers = bert.config.num_hidden_layers
+    heads = [[0]] + [list(range(bert.config.num_attention_heads))] * (layers - 1)
+    small = factorise(
+        keep_units(bert, heads=heads), FactoriseConfig(linear_ratio=2.0, embedding_rank=4)
+    )
+    quantize(small, QuantizeConfig())
+    calibrate(small, lambda: _forward(small, inputs))
+    integer = to_integer(small)
+    save_integer(integer, tmp_path / "model", {"task": "question-answering"})
+    loaded = load_integer(tmp_path / "model")
+    saved = integer.state_dict()
+    assert any(name.endswith("query.down.weight") for name in saved)
+    assert loaded.state_dict().keys() == saved.keys()
+    assert all(torch.equal(saved[name], value) for name, value in loaded.state_dict().items())
 
 
 def test_a_loaded_model_answers_alike(

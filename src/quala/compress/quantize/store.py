@@ -25,7 +25,9 @@ from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.model import replace
 from quala.compress.quantize.packed import integer_layers, packed_state, unpacked_state
 from quala.compress.quantize.split import Split
+from quala.compress.structure import rebuild
 from quala.errors import QualaError
+from quala.structure import KEY
 
 FORMAT = 1
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -171,6 +173,8 @@ def _skeleton(path: Path) -> PreTrainedModel:
         auto = AutoModelForSequenceClassification
     with torch.random.fork_rng(devices=[]):  # the throw-away initial weights draw numbers
         model: PreTrainedModel = auto.from_config(config)
+        if hasattr(config, KEY):
+            rebuild(model)
     if type(model).__name__ != kind:
         raise QualaError(f"`{path}` holds a {kind or 'nameless model'}, which quala cannot build.")
     return model
