@@ -17,6 +17,7 @@ from quala.errors import QualaError, unknown
 from quala.lengths import LengthConfig
 from quala.models.attention import fused_attention, published_attention
 from quala.models.family import Block, family_of
+from quala.models.keep import KeepCounts, keep_counts
 from quala.models.restore import gather_tokens, restore, select_ranked, select_sorted
 from quala.models.significance import View
 from quala.models.significance import significance as significance_named
@@ -24,7 +25,6 @@ from quala.models.state import Drop, Restore, State, Trace
 
 Semantics = Literal["natural", "reference"]
 TaskKind = Literal["question-answering", "classification", "regression"]
-KeepCounts = list[list[int] | None]
 
 _NO_LAYERS: frozenset[int] = frozenset()
 
@@ -209,25 +209,15 @@ class LengthAdaptiveModel(nn.Module):
     ) -> KeepCounts:
         """Return for each layer how many tokens each example keeps, None where none is dropped.
 
-        Raises QualaError unless there is one length per layer, and under `reference` semantics
-        unless the batch is padded to the sequence length.
+        Raises QualaError as `quala.models.keep.keep_counts` does.
         """
-        if len(lengths.lengths) != self.num_layers:
-            raise QualaError(
-                f"Expected {self.num_layers} lengths, one per layer, got {len(lengths.lengths)}."
-            )
-        examples, width = batch["input_ids"].shape
-        if self.semantics == "natural":
-            present = batch["attention_mask"].sum(dim=1).tolist()
-            kept = [lengths.kept(tokens) for tokens in present]
-        elif width == lengths.sequence_length:
-            present, kept = [width] * examples, [lengths.lengths] * examples
-        else:
-            raise QualaError(
-                f"`reference` semantics need inputs padded to {lengths.sequence_length} tokens, "
-                f"got {width}."
-            )
-        return _changes(present, kept, skip_layers)
+        return keep_counts(
+            batch["attention_mask"],
+            lengths,
+            layers=self.num_layers,
+            natural=self.semantics == "natural",
+            skip_layers=skip_layers,
+        )
 
     def _run(
         self,
@@ -317,16 +307,3 @@ class LengthAdaptiveModel(nn.Module):
         index = select_ranked(scores, keep=keep[0], protect_first=protect)
         real = None if state.valid is None else gather_tokens(state.valid, index)
         return index, None, real
-
-
-def _changes(
-    present: Sequence[int], kept: Sequence[Sequence[int]], skip_layers: frozenset[int]
-) -> KeepCounts:
-    counts: KeepCounts = []
-    before = list(present)
-    for layer in range(len(kept[0])):
-        after = [example[layer] for example in kept]
-        dropped = layer not in skip_layers and after != before
-        counts.append(after if dropped else None)
-        before = after if dropped else before
-    return counts
