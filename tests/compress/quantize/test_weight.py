@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from quala.compress.quantize.granularity import Granularity
-from quala.compress.quantize.weight import WeightMethod, WeightQuantizer, WeightSpec
+from quala.compress.quantize.spec import WeightMethod, WeightSpec
+from quala.compress.quantize.weight import WeightQuantizer
 from quala.errors import QualaError
 
 METHODS: list[tuple[WeightMethod, int]] = [

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from quala.compress.quantize.granularity import Granularity
-from quala.compress.quantize.steps import StepInit
-from quala.compress.quantize.weight import WeightMethod, WeightSpec
+from quala.compress.quantize.spec import StepInit, WeightMethod, WeightSpec
 from quala.errors import QualaError, unknown
 
 RangeKind = Literal["minmax", "ema", "percentile", "lsq"]

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.lsq import at_least
+from quala.compress.quantize.spec import StepInit
 from quala.compress.quantize.ste import SMALLEST_STEP, fake_affine, fake_learned
-from quala.compress.quantize.steps import StepInit, spread, step_of
+from quala.compress.quantize.steps import spread, step_of
 
 Mode = Literal["off", "observe", "fake"]
 

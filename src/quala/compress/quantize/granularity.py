@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, get_args
 
 from quala.errors import QualaError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Granularity = Literal["tensor", "row", "group"]
 

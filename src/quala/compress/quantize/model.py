@@ -12,7 +12,8 @@ from torch import nn
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import ActivationQuantizer, Mode
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.weight import LOSS_AWARE, WeightQuantizer
+from quala.compress.quantize.spec import LOSS_AWARE
+from quala.compress.quantize.weight import WeightQuantizer
 from quala.errors import QualaError, unknown
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
 from quala.compress.quantize.model import replace
+from quala.compress.quantize.spec import TERNARY
 from quala.compress.quantize.ternary import twn_integers
-from quala.compress.quantize.weight import TERNARY, WeightQuantizer
+from quala.compress.quantize.weight import WeightQuantizer
 from quala.errors import QualaError
 
 _Layer = QuantLinear | QuantEmbedding

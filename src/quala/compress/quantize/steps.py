@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from quala.compress.quantize.histogram import kl_clip
+from quala.compress.quantize.spec import StepInit
 from quala.compress.quantize.ste import SMALLEST_STEP
 from quala.errors import QualaError, unknown
 
-StepInit = Literal["mean_abs", "max", "truncation", "kl"]
 TRUNCATED = 0.05
 
 
