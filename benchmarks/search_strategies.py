@@ -1,0 +1,280 @@
+"""How many evaluations a search needs: hypervolume by strategy from one budget.
+
+    python benchmarks/search_strategies.py --out OUT                      # a synthetic objective
+    python benchmarks/search_strategies.py --out OUT --model FOLDER --data FOLDER --questions 40
+
+All strategies search one space: lengths on the grid of `--step` that cost no less than dropping
+the share `--floor` at every layer (0.2, the published lower bound). A cheaper gene is rejected
+unscored by all of them, since its cost is known beforehand. `nsga2` is Optuna's with its
+defaults from a random population; its genes are made non-increasing by `Space.repair`, and a gene
+that comes again takes part but counts as one evaluation. `quala`, whose Gaussian process grows
+with the cube of the evaluations, runs to `--quala-budget` only.
+
+The hypervolume is the best score that a cost allows, averaged over the costs from the cheapest
+gene to the full length: its reference point, one for all, is score 0 at the full length's cost.
+Scores are kept in OUT, so that a killed run goes on and strategies share them; what is written is
+search_strategies.json, after every search, and search_strategies.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any, cast
+
+import optuna
+from optuna.trial import TrialState
+from search_objectives import Store, checkpoint_store, synthetic_store
+
+from quala.lengths import LengthConfig
+from quala.metrics.pareto import hypervolume
+from quala.search.settings import SearchSettings, build_strategy
+from quala.search.space import Space
+from quala.search.strategy import Known
+
+NAMES = ("quala", "published", "nsga2")
+TARGET = 180
+_POPULATION = 50
+_MOST_ASKED = 20
+_COLOURS = {"quala": "#0369a1", "published": "#b45309", "nsga2": "#6b7280"}
+
+Volume = Callable[[Sequence[Known]], float]
+Runs = dict[str, dict[int, "Run"]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The genes of one search in their order, and the CPU seconds that it took to choose them."""
+
+    known: Sequence[Known]
+    seconds: float
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Search with every strategy and seed, and print one table."""
+    arguments = parse(argv)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    store, space = open_store(arguments)
+    volume = partial(area, cheapest=store.cost(space.lowest), dearest=store.cost(space.full))
+    runs: Runs = {name: {} for name in arguments.strategies}
+    for seed in range(1, arguments.seeds + 1):
+        for name in arguments.strategies:
+            budget = arguments.quala_budget if name == "quala" else arguments.budget
+            start, scoring = time.process_time(), store.seconds
+            known = search(name, store, space, seed=seed, budget=min(budget, arguments.budget))
+            seconds = time.process_time() - start - (store.seconds - scoring)
+            runs[name][seed] = Run(known, seconds)
+            print(f"{name}, seed {seed}: {volume(known):.3f}", file=sys.stderr, flush=True)
+            found = summary(runs, volume, arguments, store)
+            write(found, arguments.out / "search_strategies.json")
+    draw(found, arguments.out / "search_strategies.png")
+    show(found)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", type=Path, help="a checkpoint; a synthetic objective without")
+    parser.add_argument("--data", help="a SQuAD folder; the demo set without it")
+    parser.add_argument("--questions", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--budget", type=int, default=1822)
+    parser.add_argument("--quala-budget", type=int, default=400)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--step", type=int, default=1, help="granularity of the lengths")
+    parser.add_argument("--floor", type=float, default=0.2)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args(argv)
+
+
+def open_store(arguments: argparse.Namespace) -> tuple[Store, Space]:
+    """Return the objective, with the scores that an earlier run left, and its space."""
+    file = arguments.out / "search_strategies.scores.jsonl"
+    sizes = {"step": arguments.step, "floor": arguments.floor}
+    if arguments.model is None:
+        return synthetic_store(file, **sizes)
+    sizes |= {"questions": arguments.questions, "batch": arguments.batch}
+    return checkpoint_store(arguments.model, arguments.data, file, **sizes)
+
+
+def area(known: Sequence[Known], *, cheapest: float, dearest: float) -> float:
+    """Return the hypervolume divided by the range of costs."""
+    scores, costs = [point.score for point in known], [point.cost for point in known]
+    whole = hypervolume(scores, costs, reference_score=0.0, reference_cost=dearest)
+    return whole / (dearest - cheapest)
+
+
+def search(name: str, store: Store, space: Space, *, seed: int, budget: int) -> list[Known]:
+    """Return the genes that a strategy evaluates, each once, in their order."""
+    if name == "nsga2":
+        return search_nsga2(store, space, seed=seed, budget=budget)
+    return search_strategy(name, store, space, seed=seed, budget=budget)
+
+
+def search_strategy(
+    name: str, store: Store, space: Space, *, seed: int, budget: int
+) -> list[Known]:
+    """Search as `quala.search.study.run_search` does, without a study on disk."""
+    strategy = build_strategy(settings(name, seed=seed), space, store.cost)
+    known = store.known(strategy.seeds()[:budget])
+    while len(known) < budget:
+        chosen = set(strategy.parents(known))
+        parents = [point for point in known if point in chosen]
+        seen, accepted = {point.lengths for point in known}, list[LengthConfig]()
+        for slot in range(len(known), min(len(known) + strategy.generation_size, budget)):
+            proposal = strategy.propose(
+                Random(f"{seed}:{slot}"), parents=parents, accepted=accepted, seen=frozenset(seen)
+            )
+            if proposal is None:
+                break
+            accepted.append(proposal.lengths)
+            seen.add(proposal.lengths)
+        if not accepted:
+            break
+        known += store.known(accepted)
+    return known
+
+
+def settings(name: str, *, seed: int) -> SearchSettings:
+    """Return the published sizes, or those that quala's configuration ships."""
+    half = 30 if name == "published" else 10
+    strategy = cast("Any", name)
+    return SearchSettings(strategy=strategy, mutations=half, crossovers=half, seed=seed)
+
+
+def search_nsga2(store: Store, space: Space, *, seed: int, budget: int) -> list[Known]:
+    """Search with Optuna's NSGA-II, a generation at a time; it gives up when nothing new comes."""
+    sampler = optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=seed)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    cheapest, known = store.cost(space.lowest), dict[LengthConfig, Known]()
+    while len(known) < budget and len(study.get_trials(deepcopy=False)) < _MOST_ASKED * budget:
+        asked: list[tuple[optuna.Trial, LengthConfig]] = []
+        fresh: set[LengthConfig] = set()
+        while len(asked) < _POPULATION and len(known) + len(fresh) < budget:
+            trial = study.ask(space.distributions())
+            gene = space.repair(trial.params[name] for name in space.distributions())
+            if store.cost(gene) < cheapest:
+                study.tell(trial, state=TrialState.FAIL)
+            else:
+                asked.append((trial, gene))
+                fresh |= {gene} - known.keys()
+        for (trial, gene), point in zip(asked, store.known([gene for _, gene in asked])):
+            study.tell(trial, [point.score, point.cost])
+            known.setdefault(gene, point)
+    return list(known.values())
+
+
+def needed(known: Sequence[Known], volume: Volume, level: float) -> int | None:
+    """Return after how many evaluations the hypervolume is at `level`, None if it never is."""
+    count = bisect_left(range(len(known) + 1), level, key=lambda end: volume(known[:end]))
+    return count if count <= len(known) else None
+
+
+def thinned(count: int) -> list[int]:
+    """Return the evaluations to note: the first 20, then 20 to each doubling, and the last."""
+    rare = {round(20 * 2 ** (k / 20)) for k in range(math.ceil(20 * math.log2(count / 20)))}
+    return sorted({*range(1, 21), *rare, count} - set(range(count + 1, 21)))
+
+
+def summary(
+    runs: Runs, volume: Volume, arguments: argparse.Namespace, store: Store
+) -> dict[str, Any]:
+    """Return what the table, the figure and the JSON file show."""
+    ends = sorted(volume(run.known) for run in runs.get("published", {}).values())
+    levels = {"median": median(ends), "best": max(ends)} if ends else {}
+    options = ("questions", "batch", "budget", "quala_budget", "seeds", "step", "floor")
+    return {
+        "objective": store.identity["objective"],
+        **{name: getattr(arguments, name) for name in options},
+        "published_final": levels,
+        "runs": [
+            {
+                "strategy": name,
+                "seed": seed,
+                "evaluations": len(run.known),
+                "seconds_to_choose": round(run.seconds, 1),
+                "needed": {key: needed(run.known, volume, at) for key, at in levels.items()},
+                "final": volume(run.known),
+                "history": [
+                    [end, round(volume(run.known[:end]), 4)] for end in thinned(len(run.known))
+                ],
+            }
+            for name, seeds in runs.items()
+            for seed, run in seeds.items()
+        ],
+    }
+
+
+def write(found: dict[str, Any], file: Path) -> None:
+    """Write the JSON file, a line for each search."""
+    lines = [json.dumps(run) for run in found["runs"]]
+    head = json.dumps({key: value for key, value in found.items() if key != "runs"}, indent=1)
+    text = head.removesuffix("\n}") + ',\n "runs": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+    file.write_text(text, encoding="utf-8")
+
+
+def draw(found: dict[str, Any], file: Path) -> None:
+    """Draw each strategy's median over the seeds, and the band between its extremes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.4), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    lowest = math.inf
+    for name, colour in _COLOURS.items():
+        histories = [dict(run["history"]) for run in found["runs"] if run["strategy"] == name]
+        ends = sorted(set.intersection(*map(set, histories))) if histories else []
+        if not ends:
+            continue
+        bands = [[history[end] for history in histories] for end in ends]
+        middle = [median(band) for band in bands]
+        label = f"{name}, median of {len(histories)} to {ends[-1]:,} evaluations"
+        axis.step(ends, middle, where="post", color=colour, linewidth=1.6, label=label)
+        extremes = [min(band) for band in bands], [max(band) for band in bands]
+        axis.fill_between(ends, *extremes, step="post", color=colour, alpha=0.18, linewidth=0)
+        lowest = min(lowest, middle[min(len(middle), 20) - 1])
+    if level := found["published_final"].get("median"):
+        label = "published, final"
+        axis.axhline(
+            level, color=_COLOURS["published"], linewidth=1.0, linestyle="--", label=label
+        )
+    axis.set_xscale("log")
+    axis.set_xlim(left=10)
+    axis.set_ylim(bottom=lowest)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.set_xlabel("evaluations of distinct lengths")
+    axis.set_ylabel("mean best score over the range of costs")
+    axis.grid(color="#e5e7eb", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower right", fontsize=8)
+    figure.savefig(file)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print one table."""
+    print(f"objective {found['objective']}, step {found['step']}, floor {found['floor']}")
+    print(f"{'strategy':<12}{'seed':>5}{'evals':>7}{'hypervolume':>13}{'to median':>11}", end="")
+    print(f"{'to best':>9}{'choosing s':>12}")
+    for run in found["runs"]:
+        counts = [run["needed"].get(key) for key in ("median", "best")]
+        first, second = ("-" if count is None else str(count) for count in counts)
+        print(f"{run['strategy']:<12}{run['seed']:>5}{run['evaluations']:>7}", end="")
+        print(f"{run['final']:>13.3f}{first:>11}{second:>9}{run['seconds_to_choose']:>12.1f}")
+    print("`to median`, `to best`: evaluations to the published algorithm's final hypervolume")
+    print(f"in its median and its best seed (- is never); the aim for quala is {TARGET}.")
+
+
+if __name__ == "__main__":
+    main()
