@@ -46,6 +46,7 @@ NAMES = ("quala", "published", "nsga2")
 TARGET = 180
 _POPULATION = 50
 _MOST_ASKED = 20
+_SHOWN = 40
 _COLOURS = {"quala": "#0369a1", "published": "#b45309", "nsga2": "#6b7280"}
 
 Volume = Callable[[Sequence[Known]], float]
@@ -193,9 +194,10 @@ def summary(
     """Return what the table, the figure and the JSON file show."""
     ends = sorted(volume(run.known) for run in runs.get("published", {}).values())
     levels = {"median": median(ends), "best": max(ends)} if ends else {}
-    options = ("questions", "batch", "budget", "quala_budget", "seeds", "step", "floor")
+    options = ("budget", "quala_budget", "seeds", "step", "floor")
     return {
         "objective": store.identity["objective"],
+        "questions": len(store.identity.get("questions", ())),
         **{name: getattr(arguments, name) for name in options},
         "published_final": levels,
         "runs": [
@@ -232,7 +234,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     figure = Figure(figsize=(7.2, 4.4), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    lowest = math.inf
+    early, highest = math.inf, 0.0
     for name, colour in _COLOURS.items():
         histories = [dict(run["history"]) for run in found["runs"] if run["strategy"] == name]
         ends = sorted(set.intersection(*map(set, histories))) if histories else []
@@ -244,15 +246,19 @@ def draw(found: dict[str, Any], file: Path) -> None:
         axis.step(ends, middle, where="post", color=colour, linewidth=1.6, label=label)
         extremes = [min(band) for band in bands], [max(band) for band in bands]
         axis.fill_between(ends, *extremes, step="post", color=colour, alpha=0.18, linewidth=0)
-        lowest = min(lowest, middle[min(len(middle), 20) - 1])
+        early = min(early, middle[bisect_left(ends, min(_SHOWN, ends[-1]))])
+        highest = max(highest, *extremes[1])
     if level := found["published_final"].get("median"):
         label = "published, final"
         axis.axhline(
             level, color=_COLOURS["published"], linewidth=1.0, linestyle="--", label=label
         )
+    title = f"objective {found['objective']}, step {found['step']}, floor {found['floor']}"
+    axis.set_title(title, loc="left", fontsize=9)
     axis.set_xscale("log")
     axis.set_xlim(left=10)
-    axis.set_ylim(bottom=lowest)
+    margin = 0.08 * (highest - early) or 1.0
+    axis.set_ylim(early - margin, highest + margin)
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_xlabel("evaluations of distinct lengths")
     axis.set_ylabel("mean best score over the range of costs")
