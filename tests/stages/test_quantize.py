@@ -16,6 +16,7 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.stages import finetune
 from quala.stages import quantize as stage
+from quala.stages import quantized
 from quala.stages.checkpoint import open_checkpoint, predict, score_slice
 from quala.stages.training import plan_training
 from quala.workflow import StageContext
@@ -75,7 +76,7 @@ def test_calibration_reads_train_and_nothing_else(
         calibrated.extend(asked)
 
     monkeypatch.setattr(TaskData, "_slice", watched)
-    monkeypatch.setattr(stage, "calibrate", watching)
+    monkeypatch.setattr(quantized, "calibrate", watching)
     inputs = {"data": spec, "model": supernet, "teacher": supernet}
     context = StageContext.alone("quantize", tmp_path)
     stage.run(configure("quantize", method="ptq"), context, inputs)

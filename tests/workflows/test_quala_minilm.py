@@ -2,93 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commandline import QUESTIONS, STAGES, Toy, output, quiet_logging
 
 from quala.cli import main
 
 pytestmark = pytest.mark.slow
 
-STAGES = [
-    "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export",
-]  # fmt: skip
-SIZES = [
-    "data.search_size=12",
-    "data.selection_size=8",
-    *(
-        f"stage.{stage}.{option}"
-        for stage in STAGES[:4]
-        for option in ("max_steps=2", "batch_size=8", "epochs=1", "precision=fp32")
-    ),
-    "stage.distill.layers=1",
-    "stage.distill.relation_heads=2",
-    "stage.quantize.calibration_batches=2",
-    *(
-        f"stage.search.{option}"
-        for option in ("max_evaluations=6", "population=4", "chunk=6", "step=4")
-    ),
-    *(
-        f"stage.measure.{option}"
-        for option in ("latency_inputs=2", "warmup=1", "threads=1", "front_points=2")
-    ),
-]
-QUESTIONS = ["data.max_train=24", "data.max_test=8"]
-
-
-@contextmanager
-def quiet_logging() -> Iterator[None]:
-    """Hydra sets the handlers of the root logger; put back what was there."""
-    root, ours = logging.getLogger(), logging.getLogger("quala")
-    handlers, level, own = root.handlers[:], root.level, ours.level
-    try:
-        yield
-    finally:
-        for handler in root.handlers:
-            if handler not in handlers:
-                handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        ours.setLevel(own)
-
-
-class Toy:
-    """A tracking folder of its own, and the commands on it."""
-
-    def __init__(self, folder: Path, checkpoint: Path, database: Path, sizes: list[str]) -> None:
-        self.store = folder / "mlruns"
-        self.store.mkdir()
-        shutil.copy(database, self.store / "mlflow.db")
-        self.words = [
-            f"tracking.folder={self.store}", f"model.teacher={checkpoint}", *SIZES, *sizes
-        ]  # fmt: skip
-
-    def __call__(self, verb: str, *overrides: str) -> Any:
-        """Return what the command prints as JSON; it must leave with 0."""
-        said = io.StringIO()
-        with quiet_logging(), redirect_stdout(said):
-            assert main([verb, "quala_minilm", *self.words, *overrides, "--json"]) == 0
-        return json.loads(said.getvalue())
-
-    def statuses(self, verb: str, *overrides: str) -> dict[str, str]:
-        stages = self(verb, *overrides)["stages"]
-        return {stage["stage"]: stage["status"] for stage in stages}
-
-
-@pytest.fixture(scope="module")
-def fast() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.05)
-        patched.setattr("os.fsync", lambda descriptor: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +32,6 @@ def toy(
 def result(toy: Toy) -> Any:
     """What the first run says."""
     return toy("run")
-
-
-def output(result: Any, stage: str) -> Path:
-    return Path(next(one["output"] for one in result["stages"] if one["stage"] == stage))
 
 
 def test_all_stages_are_done_and_tracked(result: Any, toy: Toy) -> None:

@@ -11,7 +11,7 @@ Run a workflow by name, or a script of yours (./my.py). What is finished is not 
 what was interrupted goes on.
 
   stage.NAME.OPTION=VALUE   change an option; any override of Hydra's grammar works
-  experiment=NAME           take a recipe of conf/experiment
+  experiment=NAME           take a preset of conf/experiment; WORKFLOW/demo where it has its own
   flow.only=STAGE           run just this stage
   flow.until=STAGE          run up to this stage
   flow.since=STAGE          run this stage and all that hangs on it anew

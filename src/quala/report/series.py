@@ -82,7 +82,7 @@ def _present(marks: Sequence[Mark | None]) -> tuple[Mark, ...]:
 
 
 def _is_integer(row: Row) -> bool:
-    return row.precision.startswith("int")
+    return not row.precision.startswith("fp")
 
 
 def _row_gmacs(row: Row) -> float | None:

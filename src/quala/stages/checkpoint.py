@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from quala.compress.quantize.integer import IntegerLinear
+from quala.compress.quantize.precision import precision_of
 from quala.compress.quantize.store import load_integer
 from quala.compress.structure import is_structured, load_structured
 from quala.data.batch import Batch
@@ -35,9 +35,8 @@ class Opened:
 
     @property
     def precision(self) -> str:
-        """`int8` where the encoder computes with integers, else `fp32`."""
-        integer = any(isinstance(module, IntegerLinear) for module in self.model.modules())
-        return "int8" if integer else "fp32"
+        """`fp32`, `int8`, or the bits of an integer model below 8: see `precision_of`."""
+        return precision_of(self.model)
 
     @property
     def pad_to(self) -> int | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from quala.compress.distill.weights import DistillWeights
+from quala.compress.layers.maps import LayerMap
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
 from quala.workflow.stage import StageConfig
@@ -64,13 +65,33 @@ class FinetuneConfig(TrainingConfig):
 
 
 @dataclass(kw_only=True)
-class DistillConfig(TrainingConfig):
+class QuantizedConfig(TrainingConfig):
+    """What stages that train on fake-quantized layers have in common."""
+
+    calibration_batches: int
+    """Train batches that the ranges and first steps of activations are taken from."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.calibration_batches <= 0:
+            got = self.calibration_batches
+            raise QualaError(f"`calibration_batches` must be above 0, got {got}.")
+
+    def step_rate(self, *, top: int, activation: bool) -> float:
+        """Return the learning rate of a learned step whose grid ends at the code `top`."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class DistillConfig(QuantizedConfig):
     """Train a student on what the teacher says and on how it gets there."""
 
     layers: int | None = None
     """Layers of the student, copied from the teacher; null copies all of them."""
+    keep_map: LayerMap
+    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
     keep: list[int] | None = None
-    """The teacher's layers that are copied, counted from 0; null spreads `layers` evenly."""
+    """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
     temperature: float
     hard: float
     """Weight of the task loss."""
@@ -86,9 +107,19 @@ class DistillConfig(TrainingConfig):
     layer_map: list[int] | None = None
     """The teacher layer that each student layer follows; null takes the copied layers, or, for a
     student of its own, layers spread evenly."""
+    quantizers: QuantizeConfig | None = None
+    """Train and save the student with rounded weights, embeddings and activations; null: float."""
+    clip_learning_rate: float
+    """Rate of the `lsq` clips of weights and embeddings. A clip is the largest value of a grid, so
+    that one rate suits all widths; a step has this rate over the grid's largest code."""
+    activation_clip_learning_rate: float
+    """As `clip_learning_rate`, for activations."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("clip_learning_rate", "activation_clip_learning_rate"):
+            if getattr(self, name) < 0:
+                raise QualaError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         DistillWeights(
             soft=self.soft,
             hidden=self.hidden,
@@ -97,6 +128,11 @@ class DistillConfig(TrainingConfig):
             hard=self.hard,
             temperature=self.temperature,
         )
+
+    def step_rate(self, *, top: int, activation: bool) -> float:
+        """Return the rate of the clip over its largest code."""
+        clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate
+        return clip / top
 
 
 @dataclass(kw_only=True)
@@ -156,12 +192,11 @@ class LengthAdaptConfig(SandwichConfig):
 
 
 @dataclass(kw_only=True)
-class QuantizeStageConfig(SandwichConfig):
+class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
     """Turn the supernet into an integer model, by calibration alone or by training."""
 
     method: Method
     """`ptq` only calibrates (the published step); `qat` trains on after the calibration."""
-    calibration_batches: int
     quantizer_learning_rate: float
     """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
@@ -170,6 +205,10 @@ class QuantizeStageConfig(SandwichConfig):
     def trains(self) -> bool:
         """Whether the weights change at all; calibration alone changes none."""
         return self.method == "qat"
+
+    def step_rate(self, *, top: int, activation: bool) -> float:
+        """Return the one rate of all steps."""
+        return self.quantizer_learning_rate
 
 
 @dataclass(kw_only=True)
@@ -218,6 +257,8 @@ class SearchConfig(StageConfig):
 class MeasureConfig(StageConfig):
     """Score the test set once for each reported row, and time every row side by side."""
 
+    name: str
+    """What the rows call the compressed model."""
     seed: int
     front_points: int
     """At most so many points of the front are measured, spread over its costs."""

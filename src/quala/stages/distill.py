@@ -12,13 +12,15 @@ from quala.compress.distill.attention import attention_loss
 from quala.compress.distill.hidden import hidden_loss
 from quala.compress.distill.layer_map import hidden_pairs, layer_pairs, uniform_layers
 from quala.compress.distill.relations import relation_loss
+from quala.compress.layers.maps import layers_to_keep
 from quala.compress.layers.reduce import keep_layers
 from quala.data.task import Task, task_loss
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import save_model
 from quala.stages.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
 from quala.stages.losses import soft_loss
-from quala.stages.training import Plan, TrainingModule, fit, plan_training
+from quala.stages.quantized import QuantizedTraining, fake_quantize, save_quantized
+from quala.stages.training import Plan, fit, plan_training
 
 if TYPE_CHECKING:
     from quala.data.batch import Batch
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from quala.workflow import StageContext
 
 
-class DistillModule(TrainingModule):
+class DistillModule(QuantizedTraining):
     """A weighted sum of task, soft-label, hidden-state, attention-score and relation losses.
 
     `pairs` are student and teacher layers that belong together; relations follow the last pair.
@@ -126,11 +128,16 @@ class DistillModule(TrainingModule):
 def run(
     config: DistillConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Train a student of `teacher` on `data`: `model` where given, else copied layers."""
+    """Train a student of `teacher` on `data`: `model` where given, else copied layers.
+
+    With `quantizers` the student is rounded from the first step on and saved as integers.
+    """
     teacher = open_checkpoint(inputs["teacher"], inputs["data"])
     student, followed = _student(config, teacher, inputs)
     data = student.data
     set_dropout(student.model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
+    if config.quantizers is not None:
+        fake_quantize(student, config.quantizers, config)
     plan = plan_training(data.train.features, config, pad_to=student.pad_to)
     pairs = layer_pairs(
         config.layer_map or followed,
@@ -144,8 +151,11 @@ def run(
         return scores[data.task.metric]
 
     figures = fit(module, context, score=selection)
+    if config.quantizers is None:
+        save_model(student.model, student.tokenizer, context.output, metadata=metadata(student))
+    else:
+        save_quantized(student, context.output)
     scores = score_slice(student, data.selection, batch_size=config.batch_size)
-    save_model(student.model, student.tokenizer, context.output, metadata=metadata(student))
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 
@@ -157,7 +167,9 @@ def _student(
     if "model" in inputs:
         student = open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
         return student, uniform_layers(depth, student.model.num_layers)
-    kept = uniform_layers(depth, config.layers or depth) if config.keep is None else config.keep
+    kept = config.keep
+    if kept is None:
+        kept = layers_to_keep(config.keep_map, depth=depth, kept=config.layers or depth)
     model = LengthAdaptiveModel(
         keep_layers(teacher.model.hf, kept), task_kind=teacher.data.task.kind
     )

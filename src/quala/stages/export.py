@@ -40,7 +40,8 @@ def measured_front(opened: Opened, folder: Path) -> list[Point]:
     """Return the rows of a measure stage that belong to the exported model, as points."""
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     full = LengthConfig.full(layers=layers, sequence_length=longest)
-    rows = [row for row in read_rows(folder) if row.model == "quala"]
+    measured = read_rows(folder)
+    rows = [row for row in measured if row.model == measured[-1].model]  # it stands last
     return front_of(
         [
             Point(

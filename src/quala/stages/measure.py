@@ -34,8 +34,11 @@ ROWS = "rows.json"
 def run(
     config: MeasureConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Score and time baseline, supernet and integer `model` at full length and on the front."""
-    found = read_result(inputs["search"])
+    """Score and time baseline, supernet and integer `model` at full length and on the front.
+
+    Without a `supernet` there is no row of it, without a `search` no front.
+    """
+    found = read_result(inputs["search"]) if "search" in inputs else None
     models = _models(config, inputs, found)
     scores = Scores(context.scratch)
     sessions = _sessions(models, config)
@@ -60,12 +63,11 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def _models(
-    config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult
+    config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[Measured]:
     integer = open_checkpoint(inputs["model"], inputs["data"])
     data = integer.data
-    points, chosen = _front_points(config, found)
-    roles: tuple[Role, ...] = tuple("chosen" if point == chosen else "front" for point in points)
+    points, roles = _front(config, found)
     models = []
     first: Role = "baseline"
     if config.reference is not None:
@@ -76,12 +78,24 @@ def _models(
         models.append(Measured(name, opened, (None,), (first,), size, scored=False))
         first = "full"
     for name, key, role in (("fine-tuned", "baseline", first), ("supernet", "supernet", "full")):
+        if key not in inputs:
+            continue
         opened = open_checkpoint(inputs[key], inputs["data"])
         size = size_bytes(opened.model.arch, "fp32")
         models.append(Measured(name, opened, (None,), (role,), size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
-    models.append(Measured("quala", integer, (None, *points), ("full", *roles), stored))
+    models.append(Measured(config.name, integer, (None, *points), ("full", *roles), stored))
     return models
+
+
+def _front(
+    config: MeasureConfig, found: SearchResult | None
+) -> tuple[tuple[LengthConfig, ...], tuple[Role, ...]]:
+    """Return the lengths to measure beside the full length, and what each is there for."""
+    if found is None:
+        return (), ()
+    points, chosen = _front_points(config, found)
+    return points, tuple("chosen" if point == chosen else "front" for point in points)
 
 
 def _front_points(

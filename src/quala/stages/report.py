@@ -11,6 +11,8 @@ from quala.stages.measure import read_rows
 from quala.stages.search import GIGA, read_result
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quala.search.result import Candidate
     from quala.stages.config import ReportConfig
     from quala.workflow import StageContext
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 def run(
     config: ReportConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Write report.json, report.md, report.csv, front.png and report.html."""
-    found = read_result(inputs["search"])
-    candidates = [_point(item, found.unit) for item in found.candidates]
+    """Write report.json, report.md, report.csv, front.png and report.html.
+
+    Without a `search` the report has rows and no candidates.
+    """
+    candidates = _candidates(inputs["search"]) if "search" in inputs else []
     rows = read_rows(inputs["measure"])
     return build_report(
         context.output,
@@ -30,6 +34,11 @@ def run(
         provenance=context.provenance,
         title=config.title,
     )
+
+
+def _candidates(folder: Path) -> list[Point]:
+    found = read_result(folder)
+    return [_point(item, found.unit) for item in found.candidates]
 
 
 def _point(item: Candidate, unit: str) -> Point:

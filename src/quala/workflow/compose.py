@@ -20,13 +20,17 @@ from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from quala.config import Settings, root_schema, settings
 from quala.errors import QualaError, unknown
+from quala.workflow.resources import workflow_scripts
 
 if TYPE_CHECKING:
     from quala.workflow.script import Workflow
 
 SCHEMA = "quala_schema"
 CONFIG = "config"
+DEMO = "demo"
 VERSION_BASE = "1.3"
+_EXPERIMENT = re.compile(r"~?experiment(=|$)")
+_OVERRIDE = re.compile(r"~|[^-][^=]*=")
 
 
 def register(workflow: Workflow) -> None:
@@ -38,9 +42,42 @@ def register(workflow: Workflow) -> None:
 def composed(workflow: Workflow, overrides: Sequence[str]) -> DictConfig:
     """Return the configuration that Hydra composes from a workflow and overrides."""
     register(workflow)
+    overrides = with_experiment(workflow, overrides)
     folder = str(workflow.conf.absolute())
     with initialize_config_dir(config_dir=folder, version_base=VERSION_BASE):
-        return compose(CONFIG, overrides=list(overrides))
+        return compose(CONFIG, overrides=overrides)
+
+
+def with_experiment(workflow: Workflow, words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with the workflow's own demo where they choose nothing.
+
+    A workflow with a folder in conf/experiment starts from its `demo`.
+
+    Raises:
+        QualaError: for an experiment of another workflow.
+    """
+    chosen = [word for word in words if _EXPERIMENT.match(word)]
+    for word in chosen:
+        for name in word.partition("=")[2].split(","):
+            _check_experiment(workflow, name.strip("'\" "))
+    demo = f"{workflow.name}/{DEMO}"
+    if chosen or demo not in workflow.experiments:
+        return list(words)
+    # Right before the first override, for options may not stand between them; else in front.
+    place = next((n for n, word in enumerate(words) if _OVERRIDE.match(word)), 0)
+    return [*words[:place], f"experiment={demo}", *words[place:]]
+
+
+def _check_experiment(workflow: Workflow, name: str) -> None:
+    owner, _, rest = name.rpartition("/")
+    if owner == workflow.name or name in ("", "null"):
+        return
+    if workflow.experiments:
+        raise unknown(f"experiment of `{workflow.name}`", name, workflow.experiments)
+    if rest and {owner, workflow.name} <= workflow_scripts().keys():
+        raise QualaError(
+            f"`experiment={name}` is one of the workflow `{owner}`, got `{workflow.name}`."
+        )
 
 
 def typed(config: DictConfig, workflow: Workflow) -> Settings:
@@ -59,11 +96,18 @@ def one_sentence(workflow: Workflow) -> Iterator[None]:
     try:
         yield
     except MissingConfigException as error:
-        raise _missing(error) from error
+        raise _missing(error, workflow) from error
     except OverrideParseException as error:
         raise QualaError(f"`{error.override}` is not an override: {_first(error)}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, workflow) from error
+    except AssertionError as error:
+        if "Unexpected type for root" not in str(error):
+            raise
+        raise QualaError(
+            "An option cannot be set inside one that is null: give the outer one first, such as "
+            "`stage/distill=kdlsq` before `stage.distill.quantizers.weight_bits=4`."
+        ) from error
     except ValueError as error:
         if "Config group override" not in str(error):
             raise
@@ -72,10 +116,12 @@ def one_sentence(workflow: Workflow) -> Iterator[None]:
         ) from error
 
 
-def _missing(error: MissingConfigException) -> QualaError:
+def _missing(error: MissingConfigException, workflow: Workflow) -> QualaError:
     name = str(error.missing_cfg_file)
     if error.options:
         group, _, option = name.rpartition("/")
+        if group == f"experiment/{workflow.name}":
+            return unknown("experiment", name.partition("/")[2], workflow.experiments)
         return unknown(f"choice for `{group}`", option, error.options)
     return QualaError(f"There is no configuration `{name}`.")
 

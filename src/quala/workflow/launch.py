@@ -18,7 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from quala.errors import QualaError
-from quala.workflow.compose import CONFIG, VERSION_BASE, composed, one_sentence, register, typed
+from quala.workflow.compose import (
+    CONFIG,
+    VERSION_BASE,
+    composed,
+    one_sentence,
+    register,
+    typed,
+    with_experiment,
+)
 from quala.workflow.plan import Plan, make_plan
 from quala.workflow.resources import load_workflow
 from quala.workflow.run import Invocation, bars_wanted, run_workflow
@@ -74,7 +82,7 @@ class Task:
 
 def run(workflow: Workflow, arguments: Sequence[str]) -> int:
     """Run a workflow, or a sweep over it, with Hydra's command line; return the exit code."""
-    words = [word for word in arguments if word != JSON]
+    words = with_experiment(workflow, [word for word in arguments if word != JSON])
     register(workflow)
     task = Task(workflow.script, as_json=JSON in arguments)
     command = hydra.main(

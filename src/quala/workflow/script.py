@@ -43,6 +43,12 @@ class Workflow:
         return self.own_conf or conf_folder()
 
     @property
+    def experiments(self) -> list[str]:
+        """Names of the experiments in this workflow's own folder, `<name>/demo` and so on."""
+        folder = self.conf / "experiment" / self.name
+        return sorted(f"{self.name}/{file.stem}" for file in folder.glob("*.yaml"))
+
+    @property
     def summary(self) -> str:
         """First line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").partition("\n")[0]

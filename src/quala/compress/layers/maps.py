@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import Literal
 
 from quala.compress.distill.layer_map import uniform_layers
 from quala.errors import QualaError, unknown
+
+LayerMap = Literal["uniform", "tinybert", "xtc", "top", "bottom", "symmetric"]
 
 # XTC's own choices (arXiv 2206.01859); for 12 to 5 they are not those of an even spread.
 _XTC: Mapping[tuple[int, int], tuple[int, ...]] = MappingProxyType(

@@ -1,0 +1,91 @@
+"""Training on fake-quantized layers: calibration, learned steps, curvature, the integer folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from quala.compress.quantize.fake import ActivationQuantizer
+from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.model import calibrate, quantize, set_curvature
+from quala.compress.quantize.store import save_integer
+from quala.compress.quantize.weight import WeightQuantizer
+from quala.stages.checkpoint import Opened, metadata
+from quala.stages.training import TrainingModule, step_batches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from quala.compress.quantize.config import QuantizeConfig
+    from quala.stages.config import QuantizedConfig
+
+
+class QuantizedTraining(TrainingModule):
+    """A training in which learned steps have rates of their own, and weights know their curvature.
+
+    A model without quantized layers is trained as it is without this class.
+    """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        config = cast("QuantizedConfig", self.settings)
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for step, top, activation in _learned_steps(self.model):
+            by_rate.setdefault(config.step_rate(top=top, activation=activation), []).append(step)
+        own = {id(step) for steps in by_rate.values() for step in steps}
+        groups = super().parameter_groups()
+        for group in groups:
+            group["params"] = [item for item in group["params"] if id(item) not in own]
+        learned = [
+            {"params": steps, "lr": rate, "weight_decay": 0.0} for rate, steps in by_rate.items()
+        ]
+        return [*groups, *learned]
+
+    def configure_optimizers(self) -> Any:
+        made = super().configure_optimizers()
+        # Right after each step: a checkpoint of that step then holds its curvature.
+        made["optimizer"].register_step_post_hook(
+            lambda optimizer, *_: set_curvature(self.model, optimizer)
+        )
+        return made
+
+
+def fake_quantize(opened: Opened, quantizers: QuantizeConfig, config: QuantizedConfig) -> None:
+    """Swap the layers of a float model for quantized twins, calibrated on train batches."""
+    quantize(opened.model.hf, quantizers)
+    opened.model.eval()
+    calibrate(opened.model.hf, lambda: _observe(opened, config))
+
+
+def save_quantized(opened: Opened, folder: Path) -> None:
+    """Turn a fake-quantized model into integers, in place, and write it with its tokenizer."""
+    model = opened.model.eval()
+    model.hf = cast("PreTrainedModel", to_integer(model.hf, inplace=True))
+    save_integer(model.hf, folder, metadata(opened))
+    opened.tokenizer.save_pretrained(folder)
+
+
+def _observe(opened: Opened, config: QuantizedConfig) -> None:
+    """Show the quantizers `calibration_batches` batches of the train slice."""
+    features = opened.data.train.features
+    batches = min(config.calibration_batches, math.ceil(len(features) / config.batch_size))
+    with torch.no_grad():
+        for rows in step_batches(features, config, batches):
+            opened.model(features.batch(rows, pad_to=opened.pad_to))
+
+
+def _learned_steps(model: nn.Module) -> Iterator[tuple[nn.Parameter, int, bool]]:
+    """Yield the steps in training, the largest code of each, and whether it is an activation's."""
+    for module in model.modules():
+        step = getattr(module, "step", None)
+        if not isinstance(step, nn.Parameter) or not step.requires_grad:
+            continue
+        if isinstance(module, WeightQuantizer):
+            yield step, module.spec.top, False
+        elif isinstance(module, ActivationQuantizer):
+            zero = int(module.zero_point)
+            yield step, max(zero, module.levels - zero), True

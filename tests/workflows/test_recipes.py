@@ -1,0 +1,76 @@
+"""Each recipe from end to end at toy size: its report's row and the bytes of its file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commandline import QUESTIONS, Toy, output
+
+pytestmark = pytest.mark.slow
+
+BITS = "stage.distill.quantizers.weight_bits"
+METHOD = "stage.distill.quantizers.weight_quantizer"
+RUNS = {
+    "kdlsq": ("kdlsq", ["stage.distill.precision=bf16", "stage.distill.layers=null"], "w2e2a8"),
+    "kdlsq at 4 bits": ("kdlsq", [f"{BITS}=4"], "w4e4a8"),
+    "kdlsq at 8 bits without distillation, scales from the largest value": (
+        "kdlsq",
+        [f"{BITS}=8", f"{METHOD}=minmax", "stage.distill.quantizers.activation_range=minmax",
+         "stage.distill.soft=0", "stage.distill.hidden=0", "stage.distill.attention=0"],
+        "int8",
+    ),
+    "ternarybert": ("ternarybert", [f"{METHOD}=lat", "stage.distill.layers=null"], "w2e2a8"),
+    "xtc": ("xtc", [], "w1e1a8"),
+    "xtc at 2 bits": ("xtc", [f"{METHOD}=twn", f"{BITS}=2"], "w2e2a8"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS.keys())
+def done(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    migrated_database: Path,
+    fast: None,
+) -> tuple[str, str, Any]:
+    """A recipe's name, the precision that it promises, and what its run says."""
+    name, words, precision = request.param
+    folder = tmp_path_factory.mktemp(name)
+    toy = Toy(folder, tiny_checkpoint, migrated_database, [*QUESTIONS, *words], workflow=name)
+    return name, precision, toy("run")
+
+
+def test_a_recipe_ends_in_a_row_of_its_precision(done: tuple[str, str, Any]) -> None:
+    name, precision, result = done
+    stages = [(one["stage"], one["status"]) for one in result["stages"]]
+    assert stages == [
+        (stage, "done") for stage in ("finetune", "distill", "measure", "report", "export")
+    ]
+    rows = json.loads((output(result, "report") / "report.json").read_text())["rows"]
+    assert [(row["model"], row["role"], row["precision"]) for row in rows] == [
+        ("fine-tuned", "baseline", "fp32"), (name, "full", precision),
+    ]  # fmt: skip
+    assert rows[1]["score"] is not None
+    stored = (output(result, "distill") / "model.safetensors").stat().st_size
+    assert rows[1]["size_bytes"] == stored
+
+
+def test_the_file_is_as_wide_as_its_bits(done: tuple[str, str, Any]) -> None:
+    name, precision, result = done
+    folder = output(result, "distill")
+    bits = {"int8": 8, "w4e4a8": 4, "w2e2a8": 2, "w1e1a8": 1}[precision]
+    config = json.loads((folder / "config.json").read_text())
+    width, inner, layers = (
+        config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
+    )
+    rows = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"]
+    codes = rows * width + layers * (4 * width * width + 2 * width * inner)
+    floats = 2 * width + layers * (9 * width + inner) + 2 * width + 2  # norms, biases, head
+    tables = rows if name == "ternarybert" else 3  # embeddings have a scale for each row, or one
+    scales = tables + layers * 6 * (1 + 2)  # of a weight, of its inputs, their zero point
+    file = folder / "model.safetensors"
+    header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
+    assert file.stat().st_size - header == codes * bits // 8 + 4 * (floats + scales)

@@ -1,0 +1,22 @@
+"""TernaryBERT (arXiv 2009.12812): ternary weights under distillation."""
+
+from __future__ import annotations
+
+from quala.workflow import Flow, workflow
+
+
+@workflow("ternarybert")
+def ternarybert(flow: Flow) -> None:
+    """Distil the fine-tuned model into itself with ternary weights and 8-bit activations."""
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    student = flow.run("distill", data=data, teacher=teacher)
+    measured = flow.run(
+        "measure", changes={"name": "ternarybert"}, data=data, baseline=teacher, model=student
+    )
+    flow.run("report", measure=measured)
+    flow.run("export", data=data, model=student, measure=measured)
+
+
+if __name__ == "__main__":
+    ternarybert.main()

@@ -1,0 +1,22 @@
+"""XTC (arXiv 2206.01859): layer reduction, then 1 or 2 bits in one long distillation."""
+
+from __future__ import annotations
+
+from quala.workflow import Flow, workflow
+
+
+@workflow("xtc")
+def xtc(flow: Flow) -> None:
+    """Keep some layers of the fine-tuned model and distil it into them at 1 or 2 bits."""
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    student = flow.run("distill", data=data, teacher=teacher)
+    measured = flow.run(
+        "measure", changes={"name": "xtc"}, data=data, baseline=teacher, model=student
+    )
+    flow.run("report", measure=measured)
+    flow.run("export", data=data, model=student, measure=measured)
+
+
+if __name__ == "__main__":
+    xtc.main()
