@@ -24,6 +24,7 @@ OPTIONS = [
 ]
 # What a recipe leaves open, by what a person would give.
 NEEDED = {"squad_cpu": ["data.path=squad"], "tracking=server": ["tracking.uri=http://host:5000"]}
+RECIPES = ("kdlsq", "ternarybert", "xtc")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,39 @@ def test_an_experiment_composes(workflow: Workflow, experiment: str) -> None:
         assert isinstance(found.stages[name], stage.config)
 
 
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "paper"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_has_three_presets(name: str, preset: str) -> None:
+    found = settings(find_workflow(name), f"experiment={name}/{preset}", *NEEDED.get(preset, []))
+    assert found.workflow == name
+    assert found.stages["distill"].enabled
+    assert found.stages["distill"].quantizers.activation_bits == 8
+    assert found.model["teacher"] == (
+        "google-bert/bert-base-uncased" if preset == "paper" else "offline"
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_shares_data_and_teacher_with_quala_minilm(workflow: Workflow, name: str) -> None:
+    recipe = find_workflow(name)
+    for own, common, needed in (
+        ([], "demo", []),
+        ([f"experiment={name}/squad_cpu"], "squad_cpu", NEEDED["squad_cpu"]),
+    ):
+        ours = settings(recipe, *own, *needed)
+        theirs = settings(workflow, f"experiment={common}", *needed)
+        assert (ours.data, ours.model) == (theirs.data, theirs.model)
+        for stage in ("finetune", "measure"):
+            assert ours.stages[stage] == theirs.stages[stage]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_one_option_sets_the_bits_of_weights_and_embeddings(bits: int) -> None:
+    found = settings(find_workflow("kdlsq"), f"stage.distill.quantizers.weight_bits={bits}")
+    quantizers = found.stages["distill"].quantizers
+    assert (quantizers.weight_bits, quantizers.embedding_bits) == (bits, bits)
+
+
 @pytest.mark.parametrize("option", OPTIONS)
 def test_an_option_composes(workflow: Workflow, option: str) -> None:
     settings(workflow, "~experiment", option, *NEEDED.get(option, []))
@@ -63,6 +97,8 @@ def test_every_stage_has_defaults(workflow: Workflow) -> None:
         (["stage/quantize=papers"], "Did you mean `paper`"),
         (["stage.length_adapt.sampler=few_drop"], "Did you mean `few_drops`"),
         (["stage/quantize=paper", "stage.quantize.method=qat"], "would learn nothing"),
+        (["experiment=kdlsq/demo"], "one of the workflow `kdlsq`, got `quala_minilm`"),
+        (["stage.distill.quantizers.weight_bits=4"], "cannot be set inside one that is null"),
     ],
 )
 def test_what_is_missing_or_wrong_is_one_sentence(

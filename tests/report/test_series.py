@@ -29,3 +29,15 @@ def test_rows_without_a_score_are_not_drawn(made_up_report: Report) -> None:
     baseline = replace(made_up_report.rows[0], score=None)
     kinds = [s.kind for s in charts(Report((baseline, *made_up_report.rows[1:])))[0].series]
     assert "baseline" not in kinds
+
+
+def test_integers_of_any_width_are_integer_rows(made_up_report: Report) -> None:
+    rows = [replace(row, precision=row.precision.replace("int8", "w2e2a8"))
+            for row in made_up_report.rows]  # fmt: skip
+    low = replace(made_up_report, rows=tuple(rows))
+    marks, before = (
+        {series.kind: len(series.marks) for series in charts(report)[0].series}
+        for report in (low, made_up_report)
+    )
+    assert marks == before
+    assert marks["integer"] == 1

@@ -63,6 +63,8 @@ def narrow_student(tmp_path: Path, tiny_tokenizer_folder: Path) -> Path:
     [
         ({"layers": 1}, [1]),
         ({"layers": 1, "keep": [0]}, [0]),
+        ({"layers": 1, "keep_map": "bottom"}, [0]),
+        ({"layers": 1, "keep_map": "bottom", "keep": [1]}, [1]),
         ({"layers": None}, [0, 1]),
     ],
 )

@@ -48,6 +48,20 @@ def test_the_front_is_the_measured_one(
     assert load(context.output).answer("Who?", "It was Anna.").answers
 
 
+def test_the_exported_rows_are_those_of_the_last_model(
+    configure: Any, tiny_checkpoint: Path, integer: Path, spec: DataSpec, tmp_path: Path
+) -> None:
+    inputs = {"data": spec, "baseline": tiny_checkpoint, "model": integer}
+    made = StageContext.alone("measure", tmp_path / "measure")
+    measure.run(configure("measure", name="mine"), made, inputs)
+    context = StageContext.alone("export", tmp_path)
+    given = {"data": spec, "model": integer, "measure": made.output}
+    export.run(configure("export", repeats=0), context, given)
+    (point,) = Card.read(context.output).front
+    assert point.score == measure.read_rows(made.output)[-1].score
+    assert not any(point.lengths.drops)
+
+
 def test_the_model_card_names_every_point(
     configure: Any, measured: Path, integer: Path, spec: DataSpec, tmp_path: Path
 ) -> None:

@@ -158,3 +158,26 @@ def test_a_random_reference_leaves_the_random_numbers_alone(spec: DataSpec) -> N
 def test_no_more_points_than_asked_for(run: Run, loss: float) -> None:
     rows = [row for row in run(front_points=1, max_loss=loss) if row.role != "full"]
     assert [row.role for row in rows if row.model == "quala"] == ["chosen"]
+
+
+def test_without_search_and_supernet_there_are_two_rows(
+    configure: Any, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {key: inputs[key] for key in ("data", "baseline", "model")}
+    context = StageContext.alone("measure", tmp_path)
+    figures = measure.run(configure("measure", name="mine"), context, given)
+    rows = measure.read_rows(context.output)
+    assert [(row.model, row.role, row.precision, row.lengths) for row in rows] == [
+        ("fine-tuned", "baseline", "fp32", None), ("mine", "full", "int8", None),
+    ]  # fmt: skip
+    assert figures["test/mine_full_f1"] == rows[1].score
+
+
+def test_a_search_without_a_supernet_has_its_front(
+    configure: Any, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {key: value for key, value in inputs.items() if key != "supernet"}
+    context = StageContext.alone("measure", tmp_path)
+    measure.run(configure("measure"), context, given)
+    roles = [row.role for row in measure.read_rows(context.output)]
+    assert roles == ["baseline", "full", "chosen", "front"]

@@ -14,9 +14,8 @@ from quala.data.spec import DataSpec
 from quala.data.taskdata import TaskData
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.stages import finetune
+from quala.stages import finetune, quantized
 from quala.stages import quantize as stage
-from quala.stages import quantized
 from quala.stages.checkpoint import open_checkpoint, predict, score_slice
 from quala.stages.training import plan_training
 from quala.workflow import StageContext

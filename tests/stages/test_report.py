@@ -43,3 +43,14 @@ def test_a_report_joins_rows_and_candidates(
     assert written.title == "A toy"
     assert [row.lengths for row in written.rows] == [None, (96, 64)]
     assert [point.macs for point in written.candidates] == [4e6, 3e6, 2e6, 2.5e6]
+
+
+def test_without_a_search_the_report_is_its_rows(
+    measured: Path, configure: Any, tmp_path: Path
+) -> None:
+    context = StageContext.alone("report", tmp_path)
+    report.run(configure("report"), context, {"measure": measured})
+    written = read_report(context.output)
+    assert [row.model for row in written.rows] == ["fine-tuned", "quala"]
+    assert written.candidates == ()
+    assert (context.output / "front.png").stat().st_size > 1000

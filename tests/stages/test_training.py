@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
-from quala.stages import finetune, length_adapt
+from quala.stages import distill, finetune, length_adapt
 from quala.stages.callbacks import ProgressCallback
-from quala.stages.config import FinetuneConfig, LengthAdaptConfig, TrainingConfig
+from quala.stages.config import DistillConfig, FinetuneConfig, LengthAdaptConfig, TrainingConfig
 from quala.stages.training import TrainingModule, plan_training
 from quala.workflow import StageContext
 
@@ -43,7 +44,24 @@ SANDWICH: dict[str, Any] = {
     "significance": "question",
     "semantics": "natural",
 }
+# All that a quantized training carries from step to step: curvatures, learned steps, averages.
+QUANTIZED: dict[str, Any] = {
+    "layers": 1,
+    "keep_map": "uniform",
+    "temperature": 1.0,
+    **dict.fromkeys(("hard", "soft", "hidden", "attention"), 1.0),
+    "relation": 0.0,
+    "relation_heads": 2,
+    "calibration_batches": 2,
+    "clip_learning_rate": 1e-2,
+    "activation_clip_learning_rate": 1e-2,
+    "quantizers": QuantizeConfig(
+        weight_quantizer="lat", weight_bits=2, embedding_quantizer="lsq", embedding_bits=4,
+        activation_range="ema",
+    ),
+}  # fmt: skip
 STAGES = {
+    "distill": (distill.run, DistillConfig(**COMMON, **QUANTIZED)),
     "finetune": (finetune.run, FinetuneConfig(**COMMON)),
     "length_adapt": (length_adapt.run, LengthAdaptConfig(**COMMON, **SANDWICH)),
 }
@@ -73,7 +91,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def run(stage: str, checkpoint: Path, folder: Path, **changes: Any) -> dict[str, float]:
     function, config = STAGES[stage]
-    inputs = {"model": checkpoint, "data": SPEC}
+    given = "teacher" if stage == "distill" else "model"
+    inputs = {given: checkpoint, "data": SPEC}
     return function(replace(config, **changes), StageContext.alone(stage, folder), inputs)  # type: ignore[operator,type-var]
 
 

@@ -16,7 +16,6 @@ from quala.cli import main
 pytestmark = pytest.mark.slow
 
 
-
 @pytest.fixture(scope="module")
 def toy(
     tmp_path_factory: pytest.TempPathFactory,

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from quala.compress.layers.maps import LAYER_MAPS, layers_to_keep
+from quala.compress.layers.maps import LAYER_MAPS, LayerMap, layers_to_keep
 from quala.errors import QualaError
 
 
@@ -49,3 +51,7 @@ def test_more_layers_than_there_are_are_refused(kept: int) -> None:
 def test_an_unknown_map_names_the_nearest() -> None:
     with pytest.raises(QualaError, match="Did you mean `uniform`"):
         layers_to_keep("unifrom", depth=6, kept=3)
+
+
+def test_a_configuration_takes_every_map() -> None:
+    assert set(get_args(LayerMap)) == set(LAYER_MAPS)
