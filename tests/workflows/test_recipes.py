@@ -66,11 +66,26 @@ def test_the_file_is_as_wide_as_its_bits(done: tuple[str, str, Any]) -> None:
     width, inner, layers = (
         config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")
     )
-    rows = config["vocab_size"] + config["max_position_embeddings"] + config["type_vocab_size"]
-    codes = rows * width + layers * (4 * width * width + 2 * width * inner)
-    floats = 2 * width + layers * (9 * width + inner) + 2 * width + 2  # norms, biases, head
-    tables = rows if name == "ternarybert" else 3  # embeddings have a scale for each row, or one
+    words, positions, types = (
+        config[key] for key in ("vocab_size", "max_position_embeddings", "type_vocab_size")
+    )
+    rounded = words + positions if name == "kdlsq" else words
+    codes = rounded * width + layers * (4 * width * width + 2 * width * inner)
+    floats = (words + positions + types - rounded) * width
+    floats += 2 * width + layers * (9 * width + inner) + 2 * width + 2  # norms, biases, head
+    tables = {"kdlsq": 2, "ternarybert": words, "xtc": 1}[name]  # scales of embeddings
     scales = tables + layers * 6 * (1 + 2)  # of a weight, of its inputs, their zero point
     file = folder / "model.safetensors"
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert file.stat().st_size - header == codes * bits // 8 + 4 * (floats + scales)
+
+
+def test_budgets_are_one_sweep_over_one_teacher(
+    tmp_path: Path, tiny_checkpoint: Path, migrated_database: Path, fast: None
+) -> None:
+    toy = Toy(tmp_path, tiny_checkpoint, migrated_database, QUESTIONS, workflow="xtc")
+    toy.words = [word for word in toy.words if not word.startswith("stage.distill.max_steps")]
+    jobs = toy("run", "stage.distill.max_steps=1,2", "flow.until=distill", "-m")["jobs"]
+    assert [job["status"] for job in jobs] == ["FINISHED", "FINISHED"]
+    found = [toy("plan", f"stage.distill.max_steps={steps}")["stages"] for steps in (1, 2)]
+    assert [[one["status"] for one in stages[:2]] for stages in found] == [["cached"] * 2] * 2

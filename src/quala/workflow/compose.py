@@ -106,7 +106,7 @@ def one_sentence(workflow: Workflow) -> Iterator[None]:
             raise
         raise QualaError(
             "An option cannot be set inside one that is null: give the outer one first, such as "
-            "`stage/distill=kdlsq` before `stage.distill.quantizers.weight_bits=4`."
+            "`stage/distill=kdlsq` with `stage.distill.quantizers.weight_bits=4`."
         ) from error
     except ValueError as error:
         if "Config group override" not in str(error):
