@@ -15,7 +15,7 @@ from quala.compress.quantize.fake import ActivationQuantizer
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
-from quala.stages import distill
+from quala.stages import distill, length_adapt
 from quala.stages.checkpoint import open_checkpoint, score_slice
 from quala.stages.quantized import fake_quantize
 from quala.stages.training import plan_training
@@ -145,6 +145,20 @@ def test_a_step_leaves_its_curvature_to_the_weights(
 def test_without_quantizers_the_student_stays_float(run: Any, spec: DataSpec) -> None:
     folder, _ = run(quantizers=None)
     assert open_checkpoint(folder, spec).precision == "fp32"
+
+
+def test_an_integer_student_cannot_be_trained_further(
+    run: Any, configure: Any, spec: DataSpec, tmp_path: Path
+) -> None:
+    folder, _ = run(quantizers=LAT)
+    context = StageContext.alone("length_adapt", tmp_path / "next")
+    with pytest.raises(QualaError, match=r"Only float models .* got w2e2a8 weights"):
+        length_adapt.run(configure("length_adapt"), context, {"data": spec, "model": folder})
+
+
+def test_the_best_rounded_weights_are_kept(run: Any) -> None:
+    _, figures = run(quantizers=LSQ, selection_every=1, max_steps=3, learning_rate=1e-2)
+    assert figures["selection/best"] == pytest.approx(figures["selection/f1"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

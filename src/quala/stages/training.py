@@ -20,7 +20,9 @@ from torch.nn import Parameter
 from torch.utils.data import DataLoader, Sampler
 from transformers import get_linear_schedule_with_warmup
 
+from quala.compress.quantize.precision import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
+from quala.errors import QualaError
 from quala.stages.callbacks import (
     AtomicCheckpointIO,
     CheckpointCallback,
@@ -95,10 +97,14 @@ class TrainingModule(pl.LightningModule):
 
     Subclasses write `training_step`. The random state of a step is a function of the seed and
     the step alone, so a resumed training repeats no batch, no dropout mask and no sampled length.
+    Raises QualaError for an integer model, which has no gradients.
     """
 
     def __init__(self, model: LengthAdaptiveModel, config: TrainingConfig, plan: Plan):
         super().__init__()
+        precision = precision_of(model)
+        if precision != "fp32":
+            raise QualaError(f"Only float models can be trained further, got {precision} weights.")
         self.model = model
         self.settings = config
         self.plan = plan
