@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,7 +66,7 @@ class FinetuneConfig(TrainingConfig):
 
 
 @dataclass(kw_only=True)
-class QuantizedConfig(TrainingConfig):
+class QuantizedConfig(TrainingConfig, ABC):
     """What stages that train on fake-quantized layers have in common."""
 
     calibration_batches: int
@@ -77,9 +78,9 @@ class QuantizedConfig(TrainingConfig):
             got = self.calibration_batches
             raise QualaError(f"`calibration_batches` must be above 0, got {got}.")
 
+    @abstractmethod
     def step_rate(self, *, top: int, activation: bool) -> float:
         """Return the learning rate of a learned step whose grid ends at the code `top`."""
-        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
