@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -117,21 +118,37 @@ def load_structured(folder: str | Path) -> PreTrainedModel:
     """
     if not is_structured(folder):
         raise QualaError(f"`{folder}` records no structure; load it with `load_model`.")
-    config = AutoConfig.from_pretrained(folder)
-    kind = (config.architectures or [""])[0]
-    spans = kind.endswith("ForQuestionAnswering")
-    auto: Any = AutoModelForQuestionAnswering if spans else AutoModelForSequenceClassification
-    with torch.random.fork_rng(devices=[]):  # the throw-away initial weights draw numbers
-        hf: PreTrainedModel = auto.from_config(config, dtype=torch.float32)
-        if type(hf).__name__ != kind:
-            raise QualaError(f"`{folder}` holds a {kind or 'nameless model'}, not supported.")
-        rebuild(hf)
+    hf = skeleton(folder, dtype=torch.float32)
     try:
         hf.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise QualaError(f"The weights in `{folder}` do not fit its structure: {error}") from error
     hf.eval()
     return hf
+
+
+def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
+    """Return a float model of the kind and sizes in config.json, its weights to be overwritten.
+
+    `options` go to transformers' `from_config`. Raises QualaError for a kind that quala cannot
+    build.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    kind = (config.architectures or [""])[0]
+    auto: Any = AutoModel
+    if kind.endswith("ForQuestionAnswering"):
+        auto = AutoModelForQuestionAnswering
+    elif kind.endswith("ForSequenceClassification"):
+        auto = AutoModelForSequenceClassification
+    with torch.random.fork_rng(devices=[]):  # the throw-away initial weights draw numbers
+        model: PreTrainedModel = auto.from_config(config, **options)
+        if type(model).__name__ != kind:
+            raise QualaError(
+                f"`{folder}` holds a {kind or 'nameless model'}, which quala cannot build."
+            )
+        if hasattr(config, KEY):
+            rebuild(model)
+    return model
 
 
 def rebuild(hf: PreTrainedModel) -> None:

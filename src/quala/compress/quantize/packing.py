@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quala.compress.quantize.spec import top_code
 from quala.errors import QualaError
 
 
@@ -23,7 +24,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     _check_width(bits)
     flat = codes.detach().cpu().flatten().to(torch.int16)
-    top = _top(bits)
+    top = top_code(bits)
     misfits = flat.abs() > top
     if bits == 1:
         misfits |= flat == 0
@@ -54,10 +55,11 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     stream = np.unpackbits(packed.cpu().numpy(), count=count * bits, bitorder="little")
     raised = np.packbits(stream.reshape(count, bits), axis=1, bitorder="little")
     codes = torch.from_numpy(raised.reshape(tuple(shape))).to(torch.int16)
-    codes = codes * 2 - 1 if bits == 1 else codes - _top(bits)
-    if (codes > _top(bits)).any():
+    top = top_code(bits)
+    codes = codes * 2 - 1 if bits == 1 else codes - top
+    if (codes > top).any():
         raise QualaError(
-            f"Packed codes of {bits} bits hold {int(codes.max())}; the largest is {_top(bits)}."
+            f"Packed codes of {bits} bits hold {int(codes.max())}; the largest is {top}."
         )
     return codes.to(torch.int8)
 
@@ -65,10 +67,6 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
 def packed_bytes(count: int, bits: int) -> int:
     """Return the bytes of `count` packed codes."""
     return (count * bits + 7) // 8
-
-
-def _top(bits: int) -> int:
-    return max(1, (1 << bits - 1) - 1)
 
 
 def _check_width(bits: int) -> None:

@@ -18,6 +18,11 @@ LOSS_AWARE = ("lat", "lat_exact")
 _WIDTHS = {"bwn": (1, 1), **dict.fromkeys(TERNARY, (2, 2))}
 
 
+def top_code(bits: int) -> int:
+    """Return the largest code of a symmetric grid: 2^(bits-1) - 1, and 1 for one bit."""
+    return max(1, (1 << bits - 1) - 1)
+
+
 @dataclass(frozen=True)
 class WeightSpec:
     """How one kind of weight is quantized.
@@ -62,8 +67,8 @@ class WeightSpec:
 
     @property
     def top(self) -> int:
-        """Largest code of the symmetric grid: 2^(bits-1) - 1, and 1 for one bit."""
-        return max(1, (1 << self.bits - 1) - 1)
+        """Largest code of the grid."""
+        return top_code(self.bits)
 
     def groups(self, weight: Tensor) -> Tensor:
         """View `weight` (..., columns) as (..., groups, values)."""

@@ -9,25 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.model import replace
 from quala.compress.quantize.packed import integer_layers, packed_state, unpacked_state
 from quala.compress.quantize.split import Split
-from quala.compress.structure import rebuild
+from quala.compress.structure import skeleton
 from quala.errors import QualaError
-from quala.structure import KEY
 
 FORMAT = 1
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -79,7 +71,7 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
         if not (path / name).is_file():
             raise QualaError(f"`{path}` is no integer model: it has no {name}.")
     plan = _plan(path / "quala.json")
-    model = _skeleton(path)
+    model = skeleton(path)
     for name in plan["split"]:
         half = _submodule(model, name, nn.Module)
         replace(model, name, Split(half, copy.deepcopy(half)))
@@ -160,24 +152,6 @@ def _widths(plan: Mapping[str, Any], name: str, columns: int) -> dict[str, int]:
             f"its {columns} columns."
         )
     return {"bits": plan["bits"].get(name, 8), "groups": groups}
-
-
-def _skeleton(path: Path) -> PreTrainedModel:
-    """Return the float model of config.json, its weights to be overwritten."""
-    config = AutoConfig.from_pretrained(path)
-    kind = (config.architectures or [""])[0]
-    auto: Any = AutoModel
-    if kind.endswith("ForQuestionAnswering"):
-        auto = AutoModelForQuestionAnswering
-    elif kind.endswith("ForSequenceClassification"):
-        auto = AutoModelForSequenceClassification
-    with torch.random.fork_rng(devices=[]):  # the throw-away initial weights draw numbers
-        model: PreTrainedModel = auto.from_config(config)
-        if hasattr(config, KEY):
-            rebuild(model)
-    if type(model).__name__ != kind:
-        raise QualaError(f"`{path}` holds a {kind or 'nameless model'}, which quala cannot build.")
-    return model
 
 
 def _submodule(model: nn.Module, name: str, kind: type[_Module]) -> _Module:
