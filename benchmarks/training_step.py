@@ -27,10 +27,10 @@ from quala.data.features import FeatureSet
 from quala.data.task import Task, task_loss
 from quala.lengths import LengthConfig, constant_drop
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.stages.config import FinetuneConfig
 from quala.stages.finetune import FinetuneModule
 from quala.stages.losses import soft_loss
 from quala.stages.training import Plan, fit, step_batches
+from quala.stages.training_config import FinetuneConfig
 from quala.workflow import StageContext
 
 TASK = Task("question-answering", 2, "f1")

@@ -13,8 +13,9 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.stages import distill, finetune, length_adapt
 from quala.stages.callbacks import ProgressCallback
-from quala.stages.config import DistillConfig, FinetuneConfig, LengthAdaptConfig, TrainingConfig
+from quala.stages.distill_config import DistillConfig
 from quala.stages.training import TrainingModule, plan_training
+from quala.stages.training_config import FinetuneConfig, LengthAdaptConfig, TrainingConfig
 from quala.workflow import StageContext
 
 SPEC = DataSpec(

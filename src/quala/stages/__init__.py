@@ -1,15 +1,8 @@
 """The stages of quala's workflows: what each takes, what it makes, where its code is."""
 
-from quala.stages.config import (
-    DistillConfig,
-    ExportConfig,
-    FinetuneConfig,
-    LengthAdaptConfig,
-    MeasureConfig,
-    QuantizeStageConfig,
-    ReportConfig,
-    SearchConfig,
-)
+from quala.stages.config import ExportConfig, MeasureConfig, ReportConfig, SearchConfig
+from quala.stages.distill_config import DistillConfig
+from quala.stages.training_config import FinetuneConfig, LengthAdaptConfig, QuantizeStageConfig
 from quala.workflow.stage import Stage
 
 __all__ = ["STAGES"]
@@ -30,6 +23,13 @@ STAGES: dict[str, Stage] = {
             config=DistillConfig,
             run="quala.stages.distill:run",
             summary="train the student on the teacher's answers and inner states",
+        ),
+        Stage(
+            name="refine",
+            version=1,
+            config=DistillConfig,
+            run="quala.stages.distill:run",
+            summary="distil once more, from where `distill` left the student",
         ),
         Stage(
             name="length_adapt",

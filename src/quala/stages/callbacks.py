@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import Callback
 from safetensors.torch import save_file
 
 if TYPE_CHECKING:
-    from quala.stages.config import TrainingConfig
     from quala.stages.training import TrainingModule
+    from quala.stages.training_config import TrainingConfig
     from quala.workflow import Progress, StageContext
 
 

@@ -1,215 +1,17 @@
-"""The typed configuration of every stage; the values stand in conf/stage."""
+"""The typed configuration of the stages that do not train; the values stand in conf/stage."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-from quala.compress.distill.weights import DistillWeights
-from quala.compress.layers.maps import LayerMap
-from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
+from quala.stages.training_config import not_identity
 from quala.workflow.stage import StageConfig
 
-Precision = Literal["fp32", "bf16"]
-Direction = Literal["forward", "reverse"]
-Sampler = Literal["length_drop", "few_drops"]
-Semantics = Literal["natural", "reference"]
-Method = Literal["ptq", "qat"]
 Strategy = Literal["quala", "published"]
 Cost = Literal["macs", "latency"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
-
-
-def _not_identity(default: Any) -> Any:
-    """Return a field that never decides whether a finished stage is computed again."""
-    return field(default=default, metadata={"identity": False})
-
-
-@dataclass(kw_only=True)
-class TrainingConfig(StageConfig):
-    """What every training stage has in common."""
-
-    seed: int
-    epochs: float
-    max_steps: int | None = None
-    """The training ends here even if its epochs are not over."""
-    batch_size: int
-    bucketed: bool = True
-    """Batches of inputs of like length; false draws them at random, as the published code does."""
-    learning_rate: float
-    warmup_ratio: float
-    weight_decay: float
-    gradient_clip: float
-    hidden_dropout: float | None = None
-    """Replaces the checkpoint's own rate; null keeps it."""
-    attention_dropout: float | None = None
-    """0 keeps the fused attention kernel in training; null keeps the checkpoint's rate."""
-    freeze_word_embeddings: bool = False
-    precision: Precision = "fp32"
-    selection_every: int | None = None
-    """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
-    checkpoint_minutes: float = _not_identity(2.0)
-    log_every: int = _not_identity(20)
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_steps", "selection_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise QualaError(f"`{name}` must be above 0, got {value}.")
-
-
-@dataclass(kw_only=True)
-class FinetuneConfig(TrainingConfig):
-    """Train a checkpoint on the task: the teacher, or a baseline."""
-
-
-@dataclass(kw_only=True)
-class QuantizedConfig(TrainingConfig, ABC):
-    """What stages that train on fake-quantized layers have in common."""
-
-    calibration_batches: int
-    """Train batches that the ranges and first steps of activations are taken from."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.calibration_batches <= 0:
-            got = self.calibration_batches
-            raise QualaError(f"`calibration_batches` must be above 0, got {got}.")
-
-    @abstractmethod
-    def step_rate(self, *, top: int, activation: bool) -> float:
-        """Return the learning rate of a learned step whose grid ends at the code `top`."""
-
-
-@dataclass(kw_only=True)
-class DistillConfig(QuantizedConfig):
-    """Train a student on what the teacher says and on how it gets there."""
-
-    layers: int | None = None
-    """Layers of the student, copied from the teacher; null copies all of them."""
-    keep_map: LayerMap
-    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
-    keep: list[int] | None = None
-    """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
-    temperature: float
-    hard: float
-    """Weight of the task loss."""
-    soft: float
-    """Weight of the soft-label cross-entropy."""
-    hidden: float
-    """Weight of the hidden states' squared error."""
-    attention: float
-    """Weight of the attention scores' squared error."""
-    relation: float
-    """Weight of the MiniLMv2 relation loss on the last layers."""
-    relation_heads: int
-    layer_map: list[int] | None = None
-    """The teacher layer that each student layer follows; null takes the copied layers, or, for a
-    student of its own, layers spread evenly."""
-    quantizers: QuantizeConfig | None = None
-    """Train and save the student with rounded weights, embeddings and activations; null: float."""
-    clip_learning_rate: float
-    """Rate of the `lsq` clips of weights and embeddings. A clip is the largest value of a grid, so
-    that one rate suits all widths; a step has this rate over the grid's largest code."""
-    activation_clip_learning_rate: float
-    """As `clip_learning_rate`, for activations."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("clip_learning_rate", "activation_clip_learning_rate"):
-            if getattr(self, name) < 0:
-                raise QualaError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
-        DistillWeights(
-            soft=self.soft,
-            hidden=self.hidden,
-            attention=self.attention,
-            relation=self.relation,
-            hard=self.hard,
-            temperature=self.temperature,
-        )
-
-    def step_rate(self, *, top: int, activation: bool) -> float:
-        """Return the rate of the clip over its largest code."""
-        clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate
-        return clip / top
-
-
-@dataclass(kw_only=True)
-class SandwichConfig(TrainingConfig):
-    """Training under sampled lengths (arXiv 2010.07003): the sandwich rule and its options."""
-
-    sampler: Sampler
-    """`length_drop` draws every layer; `few_drops` drops at one to three layers only."""
-    bound: float
-    """Largest share of tokens that one layer drops in training, and the smallest pass drops."""
-    bound_start: float | None = None
-    """The bound grows from here over the first half of the training; null keeps it constant."""
-    num_sandwich: int
-    """Passes with sampled lengths in each step, besides the full and the smallest pass."""
-    layer_drop: float
-    full_layer_drop: bool = False
-    """LayerDrop in the full pass too, as in the first published code."""
-    direction: Direction
-    """`reverse` is KL(sub-pass || full), as published; `forward` is KL(full || sub-pass)."""
-    temperature: float
-    hard: float
-    """Weight of the task loss in the full pass."""
-    sub_hard: float
-    """Weight of the task loss in the shortened passes."""
-    teacher: float
-    """Weight of the external teacher's soft labels in the full pass."""
-    exits: float = 0.0
-    """Weight of the span head's mean divergence, at all layers, from the full pass's answer. It
-    teaches what `significance: span` ranks by, and counts with that significance only."""
-    teacher_for_subs: bool = False
-    """The shortened passes follow the external teacher in place of the full pass."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("bound", "layer_drop"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise QualaError(f"`{name}` must be at least 0 and below 1, got {value}.")
-        if self.trains and not (self.hard or self.teacher or self.teacher_for_subs):
-            raise QualaError("`hard` and `teacher` are both 0: the full pass would learn nothing.")
-
-    @property
-    def trains(self) -> bool:
-        """Whether the weights change at all."""
-        return True
-
-
-@dataclass(kw_only=True)
-class LengthAdaptConfig(SandwichConfig):
-    """Turn a checkpoint into a length-adaptive supernet."""
-
-    significance: str | None
-    """How tokens are ranked: column_sum (published), query_rows, question, cls or span; null
-    takes the task's own, span for answers and cls for sentences."""
-    semantics: Semantics
-    """`natural`: shares of the real length; `reference`: as published, padded inputs."""
-
-
-@dataclass(kw_only=True)
-class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
-    """Turn the supernet into an integer model, by calibration alone or by training."""
-
-    method: Method
-    """`ptq` only calibrates (the published step); `qat` trains on after the calibration."""
-    quantizer_learning_rate: float
-    """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
-    quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
-
-    @property
-    def trains(self) -> bool:
-        """Whether the weights change at all; calibration alone changes none."""
-        return self.method == "qat"
-
-    def step_rate(self, *, top: int, activation: bool) -> float:
-        """Return the one rate of all steps."""
-        return self.quantizer_learning_rate
 
 
 @dataclass(kw_only=True)
@@ -243,8 +45,8 @@ class SearchConfig(StageConfig):
     chunk: int
     """Questions scored between two looks at who is hopeless."""
     batch_size: int
-    workers: int = _not_identity(1)
-    cache_mebibytes: int = _not_identity(2048)
+    workers: int = not_identity(1)
+    cache_mebibytes: int = not_identity(2048)
 
     def __post_init__(self) -> None:
         if self.cost == "latency" and self.runtime == "torch":

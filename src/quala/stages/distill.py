@@ -25,7 +25,7 @@ from quala.stages.training import Plan, fit, plan_training
 if TYPE_CHECKING:
     from quala.data.batch import Batch
     from quala.models.state import Trace
-    from quala.stages.config import DistillConfig
+    from quala.stages.distill_config import DistillConfig
     from quala.workflow import StageContext
 
 

@@ -15,7 +15,7 @@ from quala.stages.training import Plan, TrainingModule, fit, plan_training
 if TYPE_CHECKING:
     from quala.data.batch import Batch
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.stages.config import FinetuneConfig, TrainingConfig
+    from quala.stages.training_config import FinetuneConfig, TrainingConfig
     from quala.workflow import StageContext
 
 

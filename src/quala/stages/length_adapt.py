@@ -13,7 +13,7 @@ from quala.stages.training import fit, plan_training
 
 if TYPE_CHECKING:
     from quala.data.spec import DataSpec
-    from quala.stages.config import LengthAdaptConfig, SandwichConfig
+    from quala.stages.training_config import LengthAdaptConfig, SandwichConfig
     from quala.workflow import StageContext
 
 

@@ -12,7 +12,7 @@ from quala.stages.sandwich import SandwichModule
 from quala.stages.training import fit, plan_training
 
 if TYPE_CHECKING:
-    from quala.stages.config import QuantizeStageConfig
+    from quala.stages.training_config import QuantizeStageConfig
     from quala.workflow import StageContext
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
-    from quala.stages.config import QuantizedConfig
+    from quala.stages.training_config import QuantizedConfig
 
 
 class QuantizedTraining(TrainingModule):

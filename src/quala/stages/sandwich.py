@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from quala.data.batch import Batch
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.stages.config import SandwichConfig
+    from quala.stages.training_config import SandwichConfig
 
 NOTHING: frozenset[int] = frozenset()
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from quala.data.batch import Batch
     from quala.data.features import FeatureSet
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.stages.config import TrainingConfig
+    from quala.stages.training_config import TrainingConfig
     from quala.workflow import StageContext
 
 

@@ -1,0 +1,64 @@
+"""The typed configuration of distillation; the values stand in conf/stage/distill."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quala.compress.distill.weights import DistillWeights
+from quala.compress.layers.maps import LayerMap
+from quala.compress.quantize.config import QuantizeConfig
+from quala.errors import QualaError
+from quala.stages.training_config import QuantizedConfig
+
+
+@dataclass(kw_only=True)
+class DistillConfig(QuantizedConfig):
+    """Train a student on what the teacher says and on how it gets there."""
+
+    layers: int | None = None
+    """Layers of the student, copied from the teacher; null copies all of them."""
+    keep_map: LayerMap
+    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
+    keep: list[int] | None = None
+    """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
+    temperature: float
+    hard: float
+    """Weight of the task loss."""
+    soft: float
+    """Weight of the soft-label cross-entropy."""
+    hidden: float
+    """Weight of the hidden states' squared error."""
+    attention: float
+    """Weight of the attention scores' squared error."""
+    relation: float
+    """Weight of the MiniLMv2 relation loss on the last layers."""
+    relation_heads: int
+    layer_map: list[int] | None = None
+    """The teacher layer that each student layer follows; null takes the copied layers, or, for a
+    student of its own, layers spread evenly."""
+    quantizers: QuantizeConfig | None = None
+    """Train and save the student with rounded weights, embeddings and activations; null: float."""
+    clip_learning_rate: float
+    """Rate of the `lsq` clips of weights and embeddings. A clip is the largest value of a grid, so
+    that one rate suits all widths; a step has this rate over the grid's largest code."""
+    activation_clip_learning_rate: float
+    """As `clip_learning_rate`, for activations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("clip_learning_rate", "activation_clip_learning_rate"):
+            if getattr(self, name) < 0:
+                raise QualaError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        DistillWeights(
+            soft=self.soft,
+            hidden=self.hidden,
+            attention=self.attention,
+            relation=self.relation,
+            hard=self.hard,
+            temperature=self.temperature,
+        )
+
+    def step_rate(self, *, top: int, activation: bool) -> float:
+        """Return the rate of the clip over its largest code."""
+        clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate
+        return clip / top
