@@ -23,7 +23,11 @@ OPTIONS = [
     for file in sorted(folder.glob("*.yaml"))
 ]
 # What a recipe leaves open, by what a person would give.
-NEEDED = {"squad_cpu": ["data.path=squad"], "tracking=server": ["tracking.uri=http://host:5000"]}
+NEEDED = {
+    "squad_cpu": ["data.path=squad"],
+    "glue_cpu": ["data.path=sst2"],
+    "tracking=server": ["tracking.uri=http://host:5000"],
+}
 RECIPES = ("kdlsq", "ternarybert", "xtc")
 
 
@@ -46,9 +50,9 @@ def test_an_experiment_composes(workflow: Workflow, experiment: str) -> None:
         assert isinstance(found.stages[name], stage.config)
 
 
-@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "paper"])
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "glue_cpu", "paper"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_has_three_presets(name: str, preset: str) -> None:
+def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     found = settings(find_workflow(name), f"experiment={name}/{preset}", *NEEDED.get(preset, []))
     assert found.workflow == name
     assert found.stages["distill"].enabled
