@@ -79,11 +79,23 @@ def test_integers_are_the_rounded_weight_to_the_bit(
     assert codes.abs().max() <= quantizer.spec.top
 
 
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize(("method", "bits"), METHODS)
-def test_gathered_rows_are_rounded_as_in_the_table(method: WeightMethod, bits: int) -> None:
-    weight, ids = _noise(6, 16), torch.tensor([[5, 0, 0], [2, 3, 5]])
-    quantizer = _quantizer(weight, method, bits, "group", 8)
-    assert torch.equal(quantizer(weight[ids], ids), quantizer(weight)[ids])
+def test_gathered_rows_are_rounded_and_taught_as_in_the_table(
+    method: WeightMethod, bits: int, granularity: Granularity
+) -> None:
+    table, ids = _noise(6, 16).requires_grad_(), torch.tensor([[5, 0, 0], [2, 3, 5]])
+    upstream = _noise(2, 3, 16, seed=1)
+    results = []
+    for gather in (True, False):
+        quantizer = _quantizer(table.detach(), method, bits, granularity, 8)
+        rows = quantizer.rows(table[ids], ids, table) if gather else quantizer(table)[ids]
+        learned = [table, *quantizer.parameters()]
+        results.append((rows, *torch.autograd.grad(rows, learned, upstream)))
+    (rows, *gathered), (expected, *whole) = results
+    assert torch.equal(rows, expected)
+    for one, other in zip(gathered, whole, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("method", "bits"), [m for m in METHODS if m[0] != "lsq"])
@@ -92,18 +104,6 @@ def test_the_gradient_passes_unchanged(method: WeightMethod, bits: int) -> None:
     _quantizer(weight, method, bits)(weight).backward(upstream)
     assert weight.grad is not None
     assert torch.equal(weight.grad, upstream)
-
-
-def test_lsq_teaches_gathered_steps_as_the_whole_table_does() -> None:
-    weight, ids = _noise(6, 16), torch.tensor([[5, 0, 0], [2, 3, 5]])
-    upstream = _noise(2, 3, 16, seed=1)
-    spec = WeightSpec("lsq", 3)
-    gathered, whole = WeightQuantizer(weight, spec), WeightQuantizer(weight, spec)
-    gathered(weight[ids], ids).backward(upstream)
-    whole(weight)[ids].backward(upstream)
-    assert gathered.step.grad is not None
-    assert whole.step.grad is not None
-    assert torch.allclose(gathered.step.grad, whole.step.grad, rtol=1e-5)
 
 
 def test_training_lsq_lowers_the_error_of_its_start() -> None:

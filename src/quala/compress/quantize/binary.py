@@ -11,5 +11,9 @@ def bwn_integers(groups: Tensor) -> tuple[Tensor, Tensor]:
 
     alpha = mean|w| minimises sum (w - alpha b)^2 for b = sign(w); 0 counts as positive.
     """
-    scale = groups.abs().mean(dim=-1, keepdim=True)
-    return torch.where(groups < 0, -1.0, 1.0).to(groups.dtype), scale
+    return binary_codes(groups), groups.abs().mean(dim=-1, keepdim=True)
+
+
+def binary_codes(groups: Tensor) -> Tensor:
+    """Return the signs of `groups`, 1 for 0."""
+    return torch.where(groups < 0, -1.0, 1.0).to(groups.dtype)

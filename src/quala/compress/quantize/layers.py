@@ -41,7 +41,7 @@ class QuantLinear(nn.Linear):
 
 
 class QuantEmbedding(nn.Embedding):
-    """Embedding with rounded rows: after the gather, where a row's grid is its own."""
+    """Embedding whose rows are rounded after the gather."""
 
     mode: Mode
     weight_quantizer: WeightQuantizer
@@ -61,11 +61,7 @@ class QuantEmbedding(nn.Embedding):
         return layer.train(embedding.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.mode == "fake" and not self.weight_quantizer.local:
-            table = self.weight_quantizer(self.weight)
-            return functional.embedding(input, table, self.padding_idx)
         rows = super().forward(input)  # (..., H)
-        if self.mode != "fake":
-            return rows
-        rounded: Tensor = self.weight_quantizer(rows, input)
-        return rounded
+        return (
+            self.weight_quantizer.rows(rows, input, self.weight) if self.mode == "fake" else rows
+        )

@@ -17,30 +17,32 @@ def step_integers(groups: Tensor, step: Tensor, top: int) -> Tensor:
 
 class _LearnedSteps(Function):
     @staticmethod
-    def forward(ctx: Any, groups: Tensor, step: Tensor, top: int) -> Tensor:
-        ctx.save_for_backward(groups, step)
-        ctx.top = top
-        return step_integers(groups, step, top).mul_(step)
+    def forward(ctx: Any, groups: Tensor, step: Tensor, top: int, count: int) -> Tensor:
+        v = torch.div(groups, step)
+        inside = v.abs() < top
+        rounded = v.round_().clamp_(-top, top).mul_(step)
+        ctx.save_for_backward(groups, step, inside, rounded)
+        ctx.scale = (count * top) ** -0.5
+        return rounded
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        groups, step = ctx.saved_tensors
-        v = groups / step
-        inside = v.abs() < ctx.top
-        slope = v.round().clamp_(-ctx.top, ctx.top).sub_(v.mul_(inside))  # equation 3
-        scale = (groups.shape[-1] * ctx.top) ** -0.5
-        steps = (gradient * slope).sum(dim=-1, keepdim=True).mul_(scale)
-        return gradient * inside, steps, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        groups, step, inside, rounded = ctx.saved_tensors
+        passed = gradient * inside
+        # Equation 3: the slope is round(v) - v inside the grid and round(v) outside, v = w / step.
+        slopes = torch.linalg.vecdot(gradient, rounded) - torch.linalg.vecdot(passed, groups)
+        return passed, slopes.unsqueeze(-1).div_(step).mul_(ctx.scale), None, None
 
 
-def fake_steps(groups: Tensor, step: Tensor, top: int) -> Tensor:
+def fake_steps(groups: Tensor, step: Tensor, top: int, *, count: int | None = None) -> Tensor:
     """Round `groups` (..., n) to i * step, i in -top..top, with a gradient for `step` (..., 1).
 
-    Equations 1 to 3 on the symmetric grid; the gradient of a step is scaled by 1/sqrt(n top),
-    where n counts the values that share it. No gradient for weights outside the grid.
+    Equations 1 to 3 on the symmetric grid; the gradient of a step is scaled by 1/sqrt(N top),
+    where N = `count` says how many values share it, n without it. No gradient for weights outside
+    the grid.
     """
-    rounded: Tensor = _LearnedSteps.apply(groups, step, top)
+    rounded: Tensor = _LearnedSteps.apply(groups, step, top, count or groups.shape[-1])
     return rounded
 
 

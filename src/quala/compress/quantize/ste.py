@@ -1,4 +1,4 @@
-"""Rounding with straight-through gradients: affine activations, symmetric rows, learned steps."""
+"""Rounding with straight-through gradients: symmetric rows, affine and learned activations."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ def row_integers(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     Returns:
         The integers, as floats in the shape of `weight`, and the steps, shape (..., 1).
     """
-    step = weight.abs().amax(dim=-1, keepdim=True).div_(2 ** (bits - 1) - 1)
-    step.clamp_(min=SMALLEST_STEP)  # (..., 1); a row of zeros keeps a step
+    step = row_steps(weight, bits)
     return torch.div(weight, step).round_(), step
+
+
+def row_steps(weight: Tensor, bits: int) -> Tensor:
+    """Return the steps (..., 1) whose grids end at each row's largest value."""
+    low, high = weight.aminmax(dim=-1, keepdim=True)
+    step = torch.maximum(high, -low).div_(2 ** (bits - 1) - 1)
+    return step.clamp_(min=SMALLEST_STEP)  # a row of zeros keeps a step
 
 
 def affine_integers(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
@@ -81,12 +87,6 @@ def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
     """Return the values of `rounded`, with the gradient going to `weight` unchanged."""
     passed: Tensor = _Through.apply(weight, rounded)
     return passed
-
-
-def fake_rows(weight: Tensor, bits: int) -> Tensor:
-    """Round each row of `weight` to its symmetric grid; the gradient passes unchanged."""
-    integers, step = row_integers(weight.detach(), bits)
-    return straight_through(weight, integers.mul_(step))
 
 
 def fake_affine(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:

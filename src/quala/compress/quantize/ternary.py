@@ -1,6 +1,7 @@
 """Ternary weights with one scale per group: by TWN's threshold, or by a diagonal Hessian.
 
-Groups are (..., n); codes -1, 0, 1 come back in that shape, scales as (..., 1).
+Groups are (..., n). A grid decides about each weight alone: those above its `cut` (..., 1) in size
+are kept, as plus or minus its `scale` (..., 1). Codes are -1, 0 and 1.
 """
 
 from __future__ import annotations
@@ -12,37 +13,62 @@ TWN_THRESHOLD = 0.7
 ROUNDS = 10
 
 
-def twn_integers(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Return TWN's codes and scales (arXiv 1605.04711).
+def ternary_codes(groups: Tensor, cut: Tensor) -> Tensor:
+    """Return the signs of the weights above `cut` in size, and 0 for the others."""
+    return groups.sign().mul_(groups.abs() > cut)
 
-    Weights above 0.7 mean|w| are kept, the scale is the mean size of those kept.
-    """
-    kept = _twn_support(groups)
-    return groups.sign().mul_(kept), _weighted_mean(groups.abs(), kept.to(groups.dtype))
+
+def twn_integers(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes and scales of `twn_grid`."""
+    cut, scale = twn_grid(groups)
+    return ternary_codes(groups, cut), scale
 
 
 def lat_integers(
     groups: Tensor, curvature: Tensor, *, rounds: int = ROUNDS
 ) -> tuple[Tensor, Tensor]:
-    """Return loss-aware codes and scales by alternation (TernaryBERT, arXiv 2009.12812).
+    """Return the codes and scales of `lat_grid`."""
+    cut, scale = lat_grid(groups, curvature, rounds=rounds)
+    return ternary_codes(groups, cut), scale
+
+
+def exact_lat_integers(groups: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes and scales of `exact_lat_grid`."""
+    cut, scale = exact_lat_grid(groups, curvature)
+    return ternary_codes(groups, cut), scale
+
+
+def twn_grid(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return TWN's cut and scale (arXiv 1605.04711).
+
+    Weights above 0.7 mean|w| are kept, the scale is the mean size of those kept.
+    """
+    size = groups.abs()
+    cut = TWN_THRESHOLD * size.mean(dim=-1, keepdim=True)
+    return cut, _weighted_mean(size, (size > cut).to(groups.dtype))
+
+
+def lat_grid(groups: Tensor, curvature: Tensor, *, rounds: int = ROUNDS) -> tuple[Tensor, Tensor]:
+    """Return the loss-aware cut and scale by alternation (TernaryBERT, arXiv 2009.12812).
 
     Lowers sum d (w - alpha b)^2 over alpha and b in turn, from TWN's b on: alpha is the d-weighted
     mean of |w| where b is not 0, and b is not 0 where |w| > alpha / 2. `curvature` d > 0 has the
     shape of `groups`. Stops at a fixed point, a local optimum, or after `rounds`.
     """
-    size, kept = groups.abs(), _twn_support(groups)
+    size, (cut, _) = groups.abs(), twn_grid(groups)
+    kept = size > cut
     scale = _weighted_mean(size, curvature * kept)
     for _ in range(rounds):
         wanted = size > scale / 2
         if torch.equal(wanted, kept):
             break
-        kept = wanted
+        cut, kept = scale / 2, wanted
         scale = _weighted_mean(size, curvature * kept)
-    return groups.sign().mul_(kept), scale
+    return cut, scale
 
 
-def exact_lat_integers(groups: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss-aware codes and scales of the global optimum, at the price of a sort.
+def exact_lat_grid(groups: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the loss-aware cut and scale of the global optimum, at the price of a sort.
 
     For a fixed alpha the best b keeps |w| > alpha / 2, so some k largest weights are kept; with
     those, the least loss is sum d w^2 - (sum_k d |w|)^2 / sum_k d (arXiv 1802.08635).
@@ -53,13 +79,7 @@ def exact_lat_integers(groups: Tensor, curvature: Tensor) -> tuple[Tensor, Tenso
     mass, total = (weights * ordered).cumsum(-1), weights.cumsum(-1)  # (..., n), of the k largest
     best = (mass.square() / total).argmax(dim=-1, keepdim=True)
     half = (mass.gather(-1, best) / total.gather(-1, best) / 2).to(size.dtype)
-    kept = size > half
-    return groups.sign().mul_(kept), _weighted_mean(size, curvature * kept)
-
-
-def _twn_support(groups: Tensor) -> Tensor:
-    size = groups.abs()
-    return size > TWN_THRESHOLD * size.mean(dim=-1, keepdim=True)
+    return half, _weighted_mean(size, curvature * (size > half))
 
 
 def _weighted_mean(size: Tensor, weights: Tensor) -> Tensor:

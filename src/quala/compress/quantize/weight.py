@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quala.compress.quantize.binary import bwn_integers
+from quala.compress.quantize.binary import binary_codes
 from quala.compress.quantize.lsq import at_least, fake_steps, step_integers
 from quala.compress.quantize.spec import LOSS_AWARE, WeightSpec
-from quala.compress.quantize.ste import fake_rows, row_integers, straight_through
+from quala.compress.quantize.ste import row_steps, straight_through
 from quala.compress.quantize.steps import initial_step
-from quala.compress.quantize.ternary import exact_lat_integers, lat_integers, twn_integers
+from quala.compress.quantize.ternary import (
+    exact_lat_grid,
+    lat_grid,
+    ternary_codes,
+    twn_grid,
+)
 
 
 class WeightQuantizer(nn.Module):
@@ -36,23 +41,16 @@ class WeightQuantizer(nn.Module):
         if spec.method in LOSS_AWARE:
             self.register_buffer("curvature", torch.ones_like(weight, requires_grad=False))
 
-    @property
-    def local(self) -> bool:
-        """Whether the grid of a row depends on that row only."""
-        return self.spec.granularity != "tensor"
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return `weight` rounded."""
+        return self._rounded(weight, weight, None)
 
-    def forward(self, weight: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Return `weight` rounded; `ids` says which rows of the whole it holds, None all."""
-        spec = self.spec
-        groups = spec.groups(weight)
-        if spec.method == "lsq":
-            rounded = fake_steps(groups, self._steps(ids), spec.top)
-        elif spec.method == "minmax":
-            rounded = fake_rows(groups, spec.bits)
-        else:
-            codes, scale = self._codes(groups.detach(), ids)
-            rounded = straight_through(groups, codes.mul_(scale))
-        return rounded.reshape(weight.shape)
+    def rows(self, rows: Tensor, ids: Tensor, table: Tensor) -> Tensor:
+        """Return `rows` (..., H) rounded, which are the rows `ids` of the weight `table`.
+
+        The same values and gradients as rows of the rounded table, without rounding all of it.
+        """
+        return self._rounded(rows, table, ids)
 
     @torch.no_grad()
     def integers(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,23 +58,43 @@ class WeightQuantizer(nn.Module):
 
         Codes times scales are what `forward` returns, to the bit.
         """
-        codes, scale = self._codes(self.spec.groups(weight), None)
+        groups = self.spec.groups(weight)
+        codes, scale = self._codes(groups, groups, None)
         return codes.reshape(weight.shape), scale.squeeze(-1)
 
-    def _codes(self, groups: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _rounded(self, weight: Tensor, table: Tensor, ids: Tensor | None) -> Tensor:
+        spec = self.spec
+        # Where rows have grids of their own, nothing hangs on the rest of the table.
+        shared = spec.granularity == "tensor"
+        groups = spec.groups(weight)
+        if spec.method == "lsq":
+            step = self._steps(None if shared else ids)
+            count = table.numel() if shared else groups.shape[-1]
+            return fake_steps(groups, step, spec.top, count=count).reshape(weight.shape)
+        whole = spec.groups(table.detach()) if shared else groups.detach()
+        codes, scale = self._codes(groups.detach(), whole, None if shared else ids)
+        return straight_through(groups, codes.mul_(scale)).reshape(weight.shape)
+
+    def _codes(self, groups: Tensor, whole: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the codes of `groups` on the grids that `whole` has, and the scales."""
         method = self.spec.method
         if method == "lsq":
             step = self._steps(ids)
             return step_integers(groups, step, self.spec.top), step
         if method == "minmax":
-            return row_integers(groups, self.spec.bits)
+            step = row_steps(whole, self.spec.bits)
+            return torch.div(groups, step).round_(), step
         if method == "bwn":
-            return bwn_integers(groups)
-        if method == "twn":
-            return twn_integers(groups)
-        curvature = self.curvature if ids is None else self.curvature[ids]
-        solve = lat_integers if method == "lat" else exact_lat_integers
-        return solve(groups, self.spec.groups(curvature))
+            return binary_codes(groups), whole.abs().mean(dim=-1, keepdim=True)
+        cut, scale = self._ternary_grid(whole, ids)
+        return ternary_codes(groups, cut), scale
+
+    def _ternary_grid(self, whole: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        if self.spec.method == "twn":
+            return twn_grid(whole)
+        curvature = self.spec.groups(self.curvature if ids is None else self.curvature[ids])
+        solve = lat_grid if self.spec.method == "lat" else exact_lat_grid
+        return solve(whole, curvature)
 
     def _steps(self, ids: Tensor | None) -> Tensor:
         step, floor = (self.step, self.floor) if ids is None else (self.step[ids], self.floor[ids])
