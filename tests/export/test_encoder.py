@@ -77,20 +77,6 @@ def test_the_graph_agrees_with_the_model(
             np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=1e-4)
 
 
-@pytest.fixture
-def integer(build: Build, make_batch: MakeBatch) -> LengthAdaptiveModel:
-    """A toy model with integer layers."""
-    model = build(significance="span").float()
-
-    def observe() -> None:
-        model(make_batch([7, 20, 32]))
-
-    quantize(model.hf, QuantizeConfig())
-    calibrate(model.hf, observe)
-    to_integer(model.hf, inplace=True)
-    return model
-
-
 def test_an_integer_graph_agrees_with_the_integer_model(
     integer: LengthAdaptiveModel, make_batch: MakeBatch
 ) -> None:

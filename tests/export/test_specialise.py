@@ -55,6 +55,23 @@ def test_known_drops_change_nothing(
         np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
 
 
+@pytest.mark.parametrize(("drops", "lengths"), [(set(), FULL), ({0, 2}, TWO)])
+def test_integer_products_take_their_biases_along(
+    integer: LengthAdaptiveModel,
+    make_batch: MakeBatch,
+    drops: set[int],
+    lengths: tuple[int, ...],
+) -> None:
+    graph = build_graph(integer, sequence_length=32)
+    shape, batch = Shape(frozenset(drops), padded=True), make_batch([7, 20, 32])
+    plain, fused = (specialise(graph, shape, fuse=fuse) for fuse in (False, True))
+    kinds = [node.op_type for node in fused.graph.node]
+    assert kinds.count("MatMulIntegerToFloat") == 3 * 4  # queries, keys and values are one product
+    assert kinds.count("DequantizeLinear") == 0
+    expected, found = run(plain, batch, lengths)[0], run(fused, batch, lengths)[0]
+    assert np.array_equal(found, expected)
+
+
 def test_a_full_length_graph_ranks_nothing(graph: onnx.ModelProto) -> None:
     small = specialise(graph, Shape(frozenset(), padded=False))
     kinds = {node.op_type for node in small.graph.node}

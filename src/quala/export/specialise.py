@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import onnx
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
-from quala.export.names import BIASED, CONTEXT, DROP, KEPT, KEY, OUTPUT, QUERY, VALUE
-
-MICROSOFT = "com.microsoft"
+from quala.export.fuse import MICROSOFT, fuse_attention, fuse_products
+from quala.export.names import BIASED, CONTEXT, DROP, KEPT, OUTPUT
+from quala.export.nodes import needed, reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ def specialise(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
     """Return a copy of `model` for calls of one shape.
 
     The copy returns, beside the logits, the places (B, m) of the tokens that each dropping layer
-    kept, and which of them are valid. With `fuse`, for runtimes that
-    have it, Microsoft's fused attention takes the place of unpadded attention.
+    kept, and which of them are valid. With `fuse`, for runtimes that have them, Microsoft's fused
+    operators take the places of unpadded attention and of integer products with their bias.
     """
     small = onnx.ModelProto()
     small.CopyFrom(model)
@@ -40,13 +40,15 @@ def specialise(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
     if not shape.padded:
         nodes = [_unbiased(node, layers) for node in nodes]
         if fuse:
-            nodes = _fused(nodes, layers, model)
+            nodes = fuse_attention(nodes, layers, model)
+    if fuse:
+        nodes = fuse_products(nodes, {tensor.name for tensor in model.graph.initializer})
     dropping = layers if shape.drops is None else sorted(shape.drops)
     kept = [KEPT.format(layer, field) for layer in dropping for field in ("positions", "valid")]
     outputs = [OUTPUT, *kept]
     kinds = {"positions": onnx.TensorProto.INT64, "valid": onnx.TensorProto.BOOL}
     del small.graph.node[:]
-    small.graph.node.extend(_needed(nodes, outputs))
+    small.graph.node.extend(needed(nodes, outputs))
     for name in kept:
         kind = kinds[name.rpartition("_")[2]]
         small.graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", name]))
@@ -82,52 +84,8 @@ def _unbiased(node: NodeProto, layers: Iterable[int]) -> NodeProto:
     return node
 
 
-def _fused(
-    nodes: list[NodeProto], layers: Iterable[int], model: onnx.ModelProto
-) -> list[NodeProto]:
-    named = {node.name: node for node in nodes}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    joined = {CONTEXT.format(layer): layer for layer in layers}
-    result = []
-    for node in nodes:
-        layer = joined.get(node.name)
-        if layer is None:
-            result.append(node)
-            continue
-        split = numpy_helper.to_array(constants[named[QUERY.format(layer)].input[1]])
-        rows = [named[part.format(layer)].input[0] for part in (QUERY, KEY, VALUE)]
-        fused = helper.make_node(
-            "MultiHeadAttention",
-            rows,
-            list(node.output),
-            domain=MICROSOFT,
-            num_heads=int(split[2]),  # (0, 0, heads, d)
-            scale=1.0,  # the query carries it
-        )
-        result.append(fused)
-    return result
-
-
-def _needed(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
-    """Return the nodes that the outputs hang on, in their order."""
-    wanted, kept = set(outputs), []
-    for node in reversed(nodes):
-        if wanted.isdisjoint(node.output):
-            continue
-        kept.append(node)
-        wanted.update(_reads(node))
-    return kept[::-1]
-
-
-def _reads(node: NodeProto) -> Iterable[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _reads(inner)
-
-
 def _forget_constants(model: onnx.ModelProto) -> None:
-    read = {name for node in model.graph.node for name in _reads(node)}
+    read = {name for node in model.graph.node for name in reads(node)}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
