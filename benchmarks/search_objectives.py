@@ -127,10 +127,12 @@ def checkpoint_store(
     batch: int,
     step: int,
     floor: float,
+    test: bool = False,
 ) -> tuple[Store, Space]:
     """Return the F1 of a checkpoint on a slice of SQuAD's train set (the demo set without `data`).
 
-    The cost is the mean GMACs of the slice's inputs. Every gene sees all questions.
+    The cost is the mean GMACs of the slice's inputs. Every gene sees all questions; those of the
+    test set with `test`.
     """
     # torch is imported for a checkpoint only
     from quala.cost import mean_macs
@@ -141,8 +143,10 @@ def checkpoint_store(
 
     sizes = {"max_length": 128, "doc_stride": 32, "max_question_length": 32}
     place: dict[str, Any] = {"path": data} if data else {"name": "demo", **sizes}
-    opened = open_checkpoint(model, DataSpec(task="squad", search_size=questions, **place))
-    part, longest = opened.data.search, opened.data.spec.max_length
+    size = {"max_test": questions} if test else {"search_size": questions}
+    opened = open_checkpoint(model, DataSpec(task="squad", **size, **place))
+    part = opened.data.test if test else opened.data.search
+    longest = opened.data.spec.max_length
     chunks = cut_chunks(part, examples=questions, batch_size=batch, seed=0, pad_to=opened.pad_to)
     evaluator = SharedEvaluator(
         opened.model,

@@ -12,6 +12,10 @@ with the cube of the evaluations, runs to `--quala-budget` only.
 
 The hypervolume is the best score that a cost allows, averaged over the costs from the cheapest
 gene to the full length: its reference point, one for all, is score 0 at the full length's cost.
+With `--holdout N` the fronts are scored once more on N questions of the test set, which no
+strategy saw: at the end of each search, and where quala's budget ends. What a long search gains
+by the luck of a few questions is not gained there.
+
 Scores are kept in OUT, so that a killed run goes on and strategies share them; what is written is
 search_strategies.json, after every search, and search_strategies.png.
 """
@@ -40,7 +44,7 @@ from quala.lengths import LengthConfig
 from quala.metrics.pareto import hypervolume
 from quala.search.settings import SearchSettings, build_strategy
 from quala.search.space import Space
-from quala.search.strategy import Known
+from quala.search.strategy import Known, frontier
 
 NAMES = ("quala", "published", "nsga2")
 TARGET = 180
@@ -55,10 +59,12 @@ Runs = dict[str, dict[int, "Run"]]
 
 @dataclass(frozen=True)
 class Run:
-    """The genes of one search in their order, and the CPU seconds that it took to choose them."""
+    """One search: its genes in their order, the CPU seconds that it took to choose them, and the
+    hypervolume of its fronts on questions that it did not see, by evaluations."""
 
     known: Sequence[Known]
     seconds: float
+    held_out: dict[str, float]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -68,13 +74,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     store, space = open_store(arguments)
     volume = partial(area, cheapest=store.cost(space.lowest), dearest=store.cost(space.full))
     runs: Runs = {name: {} for name in arguments.strategies}
+    held_out = open_holdout(arguments)
     for seed in range(1, arguments.seeds + 1):
         for name in arguments.strategies:
             budget = arguments.quala_budget if name == "quala" else arguments.budget
             start, scoring = time.process_time(), store.seconds
             known = search(name, store, space, seed=seed, budget=min(budget, arguments.budget))
             seconds = time.process_time() - start - (store.seconds - scoring)
-            runs[name][seed] = Run(known, seconds)
+            runs[name][seed] = Run(known, seconds, held_out(known))
             print(f"{name}, seed {seed}: {volume(known):.3f}", file=sys.stderr, flush=True)
             found = summary(runs, volume, arguments, store)
             write(found, arguments.out / "search_strategies.json")
@@ -95,8 +102,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--step", type=int, default=1, help="granularity of the lengths")
     parser.add_argument("--floor", type=float, default=0.2)
+    parser.add_argument("--holdout", type=int, default=0, help="questions for a second look")
     parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.holdout and arguments.model is None:
+        parser.error("--holdout needs --model: the synthetic objective has no questions")
+    return arguments
 
 
 def open_store(arguments: argparse.Namespace) -> tuple[Store, Space]:
@@ -107,6 +118,25 @@ def open_store(arguments: argparse.Namespace) -> tuple[Store, Space]:
         return synthetic_store(file, **sizes)
     sizes |= {"questions": arguments.questions, "batch": arguments.batch}
     return checkpoint_store(arguments.model, arguments.data, file, **sizes)
+
+
+def open_holdout(arguments: argparse.Namespace) -> Callable[[Sequence[Known]], dict[str, float]]:
+    """Return what scores the fronts of a search on held-out questions, nothing without any."""
+    if not arguments.holdout:
+        return lambda known: {}
+    file = arguments.out / "search_strategies.holdout.jsonl"
+    sizes = {"step": arguments.step, "floor": arguments.floor, "batch": arguments.batch}
+    store, space = checkpoint_store(
+        arguments.model, arguments.data, file, questions=arguments.holdout, test=True, **sizes
+    )
+    volume = partial(area, cheapest=store.cost(space.lowest), dearest=store.cost(space.full))
+
+    def scored(known: Sequence[Known]) -> dict[str, float]:
+        ends = sorted({min(arguments.quala_budget, len(known)), len(known)})
+        fronts = {end: [point.lengths for point in frontier(known[:end])] for end in ends}
+        return {str(end): volume(store.known(genes)) for end, genes in fronts.items()}
+
+    return scored
 
 
 def area(known: Sequence[Known], *, cheapest: float, dearest: float) -> float:
@@ -198,6 +228,7 @@ def summary(
     return {
         "objective": store.identity["objective"],
         "questions": len(store.identity.get("questions", ())),
+        "holdout": arguments.holdout,
         **{name: getattr(arguments, name) for name in options},
         "published_final": levels,
         "runs": [
@@ -208,6 +239,7 @@ def summary(
                 "seconds_to_choose": round(run.seconds, 1),
                 "needed": {key: needed(run.known, volume, at) for key, at in levels.items()},
                 "final": volume(run.known),
+                "held_out": run.held_out,
                 "history": [
                     [end, round(volume(run.known[:end]), 4)] for end in thinned(len(run.known))
                 ],
@@ -272,12 +304,14 @@ def show(found: dict[str, Any]) -> None:
     """Print one table."""
     print(f"objective {found['objective']}, step {found['step']}, floor {found['floor']}")
     print(f"{'strategy':<12}{'seed':>5}{'evals':>7}{'hypervolume':>13}{'to median':>11}", end="")
-    print(f"{'to best':>9}{'choosing s':>12}")
+    print(f"{'to best':>9}{'choosing s':>12}  held out")
     for run in found["runs"]:
         counts = [run["needed"].get(key) for key in ("median", "best")]
         first, second = ("-" if count is None else str(count) for count in counts)
         print(f"{run['strategy']:<12}{run['seed']:>5}{run['evaluations']:>7}", end="")
-        print(f"{run['final']:>13.3f}{first:>11}{second:>9}{run['seconds_to_choose']:>12.1f}")
+        print(f"{run['final']:>13.3f}{first:>11}{second:>9}", end="")
+        held = ", ".join(f"{value:.3f} at {end}" for end, value in run["held_out"].items())
+        print(f"{run['seconds_to_choose']:>12.1f}  {held or '-'}")
     print("`to median`, `to best`: evaluations to the published algorithm's final hypervolume")
     print(f"in its median and its best seed (- is never); the aim for quala is {TARGET}.")
 

@@ -55,6 +55,30 @@ def test_a_killed_run_goes_on_with_the_scores_that_it_has(
     assert again.scored == 1
 
 
+@pytest.mark.slow
+def test_fronts_are_scored_again_on_questions_of_the_test_set(
+    bench: ModuleType, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    sizes = ["--budget", "12", "--quala-budget", "6", "--seeds", "1", "--step", "16"]
+    words = ["--model", str(tiny_checkpoint), "--questions", "4", "--holdout", "3"]
+    bench.main(["--out", str(tmp_path), *sizes, *words, "--strategies", "published"])
+    (run,) = json.loads((tmp_path / "search_strategies.json").read_text())["runs"]
+    assert run["held_out"].keys() == {"6", "12"}
+    store, space = bench.checkpoint_store(
+        tiny_checkpoint, None, tmp_path / "search_strategies.holdout.jsonl",
+        questions=3, batch=8, step=16, floor=0.2, test=True,
+    )  # fmt: skip
+    search, _ = bench.checkpoint_store(
+        tiny_checkpoint, None, tmp_path / "search_strategies.scores.jsonl",
+        questions=4, batch=8, step=16, floor=0.2,
+    )  # fmt: skip
+    assert set(store.identity["questions"]).isdisjoint(search.identity["questions"])
+    known = bench.search("published", search, space, seed=1, budget=12)
+    genes = [point.lengths for point in bench.frontier(known)]
+    limits = {"cheapest": store.cost(space.lowest), "dearest": store.cost(space.full)}
+    assert run["held_out"]["12"] == bench.area(store.known(genes), **limits)
+
+
 def test_the_count_to_a_level_is_where_the_history_first_reaches_it(
     bench: ModuleType, tmp_path: Path
 ) -> None:
