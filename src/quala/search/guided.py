@@ -37,8 +37,9 @@ Unary = Callable[[LengthConfig, Random], LengthConfig]
 class Guided:
     """Proposes the child with the largest expected hypervolume improvement.
 
-    Children come from the frontier, more from its widest gaps. The genes accepted earlier in the
-    generation count as evaluated at their predicted score, which keeps a generation diverse.
+    Children come from the frontier, more from its widest gaps. The frontier is that of the scores
+    that the surrogate believes, and the genes accepted earlier in the generation are part of it,
+    which keeps a generation diverse.
     """
 
     space: Space
@@ -76,8 +77,8 @@ class Guided:
         seen: AbstractSet[LengthConfig],
     ) -> Proposal | None:
         """Return the most promising of a few hundred children."""
-        surrogate, imagined = self._believe(parents, accepted)
-        front = frontier([*parents, *imagined])
+        surrogate, believed = self._believe(parents, accepted)
+        front = frontier(believed)
         pool = self._children(front, accepted, rng, seen=seen)
         if not pool:
             return None
@@ -92,15 +93,22 @@ class Guided:
     def _believe(
         self, parents: Sequence[Known], accepted: Sequence[LengthConfig]
     ) -> tuple[Surrogate, list[Known]]:
+        """Return the surrogate, and everything known or accepted with the scores it believes.
+
+        A score on few examples is partly luck, and a front of lucky scores cannot be improved on.
+        """
         genes, scores = [known.lengths for known in parents], [known.score for known in parents]
         kernel = likeliest(tuple(genes), tuple(scores))
         surrogate = fit(genes, scores, kernel=kernel)
-        if not accepted:
-            return surrogate, []
-        believed = [float(mean) for mean in surrogate.predict(accepted)[0]]
-        pairs = zip(accepted, believed)
-        imagined = [Known(gene, self.accept.cost(gene), score) for gene, score in pairs]
-        return fit([*genes, *accepted], [*scores, *believed], kernel=kernel), imagined
+        believed = [*genes, *accepted]
+        means = surrogate.predict(believed)[0].tolist()
+        if accepted:
+            surrogate = fit(believed, [*scores, *means[len(genes) :]], kernel=kernel)
+        stopped = [*(known.stopped for known in parents), *(False for _ in accepted)]
+        return surrogate, [
+            Known(gene, self.accept.cost(gene), mean, stop)
+            for gene, mean, stop in zip(believed, means, stopped, strict=True)
+        ]
 
     def _children(
         self,
