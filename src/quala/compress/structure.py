@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from quala.compress.factorise.layers import FactorisedEmbedding, FactorisedLinear
+from quala.compress.prune.sparse import FILE, dense_state, is_sparse
 from quala.errors import QualaError
 from quala.models.family import family_of
 from quala.structure import KEY, LINEARS, LayerSizes, Structure
@@ -111,16 +112,16 @@ def is_structured(source: str | Path) -> bool:
 def load_structured(folder: str | Path) -> PreTrainedModel:
     """Read a float model from the folder that `save_pretrained` or `save_model` wrote.
 
-    In float32, on the CPU, in evaluation mode.
+    In float32, on the CPU, in evaluation mode; zeros that the file leaves out are filled in.
 
     Raises:
         QualaError: for a folder without a structure, or weights that do not fit it.
     """
-    if not is_structured(folder):
+    if not (is_structured(folder) or is_sparse(folder)):
         raise QualaError(f"`{folder}` records no structure; load it with `load_model`.")
     hf = skeleton(folder, dtype=torch.float32)
     try:
-        hf.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        hf.load_state_dict(dense_state(load_file(Path(folder) / FILE), hf.state_dict()))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise QualaError(f"The weights in `{folder}` do not fit its structure: {error}") from error
     hf.eval()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from quala.compress.prune.sparse import is_sparse
 from quala.compress.quantize.precision import precision_of
 from quala.compress.quantize.store import load_integer
 from quala.compress.structure import is_structured, load_structured
@@ -70,7 +71,7 @@ def open_checkpoint(
     ranking = significance or facts.get("significance", "question")
     lengths = semantics or facts.get("semantics", "natural")
     integer = facts.get("precision") == "int8"
-    if integer or is_structured(source):
+    if integer or is_structured(source) or is_sparse(source):
         model = LengthAdaptiveModel(
             load_integer(source) if integer else load_structured(source),
             task_kind=data.task.kind,

@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 from toys import FAMILIES, BuildHf
+from transformers import BertConfig, BertForQuestionAnswering
 
 from quala.compress.factorise.layers import FactorisedLinear
 from quala.compress.factorise.model import FactoriseConfig, factorise
-from quala.compress.prune.hybrid import (
-    HybridConfig,
-    hybrid_compress,
-    ratio_steps,
-    split_ratio,
-)
+from quala.compress.layers.reduce import keep_layers
+from quala.compress.prune.config import HybridConfig, ratio_steps
+from quala.compress.prune.hybrid import hybrid_compress, weight_budget
 from quala.compress.prune.magnitude import magnitude_masks, prunable_weights
 from quala.compress.structure import linear_names
 from quala.errors import QualaError
@@ -30,19 +28,6 @@ def kept(small: Any, masks: dict[str, torch.Tensor]) -> int:
     """Count the parameters outside the masks, and the ones that the masks leave."""
     hidden = sum(int((~mask).sum()) for mask in masks.values())
     return count(small) - hidden
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_parts_multiply_to_the_ratio(share: float) -> None:
-    svd, pruning = split_ratio(10.0, share)
-    assert svd * pruning == pytest.approx(10.0)
-    assert math.log(svd) == pytest.approx(share * math.log(10.0), abs=1e-12)
-
-
-def test_the_steps_multiply_to_the_ratio_by_one_factor() -> None:
-    steps = ratio_steps(8.0, 3)
-    assert steps == pytest.approx([2.0, 4.0, 8.0])
-    assert ratio_steps(5.0, 1) == [5.0]
 
 
 @pytest.mark.parametrize("embeddings", [True, False])
@@ -95,18 +80,67 @@ def test_steps_reach_the_budget_of_the_last(build_hf: BuildHf) -> None:
     assert sizes == [round(count(hf) / 3 ** (k / 3)) for k in (1, 2, 3)]
 
 
-def test_a_ratio_beyond_the_untouched_parameters_is_refused(build_hf: BuildHf) -> None:
+def test_the_four_sizes_of_the_paper_are_reached_to_the_weight() -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=900, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=192, max_position_embeddings=16,
+    )  # fmt: skip
+    hf = BertForQuestionAnswering(config)
+    for ratio in (2.5, 5.0, 7.5, 10.0):
+        small = hf
+        for step in ratio_steps(ratio, 3):
+            small, masks = hybrid_compress(
+                small, HybridConfig(step), original_parameters=count(hf)
+            )
+        assert kept(small, masks) == round(count(hf) / ratio)
+        assert count(small) < count(hf) / ratio**0.4  # SVD had its part
+
+
+@pytest.mark.parametrize("ratio", [2.5, 5.0, 7.5, 10.0])
+def test_ten_times_leave_minilm_most_of_its_weights_to_the_matrices(ratio: float) -> None:
+    config = BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    with torch.device("meta"):
+        hf = BertForQuestionAnswering(config)
+    assert count(hf) == 22_566_146
+    left = weight_budget(hf, HybridConfig(ratio), original_parameters=count(hf))
+    others = 514 * 384 + 770 + 6 * (9 * 384 + 1536) + 2 * 384
+    assert left == round(22_566_146 / ratio) - others
+    assert left > 2_000_000
+
+
+def test_a_student_of_fewer_layers_is_compressed_from_its_own_size(build_hf: BuildHf) -> None:
     hf = build_hf()
-    with pytest.raises(QualaError, match="not compressed"):
-        hybrid_compress(hf, HybridConfig(1000.0), original_parameters=count(hf))
+    config = HybridConfig(3.0, svd_share=1.0)
+    student = keep_layers(hf, [0, 2])
+    small, masks = hybrid_compress(student, config, original_parameters=count(hf))
+    budget = weight_budget(student, config, original_parameters=count(hf))
+    matrices = sum(w.numel() for w in prunable_weights(student).values())
+    ratio = matrices / budget
+    slow = factorise(student, FactoriseConfig(linear_ratio=ratio, embedding_ratio=ratio))
+    assert count(small) == count(slow) <= round(count(hf) / 3.0)
+    assert kept(small, masks) == count(small)
 
 
-@pytest.mark.parametrize("values", [{"ratio": 1.0}, {"ratio": 2.0, "svd_share": 1.1}])
-def test_senseless_configs_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(QualaError, match="allowed is"):
-        HybridConfig(**values)
+def test_a_student_below_the_ratio_stays_as_it_is(build_hf: BuildHf) -> None:
+    hf = build_hf()
+    student = keep_layers(hf, [1])
+    small, masks = hybrid_compress(student, HybridConfig(1.01), original_parameters=count(hf))
+    assert all(bool(mask.all()) for mask in masks.values())
+    state = small.state_dict()
+    assert all(torch.equal(state[name], weight) for name, weight in student.state_dict().items())
 
 
-def test_steps_of_nothing_are_refused() -> None:
-    with pytest.raises(QualaError, match="a step"):
-        ratio_steps(2.0, 0)
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_a_ratio_beyond_the_untouched_parameters_is_refused(
+    embeddings: bool, build_hf: BuildHf
+) -> None:
+    hf = build_hf()
+    compressed = sum(w.numel() for w in prunable_weights(hf, embeddings=embeddings).values())
+    most = count(hf) / (count(hf) - compressed)
+    config = HybridConfig(1.001 * most, embeddings=embeddings)
+    sentence = f"not compressed; allowed is below {most:.4g}" + ("." if embeddings else ", and")
+    with pytest.raises(QualaError, match=sentence):
+        hybrid_compress(hf, config, original_parameters=count(hf))

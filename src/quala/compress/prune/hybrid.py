@@ -3,62 +3,22 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TypeVar
 
 from transformers import PreTrainedModel
 
 from quala.compress.factorise.model import FactoriseConfig, factorise
+from quala.compress.prune.config import HybridConfig, split_ratio
 from quala.compress.prune.magnitude import (
     Masks,
     apply_masks,
     magnitude_masks,
     prunable_weights,
 )
+from quala.compress.structure import float_embedding, float_linear, linear_names
 from quala.errors import QualaError
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
-
-
-@dataclass(frozen=True)
-class HybridConfig:
-    """The compression of a model and how both methods share it.
-
-    Raises:
-        QualaError: for a ratio of 1 or less, or a share outside 0 to 1.
-    """
-
-    ratio: float
-    """Parameters of the original model over non-zero parameters of the compressed one."""
-    svd_share: float = 0.5
-    """Exponent of the ratio that factorising takes; 0 only prunes, 1 only factorises."""
-    embeddings: bool = True
-    """Whether the word embeddings are compressed as well."""
-
-    def __post_init__(self) -> None:
-        if not self.ratio > 1:
-            raise QualaError(f"`ratio` is {self.ratio}; allowed is above 1.")
-        if not 0 <= self.svd_share <= 1:
-            raise QualaError(f"`svd_share` is {self.svd_share}; allowed is 0 to 1.")
-
-
-def split_ratio(ratio: float, svd_share: float) -> tuple[float, float]:
-    """Return ratio^s and ratio^(1 - s): what factorising and pruning contribute.
-
-    Both methods multiply, ratio = ratio_svd ratio_prune, since pruning counts against the factors.
-    """
-    return float(ratio**svd_share), float(ratio ** (1 - svd_share))
-
-
-def ratio_steps(ratio: float, steps: int) -> list[float]:
-    """Return the rising ratios ratio^(1/K), ratio^(2/K), ..., ratio of an iterative compression.
-
-    Raises:
-        QualaError: for a ratio of 1 or less, or no step.
-    """
-    if not ratio > 1 or steps < 1:
-        raise QualaError(f"`ratio` above 1 and a step are needed, got {ratio} and {steps}.")
-    return [float(ratio ** (step / steps)) for step in range(1, steps)] + [float(ratio)]
 
 
 def hybrid_compress(
@@ -67,25 +27,17 @@ def hybrid_compress(
     """Return a factorised and pruned copy of `hf`, and the masks that training must keep.
 
     Of P = `original_parameters`, P / ratio may be non-zero. With F that no method touches
-    (biases, LayerNorms, positions, head) the matrices shrink by (P - F) / (P / ratio - F), which
-    `split_ratio` divides. Pruning, global over all factors, takes what the rounding of ranks
-    leaves, so that the budget is met to the weight unless rounding alone went below it. Call it
-    again with a higher ratio, on the model trained meanwhile, to compress in steps
-    (`ratio_steps`).
+    (biases, LayerNorms, positions, head) the D weights that the matrices of `hf` would have if
+    they were dense shrink by D / (P / ratio - F), which `split_ratio` divides. Pruning, global
+    over all factors, takes what the rounding of ranks leaves, so that the budget is met to the
+    weight unless the model was below it, or rounding alone went there. Call it again with a
+    higher ratio, on the model trained meanwhile, to compress in steps (`ratio_steps`).
 
     Raises:
         QualaError: for a ratio that the untouched parameters alone exceed, or a quantized model.
     """
-    matrices = prunable_weights(hf, embeddings=config.embeddings)
-    total = sum(weight.numel() for weight in hf.parameters())
-    untouched = total - sum(weight.numel() for weight in matrices.values())
-    budget = round(original_parameters / config.ratio) - untouched
-    if budget < 1:
-        raise QualaError(
-            f"`ratio` {config.ratio} leaves {budget + untouched} parameters, fewer than the "
-            f"{untouched} that are not compressed."
-        )
-    svd, _ = split_ratio((original_parameters - untouched) / budget, config.svd_share)
+    budget = weight_budget(hf, config, original_parameters=original_parameters)
+    svd, _ = split_ratio(_dense_weights(hf, config) / budget, config.svd_share)
     small = hf
     if svd > 1:
         ratios = FactoriseConfig(
@@ -99,3 +51,33 @@ def hybrid_compress(
         small = copy.deepcopy(hf)
     apply_masks(small, masks)
     return small, masks
+
+
+def weight_budget(hf: PreTrainedModel, config: HybridConfig, *, original_parameters: int) -> int:
+    """Return P / ratio - F: how many weights of the compressed matrices may be non-zero.
+
+    Raises:
+        QualaError: for a ratio that the untouched parameters alone exceed, or a quantized model.
+    """
+    matrices = prunable_weights(hf, embeddings=config.embeddings)
+    total = sum(weight.numel() for weight in hf.parameters())
+    untouched = total - sum(weight.numel() for weight in matrices.values())
+    budget = round(original_parameters / config.ratio) - untouched
+    if budget < 1:
+        raise QualaError(
+            f"`ratio` {config.ratio:g} leaves {budget + untouched} of {original_parameters} "
+            f"parameters, no more than the {untouched} that are not compressed; allowed is "
+            f"below {original_parameters / untouched:.4g}"
+            f"{'.' if config.embeddings else ', and more with `embeddings: true`.'}"
+        )
+    return budget
+
+
+def _dense_weights(hf: PreTrainedModel, config: HybridConfig) -> int:
+    """Count the weights of all matrices that are compressed, as if none were factorised."""
+    linears = (float_linear(hf, name) for layer in linear_names(hf) for name in layer.values())
+    total = sum(linear.in_features * linear.out_features for linear in linears)
+    if config.embeddings:
+        table = float_embedding(hf)
+        total += table.num_embeddings * table.embedding_dim
+    return total

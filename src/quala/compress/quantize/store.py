@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from quala.compress.prune.sparse import dense_state
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.model import replace
 from quala.compress.quantize.packed import integer_layers, packed_state, unpacked_state
@@ -83,8 +84,9 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
         tensors = load_file(path / "model.safetensors")
     except SafetensorError as error:
         raise QualaError(f"`{path / 'model.safetensors'}` is no safetensors file.") from error
-    tensors = unpacked_state(tensors, model)
-    _check(model.state_dict(), tensors, path)
+    wanted = model.state_dict()
+    tensors = unpacked_state(dense_state(tensors, wanted), model)
+    _check(wanted, tensors, path)
     model.load_state_dict(tensors)
     model.eval()
     return model

@@ -1,0 +1,48 @@
+"""How far SVD and pruning shrink a model together, and in which steps: plain facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quala.errors import QualaError
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """The compression of a model and how both methods share it.
+
+    Raises:
+        QualaError: for a ratio of 1 or less, or a share outside 0 to 1.
+    """
+
+    ratio: float
+    """Parameters of the original model over non-zero parameters of the compressed one."""
+    svd_share: float = 0.5
+    """Exponent of the ratio that factorising takes; 0 only prunes, 1 only factorises."""
+    embeddings: bool = True
+    """Whether the word embeddings are compressed as well."""
+
+    def __post_init__(self) -> None:
+        if not self.ratio > 1:
+            raise QualaError(f"`ratio` is {self.ratio}; allowed is above 1.")
+        if not 0 <= self.svd_share <= 1:
+            raise QualaError(f"`svd_share` is {self.svd_share}; allowed is 0 to 1.")
+
+
+def split_ratio(ratio: float, svd_share: float) -> tuple[float, float]:
+    """Return ratio^s and ratio^(1 - s): what factorising and pruning contribute.
+
+    Both methods multiply, ratio = ratio_svd ratio_prune, since pruning counts against the factors.
+    """
+    return float(ratio**svd_share), float(ratio ** (1 - svd_share))
+
+
+def ratio_steps(ratio: float, steps: int) -> list[float]:
+    """Return the rising ratios ratio^(1/K), ratio^(2/K), ..., ratio of an iterative compression.
+
+    Raises:
+        QualaError: for a ratio of 1 or less, or no step.
+    """
+    if not ratio > 1 or steps < 1:
+        raise QualaError(f"`ratio` above 1 and a step are needed, got {ratio} and {steps}.")
+    return [float(ratio ** (step / steps)) for step in range(1, steps)] + [float(ratio)]
