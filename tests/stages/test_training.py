@@ -14,6 +14,7 @@ from quala.data.spec import DataSpec
 from quala.stages import distill, finetune, length_adapt
 from quala.stages.callbacks import ProgressCallback
 from quala.stages.distill_config import DistillConfig
+from quala.stages.shrink_config import ShrinkConfig
 from quala.stages.training import TrainingModule, plan_training
 from quala.stages.training_config import FinetuneConfig, LengthAdaptConfig, TrainingConfig
 from quala.workflow import StageContext
@@ -61,8 +62,10 @@ QUANTIZED: dict[str, Any] = {
         activation_range="ema",
     ),
 }  # fmt: skip
+PRUNED: dict[str, Any] = {**QUANTIZED, "quantizers": None, "shrink": ShrinkConfig(4.0)}
 STAGES = {
     "distill": (distill.run, DistillConfig(**COMMON, **QUANTIZED)),
+    "distill_pruned": (distill.run, DistillConfig(**COMMON, **PRUNED)),
     "finetune": (finetune.run, FinetuneConfig(**COMMON)),
     "length_adapt": (length_adapt.run, LengthAdaptConfig(**COMMON, **SANDWICH)),
 }
@@ -92,7 +95,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def run(stage: str, checkpoint: Path, folder: Path, **changes: Any) -> dict[str, float]:
     function, config = STAGES[stage]
-    given = "teacher" if stage == "distill" else "model"
+    given = "teacher" if stage.startswith("distill") else "model"
     inputs = {given: checkpoint, "data": SPEC}
     return function(replace(config, **changes), StageContext.alone(stage, folder), inputs)  # type: ignore[operator,type-var]
 

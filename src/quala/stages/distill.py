@@ -14,12 +14,15 @@ from quala.compress.distill.layer_map import hidden_pairs, layer_pairs, uniform_
 from quala.compress.distill.relations import relation_loss
 from quala.compress.layers.maps import layers_to_keep
 from quala.compress.layers.reduce import keep_layers
+from quala.compress.prune.magnitude import Masks
+from quala.compress.prune.sparse import store_sparse
 from quala.data.task import Task, task_loss
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import save_model
 from quala.stages.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
 from quala.stages.losses import soft_loss
 from quala.stages.quantized import QuantizedTraining, fake_quantize, save_quantized
+from quala.stages.shrunk import PrunedWeights, shrink, shrink_figures
 from quala.stages.training import Plan, fit, plan_training
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ class DistillModule(QuantizedTraining):
     """A weighted sum of task, soft-label, hidden-state, attention-score and relation losses.
 
     `pairs` are student and teacher layers that belong together; relations follow the last pair.
+    Weights that `masks` hide stay zero.
     """
 
     def __init__(
@@ -44,11 +48,13 @@ class DistillModule(QuantizedTraining):
         plan: Plan,
         *,
         pairs: list[tuple[int, int]],
+        masks: Masks | None = None,
     ):
         super().__init__(model, config, plan)
         self.task = task
         self.weights = config
         self.pairs = pairs
+        self.pruned = PrunedWeights(masks or {})
         # Outside the module tree: a frozen teacher belongs in no checkpoint.
         self.teacher = [teacher.eval().requires_grad_(False)]
         self.traced = bool(config.hidden or config.attention or config.relation)
@@ -63,8 +69,16 @@ class DistillModule(QuantizedTraining):
             torch.manual_seed(self.settings.seed)
             return torch.nn.Linear(student_width, teacher_width, bias=False)
 
+    def configure_optimizers(self) -> Any:
+        made = super().configure_optimizers()
+        self.pruned.keep_zero(self.model.hf, made["optimizer"])
+        return made
+
     def on_fit_start(self) -> None:
         self.teacher[0].to(self.device)
+
+    def on_after_backward(self) -> None:
+        self.pruned.hide_gradients(self.model.hf)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         config, teacher = self.weights, self.teacher[0]
@@ -130,10 +144,14 @@ def run(
 ) -> dict[str, float]:
     """Train a student of `teacher` on `data`: `model` where given, else copied layers.
 
-    With `quantizers` the student is rounded from the first step on and saved as integers.
+    With `shrink` the student is factorised and pruned first, and saved without its zeros; with
+    `quantizers` it is rounded from the first step on and saved as integers.
     """
     teacher = open_checkpoint(inputs["teacher"], inputs["data"])
     student, followed = _student(config, teacher, inputs)
+    masks: Masks = {}
+    if config.shrink is not None:
+        student, masks = shrink(student, config.shrink, teacher=teacher)
     data = student.data
     set_dropout(student.model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     if config.quantizers is not None:
@@ -144,17 +162,23 @@ def run(
         teacher=teacher.model.num_layers,
         student=student.model.num_layers,
     )
-    module = DistillModule(student.model, teacher.model, data.task, config, plan, pairs=pairs)
+    module = DistillModule(
+        student.model, teacher.model, data.task, config, plan, pairs=pairs, masks=masks
+    )
 
     def selection() -> float:
         scores = score_slice(student, data.selection, batch_size=config.batch_size)
         return scores[data.task.metric]
 
     figures = fit(module, context, score=selection)
+    if config.shrink is not None:
+        figures |= shrink_figures(student, masks, teacher=teacher)
     if config.quantizers is None:
         save_model(student.model, student.tokenizer, context.output, metadata=metadata(student))
     else:
         save_quantized(student, context.output)
+    if config.shrink is not None:
+        store_sparse(context.output)
     scores = score_slice(student, data.selection, batch_size=config.batch_size)
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 

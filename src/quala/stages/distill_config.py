@@ -8,6 +8,7 @@ from quala.compress.distill.weights import DistillWeights
 from quala.compress.layers.maps import LayerMap
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
+from quala.stages.shrink_config import ShrinkConfig, check_zeros
 from quala.stages.training_config import QuantizedConfig
 
 
@@ -38,6 +39,8 @@ class DistillConfig(QuantizedConfig):
     student of its own, layers spread evenly."""
     quantizers: QuantizeConfig | None = None
     """Train and save the student with rounded weights, embeddings and activations; null: float."""
+    shrink: ShrinkConfig | None = None
+    """Factorise and prune the student first, and keep its zeros (LadaBERT); null: whole."""
     clip_learning_rate: float
     """Rate of the `lsq` clips of weights and embeddings. A clip is the largest value of a grid, so
     that one rate suits all widths; a step has this rate over the grid's largest code."""
@@ -49,6 +52,8 @@ class DistillConfig(QuantizedConfig):
         for name in ("clip_learning_rate", "activation_clip_learning_rate"):
             if getattr(self, name) < 0:
                 raise QualaError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.shrink is not None and self.quantizers is not None:
+            check_zeros(self.shrink, self.quantizers)
         DistillWeights(
             soft=self.soft,
             hidden=self.hidden,

@@ -1,0 +1,76 @@
+"""Which compression each training of a recipe takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quala.compress.prune.config import HybridConfig
+from quala.compress.quantize.config import QuantizeConfig
+from quala.errors import QualaError
+from quala.stages.shrink_config import ShrinkConfig, check_zeros, shrink_steps
+
+BINARY: dict[str, Any] = {"weight_quantizer": "bwn", "weight_bits": 1}
+BINARY_WORDS: dict[str, Any] = {"embedding_quantizer": "bwn", "embedding_bits": 1}
+
+
+def test_each_training_takes_one_step_of_the_ratio() -> None:
+    config = ShrinkConfig(8.0, svd_share=0.25, embeddings=False, steps=3)
+    steps = shrink_steps(config)
+    assert [step.step for step in steps] == [1, 2, 3]
+    assert [step.now().ratio for step in steps] == pytest.approx([2.0, 4.0, 8.0])
+    assert [step.last for step in steps] == [False, False, True]
+    assert {step.ratio for step in steps} == {8.0}
+    assert steps[0].now() == HybridConfig(steps[0].now().ratio, svd_share=0.25, embeddings=False)
+
+
+def test_one_step_is_the_whole_ratio() -> None:
+    alone = ShrinkConfig(5.0)
+    assert alone.now() == shrink_steps(alone)[0].now() == HybridConfig(5.0)
+    assert alone.last
+
+
+def test_several_steps_want_a_workflow() -> None:
+    with pytest.raises(QualaError, match=r"`shrink\.steps` is 4, .* workflow `ladabert`"):
+        ShrinkConfig(5.0, steps=4).now()
+
+
+def test_nothing_has_no_steps() -> None:
+    with pytest.raises(QualaError, match=r"`stage\.distill\.shrink` is null"):
+        shrink_steps(None)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"ratio": 0.5}, "`ratio` is 0.5; allowed is above 1"),
+        ({"ratio": 2.0, "svd_share": -0.1}, "`svd_share` is -0.1; allowed is 0 to 1"),
+        ({"ratio": 2.0, "steps": 0}, "`steps` must be at least 1, got 0"),
+        ({"ratio": 2.0, "steps": 2, "step": 3}, "`step` must be 1 to 2, got 3"),
+        ({"ratio": 2.0, "step": 0}, "`step` must be 1 to 1, got 0"),
+    ],
+)
+def test_senseless_values_are_refused(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(QualaError, match=sentence):
+        ShrinkConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("options", "embeddings", "name"),
+    [(BINARY, False, "weight"), (BINARY_WORDS, True, "embedding")],
+)
+def test_a_grid_without_zero_is_refused(
+    options: dict[str, Any], embeddings: bool, name: str
+) -> None:
+    config = ShrinkConfig(2.0, embeddings=embeddings)
+    with pytest.raises(QualaError, match=f"`{name}_quantizer=bwn` has no code"):
+        check_zeros(config, QuantizeConfig(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "embeddings"),
+    [({}, True), (BINARY_WORDS, False), (BINARY_WORDS | {"quantize_embeddings": False}, True)],
+)
+def test_other_grids_hold_zeros(options: dict[str, Any], embeddings: bool) -> None:
+    check_zeros(ShrinkConfig(2.0, embeddings=embeddings), QuantizeConfig(**options))
