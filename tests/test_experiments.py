@@ -28,7 +28,7 @@ NEEDED = {
     "glue_cpu": ["data.path=sst2"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("kdlsq", "ternarybert", "xtc")
+RECIPES = ("kdlsq", "ladabert", "ternarybert", "xtc")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     found = settings(find_workflow(name), f"experiment={name}/{preset}", *NEEDED.get(preset, []))
     assert found.workflow == name
     assert found.stages["distill"].enabled
-    assert found.stages["distill"].quantizers.activation_bits == 8
+    quantizers = found.stages["distill"].quantizers
+    assert quantizers.activation_bits == 8 if quantizers else name == "ladabert"
     assert found.model["teacher"] == (
         "google-bert/bert-base-uncased" if preset == "paper" else "offline"
     )
@@ -81,6 +82,13 @@ def test_one_option_sets_the_bits_of_weights_and_embeddings(bits: int) -> None:
     found = settings(find_workflow("kdlsq"), f"stage.distill.quantizers.weight_bits={bits}")
     quantizers = found.stages["distill"].quantizers
     assert (quantizers.weight_bits, quantizers.embedding_bits) == (bits, bits)
+
+
+@pytest.mark.parametrize("ratio", [2.5, 5, 7.5, 10])
+def test_one_option_sets_how_much_smaller_a_model_gets(ratio: float) -> None:
+    found = settings(find_workflow("ladabert"), f"stage.distill.shrink.ratio={ratio}")
+    steps = found.stages["distill"].shrink.one_by_one()
+    assert [step.now().ratio for step in steps] == pytest.approx([ratio**0.5, ratio])
 
 
 @pytest.mark.parametrize("option", OPTIONS)
