@@ -20,7 +20,7 @@ VERBS = {
     "answer": "answer a question about a context within a budget",
     "serve": "answer questions over HTTP, with a page to try the model on",
     "bench": "time an export beside a baseline: medians and ratios",
-    "report": "print the table and front of a run, or compare a sweep's",
+    "report": "print the table of a run or a sweep, or compare systems on a page",
     "ui": "open the MLflow UI on the right store",
 }
 SENTENCES = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from quala.cost import parameters
 from quala.data.spec import DataSpec
 from quala.lengths import LengthConfig
 from quala.report.rows import Row
@@ -54,6 +55,18 @@ def test_rows_say_what_they_are_there_for(run: Run) -> None:
     costs = [row.macs_mean for row in rows[2:]]
     assert costs == sorted(costs, reverse=True)
     assert rows[2].size_bytes < rows[1].size_bytes / 2
+
+
+def test_rows_say_how_many_weights_of_which_width_there_are(
+    run: Run, inputs: dict[str, Any]
+) -> None:
+    rows = run()
+    opened = open_checkpoint(inputs["baseline"], inputs["data"]).model
+    counted = sum(weight.numel() for weight in opened.hf.parameters())
+    assert counted == parameters(opened.arch)
+    assert {row.parameters for row in rows} == {counted}
+    assert [row.bits for row in rows] == ["32-32-32", "32-32-32", *["8-8-8"] * 3]
+    assert all(0 < (row.nonzero or 0) <= counted for row in rows)
 
 
 def test_the_loss_allowed_decides_the_choice(run: Run) -> None:

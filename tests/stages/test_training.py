@@ -12,7 +12,7 @@ import torch
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.stages import distill, finetune, length_adapt
-from quala.stages.callbacks import ProgressCallback
+from quala.stages.callbacks import ClockCallback, ProgressCallback
 from quala.stages.distill_config import DistillConfig
 from quala.stages.shrink_config import ShrinkConfig
 from quala.stages.training import TrainingModule, plan_training
@@ -156,6 +156,42 @@ def test_a_resumed_training_keeps_the_selection(
     assert whole["selection/best"] == resumed["selection/best"]
     first, second = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(("saved", "least"), [({"seconds": 1e6}, 1e6), ({}, 0.0)])
+@pytest.mark.parametrize("step", [7, 12])  # 12 is the last: nothing is left to train
+def test_a_resumed_training_counts_the_seconds_before_it(
+    saved: dict[str, float],
+    least: float,
+    step: int,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(ClockCallback, "state_dict", lambda self: saved)
+        kill_at(patched, step)
+        with pytest.raises(Killed):
+            run("finetune", tiny_checkpoint, tmp_path)
+    seconds = run("finetune", tiny_checkpoint, tmp_path)["train/seconds"]
+    assert least <= seconds < least + 1e5
+
+
+@pytest.mark.parametrize(("stage", "each"), [("finetune", 1), ("length_adapt", 3)])
+def test_passes_are_those_of_all_steps(
+    stage: str, each: int, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward: list[int] = []
+    original = torch.Tensor.backward
+
+    def counted(self: torch.Tensor, *rest: Any, **more: Any) -> None:
+        backward.append(1)
+        original(self, *rest, **more)
+
+    monkeypatch.setattr(torch.Tensor, "backward", counted)
+    figures = run(stage, tiny_checkpoint, tmp_path, max_steps=2)
+    assert figures["train/steps"] == 2
+    assert figures["train/passes"] == len(backward) == 2 * each
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from commandline import QUESTIONS, Toy, output
 
+from quala.cli import main as quala
+
 pytestmark = pytest.mark.slow
 
 BITS = "stage.distill.quantizers.weight_bits"
@@ -78,6 +80,25 @@ def test_the_file_is_as_wide_as_its_bits(done: tuple[str, str, Any]) -> None:
     file = folder / "model.safetensors"
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert file.stat().st_size - header == codes * bits // 8 + 4 * (floats + scales)
+
+
+def test_a_recipe_can_be_compared(
+    done: tuple[str, str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, precision, result = done
+    uri = result["tracking_uri"]
+    assert quala(["report", "--compare", "--json", "--tracking-uri", uri]) == 0
+    (table,) = json.loads(capsys.readouterr().out)["tables"]
+    teacher, row = table["rows"]
+    assert (teacher["system"], row["system"]) == ("fine-tuned", name)
+    assert precision in ("int8", "w{}e{}a{}".format(*row["bits"].split("-")))
+    assert row["size_bytes"]["mean"] == (
+        (output(result, "distill") / "model.safetensors").stat().st_size
+    )
+    (trial,) = row["trials"]
+    assert [work["stage"] for work in trial["costs"]["training"]] == ["distill"]
+    assert [work["stage"] for work in trial["teacher_costs"]["training"]] == ["finetune"]
+    assert row["parameters"]["mean"] >= row["nonzero"]["mean"] > 0
 
 
 def test_budgets_are_one_sweep_over_one_teacher(

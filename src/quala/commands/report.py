@@ -1,4 +1,4 @@
-"""`quala report`: the table of a tracked workflow, or the comparison of a sweep."""
+"""`quala report`: the table of a tracked workflow, of a sweep, or of systems side by side."""
 
 from __future__ import annotations
 
@@ -22,15 +22,45 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Print a report. Raises QualaError for unknown runs and runs without a report."""
     arguments = _parser().parse_args(argv)
+    _check(arguments)
     from quala.report.store import Reports, default_tracking_uri
 
     reports = Reports.open(arguments.tracking_uri or default_tracking_uri(Path.cwd()))
-    run = reports.run(arguments.run) if arguments.run else reports.newest()
+    if arguments.compare:
+        from quala.commands.compare import compare
+
+        compare(
+            reports,
+            arguments.runs,
+            out=Path(arguments.out) if arguments.out else None,
+            as_json=arguments.json,
+            experiment=arguments.experiment,
+            task=arguments.task,
+        )
+        return 0
+    run = reports.run(arguments.runs[0]) if arguments.runs else reports.newest()
     if run.data.tags["quala.kind"] == "sweep":
         _sweep(reports, run, as_json=arguments.json, out=arguments.out)
     else:
         _workflow(reports, run, as_json=arguments.json, out=arguments.out)
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise QualaError for arguments that do not go together."""
+    filters = [
+        f"`--{name}`" for name in ("experiment", "task") if getattr(arguments, name) is not None
+    ]
+    if not arguments.compare:
+        if len(arguments.runs) > 1:
+            count = len(arguments.runs)
+            raise QualaError(f"A report is of one run, got {count}: `--compare` takes several.")
+        if filters:
+            raise QualaError(f"{filters[0]} chooses what `--compare` compares, which is missing.")
+    elif arguments.runs and arguments.experiment is not None:
+        raise QualaError("`--compare` takes either RUNs or `--experiment`, got both.")
+    elif not arguments.out and not arguments.json:
+        raise QualaError("`--compare` writes a page: name its folder with `--out DIR`.")
 
 
 def _workflow(reports: Reports, run: Run, *, as_json: bool, out: str | None) -> None:
@@ -113,13 +143,27 @@ def _text(value: float | None, form: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quala report", description=__doc__)
     parser.add_argument(
-        "run",
-        nargs="?",
+        "runs",
+        nargs="*",
         metavar="RUN",
-        help="id of a workflow or sweep run (default: the newest finished workflow)",
+        help="id of a workflow or sweep run (default: the newest finished workflow; with "
+        "--compare all of them)",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.add_argument("--out", metavar="DIR", help="also copy the report's files here")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="compare systems: seeds together, one table for each data; --out DIR gets the page",
+    )
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help="with --compare: only runs filed under this `tracking.experiment`",
+    )
+    parser.add_argument(
+        "--task", metavar="NAME", help="with --compare: only this task, such as squad or mnli"
+    )
     parser.add_argument(
         "--tracking-uri",
         metavar="URI",

@@ -11,6 +11,8 @@ from quala.metrics import hypervolume
 
 Role = Literal["baseline", "full", "front", "chosen"]
 
+FINE_TUNED = "fine-tuned"
+"""The model name of the teacher's row, which every recipe starts from."""
 FORMAT = 1
 GIGA = 1e9
 
@@ -32,7 +34,8 @@ class Row:
     length, a point of the `front`, or the `chosen` one of them. `lengths` None means that nothing
     is dropped; `tokens` says in words what each layer keeps. `score` and `exact_match` are
     percent. `macs_padded` counts an input padded to the full sequence, `macs_mean` is the average
-    over the real inputs.
+    over the real inputs. `bits` are those of weights, embeddings and activations, `2-2-8`;
+    `nonzero` counts those of the `parameters` that are not 0. Older reports lack the last three.
     """
 
     model: str
@@ -48,6 +51,9 @@ class Row:
     metric: str = "f1"
     latency_ms: Latency | None = None
     speedup: float | None = None
+    bits: str | None = None
+    parameters: int | None = None
+    nonzero: int | None = None
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):

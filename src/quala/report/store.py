@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from quala.errors import QualaError
+from quala.errors import QualaError, unknown
 from quala.report.build import REPORT, read_report
 from quala.report.rows import Report
 from quala.workflow.database import check_server
-from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE
+from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, keep_quiet
 from quala.workflow.sweep import JOB
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 REPORT_STAGE = "report"
 SQLITE = "sqlite:///"
-MOST_RUNS = 1000
+RUNS_A_PAGE = 1000
 
 
 def default_tracking_uri(folder: Path) -> str:
@@ -55,12 +56,14 @@ class Reports:
 
     client: MlflowClient
     uri: str
-    experiments: tuple[str, ...]
+    experiments: Mapping[str, str]
+    """Ids of the experiments by name."""
 
     @classmethod
     def open(cls, uri: str) -> Reports:
         """Connect to a store that exists. Raises QualaError when it cannot be read."""
         require_store(uri)
+        keep_quiet()
         # mlflow takes seconds to import
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -71,7 +74,7 @@ class Reports:
         except MlflowException as error:
             reason = str(error.message).partition("\n")[0]
             raise QualaError(f"The tracking store {uri} cannot be read: {reason}") from error
-        return cls(client, uri, tuple(one.experiment_id for one in found))
+        return cls(client, uri, {one.name: one.experiment_id for one in found})
 
     def run(self, run_id: str) -> Run:
         """Return a workflow or sweep run. Raises QualaError for any other id."""
@@ -91,16 +94,27 @@ class Reports:
             raise QualaError(f"Run `{run_id}` is a {kind}, not a workflow or a sweep;{hint}")
         return run
 
-    def finished(self) -> list[Run]:
-        """Return the finished workflow runs, newest first."""
-        return self._search(f"tags.`{KIND}` = 'workflow' AND attributes.status = 'FINISHED'")
+    def finished(self, experiment: str | None = None) -> list[Run]:
+        """Return the finished workflow runs, newest first, of one experiment or of all.
+
+        Raises QualaError for an experiment that does not exist.
+        """
+        if experiment is not None and experiment not in self.experiments:
+            raise unknown("experiment", experiment, self.experiments)
+        terms = f"tags.`{KIND}` = 'workflow' AND attributes.status = 'FINISHED'"
+        names = self.experiments if experiment is None else [experiment]
+        return self._search(terms, [self.experiments[name] for name in names])
 
     def newest(self) -> Run:
         """Return the newest finished workflow that has a report. Raises QualaError if none has."""
         for run in self.finished():
-            if self._report_run(run) is not None:
+            if self.has_report(run):
                 return run
         raise QualaError(f"No finished workflow in {self.uri} has a report yet: `quala run` one.")
+
+    def has_report(self, run: Run) -> bool:
+        """Say whether a workflow came as far as its report."""
+        return self._report_run(run) is not None
 
     def jobs(self, sweep: Run) -> list[SweepJob]:
         """Return the jobs of a sweep in order; the workflow run of one may be older than it."""
@@ -123,6 +137,15 @@ class Reports:
         with tempfile.TemporaryDirectory() as folder:
             file = self._download(run_id, f"{OUTPUT}/{REPORT}", folder)
             return read_report(file.parent)
+
+    def facts(self, run_id: str, path: str) -> Any:
+        """Return what a JSON artifact of a run holds. Raises QualaError when it cannot be read."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._download(run_id, path, folder)
+            try:
+                return json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise QualaError(f"The artifact `{path}` of run `{run_id}` is damaged.") from error
 
     def export(self, run: Run, folder: Path) -> Path:
         """Copy a workflow's report files into `folder`. Raises QualaError when it has none."""
@@ -152,12 +175,17 @@ class Reports:
         except (MlflowException, OSError) as error:
             raise QualaError(f"The artifact `{path}` of run `{run_id}` cannot be read.") from error
 
-    def _search(self, terms: str) -> list[Run]:
-        return list(
-            self.client.search_runs(
-                list(self.experiments),
+    def _search(self, terms: str, experiments: list[str]) -> list[Run]:
+        found: list[Run] = []
+        page: str | None = None
+        while page != "":
+            runs = self.client.search_runs(
+                experiments,
                 filter_string=terms,
-                max_results=MOST_RUNS,
+                max_results=RUNS_A_PAGE,
                 order_by=["attributes.start_time DESC"],
+                page_token=page,
             )
-        )
+            found += runs
+            page = runs.token or ""
+        return found

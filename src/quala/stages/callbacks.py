@@ -30,6 +30,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         os.replace(partial, path)
 
 
+class ClockCallback(Callback):
+    """Count the seconds of a training over all processes that worked on it.
+
+    What a killed process did after its last checkpoint is done again, and counts once.
+    """
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds up to now."""
+        return self.before + time.perf_counter() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # A checkpoint of an earlier version knows no seconds.
+        self.before = float(state_dict.get("seconds", 0.0))
+
+
 class ProgressCallback(Callback):
     """Move the bar with the steps and log the mean losses since the last log line."""
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quala.compress.quantize.precision import bits_of, weight_counts
 from quala.cost import macs, mean_macs, size_bytes
 from quala.lengths import LengthConfig
-from quala.report.rows import Latency, Role, Row
+from quala.report.rows import FINE_TUNED, Latency, Role, Row
 from quala.runtime.latency import Timed, measure_latency
 from quala.runtime.session import Session, open_session
 from quala.search.budget import choose
@@ -77,7 +78,7 @@ def _models(
         name = f"{config.reference}, random weights"
         models.append(Measured(name, opened, (None,), (first,), size, scored=False))
         first = "full"
-    for name, key, role in (("fine-tuned", "baseline", first), ("supernet", "supernet", "full")):
+    for name, key, role in ((FINE_TUNED, "baseline", first), ("supernet", "supernet", "full")):
         if key not in inputs:
             continue
         opened = open_checkpoint(inputs[key], inputs["data"])
@@ -175,6 +176,7 @@ def _rows(measured: Measured, scores: Scores, latency: Mapping[str, Latency]) ->
     arch, longest = opened.model.arch, opened.data.spec.max_length
     metric = opened.data.task.metric
     full = LengthConfig.full(layers=arch.layers, sequence_length=longest)
+    bits, (parameters, nonzero) = bits_of(opened.model), weight_counts(opened.model.hf)
     rows = []
     for point, role in zip(measured.points, measured.roles, strict=True):
         lengths = point or full
@@ -195,6 +197,9 @@ def _rows(measured: Measured, scores: Scores, latency: Mapping[str, Latency]) ->
                 exact_match=found.get("exact_match"),
                 metric=metric,
                 latency_ms=latency[f"{measured.name} {name_of(point)}"],
+                bits=bits,
+                parameters=parameters,
+                nonzero=nonzero,
             )
         )
     return rows

@@ -57,13 +57,18 @@ class SandwichModule(TrainingModule):
         # Outside the module tree: a frozen teacher belongs in no checkpoint.
         self.teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
 
+    @property
+    def passes(self) -> int:
+        """The full pass, the smallest one and the sampled ones."""
+        return 2 + self.sandwich.num_sandwich
+
     def on_fit_start(self) -> None:
         for teacher in self.teacher:
             teacher.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         rng = Random(f"{self.settings.seed}:{self.global_step}")
-        passes = 2 + self.sandwich.num_sandwich
+        passes = self.passes
         optimizer = cast("LightningOptimizer", self.optimizers())
         optimizer.zero_grad()
         target = self._full_pass(batch, rng, 1 / passes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from quala.errors import QualaError
 from quala.stages.callbacks import (
     AtomicCheckpointIO,
     CheckpointCallback,
+    ClockCallback,
     ProgressCallback,
     SelectionCallback,
 )
@@ -112,6 +112,11 @@ class TrainingModule(pl.LightningModule):
         if config.freeze_word_embeddings:
             model.hf.get_input_embeddings().requires_grad_(False)
 
+    @property
+    def passes(self) -> int:
+        """How often one optimizer step runs the model forward and backward."""
+        return 1
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return AdamW's groups; weight decay spares biases and LayerNorms."""
         decay: list[Parameter] = []
@@ -151,9 +156,9 @@ def fit(
     best weights are then in `module.model`. Returns the final training figures.
     """
     config, total = module.settings, module.plan.total_steps
-    started = time.perf_counter()
+    clock = ClockCallback()
     with context.progress(f"{context.name}: training", total) as progress:
-        callbacks: list[Callback] = [ProgressCallback(context, config, progress)]
+        callbacks: list[Callback] = [clock, ProgressCallback(context, config, progress)]
         selection = None
         if score is not None and config.selection_every is not None:
             selection = SelectionCallback(context, config.selection_every, score)
@@ -166,7 +171,11 @@ def fit(
         best = load_file(selection.weights(selection.best_step))
         module.model.hf.load_state_dict(best)
     module.model.eval()
-    figures = {"train/steps": float(total), "train/seconds": time.perf_counter() - started}
+    figures = {
+        "train/steps": float(total),
+        "train/passes": float(total * module.passes),
+        "train/seconds": clock.seconds,
+    }
     return figures | ({"selection/best": selection.best_score} if selection else {})
 
 

@@ -56,8 +56,7 @@ class Store:
         folder = Path(tracking.folder).absolute()
         uri = tracking.uri or f"sqlite:///{folder / 'mlflow.db'}"
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        keep_quiet()
         _prepare(uri, folder / "artifacts")
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
@@ -166,6 +165,12 @@ class Store:
             registry_uri=self.uri,
         )
         return Path(place)
+
+
+def keep_quiet() -> None:
+    """Keep MLflow from writing progress and addresses to the terminal, unless it was asked to."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def _prepare(uri: str, artifacts: Path) -> None:

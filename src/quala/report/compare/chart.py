@@ -1,0 +1,158 @@
+"""What the charts of a comparison show, before any plotting library is involved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quala.metrics import pareto_front
+from quala.report.compare.group import Line, Table
+from quala.report.rows import GIGA, Row
+from quala.report.table import MIB
+
+Points = NDArray[np.float64]
+Cost = Callable[[Line], float | None]
+WIDE = 8.0
+"""Costs that span more than this factor stand on a logarithmic axis."""
+TICKS = (1.0, 2.0, 5.0)
+DISTANCE = 11.0
+"""Between a mark and the middle of its number, in 1/72 inch."""
+FRONT_LABEL = "Pareto front of the rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line of the table in a chart; `error` is half the height of its bar."""
+
+    number: int
+    x: float
+    y: float
+    error: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The marks of one system, and its other lengths as (cost, score)."""
+
+    system: str
+    marks: tuple[Mark, ...]
+    others: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A scatter of score against one cost; `front` are the marks that no other beats."""
+
+    cost: str
+    series: tuple[Series, ...]
+    front: tuple[Mark, ...]
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether the costs span so much that small ones would be pressed together."""
+        costs = self._costs
+        return max(costs) > WIDE * min(costs) > 0
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round costs around all marks, for a logarithmic axis."""
+        low, high = min(self._costs), max(self._costs)
+        tens = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+        found = [tick * 10.0**ten for ten in tens for tick in TICKS]
+        first = max((tick for tick in found if tick <= low), default=low)
+        return [tick for tick in found if first <= tick <= TICKS[1] * high]
+
+    @property
+    def _costs(self) -> list[float]:
+        return [mark.x for one in self.series for mark in one.marks]
+
+
+def charts(table: Table) -> tuple[Chart, ...]:
+    """Return score against size, and against latency or, where none was measured, MACs.
+
+    Latencies are those of the place where most lines were timed: others are another clock's.
+    """
+    size = _chart(table, "Size, MiB", lambda line: _mean(line, lambda row: row.size_bytes / MIB))
+    if not table.places:
+        return size, _chart(
+            table,
+            "Mean GMACs per input",
+            lambda line: _mean(line, lambda row: row.macs_mean / GIGA),
+            lambda row: row.macs_mean / GIGA,
+        )
+    place = table.places[0]
+
+    def latency(line: Line) -> float | None:
+        return line.latencies[place].mean if place in line.latencies else None
+
+    def other(row: Row) -> float | None:
+        return row.latency_ms.median if row.latency_ms else None
+
+    return size, _chart(table, f"Median latency per input, ms ({place})", latency, other)
+
+
+def _chart(
+    table: Table, title: str, cost: Cost, other: Callable[[Row], float | None] | None = None
+) -> Chart:
+    series = []
+    for system in dict.fromkeys(line.system for line in table.lines):
+        own = [line for line in table.lines if line.system == system]
+        marks = tuple(mark for line in own if (mark := _marked(line, cost)) is not None)
+        others = _others(own, table, other) if other else ()
+        if marks:
+            series.append(Series(system, marks, others))
+    everything = [mark for one in series for mark in one.marks]
+    best = pareto_front([mark.y for mark in everything], [mark.x for mark in everything])
+    return Chart(title, tuple(series), tuple(everything[place] for place in best))
+
+
+def _marked(line: Line, cost: Cost) -> Mark | None:
+    x = cost(line)
+    if x is None:
+        return None
+    return Mark(line.number, x, line.score.mean, line.score.error, line.label)
+
+
+def _others(
+    lines: list[Line], table: Table, cost: Callable[[Row], float | None]
+) -> tuple[tuple[float, float], ...]:
+    """Return the fronts of length-adaptive models, timed where the chart's marks were."""
+    rows = [
+        row
+        for line in lines
+        for trial in line.trials
+        if not table.places or trial.place == table.places[0]
+        for row in trial.front
+    ]
+    costs = [(cost(row), row.score) for row in rows]
+    return tuple((x, y) for x, y in costs if x is not None and y is not None)
+
+
+def _mean(line: Line, figure: Callable[[Row], float]) -> float:
+    found = line.spread(figure)
+    return found.mean if found else 0.0
+
+
+def free_angles(points: Points) -> Points:
+    """Return for each point, (n, 2), the direction in which its number covers least, (n,).
+
+    Points are in 1/72 inch. One after the other takes, of eight directions, the one that is
+    farthest from all other points and from the numbers that stand already.
+    """
+    angles = np.pi / 4 * np.array([1, 3, 7, 5, 0, 4, 2, 6])  # diagonals first: bars are upright
+    ways = DISTANCE * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (8, 2)
+    taken = [np.asarray(point, dtype=np.float64) for point in points]
+    chosen = np.zeros(len(points))
+    for number, point in enumerate(points):
+        others = [spot for place, spot in enumerate(taken) if place != number] or [point]
+        room = np.linalg.norm(point + ways[:, None] - np.stack(others), axis=2).min(axis=1)
+        # Beyond two distances there is room enough: the first such direction is as good.
+        best = int(np.minimum(room, 2 * DISTANCE).argmax())
+        chosen[number] = angles[best]
+        taken.append(point + ways[best])
+    return chosen

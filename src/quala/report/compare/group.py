@@ -1,0 +1,218 @@
+"""Trials become rows: one for each system and setting, seeds together, one table for each data."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from quala.report.compare.published import Claim, Published
+from quala.report.compare.settings import all_differences, labels
+from quala.report.compare.spread import Spread
+from quala.report.compare.trial import TEACHER, Costs, Place, Trial
+from quala.report.rows import Row
+
+KINDS = {"teacher": "", "full": "full length", "chosen": "chosen lengths"}
+UNKNOWN_BITS = {"fp32": "32-32-32", "int8": "8-?-8"}
+"""Bits by precision, for reports that do not name them: int8 embeddings are 8-bit or float."""
+SQUAD = "SQuAD 1.1"
+GLUE = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One row of a comparison: a system in one setting, over its seeds.
+
+    `trials` has one trial for each model, its newest measurement; `latencies` has all places
+    where they were timed. `differences` are all the options in which lines of the system differ.
+    """
+
+    number: int
+    system: str
+    label: str
+    differences: str
+    trials: tuple[Trial, ...]
+    latencies: Mapping[Place, Spread]
+    claim: Claim | None
+
+    def spread(self, figure: Callable[[Row], float | None]) -> Spread | None:
+        """Return a figure of the report's rows over the seeds."""
+        return Spread.of(figure(trial.row) for trial in self.trials)
+
+    def cost(self, figure: Callable[[Costs], float], *, teacher: bool = False) -> Spread:
+        """Return what the training (or the teacher's) cost, over the seeds."""
+        costs = (trial.teacher if teacher else trial.costs for trial in self.trials)
+        return Spread(tuple(map(figure, costs)))
+
+    @property
+    def score(self) -> Spread:
+        """The metric on the test set, in percent."""
+        return Spread(tuple(trial.score for trial in self.trials))
+
+    @property
+    def bits(self) -> str:
+        """Bits of weights, embeddings and activations."""
+        return _joined(bits_of(trial.row) for trial in self.trials)
+
+    @property
+    def tokens(self) -> str:
+        """The lengths, where all seeds have the same."""
+        return _joined(trial.row.tokens for trial in self.trials)
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Where the models were trained."""
+        found = (machine for trial in self.trials for machine in trial.costs.machines)
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def partial(self) -> bool:
+        """Whether the training cost more than what is known of it."""
+        return any(trial.costs.partial for trial in self.trials)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The lines of one task and data; they have one metric."""
+
+    title: str
+    data: str
+    metric: str
+    lines: tuple[Line, ...]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where latencies were measured, the place of most lines first."""
+        counts = Counter(place for line in self.lines for place in line.latencies)
+        return tuple(place for place, _ in counts.most_common())
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        """Where models were trained, the machine of most lines first."""
+        counts = Counter(machine for line in self.lines for machine in line.machines)
+        return tuple(machine for machine, _ in counts.most_common())
+
+
+def tables(trials: Sequence[Trial], claims: Published) -> tuple[Table, ...]:
+    """Return a table for each task and data, with the newest measurement of each model."""
+    newest = sorted(trials, key=lambda trial: trial.started, reverse=True)
+    parts = list(_parts(newest, lambda trial: (trial.data, trial.row.metric)).values())
+    titles = _titles([part[0].spec for part in parts])
+    return tuple(_table(title, part, claims) for title, part in zip(titles, parts))
+
+
+def data_name(spec: Mapping[str, Any]) -> str:
+    """Return what papers call the data of a specification."""
+    if spec["task"] == "squad":
+        return SQUAD
+    subset = str(spec["subset"] or "GLUE")
+    return GLUE.get(subset, subset.upper())
+
+
+def _table(title: str, trials: Sequence[Trial], claims: Published) -> Table:
+    lines: list[Line] = []
+    systems = _parts(trials, lambda trial: trial.system)
+    for system in sorted(systems, key=lambda name: (name != TEACHER, name)):
+        for own in _settings(systems[system]):
+            lines.append(_line(len(lines) + 1, own, claims))
+    return Table(title=title, data=trials[0].data, metric=trials[0].row.metric, lines=tuple(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """The trials of one setting at full or at chosen lengths."""
+
+    label: str
+    differences: str
+    trials: Sequence[Trial]
+
+
+def _settings(trials: Sequence[Trial]) -> list[_Setting]:
+    """Return the settings of one system, full lengths before chosen ones."""
+    kinds = _parts(trials, lambda trial: trial.kind)
+    found: list[_Setting] = []
+    for kind in (kind for kind in KINDS if kind in kinds):
+        parts = list(_parts(kinds[kind], lambda trial: tuple(trial.setting.items())).values())
+        parts.sort(key=lambda part: part[-1].started)
+        settings = [part[0].setting for part in parts]
+        named = frozenset().union(*(trial.named for trial in kinds[kind]))
+        suffix = KINDS[kind] if "chosen" in kinds else ""
+        told = zip(labels(settings, named), all_differences(settings), parts)
+        found += [
+            _Setting(", ".join(filter(None, [label, suffix])), differences, part)
+            for label, differences, part in told
+        ]
+    return found
+
+
+def _line(number: int, setting: _Setting, claims: Published) -> Line:
+    models = _parts(setting.trials, lambda trial: trial.identity)
+    found = (measured[0] for measured in models.values())
+    trials = tuple(sorted(found, key=lambda trial: (trial.seeds, trial.started)))
+    first = trials[0]
+    claim = claims.nearest(
+        first.system, bits=bits_of(first.row), kind=first.kind, data=data_name(first.spec)
+    )
+    return Line(
+        number=number,
+        system=first.system,
+        label=setting.label,
+        differences=setting.differences,
+        trials=trials,
+        latencies=_latencies(setting.trials),
+        claim=claim,
+    )
+
+
+def _latencies(trials: Sequence[Trial]) -> dict[Place, Spread]:
+    """Return the median latencies by place, the newest of each model."""
+    timed: dict[Place, dict[str, float]] = {}
+    for trial in trials:
+        if trial.row.latency_ms is not None:
+            timed.setdefault(trial.place, {}).setdefault(
+                trial.identity, trial.row.latency_ms.median
+            )
+    return {place: Spread(tuple(models.values())) for place, models in timed.items()}
+
+
+def _titles(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a title for each data, with the options that tell apart what has one name."""
+    sources = [
+        {key: str(value) for key, value in spec.items() if key != "path" and value is not None}
+        for spec in specs
+    ]
+    titles = []
+    for spec in specs:
+        place = spec["name"] or f"folder {PurePath(spec['path']).name}"
+        titles.append(f"{spec['task']}, {' '.join(filter(None, [place, spec['subset']]))}")
+    named = {"subset", "name", "task"}
+    for title in set(titles):
+        same = [number for number, one in enumerate(titles) if one == title]
+        options = [{k: v for k, v in sources[n].items() if k not in named} for n in same]
+        for number, text in zip(same, all_differences(options)):
+            titles[number] = ", ".join(filter(None, [title, text]))
+    return titles
+
+
+def bits_of(row: Row) -> str:
+    """Return the bits of a row; a report of an older version has its precision only."""
+    if row.bits is not None:
+        return row.bits
+    if row.precision in UNKNOWN_BITS:
+        return UNKNOWN_BITS[row.precision]
+    return "-".join(part.replace("-", "/") for part in re.split("[wea]", row.precision) if part)
+
+
+def _parts(trials: Iterable[Trial], key: Callable[[Trial], Hashable]) -> dict[Any, list[Trial]]:
+    """Return the trials by key, in order."""
+    found: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        found.setdefault(key(trial), []).append(trial)
+    return found
+
+
+def _joined(texts: Iterable[str]) -> str:
+    return " or ".join(dict.fromkeys(texts))

@@ -1,0 +1,85 @@
+"""What tells runs of one system apart, in few words: the options in which they differ."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+
+Setting = Mapping[str, str]
+"""Options by dotted name, first things first; what is off or null has no entry."""
+
+OFF = "off"
+BASE = "base"
+
+
+def differing(settings: Sequence[Setting]) -> list[str]:
+    """Return the options that do not have the same value everywhere, in order of appearance."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    return [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
+
+
+def labels(settings: Sequence[Setting], named: Collection[str] = ()) -> list[str]:
+    """Return a label for each setting; equal settings get equal labels, others do not.
+
+    A label has the options that differ and are `named` (by a person, on the command line), and
+    others only where settings could not be told apart without them. With several such options, a
+    label leaves out the values that most settings have; one that has them all is the `base`.
+    """
+    keys = _telling(settings, named)
+    if not keys:
+        return [""] * len(settings)
+    names = {key: _short(key, keys) for key in keys}
+    texts = [{key: setting.get(key, OFF) for key in keys} for setting in settings]
+    usual = {key: Counter(text[key] for text in texts).most_common(1)[0][0] for key in keys}
+    return [_label(text, names, {} if len(keys) == 1 else usual) for text in texts]
+
+
+def all_differences(settings: Sequence[Setting]) -> list[str]:
+    """Return for each setting all options in which settings differ, with their values."""
+    keys = differing(settings)
+    return [", ".join(f"{key}={one.get(key, OFF)}" for key in keys) for one in settings]
+
+
+def _telling(settings: Sequence[Setting], named: Collection[str]) -> list[str]:
+    found = differing(settings)
+    keys: list[str] = []
+    for key in found:
+        if key in named and not any(_repeats(key, other, settings) for other in keys):
+            keys.append(key)
+    for key in found:
+        if key not in keys and _kinds(settings, [*keys, key]) > _kinds(settings, keys):
+            keys.append(key)
+    return keys
+
+
+def _repeats(key: str, other: str, settings: Sequence[Setting]) -> bool:
+    """Say whether a second use of a stage only says again what the first does."""
+    if key.partition(".")[2] != other.partition(".")[2]:
+        return False
+    return all(key not in one or one[key] == one.get(other) for one in settings)
+
+
+def _kinds(settings: Sequence[Setting], keys: Sequence[str]) -> int:
+    return len({tuple(setting.get(key) for key in keys) for setting in settings})
+
+
+def _label(texts: Mapping[str, str], names: Mapping[str, str], usual: Mapping[str, str]) -> str:
+    told = [(texts[key], names[key]) for key in texts if texts[key] != usual.get(key)]
+    if not told:
+        return BASE
+    # Options of one value share it: soft=hidden=attention=0.
+    return ", ".join(
+        "=".join([*(name for _, name in group), value])
+        for value, group in groupby(told, key=lambda pair: pair[0])
+    )
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """Return the shortest end of a dotted name that is its alone."""
+    parts = key.split(".")
+    for start in range(len(parts) - 1, 0, -1):
+        end = ".".join(parts[start:])
+        if sum(f".{other}".endswith(f".{end}") for other in keys) == 1:
+            return end
+    return key

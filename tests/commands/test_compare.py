@@ -1,0 +1,189 @@
+"""`quala report --compare`: what is compared, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tracked import Filled, Tracked, files
+
+from quala.cli import main as quala
+from quala.commands.report import main
+from quala.errors import QualaError
+from quala.report.store import Reports
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Filled:
+    """Two recipes, other data in another experiment, a failed run, and one without a report."""
+    folder = tmp_path_factory.mktemp("tracked")
+    shutil.copy(migrated_database, folder / "mlflow.db")
+    tracked = Tracked(folder)
+    questions = files(folder / "questions", task="squad")
+    sentences = files(folder / "sentences", task="glue")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
+        patched.setattr("quala.workflow.record.versions", dict)
+        runs = {
+            "kdlsq": tracked.run("kdlsq", data=questions),
+            "xtc": tracked.run("xtc", data=questions),
+            "other": tracked.run("kdlsq", data=sentences, experiment="mine"),
+            "bare": tracked.run("kdlsq", data=questions, seed=1, until="distill"),
+        }
+        # It came as far as its report and failed after that.
+        runs["failed"] = tracked.run("xtc", data=questions, seed=1)
+        Reports.open(tracked.uri).client.set_terminated(runs["failed"], "FAILED")
+    return Filled(tracked, questions, sentences, runs)
+
+
+def compare(
+    filled: Filled, capsys: pytest.CaptureFixture[str], *words: str
+) -> dict[str, list[tuple[str, int]]]:
+    """Return the system and seeds of each row, by the metric of its table."""
+    assert main(["--compare", "--json", "--tracking-uri", filled.tracked.uri, *words]) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    return {
+        table["metric"]: [(row["system"], row["n"]) for row in table["rows"]] for table in tables
+    }
+
+
+def test_all_finished_workflows_with_a_report_are_compared(
+    filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare(filled, capsys) == {
+        "f1": [("fine-tuned", 1), ("kdlsq", 1), ("xtc", 1)],
+        "accuracy": [("fine-tuned", 1), ("kdlsq", 1)],
+    }
+
+
+def test_named_runs_are_compared_once_each(
+    filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = filled.runs["xtc"]
+    assert compare(filled, capsys, run, run) == {"f1": [("fine-tuned", 1), ("xtc", 1)]}
+
+
+def test_a_named_run_may_have_failed_after_its_report(
+    filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compare(filled, capsys, filled.runs["xtc"], filled.runs["failed"])
+    assert found == {"f1": [("fine-tuned", 2), ("xtc", 2)]}
+
+
+def test_an_experiment_is_compared_alone(
+    filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(compare(filled, capsys, "--experiment", "mine")) == ["accuracy"]
+
+
+@pytest.mark.parametrize("task", ["glue", "sst2"])
+def test_a_task_is_compared_alone(
+    filled: Filled, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    assert list(compare(filled, capsys, "--task", task)) == ["accuracy"]
+
+
+def test_a_sweep_stands_for_its_finished_jobs(
+    filled: Filled, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reports = Reports.open(filled.tracked.uri)
+    jobs = [("FINISHED", filled.runs["kdlsq"]), ("FAILED", None), ("FINISHED", filled.runs["xtc"])]
+    noted = {
+        f"quala.job.{number}": json.dumps(
+            {"job": number, "overrides": [], "status": status, "run_id": run}
+        )
+        for number, (status, run) in enumerate(jobs)
+    }
+    tags = {"quala.kind": "sweep", **noted}
+    sweep = reports.client.create_run(reports.experiments["quala"], tags=tags).info.run_id
+    found = compare(filled, capsys, sweep)
+    assert found == {"f1": [("fine-tuned", 1), ("kdlsq", 1), ("xtc", 1)]}
+
+
+def test_the_page_is_written_and_the_table_shown(
+    filled: Filled, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--compare", "--out", str(tmp_path / "page"), "--tracking-uri", filled.tracked.uri]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "KDLSQ-BERT" in shown
+    assert "compare.html" in shown
+    assert (tmp_path / "page/compare.html").stat().st_size > 10_000
+
+
+def test_a_run_that_cannot_be_read_is_left_out_unless_it_was_named(
+    filled: Filled, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "copy"
+    shutil.copytree(filled.tracked.folder, store)
+    uri = f"sqlite:///{store / 'mlflow.db'}"
+    client = Reports.open(uri).client
+    tags = client.get_run(filled.runs["xtc"]).data.tags
+    stage = tags["quala.stage.measure"]
+    client.delete_tag(filled.runs["xtc"], "quala.stage.measure")
+    assert stage
+    assert main(["--compare", "--json", "--tracking-uri", uri]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["left_out"]) == [filled.runs["xtc"]]
+    assert "xtc" not in [row["system"] for table in found["tables"] for row in table["rows"]]
+    with pytest.raises(QualaError, match="from outside"):
+        main(["--compare", "--json", "--tracking-uri", uri, filled.runs["xtc"]])
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--compare"], "name its folder with `--out DIR`"),
+        (["--compare", "--json", "0" * 32], "There is no run `00"),
+        (["--compare", "--json", "BARE"], "has no report to compare"),
+        (["--compare", "--json", "XTC", "--experiment", "quala"], "either RUNs or `--experiment`"),
+        (["--compare", "--json", "--experiment", "mein"], "Did you mean `mine`"),
+        (["--compare", "--json", "--task", "mnli"], "there is squad, sst2"),
+        (["XTC", "KDLSQ"], "A report is of one run, got 2"),
+        (["--experiment", "mine"], "`--experiment` chooses what `--compare` compares"),
+        (["--task", "squad"], "`--task` chooses what `--compare` compares"),
+        (["--compare", "--json", "STAGE"], "is a stage, not a workflow"),
+        (["--compare", "--out", "FILE"], "`--out` names a folder"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    filled: Filled,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: list[str],
+    sentence: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    tags = Reports.open(filled.tracked.uri).client.get_run(filled.runs["xtc"]).data.tags
+    known = {
+        **{name.upper(): run for name, run in filled.runs.items()},
+        "STAGE": tags["quala.stage.report"],
+        "FILE": str(tmp_path / "file"),
+    }
+    typed = [known[word] if word in known else word for word in words]
+    assert quala(["report", *typed, "--tracking-uri", filled.tracked.uri]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_sweep_without_a_finished_job_is_one_sentence(filled: Filled) -> None:
+    reports = Reports.open(filled.tracked.uri)
+    experiment = reports.experiments["quala"]
+    sweep = reports.client.create_run(experiment, tags={"quala.kind": "sweep"}).info.run_id
+    with pytest.raises(QualaError, match="No job of the sweep"):
+        main(["--compare", "--json", "--tracking-uri", filled.tracked.uri, sweep])
+
+
+def test_nothing_finished_is_one_sentence(tmp_path: Path, migrated_database: Path) -> None:
+    shutil.copy(migrated_database, tmp_path / "mlflow.db")
+    with pytest.raises(QualaError, match="No finished workflow"):
+        main(["--compare", "--json", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"])
+
+
+def test_an_empty_experiment_is_one_sentence(filled: Filled) -> None:
+    words = ["--compare", "--json", "--experiment", "Default"]
+    with pytest.raises(QualaError, match="of the experiment `Default`"):
+        main([*words, "--tracking-uri", filled.tracked.uri])

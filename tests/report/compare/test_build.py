@@ -1,0 +1,162 @@
+"""The folder of a comparison: every file, and what is in it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracked import Filled
+
+from quala.errors import QualaError
+from quala.report.compare import Comparison, build_comparison
+from quala.report.compare.text import cells, headings, notes
+
+
+@pytest.fixture(scope="module")
+def comparison(filled: Filled) -> Comparison:
+    """All runs, and one that could not be read."""
+    return replace(filled.compared(), left_out={"0123": "It was <damaged>."})
+
+
+@pytest.fixture(scope="module")
+def built(comparison: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The written comparison."""
+    folder = tmp_path_factory.mktemp("built")
+    build_comparison(folder, comparison)
+    return folder
+
+
+def test_every_file_is_written(built: Path) -> None:
+    names = {file.name for file in built.iterdir()}
+    assert names == {
+        "compare.html", "compare.md", "compare.csv", "compare.json", "compare-1.png",
+        "compare-2.png",
+    }  # fmt: skip
+    assert (built / "compare-2.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_to_compare_is_one_sentence() -> None:
+    with pytest.raises(QualaError, match="at least one run"):
+        Comparison.of([], {})
+
+
+def test_json_has_every_seed(built: Path) -> None:
+    tables = json.loads((built / "compare.json").read_text())["tables"]
+    rows = {(table["metric"], row["name"], row["setting"]): row
+            for table in tables for row in table["rows"]}  # fmt: skip
+    row = rows["f1", "KDLSQ-BERT", "base"]
+    assert row["score"]["values"] == [76.0, 77.0, 75.6]
+    assert [trial["seeds"] for trial in row["trials"]] == [[0], [1], [2]]
+    assert row["latency_ms"][0]["runtime"] == "onnxruntime"
+    assert row["trials"][0]["costs"]["training"][0]["seconds"] == 5.0
+
+
+def test_csv_reads_back(built: Path, comparison: Comparison) -> None:
+    lines = list(csv.DictReader(io.StringIO((built / "compare.csv").read_text())))
+    assert len(lines) == sum(len(table.lines) for table in comparison.tables)
+    base = next(one for one in lines if one["setting"] == "base")
+    assert float(base["score"]) == pytest.approx(76.2)
+    assert (base["n"], base["bits"], base["seeds"]) == ("3", "2-2-8", "0 1 2")
+    assert float(base["teacher_seconds"]) == 100.0
+
+
+def test_markdown_has_a_table_for_each_data(built: Path) -> None:
+    text = (built / "compare.md").read_text()
+    assert text.count("| # | System |") == 2
+    assert "| 76.20 ± 0.72 | 3 |" in text
+    assert "| 78.50 (78.00–79.00) | 2 |" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_the_published_column_is_apart_from_the_measured(comparison: Comparison) -> None:
+    table = next(one for one in comparison.tables if one.metric == "f1")
+    names = headings(table)
+    assert names[-1] == "Published by its paper"
+    for line, texts in zip(table.lines, cells(table, comparison.claims)):
+        claim = texts.pop()
+        assert claim == (line.claim.text() if line.claim else "-")
+        assert claim == "-" or not any(claim in text for text in texts)
+    quala = next(one for one in table.lines if one.system == "quala_minilm")
+    assert quala.claim is not None
+    assert "88.86" in quala.claim.text()
+
+
+def test_the_page_loads_nothing_from_elsewhere_and_escapes(built: Path) -> None:
+    page = (built / "compare.html").read_text()
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+    assert "It was &lt;damaged&gt;." in page
+    assert "<damaged>" not in page
+
+
+def test_the_page_names_every_claim_and_its_source(built: Path, comparison: Comparison) -> None:
+    page = (built / "compare.html").read_text()
+    for claim in comparison.shown_claims:
+        assert f"arXiv {comparison.claims.papers[claim.system]}" in page
+        assert comparison.claims.sources[claim.source].replace("'", "&#x27;") in page
+
+
+def _row(comparison: Comparison, number: int, changed: Any) -> tuple[list[str], list[str]]:
+    """Return the cells of a changed line by heading's place, and the notes of its table."""
+    table = next(one for one in comparison.tables if one.metric == "f1")
+    lines = [changed(line) if line.number == number else line for line in table.lines]
+    table = replace(table, lines=tuple(lines))
+    return cells(table, comparison.claims)[number - 1], notes(table)
+
+
+def test_another_place_is_marked_and_named(comparison: Comparison) -> None:
+    def moved(line: Any) -> Any:
+        (place, spread), *_ = line.latencies.items()
+        return replace(line, latencies={replace(place, threads=1): spread})
+
+    texts, told = _row(comparison, 7, moved)
+    assert "10.00 [b]" in texts
+    assert any("[b] onnxruntime, 1 threads" in note for note in told)
+    assert any(note.startswith("Not in the latency chart") and "7" in note for note in told)
+
+
+def test_one_place_needs_no_mark(comparison: Comparison) -> None:
+    texts, told = _row(comparison, 7, lambda line: line)
+    assert "10.00" in texts
+    assert not any("[a]" in note for note in told)
+
+
+def test_another_training_machine_is_marked(comparison: Comparison) -> None:
+    def elsewhere(line: Any) -> Any:
+        (trial,) = line.trials
+        works = tuple(replace(work, machine="NVIDIA H100") for work in trial.costs.training)
+        costs = replace(trial.costs, training=works)
+        return replace(line, trials=(replace(trial, costs=costs),))
+
+    texts, told = _row(comparison, 7, elsewhere)
+    assert "20 [B]" in texts
+    assert any("[B] NVIDIA H100" in note for note in told)
+
+
+def test_what_is_not_tracked_is_a_bound_or_nothing(comparison: Comparison) -> None:
+    def given(line: Any, *, trained: bool) -> Any:
+        (trial,) = line.trials
+        costs = replace(trial.costs, missing=("refine",))
+        costs = costs if trained else replace(costs, training=())
+        return replace(line, trials=(replace(trial, costs=costs),))
+
+    texts, told = _row(comparison, 7, lambda line: given(line, trained=True))
+    assert "≥ 20" in texts
+    assert any("lower bound" in note for note in told)
+    texts, _ = _row(comparison, 7, lambda line: given(line, trained=False))
+    assert texts[-4:-1] == ["10.00", "-", "-"]
+
+
+def test_zeros_are_told_where_there_are_any(comparison: Comparison) -> None:
+    texts, told = _row(comparison, 7, lambda line: line)
+    assert "20 M (10 M not 0)" in texts
+    assert any("pruned or rounded" in note for note in told)
+    teacher = cells(next(one for one in comparison.tables if one.metric == "f1"),
+                    comparison.claims)[0]  # fmt: skip
+    assert "20 M" in teacher

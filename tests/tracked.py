@@ -1,0 +1,292 @@
+"""Toy recipes whose stages make their figures up, run by the real engine into a real store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quala.config import FlowConfig, Settings, TrackingConfig
+from quala.data.spec import DataSpec
+from quala.report import Latency, Report, Row
+from quala.report.compare import Collector, Comparison, Trial
+from quala.report.store import Reports
+from quala.stages.training_config import not_identity
+from quala.workflow import Flow, Stage, StageConfig, StageContext, Workflow
+from quala.workflow.run import Invocation, run_workflow
+
+MIB = 2**20
+FOUR = "stage.distill.quantizers.weight_bits=4"
+NOISE = {0: 0.0, 1: 1.0, 2: -0.4}
+"""What a seed does to a score."""
+BITS, SOFT = 1.0, 4.0
+"""What a bit and the soft labels do to a score."""
+TEACHER_SCORE, STUDENT_SCORE, ADAPTED_SCORE = 90.0, 70.0, 85.0
+TEACHER_SECONDS, ADAPT_SECONDS = 100.0, 30.0
+
+
+@dataclass(kw_only=True)
+class TrainConfig(StageConfig):
+    seed: int = 0
+    max_steps: int = 10
+    batch_size: int = 8
+    log_every: int = not_identity(1)
+
+
+@dataclass(frozen=True)
+class Quantizers:
+    weight_bits: int = 2
+    embedding_bits: int = 2
+
+
+@dataclass(kw_only=True)
+class DistillConfig(TrainConfig):
+    soft: float = 1.0
+    hidden: float = 1.0
+    quantizers: Quantizers = Quantizers()
+
+
+@dataclass(kw_only=True)
+class AdaptConfig(TrainConfig):
+    num_sandwich: int = 1
+
+
+@dataclass(kw_only=True)
+class SearchConfig(StageConfig):
+    seed: int = 0
+
+
+@dataclass(kw_only=True)
+class MeasureConfig(StageConfig):
+    seed: int = 0
+    threads: int = 2
+    runtime: str = "onnxruntime"
+    max_loss: float = 1.0
+    milliseconds: float = 10.0
+
+
+@dataclass(kw_only=True)
+class ReportConfig(StageConfig):
+    title: str = "A toy"
+
+
+STAGES = {
+    name: Stage(name, 1, config, f"tracked:{name}", name)
+    for name, config in {
+        "finetune": TrainConfig,
+        "distill": DistillConfig,
+        "length_adapt": AdaptConfig,
+        "search": SearchConfig,
+        "measure": MeasureConfig,
+        "report": ReportConfig,
+    }.items()
+}
+Inputs = Mapping[str, Any]
+
+
+def _save(context: StageContext, **model: Any) -> None:
+    (context.output / "model.json").write_text(json.dumps(model))
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "model.json").read_text())
+    return found
+
+
+def finetune(config: TrainConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
+    score = TEACHER_SCORE + NOISE[config.seed]
+    _save(context, score=score, precision="fp32", bits="32-32-32", size=400 * MIB, nonzero=1.0)
+    return {
+        "train/steps": config.max_steps,
+        "train/passes": config.max_steps,
+        "train/seconds": TEACHER_SECONDS,
+    }
+
+
+def distill(config: DistillConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
+    bits = config.quantizers.weight_bits
+    _save(
+        context,
+        score=STUDENT_SCORE + BITS * bits + SOFT * config.soft + NOISE[config.seed],
+        precision=f"w{bits}e{bits}a8",
+        bits=f"{bits}-{bits}-8",
+        size=10 * bits * MIB,
+        nonzero=0.5,
+    )
+    steps = config.max_steps
+    return {"train/steps": steps, "train/passes": steps, "train/seconds": steps / 2}
+
+
+def length_adapt(config: AdaptConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
+    """As an older version: it names no passes."""
+    score = ADAPTED_SCORE + NOISE[config.seed]
+    _save(context, score=score, precision="int8", bits=None, size=80 * MIB, nonzero=None)
+    return {"train/steps": config.max_steps, "train/seconds": ADAPT_SECONDS}
+
+
+def search(config: SearchConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
+    (context.output / "search.txt").write_text("8,4")
+    return {}
+
+
+def measure(config: MeasureConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
+    metric = "f1" if inputs["data"].task == "squad" else "accuracy"
+    rows = [
+        _row(_model(inputs["baseline"]), "fine-tuned", config, metric, role="baseline"),
+        _row(_model(inputs["model"]), "small", config, metric, role="full"),
+    ]
+    if "search" in inputs:
+        short = replace(rows[1], role="chosen", score=(rows[1].score or 0) - 1, macs_mean=5e8)
+        rows.append(replace(short, lengths=(8, 4), tokens="8,4"))
+    (context.output / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
+    return {}
+
+
+def _row(model: dict[str, Any], name: str, config: MeasureConfig, metric: str, **more: Any) -> Row:
+    parameters = 20_000_000 if model["nonzero"] else None
+    return Row(
+        model=name,
+        precision=model["precision"],
+        size_bytes=model["size"],
+        tokens="full",
+        macs_padded=2_000_000_000,
+        macs_mean=1e9,
+        score=model["score"],
+        exact_match=model["score"] - 10 if metric == "f1" else None,
+        metric=metric,
+        latency_ms=Latency(config.milliseconds, 12.0, 15.0),
+        bits=model["bits"],
+        parameters=parameters,
+        nonzero=int(parameters * model["nonzero"]) if parameters else None,
+        **more,
+    )
+
+
+def report(config: ReportConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
+    rows = json.loads((inputs["measure"] / "rows.json").read_text())
+    made = Report(tuple(map(Row.from_json, rows)), title=config.title)
+    (context.output / "report.json").write_text(json.dumps(made.to_json()))
+    return {}
+
+
+def _recipe(flow: Flow) -> None:
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    student = flow.run("distill", data=data, teacher=teacher)
+    measured = flow.run("measure", data=data, baseline=teacher, model=student)
+    flow.run("report", measure=measured)
+
+
+def _twice(flow: Flow) -> None:
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    first = flow.run("distill", data=data, teacher=teacher)
+    second = flow.run("distill", name="again", data=data, teacher=teacher, model=first)
+    measured = flow.run("measure", data=data, baseline=teacher, model=second)
+    flow.run("report", measure=measured)
+
+
+def _adaptive(flow: Flow) -> None:
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    supernet = flow.run("length_adapt", data=data, model=teacher, teacher=teacher)
+    found = flow.run("search", data=data, model=supernet)
+    measured = flow.run("measure", data=data, baseline=teacher, model=supernet, search=found)
+    flow.run("report", search=found, measure=measured)
+
+
+WORKFLOWS = {"kdlsq": _recipe, "xtc": _recipe, "twice": _twice, "quala_minilm": _adaptive}
+
+
+class Tracked:
+    """A folder with a store, and the runs that tests put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+
+    def run(
+        self,
+        name: str,
+        *words: str,
+        data: DataSpec,
+        seed: int = 0,
+        until: str | None = None,
+        experiment: str = "quala",
+        **stages: dict[str, Any],
+    ) -> str:
+        """Run a recipe with changed stage options, as if a person had typed `words`."""
+        changed = {
+            key: self._config(stage, seed, stages.get(key, {})) for key, stage in STAGES.items()
+        }
+        settings = Settings(
+            workflow=name,
+            data=data,
+            model={"teacher": "some/hub-name"},
+            stages=changed,
+            flow=FlowConfig(until=until),
+            tracking=TrackingConfig(None, str(self.folder), None, experiment),
+            seed=seed,
+            progress=False,
+        )
+        workflow = Workflow(name, WORKFLOWS[name], Path(__file__), STAGES, self.folder)
+        return run_workflow(workflow, Invocation(settings, "", words)).run_id
+
+    def _config(self, stage: Stage, seed: int, changes: dict[str, Any]) -> StageConfig:
+        seeded = {} if stage.name == "report" else {"seed": seed}
+        config: StageConfig = stage.config(**(seeded | changes))
+        return config
+
+
+def files(folder: Path, *, task: str) -> DataSpec:
+    """Return data in files of its own; no toy stage reads them."""
+    folder.mkdir()
+    for split in ("train", "validation"):
+        (folder / f"{split}.tsv").write_text(f"{split} of {task}\n")
+    subset = "sst2" if task == "glue" else None
+    return DataSpec(task=task, path=str(folder), subset=subset)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A store, and the ids of its runs by what tests call them."""
+
+    tracked: Tracked
+    questions: DataSpec
+    sentences: DataSpec
+    runs: dict[str, str]
+
+    @classmethod
+    def of(cls, tracked: Tracked) -> Filled:
+        """KDLSQ-BERT in three settings over seeds, XTC, QuaLA-MiniLM, and other data."""
+        data = files(tracked.folder / "questions", task="squad")
+        other = files(tracked.folder / "sentences", task="glue")
+        four = {"quantizers": Quantizers(4, 4)}
+        runs = {
+            f"kdlsq {seed}": tracked.run("kdlsq", f"seed={seed}", data=data, seed=seed)
+            for seed in (2, 0, 1)
+        }
+        for seed in (0, 1):
+            runs[f"kdlsq 4 bits {seed}"] = tracked.run(
+                "kdlsq", FOUR, f"seed={seed}", data=data, seed=seed, distill=four
+            )
+        hard = {"soft": 0.0, "hidden": 0.0}
+        words = ["stage.distill.soft=0", "stage.distill.hidden=0"]
+        runs["kdlsq hard"] = tracked.run("kdlsq", *words, data=data, distill=hard)
+        runs["xtc"] = tracked.run("xtc", data=data, distill={"max_steps": 40})
+        runs["quala"] = tracked.run("quala_minilm", data=data)
+        runs["kdlsq sentences"] = tracked.run("kdlsq", data=other)
+        return cls(tracked, data, other, runs)
+
+    def collected(self, *names: str) -> list[Trial]:
+        """Return the trials of some runs, of all without names."""
+        reports = Reports.open(self.tracked.uri)
+        collector = Collector(reports)
+        chosen = [self.runs[name] for name in names or self.runs]
+        return [trial for run in chosen for trial in collector.trials(reports.run(run))]
+
+    def compared(self, *names: str) -> Comparison:
+        """Return the comparison of some runs, of all without names."""
+        return Comparison.of(self.collected(*names), {})
