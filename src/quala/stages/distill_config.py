@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from quala.compress.distill.weights import DistillWeights
 from quala.compress.layers.maps import LayerMap
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
-from quala.stages.training_config import QuantizedConfig
+from quala.stages.training_config import QuantizedConfig, Semantics
+
+# `span` is missing: the span head must have learned to answer at every layer.
+Ranking = Literal["column_sum", "query_rows", "question", "cls"]
 
 
 @dataclass(kw_only=True)
@@ -36,6 +40,12 @@ class DistillConfig(QuantizedConfig):
     layer_map: list[int] | None = None
     """The teacher layer that each student layer follows; null takes the copied layers, or, for a
     student of its own, layers spread evenly."""
+    significance: Ranking | None = None
+    """How the student ranks tokens where no `length_adapt` follows: column_sum (published),
+    query_rows, question or cls, which need no training of their own; null: as its checkpoint
+    says, `question` where that says nothing."""
+    semantics: Semantics | None = None
+    """`natural` or `reference`, as in `length_adapt`; null: as the checkpoint says, or natural."""
     quantizers: QuantizeConfig | None = None
     """Train and save the student with rounded weights, embeddings and activations; null: float."""
     clip_learning_rate: float
@@ -49,6 +59,11 @@ class DistillConfig(QuantizedConfig):
         for name in ("clip_learning_rate", "activation_clip_learning_rate"):
             if getattr(self, name) < 0:
                 raise QualaError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
+        if self.semantics == "reference" and self.significance != "column_sum":
+            raise QualaError(
+                "`semantics=reference` ranks tokens by `significance=column_sum`, got "
+                f"{self.significance}."
+            )
         DistillWeights(
             soft=self.soft,
             hidden=self.hidden,
