@@ -8,7 +8,8 @@ the share `--floor` at every layer (0.2, the published lower bound). A cheaper g
 unscored by all of them, since its cost is known beforehand. `nsga2` is Optuna's with its
 defaults from a random population; its genes are made non-increasing by `Space.repair`, and a gene
 that comes again takes part but counts as one evaluation. `quala`, whose Gaussian process grows
-with the cube of the evaluations, runs to `--quala-budget` only.
+with the cube of the evaluations, runs to `--quala-budget` only; so does `bayesian`, Optuna's tree
+of Parzen estimators one gene at a time, which `--strategies` adds.
 
 The hypervolume is the best score that a cost allows, averaged over the costs from the cheapest
 gene to the full length: its reference point, one for all, is score 0 at the full length's cost.
@@ -47,11 +48,13 @@ from quala.search.space import Space
 from quala.search.strategy import Known, frontier
 
 NAMES = ("quala", "published", "nsga2")
+CHOICES = (*NAMES, "bayesian")
+UNBOUNDED = ("published", "nsga2")
 TARGET = 180
 _POPULATION = 50
 _MOST_ASKED = 20
 _SHOWN = 40
-_COLOURS = {"quala": "#0369a1", "published": "#b45309", "nsga2": "#6b7280"}
+_COLOURS = {"quala": "#0369a1", "published": "#b45309", "nsga2": "#6b7280", "bayesian": "#15803d"}
 
 Volume = Callable[[Sequence[Known]], float]
 Runs = dict[str, dict[int, "Run"]]
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     held_out = open_holdout(arguments)
     for seed in range(1, arguments.seeds + 1):
         for name in arguments.strategies:
-            budget = arguments.quala_budget if name == "quala" else arguments.budget
+            budget = arguments.budget if name in UNBOUNDED else arguments.quala_budget
             start, scoring = time.process_time(), store.seconds
             known = search(name, store, space, seed=seed, budget=min(budget, arguments.budget))
             seconds = time.process_time() - start - (store.seconds - scoring)
@@ -99,7 +102,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=1822)
     parser.add_argument("--quala-budget", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--strategies", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--strategies", nargs="+", choices=CHOICES, default=list(NAMES))
     parser.add_argument("--step", type=int, default=1, help="granularity of the lengths")
     parser.add_argument("--floor", type=float, default=0.2)
     parser.add_argument("--holdout", type=int, default=0, help="questions for a second look")
@@ -179,9 +182,15 @@ def search_strategy(
 
 def settings(name: str, *, seed: int) -> SearchSettings:
     """Return the published sizes, or those that quala's configuration ships."""
-    half = 30 if name == "published" else 10
-    strategy = cast("Any", name)
-    return SearchSettings(strategy=strategy, mutations=half, crossovers=half, seed=seed)
+    sizes = {"published": (20, 30, 30), "quala": (20, 10, 10), "bayesian": (10, 1, 0)}
+    population, mutations, crossovers = sizes[name]
+    return SearchSettings(
+        strategy=cast("Any", name),
+        population=population,
+        mutations=mutations,
+        crossovers=crossovers,
+        seed=seed,
+    )
 
 
 def search_nsga2(store: Store, space: Space, *, seed: int, budget: int) -> list[Known]:

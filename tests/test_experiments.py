@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quala.config import Settings
 from quala.errors import QualaError
+from quala.lengths import constant_drop
 from quala.workflow import Workflow
 from quala.workflow.compose import composed, one_sentence, typed
 from quala.workflow.resources import conf_folder, find_workflow
@@ -29,6 +31,7 @@ NEEDED = {
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
 RECIPES = ("kdlsq", "ladabert", "ternarybert", "xtc")
+CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,75 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "paper"])
+def test_dynamic_tinybert_is_two_distillations_and_a_bayesian_search(preset: str) -> None:
+    recipe, needed = find_workflow("dynamic_tinybert"), NEEDED.get(preset, [])
+    stages = settings(recipe, f"experiment=dynamic_tinybert/{preset}", *needed).stages
+    inner, answers, search = (stages[name] for name in ("distill", "refine", "search"))
+    weights = ("hidden", "attention", "soft", "hard", "relation")
+    assert [getattr(inner, name) for name in weights] == [1, 1, 0, 0, 0]
+    assert [getattr(answers, name) for name in weights] == [0, 0, 1, 0, 0]
+    assert (inner.schedule, answers.schedule) == ("constant", "linear")
+    assert (answers.significance, stages["length_adapt"].significance) == ("column_sum",) * 2
+    assert answers.semantics == stages["length_adapt"].semantics
+    assert (search.strategy, search.mutations + search.crossovers) == ("bayesian", 1)
+    assert search.generations == search.max_evaluations
+    assert not stages["length_adapt"].enabled
+
+
+def test_the_paper_numbers_of_dynamic_tinybert_are_the_published_ones() -> None:
+    found = settings(find_workflow("dynamic_tinybert"), "experiment=dynamic_tinybert/paper")
+    inner, answers, drop, search = (
+        found.stages[name] for name in ("distill", "refine", "length_adapt", "search")
+    )
+    trainings = [(one.learning_rate, one.batch_size, one.epochs) for one in (inner, answers, drop)]
+    assert trainings == [(5e-5, 16, 20), (3e-5, 16, 10), (2e-5, 16, 10)]
+    assert (inner.layers, search.max_evaluations, found.data.pad_to_max) == (6, 150, True)
+    assert (drop.bound, drop.layer_drop, drop.num_sandwich, drop.teacher) == (0.2, 0.2, 2, 1.0)
+    lowest = constant_drop(search.floor, layers=6, sequence_length=found.data.max_length)
+    assert lowest.lengths[-1] == 91
+
+
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "paper"])
+@pytest.mark.parametrize(
+    ("words", "halved", "grids"),
+    [
+        ([], False, ("lsq", 4, "lsq", 4)),
+        (
+            ["stage.distill.enabled=true", "stage/distill=xtc_layers", "stage/quantize=xtc"],
+            True,
+            ("twn", 2, "twn", 2),
+        ),
+    ],
+)
+def test_compound_crosses_bits_with_lengths(
+    preset: str, words: list[str], halved: bool, grids: tuple[Any, ...]
+) -> None:
+    needed = NEEDED.get(preset, [])
+    recipe = find_workflow("compound")
+    stages = settings(recipe, f"experiment=compound/{preset}", *needed, *words).stages
+    student, integer = stages["distill"], stages["quantize"]
+    assert (student.enabled, student.quantizers) == (halved, None)
+    if halved:
+        assert student.layers == (6 if preset == "paper" else 3)
+    bits = integer.quantizers
+    assert (
+        bits.weight_quantizer, bits.weight_bits, bits.embedding_quantizer, bits.embedding_bits
+    ) == grids  # fmt: skip
+    assert (integer.method, integer.teacher) == ("qat", 1.0)
+    adapt = stages["length_adapt"]
+    assert (integer.sampler, integer.bound) == (adapt.sampler, adapt.bound)
+
+
+def test_compound_rounds_the_supernet_of_quala_minilm(workflow: Workflow) -> None:
+    needed = NEEDED["squad_cpu"]
+    ours = settings(find_workflow("compound"), "experiment=compound/squad_cpu", *needed)
+    theirs = settings(workflow, "experiment=squad_cpu", *needed)
+    assert ours.stages["length_adapt"] == theirs.stages["length_adapt"]
+    assert ours.stages["search"] == theirs.stages["search"]
+
+
+@pytest.mark.parametrize("name", [*RECIPES, *CROSSINGS])
 def test_a_recipe_shares_data_and_teacher_with_quala_minilm(workflow: Workflow, name: str) -> None:
     recipe = find_workflow(name)
     for own, common, needed in (
@@ -110,6 +181,8 @@ def test_every_stage_has_defaults(workflow: Workflow) -> None:
         (["stage.length_adapt.sampler=few_drop"], "Did you mean `few_drops`"),
         (["stage/quantize=paper", "stage.quantize.method=qat"], "would learn nothing"),
         (["experiment=kdlsq/demo"], "one of the workflow `kdlsq`, got `quala_minilm`"),
+        (["stage.distill.significance=span"], "value of `significance` `span`"),
+        (["stage.search.strategy=bayes"], "Did you mean `bayesian`"),
         (["stage.distill.quantizers.weight_bits=4"], "cannot be set inside one that is null"),
     ],
 )

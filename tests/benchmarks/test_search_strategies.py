@@ -24,13 +24,13 @@ def opened(bench: ModuleType, folder: Path) -> tuple[Any, Any]:
     return bench.synthetic_store(folder / "scores.jsonl", step=32, floor=0.2)
 
 
-@pytest.mark.parametrize("name", ["published", "quala"])
+@pytest.mark.parametrize(("name", "budget"), [("published", 56), ("quala", 56), ("bayesian", 20)])
 def test_a_strategy_evaluates_what_a_study_would(
-    bench: ModuleType, name: str, tmp_path: Path
+    bench: ModuleType, name: str, budget: int, tmp_path: Path
 ) -> None:
     store, space = opened(bench, tmp_path)
-    known = bench.search(name, store, space, seed=2, budget=56)
-    settings = replace(bench.settings(name, seed=2), max_evaluations=56)
+    known = bench.search(name, store, space, seed=2, budget=budget)
+    settings = replace(bench.settings(name, seed=2), generations=budget, max_evaluations=budget)
     study = run_search(store, space, settings, tmp_path / "study")
     assert [k.lengths for k in known] == [found.lengths for found in study.candidates]
 

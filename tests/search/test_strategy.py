@@ -40,13 +40,13 @@ def area(known: list[Known], dearest: float) -> float:
     return sum(point.score * (end - point.cost) for point, end in zip(front, ends))
 
 
-@pytest.mark.parametrize("name", ["published", "quala"])
+@pytest.mark.parametrize("name", ["published", "quala", "bayesian"])
 def test_seeds_hold_both_ends(name: str, cost: Cost) -> None:
     space = Space(6, 128, lower=LOWER)
     assert strategy_named(name, space, cost).seeds()[:2] == (space.full, space.lowest)
 
 
-@pytest.mark.parametrize("name", ["published", "quala"])
+@pytest.mark.parametrize("name", ["published", "quala", "bayesian"])
 def test_proposals_are_new_and_within_the_bounds(
     name: str, cost: Cost, score: Callable[[LengthConfig], float]
 ) -> None:
@@ -57,7 +57,7 @@ def test_proposals_are_new_and_within_the_bounds(
     assert all(cost(LOWER) <= point.cost <= cost(space.full) for point in known)
 
 
-@pytest.mark.parametrize("name", ["published", "quala"])
+@pytest.mark.parametrize("name", ["published", "quala", "bayesian"])
 def test_an_exhausted_space_gives_no_proposal(name: str, cost: Cost) -> None:
     space = Space(2, 4)
     everything = frozenset(LengthConfig((a, b), 4) for a in range(2, 5) for b in range(2, a + 1))

@@ -15,8 +15,13 @@ from quala.stages import distill, finetune, length_adapt
 from quala.stages.callbacks import ClockCallback, ProgressCallback
 from quala.stages.distill_config import DistillConfig
 from quala.stages.shrink_config import ShrinkConfig
-from quala.stages.training import TrainingModule, plan_training
-from quala.stages.training_config import FinetuneConfig, LengthAdaptConfig, TrainingConfig
+from quala.stages.training import Plan, TrainingModule, plan_training
+from quala.stages.training_config import (
+    FinetuneConfig,
+    LengthAdaptConfig,
+    Schedule,
+    TrainingConfig,
+)
 from quala.workflow import StageContext
 
 SPEC = DataSpec(
@@ -118,6 +123,47 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     run(stage, tiny_checkpoint, tmp_path / "resumed")
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("stage", ["finetune", "length_adapt"])
+def test_an_interrupted_training_at_a_constant_rate_ends_with_the_same_weights(
+    stage: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(stage, tiny_checkpoint, tmp_path / "whole", schedule="constant", epochs=1)
+    with monkeypatch.context() as patched:
+        kill_at(patched, 4)
+        with pytest.raises(Killed):
+            run(stage, tiny_checkpoint, tmp_path / "resumed", schedule="constant", epochs=1)
+    run(stage, tiny_checkpoint, tmp_path / "resumed", schedule="constant", epochs=1)
+    run(stage, tiny_checkpoint, tmp_path / "falling", schedule="linear", epochs=1)
+    whole, resumed, falling = (
+        weights(tmp_path / name) for name in ("whole", "resumed", "falling")
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not all(torch.equal(whole[name], falling[name]) for name in whole)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+def test_the_rate_follows_its_schedule(schedule: Schedule, warmup: int) -> None:
+    class Toy(TrainingModule):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            self.plan = Plan(None, 10, None)  # type: ignore[arg-type]
+            changes = {"schedule": schedule, "warmup_ratio": warmup / 10, "learning_rate": 0.5}
+            self.settings = TrainingConfig(**(COMMON | changes))
+            self.layer = torch.nn.Linear(2, 2)
+
+    made = Toy().configure_optimizers()
+    rates = []
+    for _ in range(10):
+        rates.append(made["optimizer"].param_groups[0]["lr"])
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    rising = [step / warmup for step in range(warmup)]
+    falling = [(10 - step) / (10 - warmup) for step in range(warmup, 10)]
+    rest = falling if schedule == "linear" else [1.0] * (10 - warmup)
+    assert rates == pytest.approx([0.5 * share for share in rising + rest])
 
 
 def test_training_changes_the_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:

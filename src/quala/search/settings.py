@@ -6,22 +6,24 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
+from quala.search.bayesian import Bayesian
 from quala.search.guided import Guided
 from quala.search.published import Published
 from quala.search.space import Space
 from quala.search.strategy import Acceptance, Cost, Strategy
 
-StrategyName = Literal["quala", "published"]
+StrategyName = Literal["quala", "published", "bayesian"]
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
     """How long to search and by which strategy.
 
-    A generation has `mutations + crossovers` genes; `quala` chooses its operators itself. The
-    search ends after `generations`, or after `max_evaluations` if that comes first. Points above
-    `max_cost` are not evaluated, points below `min_score` are on no front. Raises QualaError for
-    sizes that make no search.
+    A generation has `mutations + crossovers` genes; only `published` tells the two apart. The
+    first `population` genes of `bayesian` after both ends are random. The search ends after
+    `generations`, or after `max_evaluations` if that comes first. Points above `max_cost` are not
+    evaluated, points below `min_score` are on no front. Raises QualaError for sizes that make no
+    search.
     """
 
     strategy: StrategyName = "quala"
@@ -64,9 +66,17 @@ def build_strategy(settings: SearchSettings, space: Space, cost: Cost) -> Strate
     if settings.max_cost is not None:
         dearest = min(dearest, settings.max_cost)
     accept = Acceptance(cost, cheapest=cost(space.lowest), dearest=dearest)
+    size = settings.mutations + settings.crossovers
     if settings.strategy == "quala":
-        size = settings.mutations + settings.crossovers
         return Guided(space, accept, population=settings.population, generation_size=size)
+    if settings.strategy == "bayesian":
+        return Bayesian(
+            space,
+            accept,
+            startup=settings.population,
+            generation_size=size,
+            min_score=settings.min_score,
+        )
     return Published(
         space,
         accept,

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from quala.lengths import LengthConfig
 
 Cost = Callable[[LengthConfig], float]
-Origin = Literal["seed", "mutation", "crossover", "guided"]
+Origin = Literal["seed", "mutation", "crossover", "guided", "bayesian"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from quala.errors import QualaError
 from quala.stages.training_config import not_identity
 from quala.workflow.stage import StageConfig
 
-Strategy = Literal["quala", "published"]
+Strategy = Literal["quala", "published", "bayesian"]
 Cost = Literal["macs", "latency"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 
@@ -20,7 +20,7 @@ class SearchConfig(StageConfig):
 
     seed: int
     strategy: Strategy
-    """`published` (arXiv 2010.07003) or `quala`."""
+    """`quala`, `published` (arXiv 2010.07003) or `bayesian` (as in arXiv 2111.09645)."""
     cost: Cost
     """`macs`, or `latency`: milliseconds by a model that is measured on `runtime` first."""
     runtime: Runtime
@@ -30,7 +30,10 @@ class SearchConfig(StageConfig):
     max_evaluations: int
     generations: int
     population: int
+    """Lengths that the search starts from; for `bayesian` those scored before it has a model."""
     mutations: int
+    """With `crossovers` the size of a generation, all of whose lengths are chosen before any of
+    them is scored; only `published` tells the two apart."""
     crossovers: int
     step: int
     """Lengths are multiples of this."""

@@ -189,12 +189,21 @@ def _student(
     """Return the student, and the teacher's layers that its layers follow by default."""
     depth = teacher.model.num_layers
     if "model" in inputs:
-        student = open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
+        student = open_checkpoint(
+            inputs["model"],
+            inputs["data"],
+            significance=config.significance,
+            semantics=config.semantics,
+            seed=config.seed,
+        )
         return student, uniform_layers(depth, student.model.num_layers)
     kept = config.keep
     if kept is None:
         kept = layers_to_keep(config.keep_map, depth=depth, kept=config.layers or depth)
     model = LengthAdaptiveModel(
-        keep_layers(teacher.model.hf, kept), task_kind=teacher.data.task.kind
+        keep_layers(teacher.model.hf, kept),
+        task_kind=teacher.data.task.kind,
+        significance=config.significance or "question",
+        semantics=config.semantics or "natural",
     )
     return Opened(model, teacher.tokenizer, teacher.data), kept

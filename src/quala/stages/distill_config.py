@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from quala.compress.distill.weights import DistillWeights
 from quala.compress.layers.maps import LayerMap
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
 from quala.stages.shrink_config import ShrinkConfig, check_zeros
-from quala.stages.training_config import QuantizedConfig
+from quala.stages.training_config import QuantizedConfig, Semantics
+
+# `span` is missing: the span head must have learned to answer at every layer.
+Ranking = Literal["column_sum", "query_rows", "question", "cls"]
 
 
 @dataclass(kw_only=True)
@@ -37,6 +41,12 @@ class DistillConfig(QuantizedConfig):
     layer_map: list[int] | None = None
     """The teacher layer that each student layer follows; null takes the copied layers, or, for a
     student of its own, layers spread evenly."""
+    significance: Ranking | None = None
+    """How the student ranks tokens where no `length_adapt` follows: column_sum (published),
+    query_rows, question or cls, which need no training of their own; null: as its checkpoint
+    says, `question` where that says nothing."""
+    semantics: Semantics | None = None
+    """`natural` or `reference`, as in `length_adapt`; null: as the checkpoint says, or natural."""
     quantizers: QuantizeConfig | None = None
     """Train and save the student with rounded weights, embeddings and activations; null: float."""
     shrink: ShrinkConfig | None = None
@@ -54,6 +64,11 @@ class DistillConfig(QuantizedConfig):
                 raise QualaError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
         if self.shrink is not None and self.quantizers is not None:
             check_zeros(self.shrink, self.quantizers)
+        if self.semantics == "reference" and self.significance != "column_sum":
+            raise QualaError(
+                "`semantics=reference` ranks tokens by `significance=column_sum`, got "
+                f"{self.significance}."
+            )
         DistillWeights(
             soft=self.soft,
             hidden=self.hidden,

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.data import DataLoader, Sampler
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_scheduler
 
 from quala.compress.quantize.precision import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from quala.data.batch import Batch
     from quala.data.features import FeatureSet
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.stages.training_config import TrainingConfig
+    from quala.stages.training_config import Schedule, TrainingConfig
     from quala.workflow import StageContext
+
+
+# By Transformers' names: both rise linearly over the warm-up first.
+_SCHEDULES: dict[Schedule, str] = {"linear": "linear", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def plan_training(features: FeatureSet, config: TrainingConfig, *, pad_to: int |
 
 
 class TrainingModule(pl.LightningModule):
-    """A model in training: AdamW, linear warm-up and decay, randomness by step.
+    """A model in training: AdamW, its rate by a schedule, randomness by step.
 
     Subclasses write `training_step`. The random state of a step is a function of the seed and
     the step alone, so a resumed training repeats no batch, no dropout mask and no sampled length.
@@ -134,7 +138,12 @@ class TrainingModule(pl.LightningModule):
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.settings.learning_rate)
         total = self.plan.total_steps
         warmup = round(self.settings.warmup_ratio * total)
-        schedule = get_linear_schedule_with_warmup(optimizer, warmup, total)
+        schedule = get_scheduler(
+            _SCHEDULES[self.settings.schedule],
+            optimizer,
+            num_warmup_steps=warmup,
+            num_training_steps=total,
+        )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

@@ -15,6 +15,7 @@ Direction = Literal["forward", "reverse"]
 Sampler = Literal["length_drop", "few_drops"]
 Semantics = Literal["natural", "reference"]
 Method = Literal["ptq", "qat"]
+Schedule = Literal["linear", "constant"]
 
 
 def not_identity(default: Any) -> Any:
@@ -35,6 +36,8 @@ class TrainingConfig(StageConfig):
     """Batches of inputs of like length; false draws them at random, as the published code does."""
     learning_rate: float
     warmup_ratio: float
+    schedule: Schedule = "linear"
+    """What the rate does after the warm-up: `linear` falls to 0, `constant` stays."""
     weight_decay: float
     gradient_clip: float
     hidden_dropout: float | None = None

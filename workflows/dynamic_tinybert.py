@@ -1,0 +1,38 @@
+"""Dynamic-TinyBERT (arXiv 2111.09645): a distilled student, lengths by Bayesian optimisation."""
+
+from __future__ import annotations
+
+from quala.workflow import Flow, workflow
+
+
+@workflow("dynamic_tinybert")
+def dynamic_tinybert(flow: Flow) -> None:
+    """Distil as TinyBERT does, then search lengths, with or without LengthDrop in between.
+
+    The student copies layers of the teacher, or starts from `model.student` where that is given.
+    """
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    general = flow.model("student") if flow.settings.model.get("student") else None
+    inner = flow.run("distill", data=data, model=general, teacher=teacher)
+    student = flow.run("refine", data=data, model=inner, teacher=teacher)
+    supernet = flow.run(
+        "length_adapt", data=data, model=student, teacher=teacher, otherwise=student
+    )
+    served = flow.run("quantize", data=data, model=supernet, teacher=supernet, otherwise=supernet)
+    found = flow.run("search", data=data, model=served)
+    measured = flow.run(
+        "measure",
+        changes={"name": "dynamic_tinybert"},
+        data=data,
+        baseline=teacher,
+        supernet=None if served is supernet else supernet,
+        model=served,
+        search=found,
+    )
+    flow.run("report", search=found, measure=measured)
+    flow.run("export", data=data, model=served, measure=measured)
+
+
+if __name__ == "__main__":
+    dynamic_tinybert.main()
