@@ -167,6 +167,15 @@ def test_an_option_composes(workflow: Workflow, option: str) -> None:
     settings(workflow, "~experiment", option, *NEEDED.get(option, []))
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_any_recipe_may_cache_its_teacher(name: str) -> None:
+    words = ["+cache@stage.distill.cache=hsk", "stage.distill.attention=0"]
+    found = settings(find_workflow(name), *words).stages["distill"]
+    preset = settings(find_workflow("quala_minilm"), "stage/distill=hsk").stages["distill"]
+    assert (found.cache.depth, found.cache.tokens, found.cache.width) == (1, 10, 0.1)
+    assert found.cache == preset.cache
+
+
 def test_every_stage_has_defaults(workflow: Workflow) -> None:
     assert {f"stage/{name}=default" for name in workflow.stages} <= set(OPTIONS)
 

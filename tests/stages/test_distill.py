@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill
+from quala.stages.cache_config import CacheConfig
 from quala.workflow import StageContext
 
 Weights = dict[str, torch.Tensor]
@@ -125,6 +126,13 @@ def test_a_student_of_another_size_is_projected(run: Any, narrow_student: Path) 
     assert figures[0]["train/hidden"] > 0
     assert weights["qa_outputs.weight"].shape == (2, 16)
     assert not [name for name in weights if "projection" in name]
+
+
+def test_a_cached_teacher_is_projected_to_as_well(run: Any, narrow_student: Path) -> None:
+    options = {"model": narrow_student, "hidden": 1.0, "relation": 0.0}
+    _, live = run(name="live", **options)
+    _, cached = run(name="cached", cache=CacheConfig(full_precision=True), **options)
+    assert cached[0]["train/hidden"] == pytest.approx(live[0]["train/hidden"], rel=1e-5)
 
 
 def test_the_projection_hangs_on_the_seed_alone(run: Any, narrow_student: Path) -> None:

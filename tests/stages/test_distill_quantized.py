@@ -18,6 +18,7 @@ from quala.errors import QualaError
 from quala.stages import distill, length_adapt
 from quala.stages.checkpoint import open_checkpoint, score_slice
 from quala.stages.quantized import fake_quantize
+from quala.stages.teacher import LiveTeacher
 from quala.stages.training import plan_training
 from quala.workflow import StageContext
 
@@ -57,7 +58,7 @@ def module(configure: Any, spec: DataSpec, tiny_checkpoint: Path) -> Callable[..
         fake_quantize(student, quantizers, config)
         plan = plan_training(student.data.train.features, config, pad_to=None)
         return distill.DistillModule(
-            student.model, teacher.model, student.data.task, config, plan,
+            student.model, LiveTeacher(teacher.model), student.data.task, config, plan,
             pairs=[(0, 0), (1, 1)],
         )  # fmt: skip
 

@@ -87,6 +87,14 @@ def test_an_option_changes_its_stage_and_what_follows(result: Any, toy: Toy) -> 
     assert [found[stage] for stage in STAGES] == ["cached"] * 2 + ["stale"] * 6
 
 
+def test_a_student_learns_from_a_cached_teacher(result: Any, toy: Toy) -> None:
+    found = toy("run", "stage/distill=hsk", "flow.until=distill")["stages"]
+    assert [one["status"] for one in found[:2]] == ["cached", "done"]
+    assert found[1]["metrics"]["cache/mebibytes"] > 0
+    # The words go with the other files of the training.
+    assert not list((toy.store / "work").rglob("teacher"))
+
+
 def test_a_student_can_be_given(result: Any, toy: Toy, tmp_path: Path) -> None:
     shutil.copytree(output(result, "distill"), tmp_path / "mine")
     words = [f"stage.distill.given={tmp_path / 'mine'}", "flow.until=length_adapt"]

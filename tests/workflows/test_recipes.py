@@ -24,6 +24,9 @@ RUNS = {
          "stage.distill.soft=0", "stage.distill.hidden=0", "stage.distill.attention=0"],
         "int8",
     ),
+    "kdlsq from a cached teacher": (
+        "kdlsq", ["+cache@stage.distill.cache=hsk", "stage.distill.attention=0"], "w2e2a8"
+    ),
     "ternarybert": ("ternarybert", [f"{METHOD}=lat", "stage.distill.layers=null"], "w2e2a8"),
     "xtc": ("xtc", [], "w1e1a8"),
     "xtc at 2 bits": ("xtc", [f"{METHOD}=twn", f"{BITS}=2"], "w2e2a8"),

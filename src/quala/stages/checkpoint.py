@@ -141,15 +141,15 @@ def predict(
     spans = model.task_kind == "question-answering"
     with torch.inference_mode():
         for rows in eval_batches(features.lengths, batch_size):
-            batch = _on(model.hf.device, features.batch(rows, pad_to=pad_to))
+            batch = on_device(model.hf.device, features.batch(rows, pad_to=pad_to))
             logits = model(batch, lengths).float().cpu().numpy()
             for row, values in zip(rows, logits, strict=True):
                 outputs[row] = values[: features.lengths[row]] if spans else values
     return outputs
 
 
-def _on(device: torch.device, batch: Batch) -> Batch:
-    # While training scores a selection, the model is wherever Lightning has put it.
+def on_device(device: torch.device, batch: Batch) -> Batch:
+    """Return a batch where a model is: while training scores, where Lightning has put it."""
     tensors = cast("dict[str, torch.Tensor]", batch)
     return cast("Batch", {name: tensor.to(device) for name, tensor in tensors.items()})
 

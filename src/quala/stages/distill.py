@@ -10,19 +10,23 @@ from torch import Tensor
 
 from quala.compress.distill.attention import attention_loss
 from quala.compress.distill.hidden import hidden_loss
+from quala.compress.distill.knowledge import kept_loss
 from quala.compress.distill.layer_map import hidden_pairs, layer_pairs, uniform_layers
 from quala.compress.distill.relations import relation_loss
 from quala.compress.layers.maps import layers_to_keep
 from quala.compress.layers.reduce import keep_layers
 from quala.compress.prune.magnitude import Masks
 from quala.compress.prune.sparse import store_sparse
+from quala.cost import parameters
 from quala.data.task import Task, task_loss
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import save_model
+from quala.stages.cached_teacher import cache_teacher, taught_states
 from quala.stages.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
 from quala.stages.losses import soft_loss
 from quala.stages.quantized import QuantizedTraining, fake_quantize, save_quantized
 from quala.stages.shrunk import PrunedWeights, shrink, shrink_figures
+from quala.stages.teacher import LiveTeacher, Said, Teacher
 from quala.stages.training import Plan, fit, plan_training
 
 if TYPE_CHECKING:
@@ -42,7 +46,7 @@ class DistillModule(QuantizedTraining):
     def __init__(
         self,
         model: LengthAdaptiveModel,
-        teacher: LengthAdaptiveModel,
+        teacher: Teacher,
         task: Task,
         config: DistillConfig,
         plan: Plan,
@@ -55,14 +59,13 @@ class DistillModule(QuantizedTraining):
         self.weights = config
         self.pairs = pairs
         self.pruned = PrunedWeights(masks or {})
-        # Outside the module tree: a frozen teacher belongs in no checkpoint.
-        self.teacher = [teacher.eval().requires_grad_(False)]
+        self.teacher = teacher
         self.traced = bool(config.hidden or config.attention or config.relation)
         self.projection = self._projection(teacher)
 
-    def _projection(self, teacher: LengthAdaptiveModel) -> torch.nn.Linear | None:
+    def _projection(self, teacher: Teacher) -> torch.nn.Linear | None:
         """Return the learned map of student states to the teacher's width, where they differ."""
-        student_width, teacher_width = self.model.arch.hidden, teacher.arch.hidden
+        student_width, teacher_width = self.model.arch.hidden, teacher.width
         if not self.weights.hidden or student_width == teacher_width:
             return None
         with torch.random.fork_rng(devices=[]):
@@ -75,31 +78,28 @@ class DistillModule(QuantizedTraining):
         return made
 
     def on_fit_start(self) -> None:
-        self.teacher[0].to(self.device)
+        self.teacher.to(self.device)
 
     def on_after_backward(self) -> None:
         self.pruned.hide_gradients(self.model.hf)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        config, teacher = self.weights, self.teacher[0]
+        config = self.weights
         losses: dict[str, Tensor] = {}
+        said = self.teacher.say(batch, traced=self.traced)
         if self.traced:
             student_trace = self.model.trace(batch)
-            with torch.no_grad():
-                teacher_trace = teacher.trace(batch)
-            logits, taught = student_trace.logits, teacher_trace.logits
-            losses |= self._inner_losses(student_trace, teacher_trace)
+            logits = student_trace.logits
+            losses |= self._inner_losses(student_trace, said)
         else:
             logits = self.model(batch)
-            with torch.no_grad():
-                taught = teacher(batch)
         if config.hard:
             losses["hard"] = task_loss(self.task, logits, batch)
         if config.soft:
             losses["soft"] = soft_loss(
                 self.task,
                 logits,
-                taught,
+                said.logits,
                 batch,
                 direction="forward",
                 temperature=config.temperature,
@@ -110,8 +110,11 @@ class DistillModule(QuantizedTraining):
             start=torch.zeros((), device=logits.device),
         )
 
-    def _inner_losses(self, student: Trace, teacher: Trace) -> dict[str, Tensor]:
+    def _inner_losses(self, student: Trace, said: Said) -> dict[str, Tensor]:
         config, pairs, mask = self.weights, self.pairs, student.mask
+        teacher = said.trace
+        if teacher is None:  # a cache, which has hidden states only
+            return {"hidden": kept_loss(student.hidden, said.kept, projection=self.projection)}
         losses: dict[str, Tensor] = {}
         if config.hidden:
             losses["hidden"] = hidden_loss(
@@ -145,7 +148,8 @@ def run(
     """Train a student of `teacher` on `data`: `model` where given, else copied layers.
 
     With `shrink` the student is factorised and pruned first, and saved without its zeros; with
-    `quantizers` it is rounded from the first step on and saved as integers.
+    `quantizers` it is rounded from the first step on and saved as integers; with `cache` the
+    teacher speaks once, before the training, and is then let go.
     """
     teacher = open_checkpoint(inputs["teacher"], inputs["data"])
     student, followed = _student(config, teacher, inputs)
@@ -162,17 +166,20 @@ def run(
         teacher=teacher.model.num_layers,
         student=student.model.num_layers,
     )
+    taught = _teacher(config, context, teacher, plan=plan, pairs=pairs, student=student)
+    original = parameters(teacher.model.arch)
+    del teacher
     module = DistillModule(
-        student.model, teacher.model, data.task, config, plan, pairs=pairs, masks=masks
+        student.model, taught, data.task, config, plan, pairs=pairs, masks=masks
     )
 
     def selection() -> float:
         scores = score_slice(student, data.selection, batch_size=config.batch_size)
         return scores[data.task.metric]
 
-    figures = fit(module, context, score=selection)
+    figures = {**taught.figures, **fit(module, context, score=selection)}
     if config.shrink is not None:
-        figures |= shrink_figures(student, masks, teacher=teacher)
+        figures |= shrink_figures(student, masks, original=original)
     if config.quantizers is None:
         save_model(student.model, student.tokenizer, context.output, metadata=metadata(student))
     else:
@@ -207,3 +214,28 @@ def _student(
         semantics=config.semantics or "natural",
     )
     return Opened(model, teacher.tokenizer, teacher.data), kept
+
+
+def _teacher(
+    config: DistillConfig,
+    context: StageContext,
+    teacher: Opened,
+    *,
+    plan: Plan,
+    pairs: list[tuple[int, int]],
+    student: Opened,
+) -> Teacher:
+    """Return the teacher as it teaches: in the loop, or from a cache."""
+    if config.cache is None:
+        return LiveTeacher(teacher.model)
+    states = taught_states(
+        config.cache, pairs, student=student.model.num_layers, teacher=teacher.model.num_layers
+    )
+    return cache_teacher(
+        teacher,
+        context,
+        cache=config.cache,
+        training=config,
+        plan=plan,
+        pairs=states if config.hidden else [],
+    )

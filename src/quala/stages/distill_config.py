@@ -9,6 +9,7 @@ from quala.compress.distill.weights import DistillWeights
 from quala.compress.layers.maps import LayerMap
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
+from quala.stages.cache_config import CacheConfig
 from quala.stages.shrink_config import ShrinkConfig, check_zeros
 from quala.stages.training_config import QuantizedConfig, Semantics
 
@@ -51,6 +52,9 @@ class DistillConfig(QuantizedConfig):
     """Train and save the student with rounded weights, embeddings and activations; null: float."""
     shrink: ShrinkConfig | None = None
     """Factorise and prune the student first, and keep its zeros (LadaBERT); null: whole."""
+    cache: CacheConfig | None = None
+    """Run the teacher once, store what it says, and train without it; null: a teacher at every
+    step."""
     clip_learning_rate: float
     """Rate of the `lsq` clips of weights and embeddings. A clip is the largest value of a grid, so
     that one rate suits all widths; a step has this rate over the grid's largest code."""
@@ -77,6 +81,22 @@ class DistillConfig(QuantizedConfig):
             hard=self.hard,
             temperature=self.temperature,
         )
+        if self.cache is not None:
+            self._check_cache(self.cache)
+
+    def _check_cache(self, cache: CacheConfig) -> None:
+        if self.attention or self.relation:
+            raise QualaError(
+                "`cache` stores answers and hidden states only: `attention` and `relation` must "
+                f"be 0, got {self.attention} and {self.relation}."
+            )
+        if not self.soft and not self.hidden:
+            raise QualaError("`cache` has nothing to store: give `soft` or `hidden` a weight.")
+        if cache.top is not None and self.layer_map is not None:
+            raise QualaError(
+                f"Either `layer_map` or `cache.top` says which layers are followed, got "
+                f"{self.layer_map} and {cache.top}."
+            )
 
     def step_rate(self, *, top: int, activation: bool) -> float:
         """Return the rate of the clip over its largest code."""

@@ -70,9 +70,8 @@ def shrink(student: Opened, config: ShrinkConfig, *, teacher: Opened) -> tuple[O
     return replace(student, model=made), masks
 
 
-def shrink_figures(student: Opened, masks: Masks, *, teacher: Opened) -> dict[str, float]:
-    """Return how many parameters the masks leave, and how many times more the teacher has."""
+def shrink_figures(student: Opened, masks: Masks, *, original: int) -> dict[str, float]:
+    """Return how many parameters the masks leave, and how many times more the `original` has."""
     hidden = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
     left = parameters(student.model.arch) - hidden
-    ratio = parameters(teacher.model.arch) / left
-    return {"shrink/parameters": float(left), "shrink/ratio": ratio}
+    return {"shrink/parameters": float(left), "shrink/ratio": original / left}
