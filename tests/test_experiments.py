@@ -28,7 +28,7 @@ NEEDED = {
     "glue_cpu": ["data.path=sst2"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("kdlsq", "ladabert", "ternarybert", "xtc")
+RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")
 
 
 @pytest.fixture(scope="module")
