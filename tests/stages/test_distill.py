@@ -149,6 +149,14 @@ def test_the_inner_terms_come_first_and_the_answers_after(run: Any) -> None:
     assert seen == [inner, inner, answers, answers]
 
 
+def test_a_logged_loss_is_the_mean_of_the_steps_that_have_it(run: Any) -> None:
+    options = {**ALL, "inner_first": 0.5, "max_steps": 2}
+    _, each = run(name="each", log_every=1, **options)
+    _, both = run(name="both", log_every=2, **options)
+    for step, name in ((0, "hidden"), (1, "soft")):
+        assert both[0][f"train/{name}"] == pytest.approx(each[step][f"train/{name}"])
+
+
 def test_answers_alone_trace_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from quala.models.adaptive import LengthAdaptiveModel
 
