@@ -20,6 +20,7 @@ from quala.errors import QualaError
 from quala.stages import distill
 from quala.stages.checkpoint import Opened, open_checkpoint, score_slice
 from quala.stages.latent import into_training_form, open_student
+from quala.stages.shrink_config import ShrinkConfig
 from quala.workflow import StageContext
 
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -214,6 +215,11 @@ def test_a_student_is_split_as_it_was_trained(run: Any) -> None:
     folder, _ = run("first", quantizers=LAT, latent=True)
     with pytest.raises(QualaError, match=r"`quantizers.weight_quantizer` is lat, got twn"):
         run("second", model=folder, quantizers=TWN, split=True)
+
+
+def test_halves_cannot_hold_pruned_weights(configure: Any) -> None:
+    with pytest.raises(QualaError, match="`shrink` leaves zeros, which the halves"):
+        configure("distill", split=True, shrink=ShrinkConfig(ratio=2.0))
 
 
 def test_only_ternary_weights_are_split(run: Any, configure: Any) -> None:

@@ -18,6 +18,7 @@ from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages import distill
 from quala.stages.checkpoint import open_checkpoint
+from quala.stages.shrink_config import ShrinkConfig
 from quala.stages.width import importance
 from quala.workflow import StageContext
 
@@ -154,6 +155,14 @@ def test_the_layers_of_a_shallower_student_keep_their_own_scores(
     copied = json.loads((folder / "quala.json").read_text())["copied"]
     assert copied["layers"] == [1]
     assert copied["heads"] == [[int(scores.heads[1].argmax())]]
+
+
+def test_a_narrow_student_may_shrink_further(run: Any, spec: DataSpec) -> None:
+    shrink = ShrinkConfig(ratio=4.0, svd_share=0.5)
+    folder, figures = run(width=0.5, shrink=shrink, **SCORES)
+    assert figures["train/attention"] > 0
+    arch = open_checkpoint(folder, spec).model.arch
+    assert [(size.heads, size.intermediate) for size in arch.sizes] == [(2, 8)] * 2
 
 
 def test_a_narrow_student_opens_as_what_it_is(run: Any, spec: DataSpec) -> None:
