@@ -30,7 +30,7 @@ NEEDED = {
     "glue_cpu": ["data.path=sst2"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("kdlsq", "ladabert", "ternarybert", "xtc")
+RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 

@@ -71,3 +71,8 @@ class Architecture:
     def embedding_rank(self) -> int:
         """Return the width of the word embeddings' table where it is factorised, else 0."""
         return self.structure.embedding_rank if self.structure is not None else 0
+
+    @property
+    def embedding_copies(self) -> int:
+        """Return how many tables of word embeddings are summed."""
+        return self.structure.embedding_copies if self.structure is not None else 1

@@ -168,7 +168,8 @@ def _linears(arch: Architecture) -> list[Linear]:
 def _tables(arch: Architecture) -> list[tuple[int, int]]:
     """List (rows, width) of the embedding tables."""
     others = arch.positions + arch.type_vocabulary
-    return [(arch.vocabulary, arch.embedding_rank or arch.embedding), (others, arch.embedding)]
+    words = (arch.vocabulary, arch.embedding_rank or arch.embedding)
+    return [words] * arch.embedding_copies + [(others, arch.embedding)]
 
 
 def _norms(arch: Architecture) -> int:

@@ -25,6 +25,7 @@ from quala.stages.answer_store import AnswerStore
 from quala.stages.cache_config import CacheConfig
 from quala.stages.callbacks import ProgressCallback
 from quala.stages.checkpoint import open_checkpoint
+from quala.stages.student import student_of
 from quala.stages.training import step_batches
 from quala.workflow import StageContext
 
@@ -152,7 +153,8 @@ def test_the_hidden_loss_is_on_what_was_kept(
     separators = batch["input_ids"] == opened.tokenizer.sep_token_id
     assert separators.any(dim=1).all()
     (kept,) = keep_states(trace, [2], candidates=trace.mask & ~separators, tokens=4, width=0.25)
-    student = distill._student(configure("distill", layers=1), opened, {})[0].model.train()
+    copied = {"teacher": tiny_checkpoint}
+    student = student_of(configure("distill", layers=1), opened, copied)[0].model.train()
     distill.set_dropout(student.hf, hidden=0.0, attention=0.0)
     expected = kept_loss(student.trace(batch).hidden, [(1, kept)]).item()
     assert figures[0]["train/hidden"] == pytest.approx(expected, rel=1e-4)

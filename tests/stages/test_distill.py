@@ -150,6 +150,43 @@ def test_the_teacher_is_in_no_checkpoint(run: Any, tmp_path: Path) -> None:
     assert not [name for name in names if "teacher" in name or "layer.1." in name]
 
 
+def test_the_inner_terms_come_first_and_the_answers_after(run: Any) -> None:
+    _, figures = run(**ALL, inner_first=0.5, max_steps=4)
+    inner, answers = {"hidden", "attention", "relation"}, {"hard", "soft"}
+    seen = [{name for name in ALL if f"train/{name}" in step} for step in figures]
+    assert seen == [inner, inner, answers, answers]
+
+
+def test_a_logged_loss_is_the_mean_of_the_steps_that_have_it(run: Any) -> None:
+    options = {**ALL, "inner_first": 0.5, "max_steps": 2}
+    _, each = run(name="each", log_every=1, **options)
+    _, both = run(name="both", log_every=2, **options)
+    for step, name in ((0, "hidden"), (1, "soft")):
+        assert both[0][f"train/{name}"] == pytest.approx(each[step][f"train/{name}"])
+
+
+def test_answers_alone_trace_nothing(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quala.models.adaptive import LengthAdaptiveModel
+
+    traced = []
+    trace = LengthAdaptiveModel.trace
+    monkeypatch.setattr(
+        LengthAdaptiveModel, "trace", lambda self, batch: traced.append(1) or trace(self, batch)
+    )
+    run(**ALL, inner_first=0.34, max_steps=3)
+    assert len(traced) == 2  # the student and the teacher, once
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"inner_first": 1.0}, {"inner_first": -0.1}, {"inner_first": 0.5, "hard": 0.0, "soft": 0.0},
+     {"inner_first": 0.5, "relation": 0.0}],
+)  # fmt: skip
+def test_two_steps_need_terms_for_both(configure: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(QualaError, match="`inner_first` must be in"):
+        configure("distill", **options)
+
+
 def test_a_distillation_of_nothing_is_refused(configure: Any) -> None:
     with pytest.raises(QualaError, match="weights are 0"):
         configure("distill", **dict.fromkeys(ALL, 0.0))

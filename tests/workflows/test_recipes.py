@@ -15,7 +15,16 @@ pytestmark = pytest.mark.slow
 
 BITS = "stage.distill.quantizers.weight_bits"
 METHOD = "stage.distill.quantizers.weight_quantizer"
+REFINE = [
+    f"stage.refine.{option}"
+    for option in ("max_steps=2", "batch_size=8", "epochs=1", "precision=fp32")
+]
+LAST = {"binarybert": "refine"}  # what makes the model, where it is not `distill`
 RUNS = {
+    "binarybert": ("binarybert", REFINE, "w1e1a8"),
+    "binarybert from loss-aware ternary weights": (
+        "binarybert", [*REFINE, f"{METHOD}=lat", "stage.distill.layers=null"], "w1e1a8"
+    ),
     "kdlsq": ("kdlsq", ["stage.distill.precision=bf16", "stage.distill.layers=null"], "w2e2a8"),
     "kdlsq at 4 bits": ("kdlsq", [f"{BITS}=4"], "w4e4a8"),
     "kdlsq at 8 bits without distillation, scales from the largest value": (
@@ -51,21 +60,20 @@ def done(
 def test_a_recipe_ends_in_a_row_of_its_precision(done: tuple[str, str, Any]) -> None:
     name, precision, result = done
     stages = [(one["stage"], one["status"]) for one in result["stages"]]
-    assert stages == [
-        (stage, "done") for stage in ("finetune", "distill", "measure", "report", "export")
-    ]
+    trained = list(dict.fromkeys(["finetune", "distill", LAST.get(name, "distill")]))
+    assert stages == [(stage, "done") for stage in (*trained, "measure", "report", "export")]
     rows = json.loads((output(result, "report") / "report.json").read_text())["rows"]
     assert [(row["model"], row["role"], row["precision"]) for row in rows] == [
         ("fine-tuned", "baseline", "fp32"), (name, "full", precision),
     ]  # fmt: skip
     assert rows[1]["score"] is not None
-    stored = (output(result, "distill") / "model.safetensors").stat().st_size
+    stored = (output(result, LAST.get(name, "distill")) / "model.safetensors").stat().st_size
     assert rows[1]["size_bytes"] == stored
 
 
 def test_the_file_is_as_wide_as_its_bits(done: tuple[str, str, Any]) -> None:
     name, precision, result = done
-    folder = output(result, "distill")
+    folder = output(result, LAST.get(name, "distill"))
     bits = {"int8": 8, "w4e4a8": 4, "w2e2a8": 2, "w1e1a8": 1}[precision]
     config = json.loads((folder / "config.json").read_text())
     width, inner, layers = (
@@ -74,12 +82,16 @@ def test_the_file_is_as_wide_as_its_bits(done: tuple[str, str, Any]) -> None:
     words, positions, types = (
         config[key] for key in ("vocab_size", "max_position_embeddings", "type_vocab_size")
     )
+    # A split model has half of the heads, one, and each rounded layer twice.
+    heads, halves = (width // 2, 2) if name == "binarybert" else (width, 1)
     rounded = words + positions if name == "kdlsq" else words
-    codes = rounded * width + layers * (4 * width * width + 2 * width * inner)
+    codes = halves * (rounded * width + layers * (4 * width * heads + 2 * width * inner))
     floats = (words + positions + types - rounded) * width
-    floats += 2 * width + layers * (9 * width + inner) + 2 * width + 2  # norms, biases, head
-    tables = {"kdlsq": 2, "ternarybert": words, "xtc": 1}[name]  # scales of embeddings
-    scales = tables + layers * 6 * (1 + 2)  # of a weight, of its inputs, their zero point
+    floats += 2 * width + layers * 4 * width + 2 * width + 2  # norms, head
+    floats += halves * layers * (3 * heads + 2 * width + inner)  # biases
+    tables = {"kdlsq": 2, "xtc": 1}.get(name, words)  # scales of embeddings
+    # of a weight, of its inputs, their zero point
+    scales = halves * (tables + layers * 6 * (1 + 2))
     file = folder / "model.safetensors"
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert file.stat().st_size - header == codes * bits // 8 + 4 * (floats + scales)

@@ -20,9 +20,10 @@ from transformers import (
 
 from quala.compress.factorise.layers import FactorisedEmbedding, FactorisedLinear
 from quala.compress.prune.sparse import FILE, dense_state, is_sparse
+from quala.compress.quantize.split import Split
 from quala.errors import QualaError
 from quala.models.family import family_of
-from quala.structure import KEY, LINEARS, LayerSizes, Structure
+from quala.structure import DENSE, KEY, LINEARS, WHOLE, LayerSizes, Structure
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 AnyLinear = nn.Linear | FactorisedLinear
@@ -69,14 +70,17 @@ def float_embedding(hf: PreTrainedModel) -> AnyEmbedding:
 
 
 def structure_of(hf: PreTrainedModel) -> Structure:
-    """Measure the sizes of all layers, and the rank of the word embeddings."""
+    """Measure the sizes of all layers, and the rank of the word embeddings; count their copies."""
     layers = []
     for names in linear_names(hf):
-        parts: dict[str, Any] = {part: hf.get_submodule(name) for part, name in names.items()}
+        found = {part: hf.get_submodule(name) for part, name in names.items()}
+        parts: dict[str, Any] = {part: _one(module) for part, module in found.items()}
         ranks = tuple(_rank(module) for module in parts.values())
         heads = parts["query"].out_features // head_size(hf)
-        layers.append(LayerSizes(heads, parts["ffn_in"].out_features, ranks))
-    return Structure(tuple(layers), _rank(hf.get_submodule(embedding_name(hf))))
+        copies = tuple(_copies(module) for module in found.values())
+        layers.append(LayerSizes(heads, parts["ffn_in"].out_features, ranks, copies))
+    words = hf.get_submodule(embedding_name(hf))
+    return Structure(tuple(layers), _rank(words), _copies(words))
 
 
 def record_structure(hf: _Model) -> _Model:
@@ -192,6 +196,14 @@ def _shape(hf: PreTrainedModel, part: str, sizes: LayerSizes) -> tuple[int, int]
     }.get(part, (hidden, width))
 
 
+def _copies(module: nn.Module) -> int:
+    return 2 if isinstance(module, Split) else 1
+
+
+def _one(module: nn.Module) -> nn.Module:
+    return module.first if isinstance(module, Split) else module
+
+
 def _rank(module: nn.Module) -> int:
     return module.rank if isinstance(module, FactorisedLinear | FactorisedEmbedding) else 0
 
@@ -201,6 +213,9 @@ def _is_plain(hf: PreTrainedModel, structure: Structure) -> bool:
     full = hf.config.num_attention_heads
     return (
         not structure.embedding_rank
+        and structure.embedding_copies == 1
         and len(sizes) == 1
-        and all(size.heads == full and not any(size.ranks) for size in sizes)
+        and all(
+            size.heads == full and (size.ranks, size.copies) == (DENSE, WHOLE) for size in sizes
+        )
     )

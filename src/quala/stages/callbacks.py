@@ -58,7 +58,7 @@ class ProgressCallback(Callback):
     def __init__(self, context: StageContext, config: TrainingConfig, progress: Progress):
         self.context, self.config, self.progress = context, config, progress
         self.sums: dict[str, float] = {}
-        self.count = 0
+        self.counts: dict[str, int] = {}  # a loss may belong to some of the steps only
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.progress.advance(trainer.global_step)
@@ -69,13 +69,15 @@ class ProgressCallback(Callback):
         self.progress.advance()
         for name, value in cast("TrainingModule", module).losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
         step = trainer.global_step
         if step % self.config.log_every == 0:
-            means = {f"train/{name}": total / self.count for name, total in self.sums.items()}
+            means = {
+                f"train/{name}": total / self.counts[name] for name, total in self.sums.items()
+            }
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             self.context.log_metrics({**means, "train/learning_rate": rate}, step=step)
-            self.sums, self.count = {}, 0
+            self.sums, self.counts = {}, {}
 
 
 class CheckpointCallback(Callback):

@@ -11,21 +11,20 @@ from torch import Tensor
 from quala.compress.distill.attention import attention_loss
 from quala.compress.distill.hidden import hidden_loss
 from quala.compress.distill.knowledge import kept_loss
-from quala.compress.distill.layer_map import hidden_pairs, layer_pairs, uniform_layers
+from quala.compress.distill.layer_map import hidden_pairs
 from quala.compress.distill.relations import relation_loss
-from quala.compress.layers.maps import layers_to_keep
-from quala.compress.layers.reduce import keep_layers
 from quala.compress.prune.magnitude import Masks
-from quala.compress.prune.sparse import store_sparse
 from quala.cost import parameters
 from quala.data.task import Task, task_loss
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.load import save_model
 from quala.stages.cached_teacher import cache_teacher, taught_states
-from quala.stages.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
+from quala.stages.checkpoint import Opened, open_checkpoint, score_slice, set_dropout
+from quala.stages.latent import into_training_form
 from quala.stages.losses import soft_loss
-from quala.stages.quantized import QuantizedTraining, fake_quantize, save_quantized
+from quala.stages.origin import heads_to_follow
+from quala.stages.quantized import QuantizedTraining
 from quala.stages.shrunk import PrunedWeights, shrink, shrink_figures
+from quala.stages.student import followed_layers, save_student, student_of
 from quala.stages.teacher import LiveTeacher, Said, Teacher
 from quala.stages.training import Plan, fit, plan_training
 
@@ -40,6 +39,7 @@ class DistillModule(QuantizedTraining):
     """A weighted sum of task, soft-label, hidden-state, attention-score and relation losses.
 
     `pairs` are student and teacher layers that belong together; relations follow the last pair.
+    `heads` are, for each pair, the teacher's heads that the student's scores are held against.
     Weights that `masks` hide stay zero.
     """
 
@@ -52,12 +52,14 @@ class DistillModule(QuantizedTraining):
         plan: Plan,
         *,
         pairs: list[tuple[int, int]],
+        heads: list[list[int]] | None = None,
         masks: Masks | None = None,
     ):
         super().__init__(model, config, plan)
         self.task = task
         self.weights = config
         self.pairs = pairs
+        self.heads = heads
         self.pruned = PrunedWeights(masks or {})
         self.teacher = teacher
         self.traced = bool(config.hidden or config.attention or config.relation)
@@ -85,17 +87,18 @@ class DistillModule(QuantizedTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         config = self.weights
+        inner, answers = self._terms()
         losses: dict[str, Tensor] = {}
-        said = self.teacher.say(batch, traced=self.traced)
-        if self.traced:
+        said = self.teacher.say(batch, traced=inner)
+        if inner:
             student_trace = self.model.trace(batch)
             logits = student_trace.logits
             losses |= self._inner_losses(student_trace, said)
         else:
             logits = self.model(batch)
-        if config.hard:
+        if config.hard and answers:
             losses["hard"] = task_loss(self.task, logits, batch)
-        if config.soft:
+        if config.soft and answers:
             losses["soft"] = soft_loss(
                 self.task,
                 logits,
@@ -109,6 +112,14 @@ class DistillModule(QuantizedTraining):
             (getattr(config, name) * loss for name, loss in losses.items()),
             start=torch.zeros((), device=logits.device),
         )
+
+    def _terms(self) -> tuple[bool, bool]:
+        """Return whether this step follows the teacher's inner states, and whether the answers."""
+        share = self.weights.inner_first
+        if not share:
+            return self.traced, True
+        early = self.global_step < round(share * self.plan.total_steps)
+        return early, not early
 
     def _inner_losses(self, student: Trace, said: Said) -> dict[str, Tensor]:
         config, pairs, mask = self.weights, self.pairs, student.mask
@@ -130,6 +141,7 @@ class DistillModule(QuantizedTraining):
                 list(zip(teacher.queries, teacher.keys, strict=True)),
                 pairs=pairs,
                 mask=mask,
+                heads=self.heads,
             )
         if config.relation:
             own, other = pairs[-1]
@@ -148,29 +160,35 @@ def run(
     """Train a student of `teacher` on `data`: `model` where given, else copied layers.
 
     With `shrink` the student is factorised and pruned first, and saved without its zeros; with
-    `quantizers` it is rounded from the first step on and saved as integers; with `cache` the
-    teacher speaks once, before the training, and is then let go.
+    `quantizers` it is rounded from the first step on and saved as integers, and so is one that
+    was, and goes on from its latent weights; with `cache` the teacher speaks once, before the
+    training, and is then let go.
     """
     teacher = open_checkpoint(inputs["teacher"], inputs["data"])
-    student, followed = _student(config, teacher, inputs)
+    student, origin = student_of(config, teacher, inputs)
     masks: Masks = {}
     if config.shrink is not None:
         student, masks = shrink(student, config.shrink, teacher=teacher)
     data = student.data
+    pairs = followed_layers(config, student, teacher, origin)
+    heads = None
+    if config.attention:
+        heads = heads_to_follow(pairs, student.model, teacher.model, origin)
     set_dropout(student.model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
-    if config.quantizers is not None:
-        fake_quantize(student, config.quantizers, config)
+    into_training_form(student, config)
     plan = plan_training(data.train.features, config, pad_to=student.pad_to)
-    pairs = layer_pairs(
-        config.layer_map or followed,
-        teacher=teacher.model.num_layers,
-        student=student.model.num_layers,
-    )
     taught = _teacher(config, context, teacher, plan=plan, pairs=pairs, student=student)
     original = parameters(teacher.model.arch)
     del teacher
     module = DistillModule(
-        student.model, taught, data.task, config, plan, pairs=pairs, masks=masks
+        student.model,
+        taught,
+        data.task,
+        config,
+        plan,
+        pairs=pairs,
+        heads=heads,
+        masks=masks,
     )
 
     def selection() -> float:
@@ -180,40 +198,9 @@ def run(
     figures = {**taught.figures, **fit(module, context, score=selection)}
     if config.shrink is not None:
         figures |= shrink_figures(student, masks, original=original)
-    if config.quantizers is None:
-        save_model(student.model, student.tokenizer, context.output, metadata=metadata(student))
-    else:
-        save_quantized(student, context.output)
-    if config.shrink is not None:
-        store_sparse(context.output)
+    save_student(config, student, context.output, origin)
     scores = score_slice(student, data.selection, batch_size=config.batch_size)
     return figures | {f"selection/{name}": value for name, value in scores.items()}
-
-
-def _student(
-    config: DistillConfig, teacher: Opened, inputs: Mapping[str, Any]
-) -> tuple[Opened, list[int]]:
-    """Return the student, and the teacher's layers that its layers follow by default."""
-    depth = teacher.model.num_layers
-    if "model" in inputs:
-        student = open_checkpoint(
-            inputs["model"],
-            inputs["data"],
-            significance=config.significance,
-            semantics=config.semantics,
-            seed=config.seed,
-        )
-        return student, uniform_layers(depth, student.model.num_layers)
-    kept = config.keep
-    if kept is None:
-        kept = layers_to_keep(config.keep_map, depth=depth, kept=config.layers or depth)
-    model = LengthAdaptiveModel(
-        keep_layers(teacher.model.hf, kept),
-        task_kind=teacher.data.task.kind,
-        significance=config.significance or "question",
-        semantics=config.semantics or "natural",
-    )
-    return Opened(model, teacher.tokenizer, teacher.data), kept
 
 
 def _teacher(

@@ -8,6 +8,7 @@ from typing import Literal
 from quala.compress.distill.weights import DistillWeights
 from quala.compress.layers.maps import LayerMap
 from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.spec import TERNARY
 from quala.errors import QualaError
 from quala.stages.cache_config import CacheConfig
 from quala.stages.shrink_config import ShrinkConfig, check_zeros
@@ -27,6 +28,11 @@ class DistillConfig(QuantizedConfig):
     """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
     keep: list[int] | None = None
     """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
+    width: float = 1.0
+    """Share of the copied layers' heads and feed-forward neurons that stays, the most important
+    ones (DynaBERT); the hidden size does not change."""
+    importance_batches: int | None = None
+    """Train batches that score heads and neurons; null takes `calibration_batches`."""
     temperature: float
     hard: float
     """Weight of the task loss."""
@@ -35,10 +41,14 @@ class DistillConfig(QuantizedConfig):
     hidden: float
     """Weight of the hidden states' squared error."""
     attention: float
-    """Weight of the attention scores' squared error."""
+    """Weight of the attention scores' squared error. The heads of a narrower student are held
+    against those that they copied."""
     relation: float
     """Weight of the MiniLMv2 relation loss on the last layers."""
     relation_heads: int
+    inner_first: float = 0.0
+    """Share of the training, at its start, that follows the inner terms alone (hidden, attention,
+    relation); the rest then follows the answers alone (soft, hard). 0 takes all terms at once."""
     layer_map: list[int] | None = None
     """The teacher layer that each student layer follows; null takes the copied layers, or, for a
     student of its own, layers spread evenly."""
@@ -49,7 +59,12 @@ class DistillConfig(QuantizedConfig):
     semantics: Semantics | None = None
     """`natural` or `reference`, as in `length_adapt`; null: as the checkpoint says, or natural."""
     quantizers: QuantizeConfig | None = None
-    """Train and save the student with rounded weights, embeddings and activations; null: float."""
+    """Train and save the student with rounded weights, embeddings and activations; null leaves it
+    as it is: float, or as an opened one was trained."""
+    latent: bool = False
+    """Keep the weights behind the integers in a file of their own, for a later distillation."""
+    split: bool = False
+    """Take ternary layers apart into sums of two binary ones before the training (BinaryBERT)."""
     shrink: ShrinkConfig | None = None
     """Factorise and prune the student first, and keep its zeros (LadaBERT); null: whole."""
     cache: CacheConfig | None = None
@@ -73,6 +88,11 @@ class DistillConfig(QuantizedConfig):
                 "`semantics=reference` ranks tokens by `significance=column_sum`, got "
                 f"{self.significance}."
             )
+        if self.shrink is not None and self.split:
+            raise QualaError(
+                "`shrink` leaves zeros, which the halves of `split` have no code for."
+            )
+        self._check_form()
         DistillWeights(
             soft=self.soft,
             hidden=self.hidden,
@@ -96,6 +116,26 @@ class DistillConfig(QuantizedConfig):
             raise QualaError(
                 f"Either `layer_map` or `cache.top` says which layers are followed, got "
                 f"{self.layer_map} and {cache.top}."
+            )
+
+    def _check_form(self) -> None:
+        if not 0 < self.width <= 1:
+            raise QualaError(f"`width` must be in (0, 1], got {self.width}.")
+        if self.importance_batches is not None and self.importance_batches <= 0:
+            got = self.importance_batches
+            raise QualaError(f"`importance_batches` must be above 0, got {got}.")
+        if self.split and self.quantizers is not None:
+            methods = (self.quantizers.weight_quantizer, self.quantizers.embedding_quantizer)
+            if not set(methods) & set(TERNARY):
+                raise QualaError(
+                    "`split` takes ternary weights apart: `quantizers.weight_quantizer` must be "
+                    f"one of {', '.join(TERNARY)}, got {methods[0]}."
+                )
+        answers, inner = self.soft + self.hard, self.hidden + self.attention + self.relation
+        if not 0 <= self.inner_first < 1 or (self.inner_first and not (answers and inner)):
+            raise QualaError(
+                "`inner_first` must be in [0, 1), and above 0 only with both inner terms and "
+                f"answers, got {self.inner_first} with weights of {inner} and {answers}."
             )
 
     def step_rate(self, *, top: int, activation: bool) -> float:

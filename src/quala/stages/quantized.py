@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,11 +61,14 @@ def fake_quantize(opened: Opened, quantizers: QuantizeConfig, config: QuantizedC
     calibrate(opened.model.hf, lambda: _observe(opened, config))
 
 
-def save_quantized(opened: Opened, folder: Path) -> None:
-    """Turn a fake-quantized model into integers, in place, and write it with its tokenizer."""
+def save_quantized(opened: Opened, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Turn a fake-quantized model into integers, in place, and write it with its tokenizer.
+
+    `facts` join quala.json.
+    """
     model = opened.model.eval()
     model.hf = cast("PreTrainedModel", to_integer(model.hf, inplace=True))
-    save_integer(model.hf, folder, metadata(opened))
+    save_integer(model.hf, folder, {**metadata(opened), **(facts or {})})
     opened.tokenizer.save_pretrained(folder)
 
 

@@ -52,6 +52,16 @@ def test_more_padding_changes_nothing() -> None:
     assert torch.allclose(padded, plain)
 
 
+def test_scores_are_held_against_the_heads_that_are_named() -> None:
+    student = [_layer(2, 4, 0), _layer(1, 4, 1)]
+    teacher = [_layer(4, 4, 2), _layer(3, 4, 3)]
+    heads = [[3, 1], [2]]
+    chosen = [(q[:, places], k[:, places]) for (q, k), places in zip(teacher, heads, strict=True)]
+    pairs = [(1, 1), (0, 0)]  # the heads go with the pairs, not with the layers
+    got = attention_loss(student, teacher, pairs=pairs, mask=MASK, heads=heads[::-1])
+    assert got == attention_loss(student, chosen, pairs=pairs, mask=MASK)
+
+
 def test_different_head_counts_are_refused() -> None:
     with pytest.raises(QualaError, match="head counts"):
         attention_loss([_layer(2, 4, 0)], [_layer(4, 4, 1)], pairs=[(0, 0)], mask=MASK)

@@ -70,6 +70,13 @@ def test_a_width_out_of_range_is_refused(width: float, build_hf: BuildHf) -> Non
         subnetwork(build_hf(), width)
 
 
+def test_scores_that_are_not_finite_are_refused(build_hf: BuildHf) -> None:
+    scores = importance()
+    scores.neurons[1][3] = float("nan")
+    with pytest.raises(QualaError, match="must be finite"):
+        sort_width(build_hf(), scores)
+
+
 def test_scores_of_another_model_are_refused(build_hf: BuildHf) -> None:
     with pytest.raises(QualaError, match="Importance is of"):
         sort_width(build_hf(), importance(heads=2))

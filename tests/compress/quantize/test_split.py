@@ -57,16 +57,80 @@ def test_weights_of_one_size_and_zeros_split() -> None:
     assert torch.equal(second, w / 2)
 
 
-def test_small_weights_of_one_sign_are_refused() -> None:
-    w = torch.cat([torch.full((90,), 0.6), torch.full((2,), 20.0)])
-    with pytest.raises(QualaError, match="one sign"):
-        split_weights(w.double())
+def _published(w: Tensor) -> tuple[list[float], list[float]]:
+    """The paper's formulas on one row, weight by weight."""
+    codes, scale = (part.tolist() for part in twn_integers(w))
+    values, alpha = w.tolist(), scale[0]
+    pairs = list(zip(values, codes, strict=True))
+    mass = sum(abs(v) for v, c in pairs if c)
+    below = sum(abs(v) for v, c in pairs if not c and v < 0)
+    above = sum(abs(v) for v, c in pairs if not c and v > 0)
+    a = (mass + below - above) / (2 * mass)
+    zeros = sum(1 for _, c in pairs if not c)
+    b = (alpha * len(values) - sum(map(abs, values))) / (2 * zeros)
+    first = [a * v if c else (v + b if v > 0 else b) for v, c in pairs]
+    second = [(1 - a) * v if c else (-b if v > 0 else v - b) for v, c in pairs]
+    return first, second
 
 
-def test_a_scale_below_the_mean_is_refused() -> None:
-    w = torch.tensor([1.0, -0.1, 0.1])
-    with pytest.raises(QualaError, match="too small"):
-        split_weights(w, torch.tensor([1.0, 0, 0]), torch.tensor([0.2]))
+def test_ordinary_weights_split_as_published() -> None:
+    w = _noise(5, 90) - 0.2
+    for row, *halves in zip(w, *split_weights(w), strict=True):
+        for half, published in zip(halves, _published(row), strict=True):
+            torch.testing.assert_close(half, torch.tensor(published).double(), atol=1e-6, rtol=0)
+
+
+ONE_SIGN = torch.cat([torch.full((90,), 0.6), torch.full((2,), 20.0)]).double()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_small_weights_of_one_sign_split_by_turns(sign: int) -> None:
+    w = sign * ONE_SIGN * torch.linspace(0.9, 1, 92).double()
+    assert not 0 < (w[90:].sum() - w[:90].sum()) / (2 * w[90:].sum()) < 1  # the published share
+    first, second = split_weights(w)
+    codes, scale = twn_integers(w)
+    assert torch.allclose(first + second, w, rtol=0, atol=1e-12)
+    assert torch.allclose(_binary(first) + _binary(second), codes * scale, rtol=0, atol=1e-12)
+
+
+def test_each_row_splits_as_it_would_alone() -> None:
+    w = torch.stack([ONE_SIGN, _noise(92), torch.zeros(92).double()])
+    together, alone = split_weights(w), [split_weights(row) for row in w]
+    for half in (0, 1):
+        assert torch.equal(together[half], torch.stack([one[half] for one in alone]))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_of_any_tails_split_in_single_precision(seed: int) -> None:
+    w = (_noise(40, 48, seed=seed).exp() ** (seed / 4)).float()  # from flat to one large weight
+    w[::3] *= _noise(14, 48, seed=seed + 100).sign().float()
+    codes, scale = twn_integers(w)
+    first, second = split_weights(w)
+    goal = codes * scale
+    torch.testing.assert_close(first + second, w, rtol=1e-5, atol=1e-6 * float(w.abs().max()))
+    error = (_binary(first) + _binary(second) - goal).abs().amax(-1, keepdim=True)
+    assert (error <= 1e-5 * scale).all()
+
+
+def test_a_scale_below_the_mean_keeps_the_function_and_shrinks_the_weights() -> None:
+    w = torch.tensor([[1.0, -0.1, 0.1], [1.0, -0.9, 0.8]]).double()
+    codes = torch.tensor([[1.0, 0, 0], [1.0, -1.0, 1.0]]).double()
+    scale = torch.tensor([[0.2], [0.6]]).double()
+    first, second = split_weights(w, codes, scale)
+    assert torch.allclose(_binary(first) + _binary(second), codes * scale, rtol=0, atol=1e-12)
+    ratio = (first + second) / w
+    assert torch.allclose(ratio, ratio[:, :1].expand(2, 3), rtol=0, atol=1e-12)
+    assert ((ratio > 0) & (ratio < 1)).all()
+
+
+def test_codes_that_drop_the_largest_weight_are_refused() -> None:
+    with pytest.raises(QualaError, match="drop a weight that is larger"):
+        split_weights(torch.tensor([0.1, 2.0]), torch.tensor([1.0, 0]), torch.tensor([3.0]))
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(QualaError, match="not finite"):
+        split_weights(torch.tensor([float("nan"), 2.0, 0.1]))
 
 
 TERNARY: dict[str, Any] = {"weight_bits": 2, "weight_quantizer": "twn"}
@@ -162,8 +226,7 @@ def test_a_model_without_ternary_layers_is_refused(bert: BertForQuestionAnswerin
 
 def test_a_weight_that_cannot_be_split_is_named() -> None:
     linear = nn.Linear(92, 1, bias=False)
-    with torch.no_grad():
-        linear.weight.copy_(torch.cat([torch.full((90,), 0.6), torch.full((2,), 20.0)]))
+    nn.init.constant_(linear.weight, float("inf"))
     holder = nn.Sequential(QuantLinear.from_float(linear, QuantizeConfig(**TERNARY)))
     with pytest.raises(QualaError, match="`0` cannot be split"):
         split_ternary(holder)

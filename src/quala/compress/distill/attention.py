@@ -18,6 +18,7 @@ def attention_loss(
     *,
     pairs: Sequence[tuple[int, int]],
     mask: Tensor,
+    heads: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """Return the squared error of q k^T / sqrt(d): mean over real entries, sum over pairs.
 
@@ -29,6 +30,8 @@ def attention_loss(
         teacher: likewise (B, h, n, d_t); they receive no gradient.
         pairs: student layer and teacher layer, see `layer_pairs`.
         mask: (B, n), 1 for real tokens.
+        heads: for each pair the teacher's heads, one for each head of the student, such as those
+            that a narrower student was copied from; None holds all against all, in order.
 
     Raises:
         QualaError: for head counts that differ, or pairs out of range.
@@ -37,17 +40,19 @@ def attention_loss(
     real = mask.bool()
     both = real[:, None, :, None] & real[:, None, None, :]  # (B, 1, n, n)
     terms = []
-    for s, t in pairs:
+    for place, (s, t) in enumerate(pairs):
         (own_q, own_k), (goal_q, goal_k) = student[s], teacher[t]
-        heads = own_q.shape[1]
-        if heads != goal_q.shape[1]:
+        if heads is not None:
+            goal_q, goal_k = goal_q[:, list(heads[place])], goal_k[:, list(heads[place])]
+        count = own_q.shape[1]
+        if count != goal_q.shape[1]:
             raise QualaError(
-                f"Attention scores need equal head counts, got {heads} and {goal_q.shape[1]}; "
+                f"Attention scores need equal head counts, got {count} and {goal_q.shape[1]}; "
                 "use the relation loss."
             )
         error = _scores(own_q, own_k) - _scores(goal_q.detach(), goal_k.detach())  # (B, h, n, n)
         error = error.masked_fill(~both, 0)
-        terms.append(error.square().sum() / (both.sum() * heads))
+        terms.append(error.square().sum() / (both.sum() * count))
     return torch.stack(terms).sum()
 
 

@@ -86,13 +86,18 @@ def keep_most_important(
         raise QualaError(f"`share` must be in (0, 1], got {share}.")
     if scope not in get_args(Scope):
         raise unknown("importance scope", scope, get_args(Scope))
-    if not all(bool(layer.isfinite().all()) for layer in scores):
-        raise QualaError("Importance must be finite; the gradients hold NaN or infinity.")
+    check_finite(scores)
     ranked = [layer.argsort(descending=True, stable=True).tolist() for layer in scores]
     counts = [max(1, round(share * len(layer))) for layer in scores]
     if scope == "global":
         counts = _global_counts(scores, share)
     return [sorted(order[:count]) for order, count in zip(ranked, counts, strict=True)]
+
+
+def check_finite(scores: Sequence[Tensor]) -> None:
+    """Raise QualaError for scores that cannot be ranked."""
+    if not all(bool(layer.isfinite().all()) for layer in scores):
+        raise QualaError("Importance must be finite; the gradients hold NaN or infinity.")
 
 
 # What reads the heads, and what reads the neurons.

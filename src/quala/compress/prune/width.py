@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from quala.compress.prune.structured import keep_units
-from quala.compress.prune.taylor import Importance
+from quala.compress.prune.taylor import Importance, check_finite
 from quala.compress.structure import structure_of
 from quala.errors import QualaError
 
@@ -20,10 +20,11 @@ def sort_width(hf: _Model, importance: Importance) -> _Model:
     """Return a copy of `hf`, the same function, with heads and neurons in falling importance.
 
     Raises:
-        QualaError: for a quantized model, or scores of another model.
+        QualaError: for a quantized model, and scores of another model or not finite.
     """
     importance.check(hf)
-    return keep_units(hf, heads=_falling(importance.heads), neurons=_falling(importance.neurons))
+    heads, neurons = (falling_places(one) for one in (importance.heads, importance.neurons))
+    return keep_units(hf, heads=heads, neurons=neurons)
 
 
 def subnetwork(hf: _Model, width: float) -> _Model:
@@ -44,5 +45,11 @@ def subnetwork(hf: _Model, width: float) -> _Model:
     )
 
 
-def _falling(scores: Sequence[Tensor]) -> list[list[int]]:
+def falling_places(scores: Sequence[Tensor]) -> list[list[int]]:
+    """Return for each layer the places of its heads or neurons, the most important first.
+
+    Raises:
+        QualaError: for scores that are not finite.
+    """
+    check_finite(scores)
     return [layer.argsort(descending=True, stable=True).tolist() for layer in scores]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import replace as changed
 
 import torch
@@ -16,6 +17,8 @@ from quala.compress.quantize.weight import WeightQuantizer
 from quala.errors import QualaError
 
 _Layer = QuantLinear | QuantEmbedding
+# How much of the halves' size the weight itself takes where the ternary scale is too small for it.
+SLACK = 0.5
 
 
 class Split(nn.Module):
@@ -39,29 +42,39 @@ def split_weights(
     """Split `groups` (..., n) into w1 + w2 so that bwn(w1) + bwn(w2) is its ternary form.
 
     `codes` and `scale` (..., 1) are that form, TWN's when left out. Kept weights are shared out as
-    a w and (1 - a) w; the others become (w + b, -b) where positive, else (b, w - b), with a and b
-    such that mean|w1| = mean|w2| = scale / 2. Computed in float64.
+    a w and (1 - a) w; of the others one half takes w pushed away from 0 by b > 0, the other b
+    with the opposite sign, such that mean|w1| = mean|w2| = scale / 2. Computed in float64.
+
+    As published the first half takes the positive of the dropped weights. Where they are nearly
+    all of one sign that leaves no a in (0, 1), and the halves take turns instead, by falling size.
+    A loss-aware scale may be one that no two halves of w have: not above mean|w|, or another than
+    it where nothing is dropped. There w1 + w2 = c w, and only the sum before rounding differs.
 
     Raises:
-        QualaError: where no such a in (0, 1) and b > 0 exist, which takes groups whose dropped
-            weights are nearly all of one sign, or a scale far from the mean of the kept weights.
+        QualaError: for weights that are not finite, and codes that drop one which is larger than
+            those that they keep.
     """
     w = groups.double()
+    if not w.isfinite().all():
+        raise QualaError("its weights are not finite.")
     if codes is None or scale is None:
         codes, scale = twn_integers(w)
-    kept, size = codes != 0, w.abs()
-    kept_mass = (size * kept).sum(-1, keepdim=True)  # (..., 1)
-    dropped = w.masked_fill(kept, 0)
-    # The signed sum: dropped weights above 0 enlarge w1, those below 0 enlarge w2.
-    share = (kept_mass - dropped.sum(-1, keepdim=True)) / (2 * kept_mass)
-    missing = scale.double() * w.shape[-1] - size.sum(-1, keepdim=True)
+    kept = codes != 0
+    wanted = scale.double() * w.shape[-1]  # (..., 1), the sum of |w1| + |w2|
     count = (~kept).sum(-1, keepdim=True)
-    shift = torch.where(count > 0, missing / (2 * count.clamp(min=1)), 0.0)
+    w = _shrunk(w, wanted, count)
+    kept_mass = w.abs().masked_fill(~kept, 0).sum(-1, keepdim=True)
+    dropped = w.masked_fill(kept, 0)
+    first_takes = _sides(dropped, kept_mass)
+    balance = torch.where(first_takes, dropped.abs(), -dropped.abs()).sum(-1, keepdim=True)
     empty = kept_mass == 0
-    _check_split(share.masked_fill(empty, 0.5), (shift > 0) | (count == 0) | empty)
-    share, shift = share.masked_fill(empty, 0.5), shift.masked_fill(empty, 0.0)
-    first = torch.where(kept, share * w, torch.where(w > 0, w + shift, shift))
-    second = torch.where(kept, (1 - share) * w, torch.where(w > 0, -shift, w - shift))
+    share = ((kept_mass - balance) / (2 * kept_mass)).masked_fill(empty, 0.5)
+    _check_share(share)
+    missing = (wanted - w.abs().sum(-1, keepdim=True)).clamp(min=0)
+    shift = (missing / (2 * count.clamp(min=1))).masked_fill(empty | (count == 0), 0.0)
+    away = torch.where(w > 0, shift, -shift)
+    first = torch.where(kept, share * w, torch.where(first_takes, w + away, -away))
+    second = torch.where(kept, (1 - share) * w, torch.where(first_takes, -away, w + away))
     return first.to(groups.dtype), second.to(groups.dtype)
 
 
@@ -75,7 +88,7 @@ def split_ternary(model: nn.Module) -> list[str]:
         The names of the swapped modules, in module order.
 
     Raises:
-        QualaError: when no layer is ternary, or a weight cannot be split.
+        QualaError: when no layer is ternary, or a weight is not finite.
     """
     layers = {
         name: module
@@ -92,6 +105,16 @@ def split_ternary(model: nn.Module) -> list[str]:
     for name, split in splits.items():
         replace(model, name, split)
     return list(splits)
+
+
+def split_shells(model: nn.Module, names: Iterable[str]) -> None:
+    """Swap layers of a quantized `model` in place for `Split`s whose weights are still to come."""
+    for name in names:
+        layer = model.get_submodule(name)
+        if not isinstance(layer, (QuantLinear, QuantEmbedding)):
+            raise QualaError(f"`{name}` is a {type(layer).__name__}, which has no halves.")
+        first, second = (_half(layer, layer.weight.detach().clone()) for _ in range(2))
+        replace(model, name, Split(first, second).train(layer.training))
 
 
 def _split(name: str, layer: _Layer) -> Split:
@@ -116,12 +139,34 @@ def _half(layer: _Layer, weight: Tensor) -> _Layer:
     return half
 
 
-def _check_split(share: Tensor, shifted: Tensor) -> None:
+def _shrunk(w: Tensor, wanted: Tensor, count: Tensor) -> Tensor:
+    """Return `w`, smaller where its halves could not be as small as `wanted` in all.
+
+    Halves of opposite sign need room beyond w; without a dropped weight (`count`) they have none.
+    """
+    mass = w.abs().sum(-1, keepdim=True)
+    target = torch.where(count > 0, SLACK * wanted, wanted)
+    tight = (mass > 0) & torch.where(count > 0, mass >= wanted, mass != wanted)
+    return w * torch.where(tight, target / mass, 1.0)
+
+
+def _sides(dropped: Tensor, kept_mass: Tensor) -> Tensor:
+    """Return where the first half takes a dropped weight and the second only the shift."""
+    positive = dropped > 0
+    lopsided = (dropped.sum(-1, keepdim=True).abs() >= kept_mass).squeeze(-1)  # (...)
+    if lopsided.any():
+        order = dropped[lopsided].abs().argsort(dim=-1, descending=True, stable=True)
+        turns = torch.arange(order.shape[-1], device=order.device) % 2 == 0
+        positive[lopsided] = torch.empty_like(order, dtype=torch.bool).scatter_(
+            -1, order, turns.expand_as(order)
+        )
+    return positive
+
+
+def _check_share(share: Tensor) -> None:
     wrong = (share <= 0) | (share >= 1)
     if wrong.any():
         raise QualaError(
             f"the kept weights would be shared out as {float(share[wrong][0]):.3g}, allowed is "
-            "between 0 and 1; its small weights are nearly all of one sign."
+            "between 0 and 1; its codes drop a weight that is larger than those that they keep."
         )
-    if not shifted.all():
-        raise QualaError("its scale is too small for its weights; allowed is above their mean.")

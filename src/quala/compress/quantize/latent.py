@@ -1,0 +1,116 @@
+"""The weights behind a model's integers, in a file: what a later training goes on from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.fake import ActivationQuantizer
+from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
+from quala.compress.quantize.model import quantize, set_mode
+from quala.compress.quantize.split import Split, split_shells
+from quala.errors import QualaError
+
+LATENT_FILE = "latent.safetensors"
+FORMAT = "1"
+_QUANTIZERS = ("weight_quantizer", "input_quantizer")
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """A quantized model in training: all its tensors, and what builds it around them."""
+
+    config: QuantizeConfig
+    split: tuple[str, ...]
+    """Names of the layers that were split into halves."""
+    tensors: dict[str, Tensor]
+
+
+def in_training_form(model: nn.Module) -> bool:
+    """Tell whether `quantize` swapped layers of `model` and none has become integers."""
+    return any(isinstance(module, (QuantLinear, QuantEmbedding)) for module in model.modules())
+
+
+def save_latent(model: nn.Module, folder: str | Path) -> None:
+    """Write the training form of a quantized `model` into `folder`.
+
+    Raises:
+        QualaError: for a model that no `quantize` brought into this form.
+    """
+    quantizers = (one for one in model.modules() if isinstance(one, ActivationQuantizer))
+    first = next(quantizers, None)
+    if first is None:
+        raise QualaError("`save_latent` got a model that is not in training form; `quantize` it.")
+    tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    split = [name for name, module in model.named_modules() if isinstance(module, Split)]
+    facts = {
+        "format": FORMAT,
+        "quantizers": json.dumps(asdict(first.config)),
+        "split": json.dumps(split),
+    }
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, Path(folder) / LATENT_FILE, metadata=facts)
+
+
+def read_latent(folder: str | Path) -> Latent:
+    """Read what `save_latent` wrote. Raises QualaError when it is missing or damaged."""
+    file = Path(folder) / LATENT_FILE
+    if not file.is_file():
+        raise QualaError(f"`{folder}` has no {LATENT_FILE}.")
+    try:
+        with safe_open(file, framework="pt") as stored:
+            facts = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        if facts.get("format") != FORMAT:
+            raise QualaError(f"`{file}` must have format {FORMAT}, got {facts.get('format')}.")
+        values = json.loads(facts["quantizers"])
+        config = QuantizeConfig(**values | {"skip": tuple(values["skip"])})
+        return Latent(config, tuple(json.loads(facts["split"])), tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise QualaError(f"`{file}` cannot be read: {error!r}.") from error
+
+
+def restore_latent(model: nn.Module, latent: Latent) -> None:
+    """Turn a float `model` of the same sizes, in place, into what `save_latent` was given.
+
+    Every tensor is the same to the bit, ranges and learned steps included.
+
+    Raises:
+        QualaError: for a model of other sizes.
+    """
+    quantize(model, latent.config)
+    split_shells(model, latent.split)
+    _load(model, latent.tensors)
+    set_mode(model, "fake")
+
+
+def restore_float(model: nn.Module, latent: Latent) -> None:
+    """Give a float `model` of the same sizes, in place, the weights before they are rounded.
+
+    Halves of a split layer are added up. Raises QualaError for a model of other sizes.
+    """
+    state = {
+        name: value
+        for name, value in latent.tensors.items()
+        if not any(part in _QUANTIZERS for part in name.split("."))
+    }
+    for name in latent.split:
+        for key in [key for key in state if key.startswith(f"{name}.first.")]:
+            leaf = key.rpartition(".")[2]
+            state[f"{name}.{leaf}"] = state.pop(key) + state.pop(f"{name}.second.{leaf}")
+    _load(model, state)
+
+
+@torch.no_grad()
+def _load(model: nn.Module, state: dict[str, Tensor]) -> None:
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise QualaError(f"The latent weights do not fit the model: {error}") from error
