@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.model import calibrate, quantize, quantizer_parameters
+from quala.compress.quantize.model import calibrate, learned_steps, quantize
 from quala.data.spec import DataSpec
 from quala.data.taskdata import TaskData
 from quala.errors import QualaError
@@ -94,7 +94,7 @@ def test_learned_steps_have_their_own_rate(supernet: Path, configure: Any, spec:
     *others, steps = module.parameter_groups()
     assert steps["lr"] == config.quantizer_learning_rate
     assert {id(one) for one in steps["params"]} == {
-        id(one) for one in quantizer_parameters(opened.model)
+        id(found.step) for found in learned_steps(opened.model)
     }
     every = [id(one) for group in (*others, steps) for one in group["params"]]
     assert sorted(every) == sorted(id(one) for one in opened.model.parameters())

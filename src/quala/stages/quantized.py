@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from quala.compress.quantize.fake import ActivationQuantizer
 from quala.compress.quantize.integer import to_integer
-from quala.compress.quantize.model import calibrate, quantize, set_curvature
+from quala.compress.quantize.model import calibrate, learned_steps, quantize, set_curvature
 from quala.compress.quantize.store import save_integer
-from quala.compress.quantize.weight import WeightQuantizer
 from quala.stages.checkpoint import Opened, metadata
 from quala.stages.training import TrainingModule, step_batches
 
@@ -34,8 +32,9 @@ class QuantizedTraining(TrainingModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         config = cast("QuantizedConfig", self.settings)
         by_rate: dict[float, list[nn.Parameter]] = {}
-        for step, top, activation in _learned_steps(self.model):
-            by_rate.setdefault(config.step_rate(top=top, activation=activation), []).append(step)
+        for found in learned_steps(self.model):
+            rate = config.step_rate(top=found.top, activation=found.activation)
+            by_rate.setdefault(rate, []).append(found.step)
         own = {id(step) for steps in by_rate.values() for step in steps}
         groups = super().parameter_groups()
         for group in groups:
@@ -79,16 +78,3 @@ def _observe(opened: Opened, config: QuantizedConfig) -> None:
     with torch.no_grad():
         for rows in step_batches(features, config, batches):
             opened.model(features.batch(rows, pad_to=opened.pad_to))
-
-
-def _learned_steps(model: nn.Module) -> Iterator[tuple[nn.Parameter, int, bool]]:
-    """Yield the steps in training, the largest code of each, and whether it is an activation's."""
-    for module in model.modules():
-        step = getattr(module, "step", None)
-        if not isinstance(step, nn.Parameter) or not step.requires_grad:
-            continue
-        if isinstance(module, WeightQuantizer):
-            yield step, module.spec.top, False
-        elif isinstance(module, ActivationQuantizer):
-            zero = int(module.zero_point)
-            yield step, max(zero, module.levels - zero), True

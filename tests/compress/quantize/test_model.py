@@ -11,14 +11,12 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import ActivationQuantizer
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
 from quala.compress.quantize.model import (
-    activation_steps,
     calibrate,
     freeze,
+    learned_steps,
     quantize,
-    quantizer_parameters,
     set_curvature,
     set_mode,
-    weight_steps,
 )
 from quala.errors import QualaError
 
@@ -132,7 +130,7 @@ def test_training_reaches_weights_and_learned_steps(
 ) -> None:
     _calibrated(bert, inputs, QuantizeConfig(activation_range="lsq"))
     bert(**inputs).start_logits.square().sum().backward()
-    steps = quantizer_parameters(bert)
+    steps = [found.step for found in learned_steps(bert)]
     assert len(steps) == 12
     assert all(step.grad is not None and step.grad.isfinite() for step in steps)
     word = bert.bert.embeddings.word_embeddings.weight.grad
@@ -142,7 +140,7 @@ def test_training_reaches_weights_and_learned_steps(
 
 def test_only_learned_steps_are_parameters(bert: BertForQuestionAnswering) -> None:
     quantize(bert, QuantizeConfig(activation_range="ema"))
-    assert quantizer_parameters(bert) == []
+    assert learned_steps(bert) == []
 
 
 def test_freeze_reaches_every_quantizer(bert: BertForQuestionAnswering) -> None:
@@ -163,11 +161,11 @@ def test_learned_steps_of_weights_and_activations_are_told_apart(
     )
     _calibrated(bert, inputs, config)
     bert(**inputs).start_logits.square().sum().backward()
-    assert len(weight_steps(bert)) == 15
-    assert len(activation_steps(bert)) == 12
-    both = [*weight_steps(bert), *activation_steps(bert)]
-    assert {id(step) for step in quantizer_parameters(bert)} == {id(step) for step in both}
-    assert all(step.grad is not None and step.grad.isfinite().all() for step in both)
+    found = learned_steps(bert)
+    assert [one.activation for one in found].count(True) == 12
+    assert [one.activation for one in found].count(False) == 15
+    assert {one.top for one in found if not one.activation} == {1}
+    assert all(one.step.grad is not None and one.step.grad.isfinite().all() for one in found)
 
 
 def test_adams_second_moments_become_the_curvature(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import get_args
 
@@ -87,19 +88,29 @@ def freeze(model: nn.Module, frozen: bool = True) -> None:
         quantizer.frozen = frozen
 
 
-def quantizer_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the learned steps of `model` (LSQ), for an optimiser group of their own."""
-    return weight_steps(model) + activation_steps(model)
+@dataclass(frozen=True, slots=True, eq=False)
+class LearnedStep:
+    """A step of LSQ in training, the largest code of its grid, and what it rounds."""
+
+    step: nn.Parameter
+    top: int
+    activation: bool
 
 
-def weight_steps(model: nn.Module) -> list[nn.Parameter]:
-    """Return the learned steps of linear weights and embeddings."""
-    return _learned(model, WeightQuantizer)
-
-
-def activation_steps(model: nn.Module) -> list[nn.Parameter]:
-    """Return the learned steps of activations."""
-    return _learned(model, ActivationQuantizer)
+def learned_steps(model: nn.Module) -> list[LearnedStep]:
+    """Return the learned steps of weights, embeddings and activations, in module order."""
+    found = []
+    for module in model.modules():
+        step = getattr(module, "step", None)
+        if not isinstance(step, nn.Parameter) or not step.requires_grad:
+            continue
+        if isinstance(module, WeightQuantizer):
+            found.append(LearnedStep(step, module.spec.top, activation=False))
+        elif isinstance(module, ActivationQuantizer):
+            zero = int(module.zero_point)
+            top = max(zero, module.levels - zero)
+            found.append(LearnedStep(step, top, activation=True))
+    return found
 
 
 @torch.no_grad()
@@ -121,11 +132,6 @@ def set_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
             module.weight_quantizer.curvature.copy_(moment.sqrt().add_(1e-8))
             given += 1
     return given
-
-
-def _learned(model: nn.Module, kind: type[nn.Module]) -> list[nn.Parameter]:
-    steps = [getattr(m, "step", None) for m in model.modules() if isinstance(m, kind)]
-    return [step for step in steps if isinstance(step, nn.Parameter)]
 
 
 def _wanted(name: str, module: nn.Module, config: QuantizeConfig) -> bool:
