@@ -149,7 +149,7 @@ def _notes(table: Table) -> Iterator[str]:
 def legends(table: Table) -> Iterator[str]:
     """Yield where latencies and training seconds were taken, with the letters that cells bear."""
     for lead, names, letters in (
-        ("Latency: the median per input", [str(place) for place in table.places], LATENCY),
+        ("Latency: the median per input, each run timed by itself", [str(place) for place in table.places], LATENCY),
         ("Training seconds", list(table.machines), MACHINES),
     ):
         if names:
