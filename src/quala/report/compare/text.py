@@ -21,6 +21,7 @@ TRAINING = (
     "#", "Training: steps x passes in a step, inputs in a batch", "Steps", "Passes", "Inputs",
     "Seconds", "Calibration, search: seconds", "Teacher: steps", "Teacher: seconds",
 )  # fmt: skip
+LATENCIES = "Latency: the median per input, each run timed by itself"
 
 
 def system_name(system: str, claims: Published) -> str:
@@ -149,7 +150,7 @@ def _notes(table: Table) -> Iterator[str]:
 def legends(table: Table) -> Iterator[str]:
     """Yield where latencies and training seconds were taken, with the letters that cells bear."""
     for lead, names, letters in (
-        ("Latency: the median per input, each run timed by itself", [str(place) for place in table.places], LATENCY),
+        (LATENCIES, [str(place) for place in table.places], LATENCY),
         ("Training seconds", list(table.machines), MACHINES),
     ):
         if names:
