@@ -110,6 +110,16 @@ def test_losses_are_those_with_the_teacher_in_the_loop(run: Any, options: Any) -
     assert logged(cached) == pytest.approx(logged(live), rel=1e-4, abs=1e-6)
 
 
+def test_states_may_come_first_and_answers_afterwards(run: Any) -> None:
+    options = {"learning_rate": 1e-6, "inner_first": 0.5, "max_steps": 2}
+    _, live, _ = run("live", **options)
+    _, cached, _ = run("cached", cache=WHOLE, **options)
+    assert "train/hidden" in cached[0]
+    assert "train/soft" not in cached[0]
+    assert "train/soft" in cached[1]
+    assert logged(cached) == pytest.approx(logged(live), rel=1e-4, abs=1e-6)
+
+
 def test_half_precision_is_near_it(run: Any) -> None:
     _, live, _ = run("live", max_steps=1)
     _, cached, _ = run("cached", max_steps=1, cache=CacheConfig())
