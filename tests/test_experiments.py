@@ -193,6 +193,7 @@ def test_every_stage_has_defaults(workflow: Workflow) -> None:
         (["stage.distill.significance=span"], "value of `significance` `span`"),
         (["stage.search.strategy=bayes"], "Did you mean `bayesian`"),
         (["stage.distill.quantizers.weight_bits=4"], "cannot be set inside one that is null"),
+        (["stage.distill.cache={tokens: 3}"], "cannot be set inside one that is null"),
     ],
 )
 def test_what_is_missing_or_wrong_is_one_sentence(

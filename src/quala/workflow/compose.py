@@ -101,12 +101,14 @@ def one_sentence(workflow: Workflow) -> Iterator[None]:
         raise QualaError(f"`{error.override}` is not an override: {_first(error)}") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, workflow) from error
-    except AssertionError as error:
-        if "Unexpected type for root" not in str(error):
+    except (AssertionError, AttributeError) as error:
+        # What OmegaConf says of a value inside null, and of a mapping in place of it.
+        if not any(sign in str(error) for sign in ("Unexpected type for root", "Optional[")):
             raise
         raise QualaError(
-            "An option cannot be set inside one that is null: give the outer one first, such as "
-            "`stage/distill=kdlsq` with `stage.distill.quantizers.weight_bits=4`."
+            "An option cannot be set inside one that is null, which a preset fills, such as "
+            "`stage/distill=kdlsq` with `stage.distill.quantizers.weight_bits=4`, or "
+            "`+cache@stage.distill.cache=hsk`."
         ) from error
     except ValueError as error:
         if "Config group override" not in str(error):
