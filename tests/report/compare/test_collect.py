@@ -80,6 +80,14 @@ def test_several_trainings_are_added_up(tracked: Tracked, questions: DataSpec) -
     assert costs.inputs == 2 * 6 * 8
 
 
+def test_a_cached_teacher_is_part_of_the_price(tracked: Tracked, questions: DataSpec) -> None:
+    run = tracked.run("kdlsq", data=questions, distill={"max_steps": 6})
+    reports = Reports.open(tracked.uri)
+    stage = reports.run(run).data.tags["quala.stage.distill"]
+    reports.client.log_metric(stage, "cache/seconds", 1.5)
+    assert trials(tracked, run)["full"].costs.seconds == 6 / 2 + 1.5
+
+
 def test_a_given_output_makes_the_training_partial(tracked: Tracked, questions: DataSpec) -> None:
     first = tracked.run("kdlsq", data=questions)
     reports = Reports.open(tracked.uri)

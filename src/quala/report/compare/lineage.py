@@ -72,7 +72,8 @@ class Node:
             steps=steps,
             passes=passes,
             inputs=passes * int(self.config["batch_size"]),
-            seconds=metrics["train/seconds"],
+            # The teacher's words, stored before the training, are part of its price.
+            seconds=metrics["train/seconds"] + metrics.get("cache/seconds", 0.0),
             partial=not counted and attempt(self.run) > 0,
             machine=self._trainer(),
         )
