@@ -17,7 +17,7 @@ from quala.errors import QualaError
 from quala.lengths import constant_drop, sample_few_drops, sample_length_drop
 from quala.models.significance import significance
 from quala.stages import length_adapt
-from quala.stages.checkpoint import Opened, open_checkpoint
+from quala.stages.checkpoint import Opened, open_checkpoint, set_dropout
 from quala.stages.sandwich import NOTHING, SandwichModule
 from quala.stages.training import fit, plan_training
 from quala.workflow import StageContext
@@ -143,14 +143,15 @@ def test_exits_teach_every_layer_what_the_whole_model_says(make: Make, batch: Ba
     module.model.significance = significance("span")
     with torch.no_grad():
         module.model.hf.qa_outputs.weight.mul_(50.0)
+    set_dropout(module.model.hf, hidden=0.0, attention=0.0)
     optimizer = torch.optim.SGD(module.model.parameters(), lr=0.01)
     losses = []
-    for _ in range(8):
+    for _ in range(30):
         module._full_pass(batch, Random(0), 1.0)
-        losses.append(module.losses["exits"])
+        losses.append(module.losses["exits"].item())
         optimizer.step()
         optimizer.zero_grad()
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert losses[0] > 1e-4
 
 
