@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from quala.report.table import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
 
@@ -42,6 +43,12 @@ def draw_front(report: Report, file: Path) -> None:
         _draw(axis, chart)
         if number == 0:
             axis.set_ylabel(f"{metric_name(report.metric)}, percent", color=INK)
+    one_legend(figure, axes, columns=6)
+    figure.savefig(file)
+
+
+def one_legend(figure: Figure, axes: Iterable[Axes], *, columns: int) -> None:
+    """Put one legend of all axes below them, in at most so many columns."""
     handles: dict[str, Any] = {}
     for axis in axes:
         drawn, labels = axis.get_legend_handles_labels()
@@ -50,10 +57,9 @@ def draw_front(report: Report, file: Path) -> None:
         list(handles.values()),
         list(handles),
         loc="outside lower center",
-        ncols=min(6, max(1, len(handles))),
+        ncols=min(columns, max(1, len(handles))),
         frameon=False,
     )
-    figure.savefig(file)
 
 
 def _draw(axis: Axes, chart: Chart) -> None:

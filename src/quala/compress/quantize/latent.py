@@ -15,7 +15,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import ActivationQuantizer
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
 from quala.compress.quantize.model import quantize, set_mode
-from quala.compress.quantize.split import Split, split_shells
+from quala.compress.quantize.split import join_halves, split_names, split_shells
 from quala.errors import QualaError
 
 LATENT_FILE = "latent.safetensors"
@@ -49,11 +49,10 @@ def save_latent(model: nn.Module, folder: str | Path) -> None:
     if first is None:
         raise QualaError("`save_latent` got a model that is not in training form; `quantize` it.")
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
-    split = [name for name, module in model.named_modules() if isinstance(module, Split)]
     facts = {
         "format": FORMAT,
         "quantizers": json.dumps(asdict(first.config)),
-        "split": json.dumps(split),
+        "split": json.dumps(split_names(model)),
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     save_file(tensors, Path(folder) / LATENT_FILE, metadata=facts)
@@ -101,10 +100,7 @@ def restore_float(model: nn.Module, latent: Latent) -> None:
         for name, value in latent.tensors.items()
         if not any(part in _QUANTIZERS for part in name.split("."))
     }
-    for name in latent.split:
-        for key in [key for key in state if key.startswith(f"{name}.first.")]:
-            leaf = key.rpartition(".")[2]
-            state[f"{name}.{leaf}"] = state.pop(key) + state.pop(f"{name}.second.{leaf}")
+    join_halves(state, latent.split)
     _load(model, state)
 
 

@@ -117,6 +117,19 @@ def split_shells(model: nn.Module, names: Iterable[str]) -> None:
         replace(model, name, Split(first, second).train(layer.training))
 
 
+def split_names(model: nn.Module) -> list[str]:
+    """Return the names of the split layers, in module order."""
+    return [name for name, module in model.named_modules() if isinstance(module, Split)]
+
+
+def join_halves(state: dict[str, Tensor], names: Iterable[str]) -> None:
+    """Add up, in place, the tensors of the halves of these layers under the layers' own names."""
+    for name in names:
+        for key in [key for key in state if key.startswith(f"{name}.first.")]:
+            leaf = key.rpartition(".")[2]
+            state[f"{name}.{leaf}"] = state.pop(key) + state.pop(f"{name}.second.{leaf}")
+
+
 def _split(name: str, layer: _Layer) -> Split:
     quantizer, view = layer.weight_quantizer, layer.weight_quantizer.spec.groups
     codes, scale = quantizer.integers(layer.weight)

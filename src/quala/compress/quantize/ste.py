@@ -12,21 +12,20 @@ from torch.autograd.function import once_differentiable
 SMALLEST_STEP = 1e-12
 
 
-def row_integers(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def row_integers(
+    weight: Tensor, bits: int, *, whole: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Quantize the rows of `weight` symmetrically to [-(2^(bits-1)-1), 2^(bits-1)-1].
+
+    The grids end at the largest values of `whole`, those of `weight` itself without it.
 
     Returns:
         The integers, as floats in the shape of `weight`, and the steps, shape (..., 1).
     """
-    step = row_steps(weight, bits)
-    return torch.div(weight, step).round_(), step
-
-
-def row_steps(weight: Tensor, bits: int) -> Tensor:
-    """Return the steps (..., 1) whose grids end at each row's largest value."""
-    low, high = weight.aminmax(dim=-1, keepdim=True)
+    low, high = (weight if whole is None else whole).aminmax(dim=-1, keepdim=True)
     step = torch.maximum(high, -low).div_(2 ** (bits - 1) - 1)
-    return step.clamp_(min=SMALLEST_STEP)  # a row of zeros keeps a step
+    step.clamp_(min=SMALLEST_STEP)  # (..., 1); a row of zeros keeps a step
+    return torch.div(weight, step).round_(), step
 
 
 def affine_integers(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from quala.compress.prune.sparse import dense_state
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.model import replace
 from quala.compress.quantize.packed import integer_layers, packed_state, unpacked_state
-from quala.compress.quantize.split import Split
+from quala.compress.quantize.split import Split, join_halves, split_names
 from quala.compress.structure import skeleton
 from quala.errors import QualaError
 
@@ -55,7 +55,7 @@ def save_integer(
             "embedding": [n for n, e in layers.items() if isinstance(e, IntegerEmbedding)],
             "bits": {name: layer.bits for name, layer in layers.items() if layer.bits < 8},
             "groups": {name: layer.groups for name, layer in layers.items() if layer.groups > 1},
-            "split": _splits(model),
+            "split": split_names(model),
         },
     }
     (path / "quala.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -105,15 +105,8 @@ def dequantized_state_dict(model: nn.Module) -> dict[str, Tensor]:
             if not key.endswith(".bias"):
                 del state[key]
         state[f"{name}.weight"] = layer.float_weight()
-    for name in _splits(model):
-        for key in [key for key in state if key.startswith(f"{name}.first.")]:
-            leaf = key.rpartition(".")[2]
-            state[f"{name}.{leaf}"] = state.pop(key) + state.pop(f"{name}.second.{leaf}")
+    join_halves(state, split_names(model))
     return state
-
-
-def _splits(model: nn.Module) -> list[str]:
-    return [name for name, module in model.named_modules() if isinstance(module, Split)]
 
 
 def _plan(path: Path) -> dict[str, Any]:

@@ -13,29 +13,26 @@ TWN_THRESHOLD = 0.7
 ROUNDS = 10
 
 
-def ternary_codes(groups: Tensor, cut: Tensor) -> Tensor:
-    """Return the signs of the weights above `cut` in size, and 0 for the others."""
-    return groups.sign().mul_(groups.abs() > cut)
+def twn_integers(groups: Tensor, *, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return the codes of `groups` on the grid of `whole`, their own without it, and its scales.
 
-
-def twn_integers(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the codes and scales of `twn_grid`."""
-    cut, scale = twn_grid(groups)
-    return ternary_codes(groups, cut), scale
+    See `twn_grid`.
+    """
+    return _on_grid(groups, twn_grid(groups if whole is None else whole))
 
 
 def lat_integers(
-    groups: Tensor, curvature: Tensor, *, rounds: int = ROUNDS
+    groups: Tensor, curvature: Tensor, *, rounds: int = ROUNDS, whole: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the codes and scales of `lat_grid`."""
-    cut, scale = lat_grid(groups, curvature, rounds=rounds)
-    return ternary_codes(groups, cut), scale
+    """Return codes and scales as `twn_integers`, see `lat_grid`; `curvature` is of `whole`."""
+    return _on_grid(groups, lat_grid(groups if whole is None else whole, curvature, rounds=rounds))
 
 
-def exact_lat_integers(groups: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the codes and scales of `exact_lat_grid`."""
-    cut, scale = exact_lat_grid(groups, curvature)
-    return ternary_codes(groups, cut), scale
+def exact_lat_integers(
+    groups: Tensor, curvature: Tensor, *, whole: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return codes and scales as `lat_integers`; see `exact_lat_grid`."""
+    return _on_grid(groups, exact_lat_grid(groups if whole is None else whole, curvature))
 
 
 def twn_grid(groups: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,6 +77,11 @@ def exact_lat_grid(groups: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
     best = (mass.square() / total).argmax(dim=-1, keepdim=True)
     half = (mass.gather(-1, best) / total.gather(-1, best) / 2).to(size.dtype)
     return half, _weighted_mean(size, curvature * (size > half))
+
+
+def _on_grid(groups: Tensor, grid: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    cut, scale = grid
+    return groups.sign().mul_(groups.abs() > cut), scale
 
 
 def _weighted_mean(size: Tensor, weights: Tensor) -> Tensor:

@@ -5,17 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from quala.compress.quantize.binary import binary_codes
+from quala.compress.quantize.binary import bwn_integers
 from quala.compress.quantize.lsq import at_least, fake_steps, step_integers
 from quala.compress.quantize.spec import LOSS_AWARE, WeightSpec
-from quala.compress.quantize.ste import row_steps, straight_through
+from quala.compress.quantize.ste import row_integers, straight_through
 from quala.compress.quantize.steps import initial_step
-from quala.compress.quantize.ternary import (
-    exact_lat_grid,
-    lat_grid,
-    ternary_codes,
-    twn_grid,
-)
+from quala.compress.quantize.ternary import exact_lat_integers, lat_integers, twn_integers
 
 
 class WeightQuantizer(nn.Module):
@@ -82,19 +77,14 @@ class WeightQuantizer(nn.Module):
             step = self._steps(ids)
             return step_integers(groups, step, self.spec.top), step
         if method == "minmax":
-            step = row_steps(whole, self.spec.bits)
-            return torch.div(groups, step).round_(), step
+            return row_integers(groups, self.spec.bits, whole=whole)
         if method == "bwn":
-            return binary_codes(groups), whole.abs().mean(dim=-1, keepdim=True)
-        cut, scale = self._ternary_grid(whole, ids)
-        return ternary_codes(groups, cut), scale
-
-    def _ternary_grid(self, whole: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        if self.spec.method == "twn":
-            return twn_grid(whole)
+            return bwn_integers(groups, whole=whole)
+        if method == "twn":
+            return twn_integers(groups, whole=whole)
         curvature = self.spec.groups(self.curvature if ids is None else self.curvature[ids])
-        solve = lat_grid if self.spec.method == "lat" else exact_lat_grid
-        return solve(whole, curvature)
+        solve = lat_integers if method == "lat" else exact_lat_integers
+        return solve(groups, curvature, whole=whole)
 
     def _steps(self, ids: Tensor | None) -> Tensor:
         step, floor = (self.step, self.floor) if ids is None else (self.step[ids], self.floor[ids])

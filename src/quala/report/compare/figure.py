@@ -10,7 +10,7 @@ import numpy as np
 
 from quala.report.compare.chart import DISTANCE, FRONT_LABEL, Chart, free_angles
 from quala.report.compare.style import FRONT, Style
-from quala.report.figure import GRID, INK, MUTED
+from quala.report.figure import GRID, INK, MUTED, one_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,17 +33,7 @@ def draw_charts(
     for axis, chart in zip(axes, shown):
         _draw(axis, chart, names, styles)
     axes[0].set_ylabel(score, color=INK)
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        drawn, labels = axis.get_legend_handles_labels()
-        handles |= dict(zip(labels, drawn))
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(5, len(handles)),
-        frameon=False,
-    )
+    one_legend(figure, axes, columns=5)
     canvas.draw()  # settles where the axes are, which the numbers are placed by
     for axis, chart in zip(axes, shown):
         _number(axis, chart, styles)
