@@ -30,7 +30,7 @@ def tiny_vocabulary() -> list[str]:
     from quala.data.demo import demo_examples
 
     train, _ = demo_examples()
-    texts = {example.context for example in train} | {example.question for example in train}
+    texts = sorted({text for example in train for text in (example.context, example.question)})
     counts = Counter(word for text in texts for word in re.findall(r"[a-z]+", text.lower()))
     words = [word for word, _ in counts.most_common(600) if len(word) > 1]
     return [*SPECIAL, *CHARACTERS, *(f"##{one}" for one in CHARACTERS), *words]

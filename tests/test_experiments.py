@@ -66,7 +66,7 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     )
 
 
-@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "paper"])
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "glue_cpu", "paper"])
 def test_dynamic_tinybert_is_two_distillations_and_a_bayesian_search(preset: str) -> None:
     recipe, needed = find_workflow("dynamic_tinybert"), NEEDED.get(preset, [])
     stages = settings(recipe, f"experiment=dynamic_tinybert/{preset}", *needed).stages
@@ -95,7 +95,7 @@ def test_the_paper_numbers_of_dynamic_tinybert_are_the_published_ones() -> None:
     assert lowest.lengths[-1] == 91
 
 
-@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "paper"])
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "glue_cpu", "paper"])
 @pytest.mark.parametrize(
     ("words", "halved", "grids"),
     [
@@ -126,10 +126,11 @@ def test_compound_crosses_bits_with_lengths(
     assert (integer.sampler, integer.bound) == (adapt.sampler, adapt.bound)
 
 
-def test_compound_rounds_the_supernet_of_quala_minilm(workflow: Workflow) -> None:
-    needed = NEEDED["squad_cpu"]
-    ours = settings(find_workflow("compound"), "experiment=compound/squad_cpu", *needed)
-    theirs = settings(workflow, "experiment=squad_cpu", *needed)
+@pytest.mark.parametrize("preset", ["squad_cpu", "glue_cpu"])
+def test_compound_rounds_the_supernet_of_quala_minilm(workflow: Workflow, preset: str) -> None:
+    needed = NEEDED[preset]
+    ours = settings(find_workflow("compound"), f"experiment=compound/{preset}", *needed)
+    theirs = settings(workflow, f"experiment={preset}", *needed)
     assert ours.stages["length_adapt"] == theirs.stages["length_adapt"]
     assert ours.stages["search"] == theirs.stages["search"]
 
@@ -140,6 +141,7 @@ def test_a_recipe_shares_data_and_teacher_with_quala_minilm(workflow: Workflow, 
     for own, common, needed in (
         ([], "demo", []),
         ([f"experiment={name}/squad_cpu"], "squad_cpu", NEEDED["squad_cpu"]),
+        ([f"experiment={name}/glue_cpu"], "glue_cpu", NEEDED["glue_cpu"]),
     ):
         ours = settings(recipe, *own, *needed)
         theirs = settings(workflow, f"experiment={common}", *needed)
