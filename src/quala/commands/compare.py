@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from quala.report.compare import Comparison, Trial
     from quala.report.store import Reports
 
-SHOWN = ("#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", "n", "Latency ms")
+SHOWN = ("#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", "n", "Speed-up")
 WORDS = ("System", "Setting")
 
 

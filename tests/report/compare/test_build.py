@@ -54,6 +54,7 @@ def test_json_has_every_seed(built: Path) -> None:
     assert row["score"]["values"] == [76.0, 77.0, 75.6]
     assert [trial["seeds"] for trial in row["trials"]] == [[0], [1], [2]]
     assert row["latency_ms"][0]["runtime"] == "onnxruntime"
+    assert row["latency_share"][0]["mean"] == pytest.approx(10.0 / 25.0)
     assert row["trials"][0]["costs"]["training"][0]["seconds"] == 5.0
 
 
@@ -64,6 +65,7 @@ def test_csv_reads_back(built: Path, comparison: Comparison) -> None:
     assert float(base["score"]) == pytest.approx(76.2)
     assert (base["n"], base["bits"], base["seeds"]) == ("3", "2-2-8", "0 1 2")
     assert float(base["teacher_seconds"]) == 100.0
+    assert float(base["speedup"]) == pytest.approx(2.5)
 
 
 def test_markdown_has_a_table_for_each_data(built: Path) -> None:
@@ -150,7 +152,7 @@ def test_what_is_not_tracked_is_a_bound_or_nothing(comparison: Comparison) -> No
     assert "≥ 20" in texts
     assert any("lower bound" in note for note in told)
     texts, _ = _row(comparison, 7, lambda line: given(line, trained=False))
-    assert texts[-4:-1] == ["10.00", "-", "-"]
+    assert texts[-5:-1] == ["10.00", "2.50x", "-", "-"]
 
 
 def test_zeros_are_told_where_there_are_any(comparison: Comparison) -> None:

@@ -47,7 +47,7 @@ def test_every_line_is_a_mark_with_its_spread(table: Table) -> None:
 def test_a_length_adaptive_system_shows_its_other_lengths(table: Table) -> None:
     latency = charts(table)[1]
     others = {one.system: one.others for one in latency.series}
-    assert others["quala_minilm"] == ((10.0, 84.0),)
+    assert others["quala_minilm"] == ((10.0 / 25.0, 84.0),)
     assert others["kdlsq"] == ()
 
 
@@ -59,10 +59,32 @@ def test_without_latencies_macs_are_shown(table: Table) -> None:
 def test_times_of_another_place_are_not_drawn(table: Table) -> None:
     first = table.lines[1]
     (place,) = first.latencies
-    moved = {replace(place, threads=1): first.latencies[place]}
-    lines = [replace(line, latencies=moved) if line is first else line for line in table.lines]
+    there = replace(place, threads=1)
+    moved = replace(
+        first, latencies={there: first.latencies[place]}, shares={there: first.shares[place]}
+    )
+    lines = [moved if line is first else line for line in table.lines]
     latency = charts(replace(table, lines=tuple(lines)))[1]
     assert 2 not in [mark.number for one in latency.series for mark in one.marks]
+
+
+def test_latencies_are_shares_of_one_teachers(table: Table) -> None:
+    latency = charts(table)[1]
+    marks = {mark.number: mark.x for one in latency.series for mark in one.marks}
+    assert latency.cost.startswith("Median latency as a share of the teacher's")
+    assert (marks[1], marks[2]) == pytest.approx((1.0, 10.0 / 25.0))
+
+
+def test_with_two_teachers_or_a_row_without_one_latencies_are_milliseconds(table: Table) -> None:
+    teacher, first, *others = table.lines
+    for lines in (
+        (teacher, teacher, first, *others),
+        (teacher, replace(first, shares={}), *others),
+    ):
+        latency = charts(replace(table, lines=lines))[1]
+        marks = {mark.number: mark.x for one in latency.series for mark in one.marks}
+        assert "per input, ms" in latency.cost
+        assert (marks[1], marks[2]) == (25.0, 10.0)
 
 
 @pytest.mark.parametrize(

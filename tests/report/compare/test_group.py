@@ -96,6 +96,8 @@ def test_a_model_that_was_measured_again_is_one_model(
     assert len(student.trials) == 1
     times = {place.threads: spread.values for place, spread in student.latencies.items()}
     assert times == {2: (20.0,), 1: (4.0,)}
+    shares = {place.threads: spread.values for place, spread in student.shares.items()}
+    assert shares == {2: (20.0 / 25.0,), 1: (4.0 / 25.0,)}
 
 
 def test_scores_of_two_runtimes_are_two_rows(tracked: Tracked, questions: DataSpec) -> None:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from quala.metrics import pareto_front
 from quala.report.compare.group import Line, Table
+from quala.report.compare.trial import Place, Trial
 from quala.report.rows import GIGA, Row
 from quala.report.table import MIB
 
 Points = NDArray[np.float64]
 Cost = Callable[[Line], float | None]
+OtherCost = Callable[[Trial, Row], float | None]
 WIDE = 8.0
 """Costs that span more than this factor stand on a logarithmic axis."""
 TICKS = (1.0, 2.0, 5.0)
@@ -83,22 +85,31 @@ def charts(table: Table) -> tuple[Chart, ...]:
             table,
             "Mean GMACs per input",
             lambda line: _mean(line, lambda row: row.macs_mean / GIGA),
-            lambda row: row.macs_mean / GIGA,
+            lambda _, row: row.macs_mean / GIGA,
         )
-    place = table.places[0]
+    return size, _latency_chart(table, table.places[0])
+
+
+def _latency_chart(table: Table, place: Place) -> Chart:
+    """Return the chart of latency; of one teacher's share, which a busy machine spares, if so."""
+    relative = table.one_teacher and all(
+        place in line.shares for line in table.lines if place in line.latencies
+    )
 
     def latency(line: Line) -> float | None:
-        return line.latencies[place].mean if place in line.latencies else None
+        found = line.shares if relative else line.latencies
+        return found[place].mean if place in found else None
 
-    def other(row: Row) -> float | None:
+    def other(trial: Trial, row: Row) -> float | None:
+        if relative:
+            return trial.share(row)
         return row.latency_ms.median if row.latency_ms else None
 
-    return size, _chart(table, f"Median latency per input, ms ({place})", latency, other)
+    kind = "as a share of the teacher's" if relative else "per input, ms"
+    return _chart(table, f"Median latency {kind} ({place})", latency, other)
 
 
-def _chart(
-    table: Table, title: str, cost: Cost, other: Callable[[Row], float | None] | None = None
-) -> Chart:
+def _chart(table: Table, title: str, cost: Cost, other: OtherCost | None = None) -> Chart:
     series = []
     for system in dict.fromkeys(line.system for line in table.lines):
         own = [line for line in table.lines if line.system == system]
@@ -118,18 +129,16 @@ def _marked(line: Line, cost: Cost) -> Mark | None:
     return Mark(line.number, x, line.score.mean, line.score.error, line.label)
 
 
-def _others(
-    lines: list[Line], table: Table, cost: Callable[[Row], float | None]
-) -> tuple[tuple[float, float], ...]:
+def _others(lines: list[Line], table: Table, cost: OtherCost) -> tuple[tuple[float, float], ...]:
     """Return the fronts of length-adaptive models, timed where the chart's marks were."""
     rows = [
-        row
+        (trial, row)
         for line in lines
         for trial in line.trials
         if not table.places or trial.place == table.places[0]
         for row in trial.front
     ]
-    costs = [(cost(row), row.score) for row in rows]
+    costs = [(cost(trial, row), row.score) for trial, row in rows]
     return tuple((x, y) for x, y in costs if x is not None and y is not None)
 
 

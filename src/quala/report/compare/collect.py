@@ -64,13 +64,14 @@ class _Reader:
         self.origins: Mapping[str, Any] = self.measure.identity["origins"]
         self.inputs: Mapping[str, str] = self.measure.identity["inputs"]
         self.named = _named(self.lineage.run.data.tags["quala.overrides"])
+        rows = self.report.rows
+        self.teacher = next((row for row in rows if row.model == FINE_TUNED), None)
 
     def trials(self) -> Iterator[Trial]:
         """Yield a trial for each row that is compared."""
         report = self.report
-        teacher = next((row for row in report.rows if row.model == FINE_TUNED), None)
         rows: dict[Kind, Row | None] = {
-            "teacher": teacher, "full": report.full, "chosen": report.chosen,
+            "teacher": self.teacher, "full": report.full, "chosen": report.chosen,
         }  # fmt: skip
         for kind, row in rows.items():
             if row is not None and row.score is not None:
@@ -98,12 +99,17 @@ class _Reader:
             place=Place(
                 str(config.get("runtime", "torch")), int(config["threads"]), measure.processor
             ),
+            teacher_ms=self._teacher_ms(),
             costs=_costs({name: node for name, node in nodes.items() if name not in above}),
             teacher=_costs(teacher),
             front=self.report.front if kind == "full" else (),
             commit=run.data.tags.get("mlflow.source.git.commit", ""),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
         )
+
+    def _teacher_ms(self) -> float | None:
+        latency = self.teacher.latency_ms if self.teacher else None
+        return latency.median if latency else None
 
     def _upstream(self, inputs: Iterable[str]) -> dict[str, Node | None]:
         return self.lineage.upstream(

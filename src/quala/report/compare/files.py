@@ -35,8 +35,8 @@ _COSTS: dict[str, Callable[[Costs], float]] = {
 _CSV = (
     "table", "data", "row", "system", "setting", "differences", "bits", "tokens", "metric", "n",
     "score", "score_deviation", "score_lowest", "score_highest", *_FIGURES, *_COSTS,
-    "train_partial", "teacher_steps", "teacher_seconds", "latency_ms", "latency_place", "seeds",
-    "runs", "published",
+    "train_partial", "teacher_steps", "teacher_seconds", "latency_ms", "latency_place", "speedup",
+    "seeds", "runs", "published",
 )  # fmt: skip
 
 
@@ -78,6 +78,9 @@ def _row(line: Line, comparison: Comparison) -> dict[str, Any]:
         **{name: _values(line.spread(figure)) for name, figure in _FIGURES.items()},
         "latency_ms": [
             {**asdict(place), **_values(spread)} for place, spread in line.latencies.items()
+        ],
+        "latency_share": [
+            {**asdict(place), **_values(spread)} for place, spread in line.shares.items()
         ],
         "partial": line.partial,
         "trials": [_trial(trial) for trial in line.trials],
@@ -132,6 +135,8 @@ def _csv_cells(line: Line, table: Table) -> Iterator[object]:
     )
     place = next((place for place in table.places if place in line.latencies), None)
     yield from (line.latencies[place].mean, place) if place else (None, None)
+    share = line.shares.get(place) if place else None
+    yield 1 / share.mean if share else None
     yield " ".join(",".join(map(str, trial.seeds)) for trial in line.trials)
     yield " ".join(trial.run for trial in line.trials)
     yield line.claim.text() if line.claim else None

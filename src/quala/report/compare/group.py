@@ -27,7 +27,8 @@ class Line:
     """One row of a comparison: a system in one setting, over its seeds.
 
     `trials` has one trial for each model, its newest measurement; `latencies` has all places
-    where they were timed. `differences` are all the options in which lines of the system differ.
+    where they were timed, `shares` the same as shares of
+    the teacher's latency. `differences` are all the options in which lines of the system differ.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Line:
     differences: str
     trials: tuple[Trial, ...]
     latencies: Mapping[Place, Spread]
+    shares: Mapping[Place, Spread]
     claim: Claim | None
 
     def spread(self, figure: Callable[[Row], float | None]) -> Spread | None:
@@ -88,6 +90,11 @@ class Table:
         """Where latencies were measured, the place of most lines first."""
         counts = Counter(place for line in self.lines for place in line.latencies)
         return tuple(place for place, _ in counts.most_common())
+
+    @property
+    def one_teacher(self) -> bool:
+        """Whether all lines have the same teacher, so that shares of its latency compare."""
+        return [line.system for line in self.lines].count(TEACHER) == 1
 
     @property
     def machines(self) -> tuple[str, ...]:
@@ -162,19 +169,24 @@ def _line(number: int, setting: _Setting, claims: Published) -> Line:
         label=setting.label,
         differences=setting.differences,
         trials=trials,
-        latencies=_latencies(setting.trials),
+        latencies=_timed(
+            setting.trials,
+            lambda trial: trial.row.latency_ms.median if trial.row.latency_ms else None,
+        ),
+        shares=_timed(setting.trials, lambda trial: trial.share(trial.row)),
         claim=claim,
     )
 
 
-def _latencies(trials: Sequence[Trial]) -> dict[Place, Spread]:
-    """Return the median latencies by place, the newest of each model."""
+def _timed(
+    trials: Sequence[Trial], figure: Callable[[Trial], float | None]
+) -> dict[Place, Spread]:
+    """Return a figure of the timing by place, the newest of each model."""
     timed: dict[Place, dict[str, float]] = {}
     for trial in trials:
-        if trial.row.latency_ms is not None:
-            timed.setdefault(trial.place, {}).setdefault(
-                trial.identity, trial.row.latency_ms.median
-            )
+        found = figure(trial)
+        if found is not None:
+            timed.setdefault(trial.place, {}).setdefault(trial.identity, found)
     return {place: Spread(tuple(models.values())) for place, models in timed.items()}
 
 

@@ -21,7 +21,10 @@ TRAINING = (
     "#", "Training: steps x passes in a step, inputs in a batch", "Steps", "Passes", "Inputs",
     "Seconds", "Calibration, search: seconds", "Teacher: steps", "Teacher: seconds",
 )  # fmt: skip
-LATENCIES = "Latency: the median per input, each run timed by itself"
+LATENCIES = (
+    "Latency: the median per input, each run timed by itself; speed-up: over the fine-tuned "
+    "teacher, timed side by side in that run"
+)
 
 
 def system_name(system: str, claims: Published) -> str:
@@ -44,6 +47,7 @@ def headings(table: Table) -> list[str]:
         metric_name(table.metric),
         "n",
         "Latency ms",
+        "Speed-up",
         "Training s",
         "Passes",
         "Published by its paper",
@@ -70,6 +74,7 @@ def _cells(line: Line, table: Table, claims: Published) -> list[str]:
         line.score.text(),
         str(len(line.trials)),
         _latencies(line, table),
+        _speedups(line, table),
         _seconds(line, table),
         _counted(line, line.cost(lambda costs: costs.passes)),
         line.claim.text() if line.claim else ABSENT,
@@ -173,6 +178,15 @@ def _latencies(line: Line, table: Table) -> str:
         f"{line.latencies[place].mean:.2f}{_mark(table.places, place, LATENCY)}"
         for place in table.places
         if place in line.latencies
+    )
+    return " / ".join(told) or ABSENT
+
+
+def _speedups(line: Line, table: Table) -> str:
+    told = (
+        f"{1 / line.shares[place].mean:.2f}x{_mark(table.places, place, LATENCY)}"
+        for place in table.places
+        if place in line.shares
     )
     return " / ".join(told) or ABSENT
 

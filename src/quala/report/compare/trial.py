@@ -102,9 +102,17 @@ class Trial:
     named: frozenset[str]
     seeds: tuple[int, ...]
     place: Place
+    teacher_ms: float | None
+    """The teacher's median latency, timed side by side with the row."""
     costs: Costs
     teacher: Costs
     front: tuple[Row, ...]
     """Other lengths of the same model, with the row at full length."""
     commit: str
     started: datetime
+
+    def share(self, row: Row) -> float | None:
+        """Return the latency of one of the run's rows as a share of the teacher's."""
+        if row.latency_ms is None or self.teacher_ms is None:
+            return None
+        return row.latency_ms.median / self.teacher_ms
