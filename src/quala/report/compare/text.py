@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from quala.report.compare.group import UNKNOWN_BITS, Line, Table
 from quala.report.compare.published import Published
 from quala.report.compare.spread import SIGNED, Spread
-from quala.report.compare.trial import TEACHER
+from quala.report.compare.trial import TEACHER, Place
 from quala.report.rows import GIGA
 from quala.report.table import ABSENT, MIB, metric_name
 
@@ -73,8 +73,8 @@ def _cells(line: Line, table: Table, claims: Published) -> list[str]:
         *exact,
         line.score.text(),
         str(len(line.trials)),
-        _latencies(line, table),
-        _speedups(line, table),
+        _timed(line.latencies, table, "{:.2f}".format),
+        _timed(line.shares, table, lambda share: f"{1 / share:.2f}x"),
         _seconds(line, table),
         _counted(line, line.cost(lambda costs: costs.passes)),
         line.claim.text() if line.claim else ABSENT,
@@ -173,20 +173,12 @@ def _mark(names: Sequence[object], name: object, letters: str) -> str:
     return f" [{letters[names.index(name)]}]" if len(names) > 1 else ""
 
 
-def _latencies(line: Line, table: Table) -> str:
+def _timed(figures: Mapping[Place, Spread], table: Table, form: Callable[[float], str]) -> str:
+    """Return a figure of the timing at each place where it is known."""
     told = (
-        f"{line.latencies[place].mean:.2f}{_mark(table.places, place, LATENCY)}"
+        form(figures[place].mean) + _mark(table.places, place, LATENCY)
         for place in table.places
-        if place in line.latencies
-    )
-    return " / ".join(told) or ABSENT
-
-
-def _speedups(line: Line, table: Table) -> str:
-    told = (
-        f"{1 / line.shares[place].mean:.2f}x{_mark(table.places, place, LATENCY)}"
-        for place in table.places
-        if place in line.shares
+        if place in figures
     )
     return " / ".join(told) or ABSENT
 
