@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -122,6 +124,32 @@ def test_a_low_bit_graph_agrees_with_its_model(
     expected = model(batch, None).detach().numpy()
     found = run(opened(build_graph(model, sequence_length=32)), batch, None)
     np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=2e-3)
+
+
+def test_inputs_that_stay_float_are_multiplied_apart(build: Build, make_batch: MakeBatch) -> None:
+    model = build(significance="span").float()
+    batch = make_batch([7, 20, 32])
+    bert = model.hf.bert
+    with torch.no_grad():
+        bert.embeddings.LayerNorm.weight[3] *= 12  # of all that the first attention reads
+        bert.encoder.layer[1].intermediate.dense.weight[5] *= 60
+
+    def observe() -> None:
+        model(batch)
+
+    quantize(model.hf, QuantizeConfig(activation_range="minmax", outliers=1))
+    calibrate(model.hf, observe)
+    to_integer(model.hf, inplace=True)
+    graph = build_graph(model, sequence_length=32)
+    apart = [node for node in graph.graph.node if node.op_type == "Gather" and "axis" in str(node)]
+    places = {t.name: onnx.numpy_helper.to_array(t).tolist() for t in graph.graph.initializer}
+    taken = [places.get(node.input[1]) for node in apart]
+    assert taken.count([3]) == 1  # queries, keys and values are one product
+    assert [5] in taken
+    for lengths in LENGTHS:
+        expected = model(batch, lengths).detach().numpy()
+        found = run(opened(graph), batch, lengths)
+        np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=2e-3)
 
 
 def test_integers_are_stored_as_integers(integer: LengthAdaptiveModel) -> None:

@@ -27,6 +27,17 @@ def test_fields_outside_the_identity_are_left_out_at_every_depth() -> None:
     assert found == {"inner": {"weights": [1.0, 2.0]}, "folder": "a"}
 
 
+@dataclass(frozen=True)
+class Grown:
+    rate: float
+    outliers: int = field(default=0, metadata={"identity": "if set"})
+
+
+def test_an_option_that_came_later_counts_only_where_it_is_set() -> None:
+    assert config_identity(Grown(0.1)) == {"rate": 0.1}
+    assert config_identity(Grown(0.1, outliers=4)) == {"rate": 0.1, "outliers": 4}
+
+
 def test_a_fingerprint_does_not_depend_on_order() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
 

@@ -68,8 +68,14 @@ def _one_product(modules: Sequence[nn.Module]) -> bool:
         isinstance(module, IntegerLinear)
         and module.input_scale.equal(first.input_scale)
         and module.input_zero_point.equal(first.input_zero_point)
+        and _places(module) == _places(first)
         for module in modules
     )
+
+
+def _places(layer: IntegerLinear) -> list[int]:
+    """Return which inputs stay float."""
+    return [] if layer.outliers is None else list(map(int, layer.outliers))
 
 
 def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
@@ -85,7 +91,19 @@ def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
     else:
         weights = [array(cast("Tensor", part.module.weight)) * part.factor for part in parts]
         product = g("MatMul", x, g.constant(np.concatenate(weights).T))
-    return g("Add", product, g.constant(np.concatenate([part.bias for part in parts])))
+    made = g("Add", product, g.constant(np.concatenate([part.bias for part in parts])))
+    if isinstance(first, IntegerLinear) and first.outliers is not None:
+        made = g("Add", made, _outliers(g, x, first.outliers, parts))
+    return made
+
+
+def _outliers(g: GraphBuilder, x: str, places: Tensor, parts: Sequence[Part]) -> str:
+    """Multiply the inputs that stay float with their weights."""
+    own = [
+        array(cast("Tensor", part.module.outlier_weight)) * part.factor for part in parts
+    ]  # (out, k) each
+    taken = g("Gather", x, g.constant(array(places), np.int64), axis=-1)
+    return g("MatMul", taken, g.constant(np.concatenate(own).T))
 
 
 def _fake(g: GraphBuilder, x: str, layer: IntegerLinear) -> str:

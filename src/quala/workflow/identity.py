@@ -12,12 +12,16 @@ from typing import Any
 
 
 def config_identity(config: Any) -> Any:
-    """Return the JSON form of a config, without the fields marked `identity: False`."""
+    """Return the JSON form of a config, without the fields marked `identity: False`.
+
+    A field marked `identity: "if set"` counts where it is not at its default, so that what was
+    computed before the option existed is not computed again.
+    """
     if dataclasses.is_dataclass(config):
         return {
             field.name: config_identity(getattr(config, field.name))
             for field in dataclasses.fields(config)
-            if field.metadata.get("identity", True)
+            if _counts(field, getattr(config, field.name))
         }
     if isinstance(config, Mapping):
         return {str(key): config_identity(value) for key, value in config.items()}
@@ -28,6 +32,11 @@ def config_identity(config: Any) -> Any:
     if isinstance(config, Sequence) and not isinstance(config, str):
         return [config_identity(value) for value in config]
     return config
+
+
+def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
+    marked = field.metadata.get("identity", True)
+    return value != field.default if marked == "if set" else bool(marked)
 
 
 def fingerprint(identity: Any) -> str:

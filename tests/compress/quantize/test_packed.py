@@ -166,7 +166,7 @@ def test_a_folder_from_before_packing_still_loads(
     made = _integer(bert, inputs, {})
     save_integer(made, tmp_path)
     card = json.loads((tmp_path / "quala.json").read_text())
-    for new in ("bits", "groups", "split"):
+    for new in ("bits", "groups", "split", "outliers"):
         del card["quantization"][new]
     (tmp_path / "quala.json").write_text(json.dumps(card))
     tensors = {name: value.contiguous() for name, value in made.state_dict().items()}
@@ -183,6 +183,9 @@ def test_a_folder_from_before_packing_still_loads(
         ("groups", {"bert.embeddings.word_embeddings": 5}, "5 groups"),
         ("split", ["bert.embeddings.stranger"], "stranger"),
         ("split", {}, "lists"),
+        ("outliers", [], "lists"),
+        ("outliers", {"bert.encoder.layer.0.output.dense": 0}, "fewer than one outlier"),
+        ("outliers", {"bert.encoder.layer.0.output.dense": 2}, "missing .*outlier"),
         ("bits", {"bert.encoder.layer.0.output.dense": 4}, "cannot be unpacked"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from quala.compress.quantize.granularity import Granularity
@@ -42,6 +42,9 @@ class QuantizeConfig:
     """As `weight_quantizer`, for embeddings."""
     embedding_granularity: Granularity = "row"
     """As `weight_granularity`, for embeddings."""
+    outliers: int = field(default=0, metadata={"identity": "if set"})
+    """Inputs of a linear layer that stay float with their weights, where that at least halves the
+    range of the others (LLM.int8(), arXiv 2208.07339); `minmax` weights only."""
     activation_range: RangeKind = "ema"
     """`minmax`: extremes seen; `ema`: moving average of the extremes of each batch; `percentile`:
     mean of the tail quantiles of each batch; `lsq`: a learned step, see `activation_init`."""
@@ -85,6 +88,13 @@ class QuantizeConfig:
         _ = self.weights, self.embeddings  # checked where they are made
         if not 2 <= self.activation_bits <= 8:
             raise QualaError(f"`activation_bits` is {self.activation_bits}; allowed are 2 to 8.")
+        if self.outliers < 0:
+            raise QualaError(f"`outliers` must be 0 or more, got {self.outliers}.")
+        if self.outliers and self.weight_quantizer != "minmax":
+            raise QualaError(
+                "`outliers` are taken out of the grid `weight_quantizer=minmax`, got "
+                f"{self.weight_quantizer}."
+            )
         if self.activation_init not in get_args(ActivationInit):
             raise unknown("activation init", self.activation_init, get_args(ActivationInit))
         if self.activation_range not in get_args(RangeKind):

@@ -34,7 +34,9 @@ class IntegerLinear(nn.Module):
     y = (q(x) - z) W^T * (s_x * s_w) + b, the product accumulated in int32. State: `weight` int8
     (out, in), `weight_scale` float32 (out,), `input_scale` and `input_zero_point` scalars, `bias`.
     With several `groups` of columns, `weight_scale` is (out, groups) and the product is a float32
-    one on the dequantized weight. `bits` is the width of the codes in a saved model.
+    one on the dequantized weight. `bits` is the width of the codes in a saved model. Inputs at the
+    places `outliers` int64 (k,) are multiplied by `outlier_weight` float32 (out, k) instead; their
+    integers are 0.
     """
 
     weight: Tensor
@@ -42,6 +44,8 @@ class IntegerLinear(nn.Module):
     input_scale: Tensor
     input_zero_point: Tensor
     bias: Tensor | None
+    outliers: Tensor | None
+    outlier_weight: Tensor | None
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class IntegerLinear(nn.Module):
         levels: int = 255,
         bits: int = 8,
         groups: int = 1,
+        outliers: int = 0,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.levels = in_features, out_features, levels
@@ -61,6 +66,10 @@ class IntegerLinear(nn.Module):
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("input_zero_point", torch.zeros(()))
         self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+        apart = torch.zeros(outliers, dtype=torch.int64) if outliers else None
+        self.register_buffer("outliers", apart)
+        own = torch.zeros(out_features, outliers) if outliers else None
+        self.register_buffer("outlier_weight", own)
         self._kernel: Callable[[Tensor], Tensor] | None = None
         self._integer = has_integer_kernel()
 
@@ -69,7 +78,7 @@ class IntegerLinear(nn.Module):
     def from_fake(cls, layer: QuantLinear) -> Self:
         """Return the integers of a calibrated `layer`."""
         quantizer = layer.input_quantizer
-        integers, scale = layer.weight_quantizer.integers(layer.weight)
+        integers, scale = layer.weight_quantizer.integers(layer.others(layer.weight))
         made = cls(
             layer.in_features,
             layer.out_features,
@@ -77,6 +86,7 @@ class IntegerLinear(nn.Module):
             levels=quantizer.levels,
             bits=layer.weight_quantizer.spec.bits,
             groups=scale.shape[-1],
+            outliers=len(layer.outliers),
         ).to(layer.weight.device)
         made.weight.copy_(integers)
         made.weight_scale.copy_(_per_row(scale))
@@ -84,6 +94,9 @@ class IntegerLinear(nn.Module):
         made.input_zero_point.copy_(quantizer.zero_point)
         if made.bias is not None:
             made.bias.copy_(layer.bias)
+        if made.outliers is not None and made.outlier_weight is not None:
+            made.outliers.copy_(layer.outliers)
+            made.outlier_weight.copy_(layer.weight[:, layer.outliers])
         return made.train(layer.training)
 
     @torch.no_grad()
@@ -91,16 +104,22 @@ class IntegerLinear(nn.Module):
         if self._kernel is None:
             integer = self._integer and self.weight.is_cpu and self.groups == 1
             self._kernel = self._packed() if integer else self._dequantized
-        return self._kernel(x)
+        product = self._kernel(x)
+        if self.outliers is None or self.outlier_weight is None:
+            return product
+        return product.add_(x[..., self.outliers].float() @ self.outlier_weight.T)
 
     def float_weight(self) -> Tensor:
-        """Return the float32 weight that the integers stand for, (out, in)."""
-        return _scaled(self.weight, self.weight_scale)
+        """Return the float32 weight that the integers and outliers stand for, (out, in)."""
+        weight = _scaled(self.weight, self.weight_scale)
+        if self.outliers is not None and self.outlier_weight is not None:
+            weight[:, self.outliers] = self.outlier_weight
+        return weight
 
     def _dequantized(self, x: Tensor) -> Tensor:
         rounded = affine_integers(x.float(), self.input_scale, self.input_zero_point)
         rounded.clamp_(0, self.levels).sub_(self.input_zero_point).mul_(self.input_scale)
-        return functional.linear(rounded, self.float_weight(), self.bias)
+        return functional.linear(rounded, _scaled(self.weight, self.weight_scale), self.bias)
 
     def _packed(self) -> Callable[[Tensor], Tensor]:
         """Return the layer as a closure on a weight that oneDNN has laid out for itself."""

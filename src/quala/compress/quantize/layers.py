@@ -16,8 +16,11 @@ from quala.compress.quantize.weight import WeightQuantizer
 class QuantLinear(nn.Linear):
     """Linear layer with a rounded weight, and its input rounded per tensor.
 
-    `from_float` shares the parameters of the layer it replaces, so optimisers stay valid.
+    `from_float` shares the parameters of the layer it replaces, so optimisers stay valid. The
+    inputs at the places `outliers` (k,) and their weights stay float.
     """
+
+    outliers: Tensor
 
     input_quantizer: ActivationQuantizer
     weight_quantizer: WeightQuantizer
@@ -31,13 +34,22 @@ class QuantLinear(nn.Linear):
         layer.weight, layer.bias = linear.weight, linear.bias
         layer.weight_quantizer = WeightQuantizer(linear.weight, config.weights)
         layer.input_quantizer = ActivationQuantizer(config).to(linear.weight.device)
+        none = torch.zeros(0, dtype=torch.long, device=linear.weight.device)
+        layer.register_buffer("outliers", none, persistent=False)
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        x = self.input_quantizer(input)
+        x = self.input_quantizer(self.others(input))
         if self.input_quantizer.mode != "fake":
-            return functional.linear(x, self.weight, self.bias)
-        return functional.linear(x, self.weight_quantizer(self.weight), self.bias)
+            return functional.linear(input, self.weight, self.bias)
+        rounded = functional.linear(x, self.weight_quantizer(self.others(self.weight)), self.bias)
+        if not len(self.outliers):
+            return rounded
+        return rounded + input[..., self.outliers] @ self.weight[:, self.outliers].T
+
+    def others(self, values: Tensor) -> Tensor:
+        """Return `values` (..., in) with 0 in the place of the outliers."""
+        return values.index_fill(-1, self.outliers, 0.0) if len(self.outliers) else values
 
 
 class QuantEmbedding(nn.Embedding):

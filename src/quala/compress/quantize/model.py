@@ -13,6 +13,7 @@ from torch import nn
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import ActivationQuantizer, Mode
 from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
+from quala.compress.quantize.outliers import find_outliers
 from quala.compress.quantize.spec import LOSS_AWARE
 from quala.compress.quantize.weight import WeightQuantizer
 from quala.errors import QualaError, unknown
@@ -74,8 +75,11 @@ def calibrate(model: nn.Module, run: Callable[[], None]) -> None:
     """
     for _, quantizer in _quantizers(model):
         quantizer.forget()
-    set_mode(model, "observe")
     with torch.no_grad():
+        if any(quantizer.config.outliers for _, quantizer in _quantizers(model)):
+            set_mode(model, "off")
+            find_outliers(model, run)
+        set_mode(model, "observe")
         run()
     for _, quantizer in _quantizers(model):
         quantizer.finalise()

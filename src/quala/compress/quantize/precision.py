@@ -51,7 +51,7 @@ def weight_counts(model: nn.Module) -> tuple[int, int]:
     """
     tensors: list[Tensor] = list(model.parameters())
     for layer in integer_layers(model).values():
-        tensors.append(layer.weight)
+        tensors.append(layer.float_weight())  # with what stays float of it
         if isinstance(layer, IntegerLinear) and layer.bias is not None:
             tensors.append(layer.bias)
     total = sum(tensor.numel() for tensor in tensors)

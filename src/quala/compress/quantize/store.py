@@ -56,6 +56,11 @@ def save_integer(
             "bits": {name: layer.bits for name, layer in layers.items() if layer.bits < 8},
             "groups": {name: layer.groups for name, layer in layers.items() if layer.groups > 1},
             "split": split_names(model),
+            "outliers": {
+                name: len(layer.outliers)
+                for name, layer in layers.items()
+                if isinstance(layer, IntegerLinear) and layer.outliers is not None
+            },
         },
     }
     (path / "quala.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
@@ -128,15 +133,20 @@ def _plan(path: Path) -> dict[str, Any]:
 
 
 def _packing(plan: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    # Folders written before weights were packed have none of these three.
+    # Folders of older versions have not all of these.
     bits, groups, split = plan.get("bits", {}), plan.get("groups", {}), plan.get("split", [])
-    if not isinstance(bits, dict) or not isinstance(groups, dict) or not isinstance(split, list):
+    outliers = plan.get("outliers", {})
+    if not isinstance(split, list) or not all(
+        isinstance(counts, dict) for counts in (bits, groups, outliers)
+    ):
         raise QualaError(f"`{path}` lists no packing that this version knows.")
     if not all(isinstance(width, int) and 1 <= width <= 8 for width in bits.values()):
         raise QualaError(f"`{path}` names weight bits outside 1 to 8.")
     if not all(isinstance(count, int) and count >= 1 for count in groups.values()):
         raise QualaError(f"`{path}` names fewer than one group in a row.")
-    return {"bits": bits, "groups": groups, "split": split}
+    if not all(isinstance(count, int) and count >= 1 for count in outliers.values()):
+        raise QualaError(f"`{path}` names a layer with fewer than one outlier among outliers.")
+    return {"bits": bits, "groups": groups, "split": split, "outliers": outliers}
 
 
 def _widths(plan: Mapping[str, Any], name: str, columns: int) -> dict[str, int]:
@@ -165,6 +175,7 @@ def _empty_linear(
         old.out_features,
         bias=old.bias is not None,
         levels=levels,
+        outliers=plan["outliers"].get(name, 0),
         **_widths(plan, name, old.in_features),
     )
 
