@@ -41,7 +41,7 @@ def test_every_line_is_a_mark_with_its_spread(table: Table) -> None:
     marks = {mark.number: mark for one in size.series for mark in one.marks}
     assert sorted(marks) == [one.number for one in table.lines]
     assert marks[2].error == pytest.approx(np.std([76.0, 77.0, 75.6], ddof=1))
-    assert marks[3].error == pytest.approx(0.5)
+    assert marks[4].error == pytest.approx(0.5)
 
 
 def test_a_length_adaptive_system_shows_its_other_lengths(table: Table) -> None:

@@ -32,8 +32,8 @@ def test_a_row_is_a_system_in_a_setting(table: Table) -> None:
     assert [(one.number, one.system, one.label) for one in table.lines] == [
         (1, "fine-tuned", ""),
         (2, "kdlsq", "base"),
-        (3, "kdlsq", "weight_bits=4"),
-        (4, "kdlsq", "soft=hidden=0"),
+        (3, "kdlsq", "soft=hidden=0"),
+        (4, "kdlsq", "weight_bits=4"),
         (5, "quala_minilm", "full length"),
         (6, "quala_minilm", "chosen lengths"),
         (7, "xtc", ""),

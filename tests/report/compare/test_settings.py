@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from quala.report.compare.settings import all_differences, differing, labels
+from quala.report.compare.settings import all_differences, differing, labels, natural_order
 
 BITS, EMBEDDINGS = "distill.quantizers.weight_bits", "distill.quantizers.embedding_bits"
 BASE = {"finetune.epochs": "2", "distill.soft": "1", "distill.hidden": "1", BITS: "2",
@@ -77,3 +77,9 @@ def test_differing_options_keep_their_order() -> None:
 @pytest.mark.parametrize(("setting", "bits"), [(0, "2"), (1, "4")])
 def test_all_differences_are_told_in_full(setting: int, bits: str) -> None:
     assert all_differences([BASE, FOUR])[setting] == f"{BITS}={bits}, {EMBEDDINGS}={bits}"
+
+
+def test_labels_sort_with_the_base_first_and_numbers_by_value() -> None:
+    expected = ["base", "ratio=2.5", "ratio=5", "ratio=10", "ratio=10, svd_share=0", "soft=0"]
+    mixed = [expected[place] for place in (3, 5, 0, 2, 4, 1)]
+    assert sorted(mixed, key=natural_order) == expected

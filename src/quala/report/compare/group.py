@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from quala.report.compare.published import Claim, Published
-from quala.report.compare.settings import all_differences, labels
+from quala.report.compare.settings import all_differences, labels, natural_order
 from quala.report.compare.spread import Spread
 from quala.report.compare.trial import TEACHER, Costs, Place, Trial
 from quala.report.rows import Row
@@ -147,7 +147,10 @@ def _settings(trials: Sequence[Trial]) -> list[_Setting]:
         settings = [part[0].setting for part in parts]
         named = frozenset().union(*(trial.named for trial in kinds[kind]))
         suffix = KINDS[kind] if "chosen" in kinds else ""
-        told = zip(labels(settings, named), all_differences(settings), parts)
+        told = sorted(
+            zip(labels(settings, named), all_differences(settings), parts),
+            key=lambda one: natural_order(one[0]),
+        )
         found += [
             _Setting(", ".join(filter(None, [label, suffix])), differences, part)
             for label, differences, part in told

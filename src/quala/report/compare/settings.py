@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
@@ -33,6 +34,12 @@ def labels(settings: Sequence[Setting], named: Collection[str] = ()) -> list[str
     texts = [{key: setting.get(key, OFF) for key in keys} for setting in settings]
     usual = {key: Counter(text[key] for text in texts).most_common(1)[0][0] for key in keys}
     return [_label(text, names, {} if len(keys) == 1 else usual) for text in texts]
+
+
+def natural_order(label: str) -> tuple[bool, list[tuple[str, float]]]:
+    """Return what sorts labels: the base first, numbers by value (ratio=5 before ratio=10)."""
+    pieces = re.findall(r"([^\d]*)(\d+(?:\.\d+)?)?", label)
+    return label != BASE, [(text, float(number or 0)) for text, number in pieces]
 
 
 def all_differences(settings: Sequence[Setting]) -> list[str]:
