@@ -18,7 +18,7 @@ from quala.lengths import LengthConfig
 from quala.models.attention import fused_attention, published_attention
 from quala.models.family import Block, family_of
 from quala.models.keep import KeepCounts, keep_counts
-from quala.models.restore import gather_tokens, restore, select_ranked, select_sorted
+from quala.models.restore import gather_tokens, restore, select
 from quala.models.significance import View
 from quala.models.significance import significance as significance_named
 from quala.models.state import Drop, Restore, State, Trace
@@ -173,8 +173,7 @@ class LengthAdaptiveModel(nn.Module):
         Raises QualaError for counts that the example cannot keep and for a layer attended to
         without scores.
         """
-        state = self.feed(self.drop(state, keep), layer)
-        return replace(state, inputs=None, scores=None)
+        return replace(self.feed(self.drop(state, keep), layer), inputs=None, scores=None)
 
     def feed(self, state: State, layer: int) -> State:
         """Run the feed-forward of `layer`: token by token, so it may also come before `drop`."""
@@ -280,7 +279,13 @@ class LengthAdaptiveModel(nn.Module):
             raise QualaError("A layer that drops tokens must be attended to with `scored=True`.")
         if any(not 1 <= few <= many for few, many in zip(keep, state.present, strict=True)):
             raise QualaError(f"Examples of {state.present} tokens cannot keep {keep}.")
-        index, valid, real = self._select(state, state.scores, keep)
+        index, valid, real = select(
+            state.scores,
+            state.valid,
+            keep=keep,
+            natural=self.semantics == "natural",
+            protect_first=self.task_kind != "question-answering",
+        )
         question = gather_tokens(state.question, index)
         values = {"hidden": state.inputs, "nothing": None}.get(state.restore)
         if state.restore == "logits":
@@ -293,17 +298,3 @@ class LengthAdaptiveModel(nn.Module):
             present=keep,
             drops=(*state.drops, Drop(index, valid, values)),
         )
-
-    def _select(
-        self, state: State, scores: Tensor, keep: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return the places kept, which of them are taken, and which hold real tokens."""
-        protect = self.task_kind != "question-answering"
-        if self.semantics == "natural":
-            index, valid = select_sorted(scores, state.valid, keep=keep, protect_first=protect)
-            return index, valid, valid
-        if min(keep) != max(keep):
-            raise QualaError(f"`reference` semantics keep one length per batch, got {keep}.")
-        index = select_ranked(scores, keep=keep[0], protect_first=protect)
-        real = None if state.valid is None else gather_tokens(state.valid, index)
-        return index, None, real

@@ -8,7 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quala.errors import QualaError
 from quala.models.state import Drop
+
+
+def select(
+    scores: Tensor,
+    valid: Tensor | None,
+    *,
+    keep: tuple[int, ...],
+    natural: bool,
+    protect_first: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the places kept, which of them are taken, and which hold real tokens.
+
+    Raises QualaError for several lengths in one batch under `reference` semantics.
+    """
+    if natural:
+        index, taken = select_sorted(scores, valid, keep=keep, protect_first=protect_first)
+        return index, taken, taken
+    if min(keep) != max(keep):
+        raise QualaError(f"`reference` semantics keep one length per batch, got {keep}.")
+    index = select_ranked(scores, keep=keep[0], protect_first=protect_first)
+    return index, None, None if valid is None else gather_tokens(valid, index)
 
 
 def select_sorted(
