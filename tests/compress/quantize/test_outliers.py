@@ -10,6 +10,7 @@ from transformers import BertForQuestionAnswering
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.fake import Mode
 from quala.compress.quantize.integer import IntegerLinear, has_integer_kernel, to_integer
+from quala.compress.quantize.latent import read_latent, restore_float, restore_latent, save_latent
 from quala.compress.quantize.layers import QuantLinear
 from quala.compress.quantize.model import calibrate, quantize, set_mode
 from quala.compress.quantize.packed import integer_layers
@@ -133,13 +134,18 @@ def test_without_rounding_the_layer_is_the_float_one(mode: Mode) -> None:
 
 
 @pytest.fixture
-def integer(bert: BertForQuestionAnswering, inputs: Inputs) -> BertForQuestionAnswering:
+def trained(bert: BertForQuestionAnswering, inputs: Inputs) -> BertForQuestionAnswering:
     """A toy model, one neuron of whose first feed-forward is far larger than the others."""
     with torch.no_grad():
         bert.bert.encoder.layer[0].intermediate.dense.weight[5] *= 300
     quantize(bert, QuantizeConfig(activation_range="minmax", outliers=1))
     calibrate(bert, lambda: run(bert, inputs))
-    made = to_integer(bert)
+    return bert.eval()
+
+
+@pytest.fixture
+def integer(trained: BertForQuestionAnswering) -> BertForQuestionAnswering:
+    made = to_integer(trained)
     assert isinstance(made, BertForQuestionAnswering)
     return made
 
@@ -167,6 +173,28 @@ def test_a_folder_keeps_outliers(
     assert saved.keys() == read.keys()
     assert all(torch.equal(saved[name], read[name]) for name in saved)
     assert torch.equal(loaded(**inputs).start_logits, integer.eval()(**inputs).start_logits)
+
+
+def test_a_training_goes_on_with_its_outliers(
+    trained: BertForQuestionAnswering, inputs: Inputs, tmp_path: Path
+) -> None:
+    save_latent(trained, tmp_path)
+    latent = read_latent(tmp_path)
+    restored, plain = (BertForQuestionAnswering(trained.config).eval() for _ in range(2))
+    restore_latent(restored, latent)
+    assert torch.equal(restored(**inputs).start_logits, trained(**inputs).start_logits)
+    restore_float(plain, latent)
+    set_mode(trained, "off")
+    assert torch.equal(plain(**inputs).start_logits, trained(**inputs).start_logits)
+
+
+def test_a_state_from_before_there_were_outliers_has_none(
+    trained: BertForQuestionAnswering,
+) -> None:
+    state = {name: one for name, one in trained.state_dict().items() if "outliers" not in name}
+    trained.load_state_dict(state)
+    layers = (one for one in trained.modules() if isinstance(one, QuantLinear))
+    assert not any(len(one.outliers) for one in layers)
 
 
 def test_the_float_twin_has_the_weights_of_outliers(

@@ -20,7 +20,7 @@ from quala.errors import QualaError
 
 LATENT_FILE = "latent.safetensors"
 FORMAT = "1"
-_QUANTIZERS = ("weight_quantizer", "input_quantizer")
+_QUANTIZERS = ("weight_quantizer", "input_quantizer", "outliers")
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class QuantLinear(nn.Linear):
         layer.weight_quantizer = WeightQuantizer(linear.weight, config.weights)
         layer.input_quantizer = ActivationQuantizer(config).to(linear.weight.device)
         none = torch.zeros(0, dtype=torch.long, device=linear.weight.device)
-        layer.register_buffer("outliers", none, persistent=False)
+        layer.register_buffer("outliers", none)
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -50,6 +50,12 @@ class QuantLinear(nn.Linear):
     def others(self, values: Tensor) -> Tensor:
         """Return `values` (..., in) with 0 in the place of the outliers."""
         return values.index_fill(-1, self.outliers, 0.0) if len(self.outliers) else values
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # Their number is found by calibration; a state of an older version has none.
+        stored = state.setdefault(f"{prefix}outliers", self.outliers[:0])
+        self.outliers = self.outliers.new_zeros(len(stored))
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 class QuantEmbedding(nn.Embedding):
