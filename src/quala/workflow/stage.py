@@ -31,8 +31,9 @@ class Stage:
 
     `version` is raised by hand when the stage's code changes what it makes: it is part of the
     fingerprint. `config` is a dataclass; a field with `metadata={"identity": False}` does not
-    count. `run` is `"module:function"`, imported only when the stage runs. `headline` names the
-    final metrics that the workflow's own run carries under their plain name, for the charts.
+    count, one with `"if set"` only off its default. `run` is `"module:function"`, imported only
+    when the stage runs. `headline` names the final metrics that the workflow's own run carries
+    under their plain name, for the charts.
     """
 
     name: str
