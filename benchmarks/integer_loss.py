@@ -2,8 +2,8 @@
 
 python benchmarks/integer_loss.py --model SUPERNET --data squad --windows 50 --threads 1
 
-A float checkpoint that answers questions is rounded in parts: everything, weights alone,
-activations alone, the layers of one kind alone, and everything with `outliers` inputs of a layer
+A float checkpoint that answers questions is rounded in parts: everything, the
+layers of one kind alone, linear weights alone, and everything with `outliers` inputs of a layer
 left float. Printed is the mean divergence KL(float || rounded) of the start and end distributions,
 in nats, over windows of the test set; it tells parts apart that need thousands of questions in F1.
 """
@@ -77,14 +77,13 @@ def parts(
     model: LengthAdaptiveModel, config: QuantizeConfig, seen: list[Batch], outliers: list[int]
 ) -> Iterator[tuple[str, LengthAdaptiveModel]]:
     """Yield what is rounded, and the model."""
-    made = rounded(model, replace(config, outliers=0), seen)
+    made = rounded(model, config, seen)
     yield "everything", made
     for kind, wanted in KINDS.items():
         keep(made, wanted)
         yield f"only {kind}", made
-    weights = rounded(model, replace(config, outliers=0), seen)
     exact = copy.deepcopy(model)
-    for name, layer in weights.hf.named_modules():
+    for name, layer in made.hf.named_modules():
         if isinstance(layer, QuantLinear):
             plain = exact.hf.get_submodule(name)
             assert isinstance(plain, nn.Linear)

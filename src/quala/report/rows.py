@@ -59,6 +59,11 @@ class Row:
         if self.role not in get_args(Role):
             raise unknown("row role", self.role, get_args(Role))
 
+    @property
+    def median_ms(self) -> float | None:
+        """The median latency, None where none was measured."""
+        return self.latency_ms.median if self.latency_ms else None
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Row:
         """Read back what `asdict` wrote."""

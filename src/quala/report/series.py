@@ -94,7 +94,7 @@ def _point_gmacs(point: Point) -> float | None:
 
 
 def _row_latency(row: Row) -> float | None:
-    return row.latency_ms.median if row.latency_ms else None
+    return row.median_ms
 
 
 def _point_latency(point: Point) -> float | None:

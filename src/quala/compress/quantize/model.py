@@ -76,9 +76,8 @@ def calibrate(model: nn.Module, run: Callable[[], None]) -> None:
     for _, quantizer in _quantizers(model):
         quantizer.forget()
     with torch.no_grad():
-        if any(quantizer.config.outliers for _, quantizer in _quantizers(model)):
-            set_mode(model, "off")
-            find_outliers(model, run)
+        set_mode(model, "off")
+        find_outliers(model, run)
         set_mode(model, "observe")
         run()
     for _, quantizer in _quantizers(model):

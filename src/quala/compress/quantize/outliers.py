@@ -18,13 +18,15 @@ def find_outliers(model: nn.Module, run: Callable[[], None]) -> None:
 
     They are the `outliers` inputs with the largest absolute values, where the next largest is at
     most half of the largest; elsewhere none. After LLM.int8() (arXiv 2208.07339), whose threshold
-    is a value instead.
+    is a value instead. Where no layer wants any, nothing is run.
     """
     layers = [
         module
         for module in model.modules()
         if isinstance(module, QuantLinear) and module.input_quantizer.config.outliers
     ]
+    if not layers:
+        return
     seen: dict[QuantLinear, Tensor] = {}
 
     def watch(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

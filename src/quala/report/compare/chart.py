@@ -101,9 +101,7 @@ def _latency_chart(table: Table, place: Place) -> Chart:
         return found[place].mean if place in found else None
 
     def other(trial: Trial, row: Row) -> float | None:
-        if relative:
-            return trial.share(row)
-        return row.latency_ms.median if row.latency_ms else None
+        return trial.share(row) if relative else row.median_ms
 
     kind = "as a share of the teacher's" if relative else "per input, ms"
     return _chart(table, f"Median latency {kind} ({place})", latency, other)

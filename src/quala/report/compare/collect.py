@@ -99,17 +99,13 @@ class _Reader:
             place=Place(
                 str(config.get("runtime", "torch")), int(config["threads"]), measure.processor
             ),
-            teacher_ms=self._teacher_ms(),
+            teacher_ms=self.teacher.median_ms if self.teacher else None,
             costs=_costs({name: node for name, node in nodes.items() if name not in above}),
             teacher=_costs(teacher),
             front=self.report.front if kind == "full" else (),
             commit=run.data.tags.get("mlflow.source.git.commit", ""),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
         )
-
-    def _teacher_ms(self) -> float | None:
-        latency = self.teacher.latency_ms if self.teacher else None
-        return latency.median if latency else None
 
     def _upstream(self, inputs: Iterable[str]) -> dict[str, Node | None]:
         return self.lineage.upstream(

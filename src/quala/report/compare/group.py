@@ -27,8 +27,8 @@ class Line:
     """One row of a comparison: a system in one setting, over its seeds.
 
     `trials` has one trial for each model, its newest measurement; `latencies` has all places
-    where they were timed, `shares` the same as shares of
-    the teacher's latency. `differences` are all the options in which lines of the system differ.
+    where they were timed, `shares` the same as shares of the teacher's latency. `differences` are
+    all the options in which lines of the system differ.
     """
 
     number: int
@@ -172,10 +172,7 @@ def _line(number: int, setting: _Setting, claims: Published) -> Line:
         label=setting.label,
         differences=setting.differences,
         trials=trials,
-        latencies=_timed(
-            setting.trials,
-            lambda trial: trial.row.latency_ms.median if trial.row.latency_ms else None,
-        ),
+        latencies=_timed(setting.trials, lambda trial: trial.row.median_ms),
         shares=_timed(setting.trials, lambda trial: trial.share(trial.row)),
         claim=claim,
     )

@@ -113,6 +113,6 @@ class Trial:
 
     def share(self, row: Row) -> float | None:
         """Return the latency of one of the run's rows as a share of the teacher's."""
-        if row.latency_ms is None or self.teacher_ms is None:
+        if row.median_ms is None or self.teacher_ms is None:
             return None
-        return row.latency_ms.median / self.teacher_ms
+        return row.median_ms / self.teacher_ms
