@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ class OrtEngine(GraphEngine):
 
     name = "onnxruntime"
     fuse = True
+    shared_arena = True
 
     def compile(self, graph: bytes, outputs: list[str]) -> Compiled:
         import onnxruntime
@@ -26,6 +28,9 @@ class OrtEngine(GraphEngine):
         options.log_severity_level = 3
         # Each graph has threads of its own; those of the last call must not spin on in the next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.shared_arena:
+            _register_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
         try:
             session = onnxruntime.InferenceSession(
                 graph, options, providers=["CPUExecutionProvider"]
@@ -40,3 +45,14 @@ class OrtEngine(GraphEngine):
             return list(session.run(outputs, wanted))
 
         return run
+
+
+@cache
+def _register_arena() -> None:
+    """Give all graphs of this process one arena; each of its own would keep its largest batch."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(memory, None)
