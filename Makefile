@@ -20,7 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[demo,dev]" --constraint constraints.txt
 	@touch $@
 
-demo: venv  ## Run the whole quala_minilm workflow on the embedded data (minutes on 2 cores)
+demo: venv  ## Ask the pretrained model, then run the whole workflow on embedded data (minutes on 2 cores)
+	@$(BIN)/quala answer minilm-squad --keep 0.7 --question "Who designed the engine?" \
+		--context "The difference engine was designed by Charles Babbage in the 1820s; Ada Lovelace wrote about its successor."
 	@$(BIN)/quala run quala_minilm experiment=demo
 
 test: lint types  ## Lint, check types, run the tests
