@@ -7,18 +7,30 @@ from quala.workflow import Flow, workflow
 
 @workflow("quala_minilm")
 def quala_minilm(flow: Flow) -> None:
-    """MiniLM student, length-adaptive supernet, int8, searched lengths, measured front."""
+    """MiniLM student, length-adaptive supernet, int8, searched lengths, measured front.
+
+    Without `length_adapt` the student itself is rounded, without `quantize` the front is float's,
+    without `search` only full lengths are measured.
+    """
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     student = flow.run("distill", data=data, teacher=teacher, otherwise=teacher)
-    supernet = flow.run("length_adapt", data=data, model=student, teacher=teacher)
-    integer = flow.run("quantize", data=data, model=supernet, teacher=supernet)
-    found = flow.run("search", data=data, model=integer)
+    supernet = flow.run(
+        "length_adapt", data=data, model=student, teacher=teacher, otherwise=student
+    )
+    served = flow.run("quantize", data=data, model=supernet, teacher=supernet, otherwise=supernet)
+    search = flow.run("search", data=data, model=served)
+    found = None if search.off else search
     measured = flow.run(
-        "measure", data=data, baseline=teacher, supernet=supernet, model=integer, search=found
+        "measure",
+        data=data,
+        baseline=teacher,
+        supernet=None if supernet in (student, served) else supernet,
+        model=served,
+        search=found,
     )
     flow.run("report", search=found, measure=measured)
-    flow.run("export", data=data, model=integer, measure=measured)
+    flow.run("export", data=data, model=served, measure=measured)
 
 
 if __name__ == "__main__":

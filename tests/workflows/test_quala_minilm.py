@@ -87,6 +87,27 @@ def test_an_option_changes_its_stage_and_what_follows(result: Any, toy: Toy) -> 
     assert [found[stage] for stage in STAGES] == ["cached"] * 2 + ["stale"] * 6
 
 
+@pytest.mark.parametrize(
+    ("left_out", "roles", "precisions"),
+    [
+        (["quantize"], {"full", "front", "chosen"}, {"fp32"}),
+        (["length_adapt", "search"], {"full"}, {"int8"}),
+    ],
+)
+def test_stages_can_be_left_out(
+    left_out: list[str], roles: set[str], precisions: set[str], result: Any, toy: Toy
+) -> None:
+    less = toy("run", *(f"stage.{stage}.enabled=false" for stage in left_out))
+    folder = output(less, "report")
+    rows = json.loads((folder / "report.json").read_text())["rows"]
+    ours = [row for row in rows if row["model"] == "quala"]
+    assert {row["model"] for row in rows} == {"fine-tuned", "quala"}
+    assert {row["precision"] for row in ours} == precisions
+    assert {row["role"] for row in ours} >= {"full"}
+    assert {row["role"] for row in ours} <= roles
+    assert (folder / "front.png").stat().st_size > 1000
+
+
 def test_a_student_learns_from_a_cached_teacher(result: Any, toy: Toy) -> None:
     found = toy("run", "stage/distill=hsk", "flow.until=distill")["stages"]
     assert [one["status"] for one in found[:2]] == ["cached", "done"]

@@ -38,6 +38,11 @@ class Artifact:
     absent: str = "is only planned"
 
     @property
+    def off(self) -> bool:
+        """Whether the stage is switched off and nothing passes it by."""
+        return not self.fingerprint
+
+    @property
     def path(self) -> Path:
         """The folder with the stage's output."""
         if self.folder is None:
@@ -139,7 +144,7 @@ class Flow:
             return otherwise or Artifact(name, "", absent="is switched off")
         used = {key: item for key, item in inputs.items() if item is not None}
         for item in used.values():
-            if isinstance(item, Artifact) and not item.fingerprint:
+            if isinstance(item, Artifact) and item.off:
                 raise QualaError(f"Stage `{name}` needs `{item.name}`, which is switched off.")
         return self._driver.step(self._node(name, self._stages[stage], config, used))
 
