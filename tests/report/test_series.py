@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quala.report import Report
+from quala.report import Latency, Report
 from quala.report.series import charts
 
 
@@ -41,3 +41,16 @@ def test_integers_of_any_width_are_integer_rows(made_up_report: Report) -> None:
     )
     assert marks == before
     assert marks["integer"] == 1
+
+
+def test_the_line_leaves_out_lengths_that_others_beat(made_up_report: Report) -> None:
+    slow = Latency(99.0, 99.0, 99.0)
+    rows = tuple(
+        replace(row, latency_ms=slow) if row.macs_mean == 1.3e9 else row
+        for row in made_up_report.rows
+    )
+    macs, milliseconds = charts(replace(made_up_report, rows=rows))
+    assert [mark.x for mark in macs.front] == [0.8, 1.0, 1.3, 1.7]
+    assert [mark.x for mark in milliseconds.front] == [12.0 * gmacs for gmacs in (0.8, 1.0, 1.7)]
+    drawn = next(one for one in milliseconds.series if one.kind == "front")
+    assert [mark.x for mark in drawn.marks][-1] == 99.0

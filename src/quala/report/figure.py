@@ -63,13 +63,17 @@ def one_legend(figure: Figure, axes: Iterable[Axes], *, columns: int) -> None:
 
 
 def _draw(axis: Axes, chart: Chart) -> None:
+    axis.plot(
+        [mark.x for mark in chart.front],
+        [mark.y for mark in chart.front],
+        color=_STYLES["front"]["color"],
+        linewidth=1.6,
+    )
     for series in chart.series:
-        joined = series.kind == "front"
         axis.plot(
             [mark.x for mark in series.marks],
             [mark.y for mark in series.marks],
-            linestyle="-" if joined else "none",
-            linewidth=1.6,
+            linestyle="none",
             markeredgecolor="none" if series.kind == "candidates" else "white",
             markeredgewidth=0.8,
             label=series.label,

@@ -60,13 +60,21 @@ def _chart_html(shown: Chart, metric: str) -> str:
 
     name = metric_name(metric)
     figure = graph_objects.Figure(layout=layout(shown.cost, f"{name}, percent"))
+    figure.add_scatter(
+        x=[mark.x for mark in shown.front],
+        y=[mark.y for mark in shown.front],
+        mode="lines",
+        line={"color": _STYLES["front"]["color"]},
+        hoverinfo="skip",
+        showlegend=False,
+    )
     for series in shown.series:
         figure.add_scatter(
             x=[mark.x for mark in series.marks],
             y=[mark.y for mark in series.marks],
             text=[escape(mark.text) for mark in series.marks],
             name=series.label,
-            mode="lines+markers" if series.kind == "front" else "markers",
+            mode="markers",
             marker=dict(_STYLES[series.kind]),
             hovertemplate=f"%{{text}}<br>{name} %{{y:.2f}}<br>{shown.cost} %{{x:.4g}}"
             "<extra></extra>",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from quala.metrics import pareto_front
 from quala.report.rows import GIGA, Point, Report, Row
 
 Kind = Literal["candidates", "baseline", "float", "integer", "front", "chosen"]
@@ -31,10 +32,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A scatter of score against one cost."""
+    """A scatter of score against one cost; `front` are the marks of it that no other beats."""
 
     cost: str
     series: tuple[Series, ...]
+
+    @property
+    def front(self) -> tuple[Mark, ...]:
+        """Lengths found by one cost may be beaten by another, milliseconds for instance."""
+        marks = [mark for one in self.series if one.kind == "front" for mark in one.marks]
+        best = pareto_front([mark.y for mark in marks], [mark.x for mark in marks])
+        return tuple(marks[number] for number in best)
 
 
 def charts(report: Report) -> tuple[Chart, ...]:
