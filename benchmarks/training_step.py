@@ -2,9 +2,10 @@
 
 python benchmarks/training_step.py --layers 6 --hidden 384 --steps 8 --threads 2
 
-Prints two ratios, each the median over interleaved repetitions:
+Prints three ratios, each the median over interleaved repetitions:
 - a sandwich step's time over the time that its MACs predict from a full-length step;
-- a step of the training stage over a step of a bare PyTorch loop on the same batches.
+- a step of the training stage over a step of a bare PyTorch loop on the same batches;
+- PyTorch's AdamW as it comes over the stage's, all weights trained.
 """
 
 from __future__ import annotations
@@ -119,17 +120,7 @@ def sandwich_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
 
 def overhead_ratio(args: argparse.Namespace, features: FeatureSet) -> float:
     """Return the time of the training stage over that of a bare loop, same batches."""
-    config = FinetuneConfig(
-        seed=0,
-        epochs=1,
-        max_steps=args.steps,
-        batch_size=args.batch_size,
-        learning_rate=1e-5,
-        warmup_ratio=0.0,
-        weight_decay=0.0,
-        gradient_clip=1.0,
-        checkpoint_minutes=60,
-    )
+    config = training(args)
     rows = list(step_batches(features, config, args.steps))
     ratios = []
     for _ in range(args.repeats):
@@ -161,8 +152,39 @@ def stage_seconds(args: argparse.Namespace, config: FinetuneConfig, features: Fe
         return timed(lambda: fit(module, context))
 
 
+def optimizer_ratio(args: argparse.Namespace) -> float:
+    """Return the time of a step of PyTorch's default AdamW over that of the stages'."""
+    model = build_model(args.layers, args.hidden)
+    model.hf.requires_grad_(True)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    features: Any = RandomFeatures(1)
+    module = FinetuneModule(model, TASK, training(args), Plan(features, args.steps, None))
+    ours: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]
+    theirs = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    ratios = []
+    for _ in range(args.steps):
+        ratios.append(timed(lambda: theirs.step()) / timed(lambda: ours.step()))
+    return statistics.median(ratios)
+
+
+def training(args: argparse.Namespace) -> FinetuneConfig:
+    """Return the configuration of a short training."""
+    return FinetuneConfig(
+        seed=0,
+        epochs=1,
+        max_steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=1e-5,
+        warmup_ratio=0.0,
+        weight_decay=0.0,
+        gradient_clip=1.0,
+        checkpoint_minutes=60,
+    )
+
+
 def main() -> None:
-    """Print the two ratios."""
+    """Print the three ratios."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--hidden", type=int, default=384)
@@ -180,6 +202,7 @@ def main() -> None:
     sandwich_ratio(model, batches[:2])
     print(f"sandwich step, measured / predicted by MACs: {sandwich_ratio(model, batches):.3f}x")
     print(f"stage step / bare PyTorch step:              {overhead_ratio(args, features):.3f}x")
+    print(f"default AdamW step / stage's:                {optimizer_ratio(args):.3f}x")
 
 
 if __name__ == "__main__":

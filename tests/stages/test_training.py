@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
@@ -164,6 +165,30 @@ def test_the_rate_follows_its_schedule(schedule: Schedule, warmup: int) -> None:
     falling = [(10 - step) / (10 - warmup) for step in range(warmup, 10)]
     rest = falling if schedule == "linear" else [1.0] * (10 - warmup)
     assert rates == pytest.approx([0.5 * share for share in rising + rest])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", ["finetune", "length_adapt"])
+def test_gradients_are_clipped_by_the_norm_of_all(
+    stage: str, precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    norms: dict[float, list[float]] = {0.01: [], 1e9: []}
+    for most, seen in norms.items():
+
+        def note(optimizer: torch.optim.Optimizer, *_: Any, seen: list[float] = seen) -> None:
+            assert optimizer.defaults["fused"]
+            groups = [group["params"] for group in optimizer.param_groups]
+            grads = [one.grad for group in groups for one in group if one.grad is not None]
+            seen.append(float(torch.nn.utils.get_total_norm(grads)))
+
+        handle = register_optimizer_step_post_hook(note)
+        try:
+            changes = {"gradient_clip": most, "precision": precision, "max_steps": 2}
+            run(stage, tiny_checkpoint, tmp_path / str(most), **changes)
+        finally:
+            handle.remove()
+    assert norms[0.01] == pytest.approx([0.01, 0.01], rel=1e-3)
+    assert min(norms[1e9]) > 0.1
 
 
 def test_training_changes_the_weights(tiny_checkpoint: Path, tmp_path: Path) -> None:

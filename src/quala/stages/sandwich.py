@@ -78,7 +78,7 @@ class SandwichModule(TrainingModule):
             lengths = self._lengths(rng, skipped, smallest=number == 1)
             sub_loss += self._sub_pass(batch, target, lengths, skipped, 1 / passes)
         self.losses["sub"] = sub_loss / (passes - 1)
-        self.clip_gradients(optimizer.optimizer, gradient_clip_val=self.settings.gradient_clip)
+        self.configure_gradient_clipping(optimizer.optimizer, self.settings.gradient_clip)
         optimizer.step()
         cast("LambdaLR", self.lr_schedulers()).step()
 

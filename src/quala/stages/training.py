@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, Sampler
 from transformers import get_scheduler
 
@@ -31,6 +32,8 @@ from quala.stages.callbacks import (
 )
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from quala.data.batch import Batch
     from quala.data.features import FeatureSet
     from quala.models.adaptive import LengthAdaptiveModel
@@ -135,7 +138,8 @@ class TrainingModule(pl.LightningModule):
         ]
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=self.settings.learning_rate)
+        rate = self.settings.learning_rate
+        optimizer = torch.optim.AdamW(self.parameter_groups(), lr=rate, fused=True)
         total = self.plan.total_steps
         warmup = round(self.settings.warmup_ratio * total)
         schedule = get_scheduler(
@@ -148,6 +152,20 @@ class TrainingModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients.
+
+        Lightning's own clipping refuses fused optimizers, which may have gradients to unscale;
+        neither float32 nor bfloat16 scales any.
+        """
+        if gradient_clip_val:
+            clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.plan.loader(self.settings, start=self.global_step)
