@@ -16,7 +16,7 @@ def _row(model: str, precision: str, tokens: str, **figures: object) -> Row:
 
 @pytest.fixture
 def made_up_report() -> Report:
-    """Baseline, two full-length rows and a front of four points, the second one chosen."""
+    """Baseline, two full-length rows, a front of four, the second chosen and measured in float."""
     rows = [
         _row(
             "teacher", "fp32", "full", role="baseline", size_bytes=86 * MIB, score=91.0,
@@ -25,6 +25,11 @@ def made_up_report() -> Report:
         _row(
             "supernet", "fp32", "full", role="full", size_bytes=86 * MIB, score=92.5,
             exact_match=90.0, latency_ms=Latency(50.0, 55.0, 70.0),
+        ),
+        _row(
+            "supernet", "fp32", "70, 60, 30", role="supernet", lengths=(70, 60, 30), score=90.9,
+            size_bytes=86 * MIB, exact_match=88.1, macs_mean=1.0e9, macs_padded=int(2.5e9),
+            latency_ms=Latency(22.0, 25.0, 30.0),
         ),
         _row(
             "integer", "int8", "full", role="full", score=92.0, exact_match=89.5,

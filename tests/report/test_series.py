@@ -12,7 +12,7 @@ def test_two_charts_with_all_series(made_up_report: Report) -> None:
     found = charts(made_up_report)
     assert len(found) == 2
     kinds = [series.kind for series in found[0].series]
-    assert kinds == ["candidates", "baseline", "float", "integer", "front", "chosen"]
+    assert kinds == ["candidates", "baseline", "float", "supernet", "integer", "front", "chosen"]
 
 
 def test_no_latency_chart_without_latencies(made_up_report: Report) -> None:

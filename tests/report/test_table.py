@@ -53,5 +53,5 @@ def test_absent_figures_are_a_dash(made_up_report: Report) -> None:
 def test_csv_reads_back(made_up_report: Report) -> None:
     lines = list(csv.DictReader(io.StringIO(csv_text(made_up_report.rows))))
     assert [float(line["f1"]) for line in lines] == [row.score for row in made_up_report.rows]
-    assert lines[4]["role"] == "chosen"
+    assert lines[5]["role"] == "chosen"
     assert lines[0]["latency_ms_p99"] == "80.0"

@@ -47,14 +47,26 @@ def test_rows_say_what_they_are_there_for(run: Run) -> None:
     assert [(row.model, row.role, row.precision) for row in rows] == [
         ("fine-tuned", "baseline", "fp32"),
         ("supernet", "full", "fp32"),
+        ("supernet", "supernet", "fp32"),
         ("quala", "full", "int8"),
         ("quala", "chosen", "int8"),
         ("quala", "front", "int8"),
     ]
-    assert [row.lengths for row in rows] == [None, None, None, (96, 64), (64, 32)]
-    costs = [row.macs_mean for row in rows[2:]]
+    assert [row.lengths for row in rows] == [None, None, (96, 64), None, (96, 64), (64, 32)]
+    costs = [row.macs_mean for row in rows[3:]]
     assert costs == sorted(costs, reverse=True)
-    assert rows[2].size_bytes < rows[1].size_bytes / 2
+    assert rows[3].size_bytes < rows[1].size_bytes / 2
+
+
+@pytest.mark.parametrize(
+    ("supernet", "lengths"),
+    [("full", [None]), ("chosen", [None, (96, 64)]), ("front", [None, (96, 64), (64, 32)])],
+)
+def test_the_float_model_is_measured_at_as_many_lengths_as_asked(
+    run: Run, supernet: str, lengths: list[tuple[int, ...] | None]
+) -> None:
+    rows = run(supernet=supernet)
+    assert [row.lengths for row in rows if row.model == "supernet"] == lengths
 
 
 def test_rows_say_how_many_weights_of_which_width_there_are(
@@ -65,7 +77,7 @@ def test_rows_say_how_many_weights_of_which_width_there_are(
     counted = sum(weight.numel() for weight in opened.hf.parameters())
     assert counted == parameters(opened.arch)
     assert {row.parameters for row in rows} == {counted}
-    assert [row.bits for row in rows] == ["32-32-32", "32-32-32", *["8-8-8"] * 3]
+    assert [row.bits for row in rows] == [*["32-32-32"] * 3, *["8-8-8"] * 3]
     assert all(0 < (row.nonzero or 0) <= counted for row in rows)
 
 
@@ -109,7 +121,7 @@ def test_a_served_model_is_scored_as_it_is_served(
     timed = 1  # one input a row
     assert features == {
         None: 3 * (len(test.features) + timed),
-        LengthConfig((96, 64), 128): len(test.features) + timed,
+        LengthConfig((96, 64), 128): 2 * (len(test.features) + timed),
         LengthConfig((64, 32), 128): len(test.features) + timed,
     }
     assert max(counts.values()) < len(test.features) * 3  # several at once

@@ -54,7 +54,7 @@ def test_the_report_is_there(result: Any) -> None:
     assert (folder / "front.png").stat().st_size > 1000
     assert "<html" in (folder / "report.html").read_text().lower()
     rows = json.loads((folder / "report.json").read_text())["rows"]
-    assert [row["model"] for row in rows][:3] == ["fine-tuned", "supernet", "quala"]
+    assert [row["model"] for row in rows][:4] == ["fine-tuned", *["supernet"] * 2, "quala"]
     assert [row["role"] for row in rows].count("chosen") == 1
 
 

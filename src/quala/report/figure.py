@@ -22,6 +22,7 @@ _STYLES: Mapping[Kind, Mapping[str, Any]] = MappingProxyType(
         "candidates": {"color": "#9ca3af", "marker": "o", "markersize": 3.5, "alpha": 0.45},
         "baseline": {"color": INK, "marker": "D", "markersize": 8},
         "float": {"color": "#c2410c", "marker": "s", "markersize": 8},
+        "supernet": {"color": "#c2410c", "marker": "s", "markersize": 4.5},
         "integer": {"color": "#7c3aed", "marker": "^", "markersize": 9},
         "front": {"color": "#0369a1", "marker": "o", "markersize": 6},
         "chosen": {"color": "#f59e0b", "marker": "*", "markersize": 17},
@@ -43,7 +44,7 @@ def draw_front(report: Report, file: Path) -> None:
         _draw(axis, chart)
         if number == 0:
             axis.set_ylabel(f"{metric_name(report.metric)}, percent", color=INK)
-    one_legend(figure, axes, columns=6)
+    one_legend(figure, axes, columns=7)
     figure.savefig(file)
 
 

@@ -18,6 +18,7 @@ _STYLES: Mapping[Kind, Mapping[str, Any]] = MappingProxyType(
         "candidates": {"color": "#9ca3af", "symbol": "circle", "size": 6, "opacity": 0.45},
         "baseline": {"color": "#222222", "symbol": "diamond", "size": 12},
         "float": {"color": "#c2410c", "symbol": "square", "size": 11},
+        "supernet": {"color": "#c2410c", "symbol": "square", "size": 6},
         "integer": {"color": "#7c3aed", "symbol": "triangle-up", "size": 12},
         "front": {"color": "#0369a1", "symbol": "circle", "size": 9},
         "chosen": {"color": "#f59e0b", "symbol": "star", "size": 17},

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from quala.errors import QualaError, unknown
 from quala.metrics import hypervolume
 
-Role = Literal["baseline", "full", "front", "chosen"]
+Role = Literal["baseline", "full", "supernet", "front", "chosen"]
 
 FINE_TUNED = "fine-tuned"
 """The model name of the teacher's row, which every recipe starts from."""
@@ -31,11 +31,12 @@ class Row:
     """One measured model at one set of lengths, scored on the test set.
 
     `role` says what it is there for: the `baseline` that speed-ups refer to, a model at `full`
-    length, a point of the `front`, or the `chosen` one of them. `lengths` None means that nothing
-    is dropped; `tokens` says in words what each layer keeps. `score` and `exact_match` are
-    percent. `macs_padded` counts an input padded to the full sequence, `macs_mean` is the average
-    over the real inputs. `bits` are those of weights, embeddings and activations, `2-2-8`;
-    `nonzero` counts those of the `parameters` that are not 0. Older reports lack the last three.
+    length, the float `supernet` at lengths of the front, a point of the `front`, or the `chosen`
+    one of them. `lengths` None means that nothing is dropped; `tokens` says in words what each
+    layer keeps. `score` and `exact_match` are percent. `macs_padded` counts an input padded to the
+    full sequence, `macs_mean` is the average over the real inputs. `bits` are those of weights,
+    embeddings and activations, `2-2-8`; `nonzero` counts those of the `parameters` that are not 0.
+    Older reports lack the last three.
     """
 
     model: str

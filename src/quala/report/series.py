@@ -9,7 +9,7 @@ from typing import Literal
 from quala.metrics import pareto_front
 from quala.report.rows import GIGA, Point, Report, Row
 
-Kind = Literal["candidates", "baseline", "float", "integer", "front", "chosen"]
+Kind = Literal["candidates", "baseline", "float", "supernet", "integer", "front", "chosen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ def _series(
     groups: list[tuple[Kind, str, Sequence[Row]]] = [
         ("baseline", "baseline", [row for row in report.rows if row.role == "baseline"]),
         ("float", "full length, float", [row for row in full if not _is_integer(row)]),
+        ("supernet", "shorter, float", [row for row in report.rows if row.role == "supernet"]),
         ("integer", "full length, integer", [row for row in full if _is_integer(row)]),
         ("front", "front", report.front),
         ("chosen", "chosen", [row for row in report.rows if row.role == "chosen"]),

@@ -12,6 +12,7 @@ from quala.workflow.stage import StageConfig
 Strategy = Literal["quala", "published", "bayesian"]
 Cost = Literal["macs", "latency"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
+SupernetLengths = Literal["full", "chosen", "front"]
 
 
 @dataclass(kw_only=True)
@@ -68,6 +69,9 @@ class MeasureConfig(StageConfig):
     seed: int
     front_points: int
     """At most so many points of the front are measured, spread over its costs."""
+    supernet: SupernetLengths
+    """Where the float supernet is measured: at `full` length, at the `chosen` lengths too, or at
+    all that are measured of the `front`: the difference is what rounding costs there."""
     max_loss: float
     """Points of the metric that the chosen point may lose against the full-length float model."""
     batch_size: int

@@ -78,12 +78,17 @@ def _models(
         name = f"{config.reference}, random weights"
         models.append(Measured(name, opened, (None,), (first,), size, scored=False))
         first = "full"
-    for name, key, role in ((FINE_TUNED, "baseline", first), ("supernet", "supernet", "full")):
+    shorter = [point for point, role in zip(points, roles) if config.supernet in ("front", role)]
+    beside: Role = "supernet"
+    for name, key, lengths, each in (
+        (FINE_TUNED, "baseline", (None,), (first,)),
+        ("supernet", "supernet", (None, *shorter), ("full", *[beside] * len(shorter))),
+    ):
         if key not in inputs:
             continue
         opened = open_checkpoint(inputs[key], inputs["data"])
         size = size_bytes(opened.model.arch, "fp32")
-        models.append(Measured(name, opened, (None,), (role,), size))
+        models.append(Measured(name, opened, lengths, each, size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
     models.append(Measured(config.name, integer, (None, *points), ("full", *roles), stored))
     return models
