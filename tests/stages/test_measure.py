@@ -59,13 +59,13 @@ def test_rows_say_what_they_are_there_for(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("supernet", "lengths"),
+    ("asked", "lengths"),
     [("full", [None]), ("chosen", [None, (96, 64)]), ("front", [None, (96, 64), (64, 32)])],
 )
 def test_the_float_model_is_measured_at_as_many_lengths_as_asked(
-    run: Run, supernet: str, lengths: list[tuple[int, ...] | None]
+    run: Run, asked: str, lengths: list[tuple[int, ...] | None]
 ) -> None:
-    rows = run(supernet=supernet)
+    rows = run(supernet=asked)
     assert [row.lengths for row in rows if row.model == "supernet"] == lengths
 
 
