@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from quala.config import FlowConfig, Settings, TrackingConfig
 from quala.data.spec import DataSpec
@@ -240,6 +243,15 @@ class Tracked:
         seeded = {} if stage.name == "report" else {"seed": seed}
         config: StageConfig = stage.config(**(seeded | changes))
         return config
+
+
+@contextmanager
+def quickly() -> Iterator[None]:
+    """Leave out what the engine asks of its surroundings at each run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
+        patched.setattr("quala.workflow.record.versions", dict)
+        yield
 
 
 def files(folder: Path, *, task: str) -> DataSpec:

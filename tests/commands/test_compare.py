@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tracked import Filled, Tracked, files
+from tracked import Filled, Tracked, files, quickly
 
 from quala.cli import main as quala
 from quala.commands.report import main
@@ -23,9 +23,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) ->
     tracked = Tracked(folder)
     questions = files(folder / "questions", task="squad")
     sentences = files(folder / "sentences", task="glue")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
-        patched.setattr("quala.workflow.record.versions", dict)
+    with quickly():
         runs = {
             "kdlsq": tracked.run("kdlsq", data=questions),
             "xtc": tracked.run("xtc", data=questions),

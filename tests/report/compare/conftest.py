@@ -7,25 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracked import Filled, Tracked, files
+from tracked import Filled, Tracked, files, quickly
 
 from quala.data.spec import DataSpec
 
 
-@pytest.fixture(scope="session")
-def quick() -> Iterator[None]:
-    """Leave out what the engine asks of its surroundings at each run."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
-        patched.setattr("quala.workflow.record.versions", dict)
-        yield
-
-
 @pytest.fixture
-def tracked(tmp_path: Path, migrated_database: Path, quick: None) -> Tracked:
+def tracked(tmp_path: Path, migrated_database: Path) -> Iterator[Tracked]:
     """An empty store of a test's own."""
     shutil.copy(migrated_database, tmp_path / "mlflow.db")
-    return Tracked(tmp_path)
+    with quickly():
+        yield Tracked(tmp_path)
 
 
 @pytest.fixture
@@ -35,10 +27,9 @@ def questions(tmp_path: Path) -> DataSpec:
 
 
 @pytest.fixture(scope="session")
-def filled(
-    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, quick: None
-) -> Filled:
+def filled(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Filled:
     """A store with several systems; nothing may be added to it."""
     folder = tmp_path_factory.mktemp("tracked")
     shutil.copy(migrated_database, folder / "mlflow.db")
-    return Filled.of(Tracked(folder))
+    with quickly():
+        return Filled.of(Tracked(folder))
