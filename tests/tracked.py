@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -237,21 +236,16 @@ class Tracked:
             progress=False,
         )
         workflow = Workflow(name, WORKFLOWS[name], Path(__file__), STAGES, self.folder)
-        return run_workflow(workflow, Invocation(settings, "", words)).run_id
+        with pytest.MonkeyPatch.context() as patched:
+            # What the engine asks of its surroundings at each run.
+            patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
+            patched.setattr("quala.workflow.record.versions", dict)
+            return run_workflow(workflow, Invocation(settings, "", words)).run_id
 
     def _config(self, stage: Stage, seed: int, changes: dict[str, Any]) -> StageConfig:
         seeded = {} if stage.name == "report" else {"seed": seed}
         config: StageConfig = stage.config(**(seeded | changes))
         return config
-
-
-@contextmanager
-def quickly() -> Iterator[None]:
-    """Leave out what the engine asks of its surroundings at each run."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
-        patched.setattr("quala.workflow.record.versions", dict)
-        yield
 
 
 def files(folder: Path, *, task: str) -> DataSpec:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tracked import Filled, Tracked, files, quickly
+from tracked import Filled, Tracked, files
 
 from quala.cli import main as quala
 from quala.commands.report import main
@@ -23,16 +23,15 @@ def filled(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) ->
     tracked = Tracked(folder)
     questions = files(folder / "questions", task="squad")
     sentences = files(folder / "sentences", task="glue")
-    with quickly():
-        runs = {
-            "kdlsq": tracked.run("kdlsq", data=questions),
-            "xtc": tracked.run("xtc", data=questions),
-            "other": tracked.run("kdlsq", data=sentences, experiment="mine"),
-            "bare": tracked.run("kdlsq", data=questions, seed=1, until="distill"),
-        }
-        # It came as far as its report and failed after that.
-        runs["failed"] = tracked.run("xtc", data=questions, seed=1)
-        Reports.open(tracked.uri).client.set_terminated(runs["failed"], "FAILED")
+    runs = {
+        "kdlsq": tracked.run("kdlsq", data=questions),
+        "xtc": tracked.run("xtc", data=questions),
+        "other": tracked.run("kdlsq", data=sentences, experiment="mine"),
+        "bare": tracked.run("kdlsq", data=questions, seed=1, until="distill"),
+    }
+    # It came as far as its report and failed after that.
+    runs["failed"] = tracked.run("xtc", data=questions, seed=1)
+    Reports.open(tracked.uri).client.set_terminated(runs["failed"], "FAILED")
     return Filled(tracked, questions, sentences, runs)
 
 

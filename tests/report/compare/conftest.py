@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tracked import Filled, Tracked, files, quickly
+from tracked import Filled, Tracked, files
 
 from quala.data.spec import DataSpec
 
 
 @pytest.fixture
-def tracked(tmp_path: Path, migrated_database: Path) -> Iterator[Tracked]:
+def tracked(tmp_path: Path, migrated_database: Path) -> Tracked:
     """An empty store of a test's own."""
     shutil.copy(migrated_database, tmp_path / "mlflow.db")
-    with quickly():
-        yield Tracked(tmp_path)
+    return Tracked(tmp_path)
 
 
 @pytest.fixture
@@ -31,5 +29,4 @@ def filled(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) ->
     """A store with several systems; nothing may be added to it."""
     folder = tmp_path_factory.mktemp("tracked")
     shutil.copy(migrated_database, folder / "mlflow.db")
-    with quickly():
-        return Filled.of(Tracked(folder))
+    return Filled.of(Tracked(folder))
