@@ -14,6 +14,7 @@ from quala.config import FlowConfig, Settings, TrackingConfig
 from quala.data.spec import DataSpec
 from quala.report import Latency, Report, Row
 from quala.report.compare import Collector, Comparison, Trial
+from quala.report.rows import Role
 from quala.report.store import Reports
 from quala.stages.training_config import not_identity
 from quala.workflow import Flow, Stage, StageConfig, StageContext, Workflow
@@ -26,6 +27,8 @@ NOISE = {0: 0.0, 1: 1.0, 2: -0.4}
 BITS, SOFT = 1.0, 4.0
 """What a bit and the soft labels do to a score."""
 TEACHER_SCORE, STUDENT_SCORE, ADAPTED_SCORE = 90.0, 70.0, 85.0
+ROUNDING, SHORTENING = 0.5, 1.0
+"""What integers and shorter lengths cost."""
 TEACHER_SECONDS, ADAPT_SECONDS = 100.0, 30.0
 
 
@@ -56,6 +59,12 @@ class AdaptConfig(TrainConfig):
 
 
 @dataclass(kw_only=True)
+class QuantizeConfig(StageConfig):
+    seed: int = 0
+    weight_bits: int = 8
+
+
+@dataclass(kw_only=True)
 class SearchConfig(StageConfig):
     seed: int = 0
 
@@ -81,6 +90,7 @@ STAGES = {
         "finetune": TrainConfig,
         "distill": DistillConfig,
         "length_adapt": AdaptConfig,
+        "quantize": QuantizeConfig,
         "search": SearchConfig,
         "measure": MeasureConfig,
         "report": ReportConfig,
@@ -125,8 +135,16 @@ def distill(config: DistillConfig, context: StageContext, inputs: Inputs) -> dic
 def length_adapt(config: AdaptConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
     """As an older version: it names no passes."""
     score = ADAPTED_SCORE + NOISE[config.seed]
-    _save(context, score=score, precision="int8", bits=None, size=80 * MIB, nonzero=None)
+    _save(context, score=score, precision="fp32", bits=None, size=80 * MIB, nonzero=None)
     return {"train/steps": config.max_steps, "train/seconds": ADAPT_SECONDS}
+
+
+def quantize(config: QuantizeConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
+    found = _model(inputs["model"])
+    bits = config.weight_bits
+    rounded = {"precision": f"w{bits}e{bits}a8", "bits": f"{bits}-{bits}-8", "size": 20 * MIB}
+    _save(context, **{**found, **rounded, "score": found["score"] - ROUNDING})
+    return {}
 
 
 def search(config: SearchConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
@@ -139,11 +157,18 @@ def measure(config: MeasureConfig, context: StageContext, inputs: Inputs) -> dic
     teacher = replace(config, milliseconds=TEACHER_MS)
     rows = [
         _row(_model(inputs["baseline"]), "fine-tuned", teacher, metric, role="baseline"),
-        _row(_model(inputs["model"]), "small", config, metric, role="full"),
     ]
-    if "search" in inputs:
-        short = replace(rows[1], role="chosen", score=(rows[1].score or 0) - 1, macs_mean=5e8)
-        rows.append(replace(short, lengths=(8, 4), tokens="8,4"))
+    models: dict[str, tuple[str, Role]] = {
+        "supernet": ("supernet", "supernet"), "model": ("small", "chosen"),
+    }  # fmt: skip
+    for key, (name, beside) in models.items():
+        if key not in inputs:
+            continue
+        rows.append(_row(_model(inputs[key]), name, config, metric, role="full"))
+        if "search" in inputs:
+            score = (rows[-1].score or 0) - SHORTENING
+            short = replace(rows[-1], role=beside, score=score, macs_mean=5e8)
+            rows.append(replace(short, lengths=(8, 4), tokens="8,4"))
     (context.output / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
     return {}
 
@@ -201,7 +226,30 @@ def _adaptive(flow: Flow) -> None:
     flow.run("report", search=found, measure=measured)
 
 
-WORKFLOWS = {"kdlsq": _recipe, "xtc": _recipe, "twice": _twice, "quala_minilm": _adaptive}
+def _compound(flow: Flow) -> None:
+    data = flow.data()
+    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    supernet = flow.run("length_adapt", data=data, model=teacher, teacher=teacher)
+    served = flow.run("quantize", data=data, model=supernet, otherwise=supernet)
+    found = flow.run("search", data=data, model=served)
+    measured = flow.run(
+        "measure",
+        data=data,
+        baseline=teacher,
+        supernet=None if served is supernet else supernet,
+        model=served,
+        search=found,
+    )
+    flow.run("report", search=found, measure=measured)
+
+
+WORKFLOWS = {
+    "kdlsq": _recipe,
+    "xtc": _recipe,
+    "twice": _twice,
+    "quala_minilm": _adaptive,
+    "compound": _compound,
+}
 
 
 class Tracked:

@@ -13,6 +13,8 @@ Role = Literal["baseline", "full", "supernet", "front", "chosen"]
 
 FINE_TUNED = "fine-tuned"
 """The model name of the teacher's row, which every recipe starts from."""
+SUPERNET = "supernet"
+"""The model name of the float model that the integer one was rounded from."""
 FORMAT = 1
 GIGA = 1e9
 
@@ -121,6 +123,11 @@ class Report:
     def chosen(self) -> Row | None:
         """The point that the budget selected."""
         return next((row for row in self.rows if row.role == "chosen"), None)
+
+    @property
+    def supernet(self) -> tuple[Row, ...]:
+        """The float model's rows, full length first; none where it is the model itself."""
+        return tuple(row for row in self.rows if row.model == SUPERNET)
 
     @property
     def front(self) -> tuple[Row, ...]:

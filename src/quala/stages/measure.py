@@ -14,7 +14,7 @@ import numpy as np
 from quala.compress.quantize.precision import bits_of, weight_counts
 from quala.cost import macs, mean_macs, size_bytes
 from quala.lengths import LengthConfig
-from quala.report.rows import FINE_TUNED, Latency, Role, Row
+from quala.report.rows import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.latency import Timed, measure_latency
 from quala.runtime.session import Session, open_session
 from quala.search.budget import choose
@@ -82,7 +82,7 @@ def _models(
     beside: Role = "supernet"
     for name, key, lengths, each in (
         (FINE_TUNED, "baseline", (None,), (first,)),
-        ("supernet", "supernet", (None, *shorter), ("full", *[beside] * len(shorter))),
+        (SUPERNET, "supernet", (None, *shorter), ("full", *[beside] * len(shorter))),
     ):
         if key not in inputs:
             continue

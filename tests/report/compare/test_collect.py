@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from tracked import ADAPT_SECONDS, TEACHER_SECONDS, Filled, Tracked
+from tracked import (
+    ADAPT_SECONDS,
+    ADAPTED_SCORE,
+    ROUNDING,
+    SHORTENING,
+    TEACHER_SECONDS,
+    Filled,
+    Tracked,
+)
 
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
@@ -31,6 +39,30 @@ def test_a_search_gives_chosen_lengths_too(filled: Filled) -> None:
     assert set(found) == {"teacher", "full", "chosen"}
     assert found["chosen"].row.lengths == (8, 4)
     assert found["chosen"].identity != found["full"].identity
+
+
+def test_the_float_model_is_compared_beside_its_integer_one(
+    tracked: Tracked, questions: DataSpec
+) -> None:
+    run = tracked.run("compound", data=questions)
+    reports = Reports.open(tracked.uri)
+    found = {
+        (trial.kind, trial.row.precision): trial
+        for trial in Collector(reports).trials(reports.run(run))
+    }
+    scores = {key: trial.score for key, trial in found.items() if key[0] != "teacher"}
+    shorter, rounded = ADAPTED_SCORE - SHORTENING, ADAPTED_SCORE - ROUNDING
+    assert scores == {
+        ("full", "fp32"): ADAPTED_SCORE,
+        ("chosen", "fp32"): shorter,
+        ("full", "w8e8a8"): rounded,
+        ("chosen", "w8e8a8"): shorter - ROUNDING,
+    }
+    assert "quantize" not in found["full", "fp32"].setting
+    assert len({trial.identity for trial in found.values()}) == len(found)
+    assert [row.lengths for row in found["full", "fp32"].front] == [(8, 4)]
+    assert [work.stage for work in found["full", "fp32"].costs.other] == []
+    assert found["full", "fp32"].costs.seconds == ADAPT_SECONDS
 
 
 def test_a_setting_has_no_seed_path_or_tracking(filled: Filled) -> None:

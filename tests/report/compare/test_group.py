@@ -100,6 +100,33 @@ def test_a_model_that_was_measured_again_is_one_model(
     assert shares == {2: (20.0 / 25.0,), 1: (4.0 / 25.0,)}
 
 
+def test_a_float_model_is_one_whether_integers_were_made_of_it_or_not(
+    tracked: Tracked, questions: DataSpec
+) -> None:
+    for weight_bits in (8, 4):
+        word = f"stage.quantize.weight_bits={weight_bits}"
+        tracked.run("compound", word, data=questions, quantize={"weight_bits": weight_bits})
+    off = {"enabled": False}
+    tracked.run("compound", "stage.quantize.enabled=false", data=questions, quantize=off)
+    reports = Reports.open(tracked.uri)
+    trials = [one for run in reports.finished() for one in Collector(reports).trials(run)]
+    (table,) = Comparison.of(trials, {}).tables
+    bits = {one.label: one.bits for one in table.lines if one.system == "compound"}
+    assert bits == {
+        "weight_bits=off, full length": "32-32-32",
+        "weight_bits=4, full length": "4-4-8",
+        "weight_bits=8, full length": "8-8-8",
+        # Three searches found the lengths, two of them with integers in sight.
+        "weight_bits=off, chosen lengths": "32-32-32",
+        "base, chosen lengths": "32-32-32",
+        "precision=w8e8a8, chosen lengths": "8-8-8",
+        "weight_bits=4, chosen lengths": "32-32-32",
+        "weight_bits=4, precision=w4e4a8, chosen lengths": "4-4-8",
+    }
+    (unrounded,) = (one for one in table.lines if one.label == "weight_bits=off, full length")
+    assert len(unrounded.trials) == 1
+
+
 def test_scores_of_two_runtimes_are_two_rows(tracked: Tracked, questions: DataSpec) -> None:
     for runtime in ("onnxruntime", "openvino"):
         tracked.run("kdlsq", data=questions, measure={"runtime": runtime})

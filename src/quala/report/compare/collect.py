@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import PurePath
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError
@@ -23,11 +22,8 @@ if TYPE_CHECKING:
     from quala.report.store import Reports
 
 SEED = "seed"
-BASELINE, MODEL, SEARCH, DATA = "baseline", "model", "search", "data"
+BASELINE, FLOAT, MODEL, SEARCH, DATA = "baseline", "supernet", "model", "search", "data"
 """Names of what the measure stage takes."""
-MADE_BY: Mapping[Kind, tuple[str, ...]] = MappingProxyType(
-    {"teacher": (BASELINE,), "full": (MODEL,), "chosen": (MODEL, SEARCH)}
-)
 
 
 @dataclass
@@ -38,7 +34,10 @@ class Collector:
     _known: dict[str, Node] = field(default_factory=dict)
 
     def trials(self, run: Run) -> list[Trial]:
-        """Return the teacher's row and the compressed model's, at full and at chosen lengths.
+        """Return the rows that are compared: the teacher's, and the compressed model's.
+
+        The latter at full and at chosen lengths, and the same of the float model that it was
+        rounded from, where that is not the model itself.
 
         Raises QualaError for a run without a report, and for one whose model or measurement was
         given from outside.
@@ -70,20 +69,26 @@ class _Reader:
     def trials(self) -> Iterator[Trial]:
         """Yield a trial for each row that is compared."""
         report = self.report
-        rows: dict[Kind, Row | None] = {
-            "teacher": self.teacher, "full": report.full, "chosen": report.chosen,
-        }  # fmt: skip
-        for kind, row in rows.items():
+        chosen, unrounded = report.chosen, report.supernet
+        shorter = (row for row in unrounded if chosen and row.lengths == chosen.lengths)
+        rows: list[tuple[Kind, tuple[str, ...], Row | None]] = [
+            ("teacher", (BASELINE,), self.teacher),
+            ("full", (FLOAT,), next(iter(unrounded), None)),
+            ("chosen", (FLOAT, SEARCH), next(shorter, None)),
+            ("full", (MODEL,), report.full),
+            ("chosen", (MODEL, SEARCH), chosen),
+        ]
+        for kind, made_by, row in rows:
             if row is not None and row.score is not None:
-                yield self._trial(kind, row, row.score)
+                yield self._trial(kind, made_by, row, row.score)
 
-    def _trial(self, kind: Kind, row: Row, score: float) -> Trial:
+    def _trial(self, kind: Kind, made_by: tuple[str, ...], row: Row, score: float) -> Trial:
         run, measure = self.lineage.run, self.measure
-        made_by = MADE_BY[kind]
         nodes, teacher = self._upstream(made_by), self._upstream([BASELINE])
         above = {} if kind == "teacher" else teacher
-        setting = self._setting(nodes, kind)
+        setting = self._setting(nodes, kind, row)
         config = measure.config
+        fronts = {(FLOAT,): self.report.supernet[1:], (MODEL,): self.report.front}
         return Trial(
             run=run.info.run_id,
             system=TEACHER if kind == "teacher" else run.data.tags[WORKFLOW],
@@ -102,7 +107,7 @@ class _Reader:
             teacher_ms=self.teacher.median_ms if self.teacher else None,
             costs=_costs({name: node for name, node in nodes.items() if name not in above}),
             teacher=_costs(teacher),
-            front=self.report.front if kind == "full" else (),
+            front=fronts.get(made_by, ()),
             commit=run.data.tags.get("mlflow.source.git.commit", ""),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
         )
@@ -112,7 +117,7 @@ class _Reader:
             self.origins[key]["from"] for key in inputs if key in self.origins
         )
 
-    def _setting(self, nodes: Mapping[str, Node | None], kind: Kind) -> dict[str, str]:
+    def _setting(self, nodes: Mapping[str, Node | None], kind: Kind, row: Row) -> dict[str, str]:
         """Return the options behind a row, without seeds and paths; given outputs by content."""
         setting: dict[str, str] = {}
         content = _contents([self.measure, *nodes.values()])
@@ -124,6 +129,8 @@ class _Reader:
         setting["measure.runtime"] = str(self.measure.config.get("runtime", "torch"))
         if kind == "chosen":
             setting["measure.max_loss"] = str(self.measure.config["max_loss"])
+            # The search's stages are those of the integer model, also for the float one's row.
+            setting["precision"] = row.precision
         return setting
 
 
