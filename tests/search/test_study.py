@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.search.result import Candidate, SearchResult
+from quala.search.scored import Scored
 from quala.search.settings import SearchSettings
 from quala.search.space import Space
 from quala.search.study import run_search
@@ -49,6 +51,30 @@ def test_it_evaluates_every_generation_and_no_gene_twice(
 def test_both_ends_are_always_evaluated(tmp_path: Path, fake: Any) -> None:
     result = run_search(fake(), SPACE, small(max_cost=100.0), tmp_path)
     assert {SPACE.full, SPACE.lowest} <= {point.lengths for point in result.candidates}
+
+
+def test_a_candidate_knows_how_unsure_its_loss_is(tmp_path: Path, fake: Any) -> None:
+    class Spread(fake):  # type: ignore[misc]
+        """Two examples: what is dropped is lost by the second one only."""
+
+        def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+            best = super().evaluate([SPACE.full])[0].score
+            return [
+                replace(one, examples=(best, 2 * one.score - best))
+                for one in super().evaluate(configs)
+            ]
+
+    result = run_search(Spread(), SPACE, small(), tmp_path)
+    assert result.full is not None
+    for one in result.candidates:
+        # Differences of 0 and twice the mean: their standard error is the mean itself.
+        assert one.error == pytest.approx(result.full.score - one.score, abs=1e-9)
+    assert SearchResult.from_json(result.to_json()).candidates == result.candidates
+
+
+def test_one_example_tells_no_error(tmp_path: Path, fake: Any) -> None:
+    result = run_search(fake(), SPACE, small(), tmp_path)
+    assert {one.error for one in result.candidates} == {None}
 
 
 def test_it_stops_at_the_largest_number_of_evaluations(tmp_path: Path, fake: Any) -> None:

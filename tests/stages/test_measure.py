@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from quala.cost import parameters
 from quala.data.spec import DataSpec
+from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.report.rows import Row
 from quala.runtime.session import EngineSession
-from quala.stages import measure, scores
+from quala.stages import measure, scores, search
 from quala.stages.checkpoint import open_checkpoint, score_slice
 from quala.stages.reference import random_model
 from quala.workflow import StageContext
@@ -84,6 +86,34 @@ def test_rows_say_how_many_weights_of_which_width_there_are(
 def test_the_loss_allowed_decides_the_choice(run: Run) -> None:
     chosen = [row.lengths for row in run(max_loss=20.0) if row.role == "chosen"]
     assert chosen == [(64, 32)]
+
+
+def test_a_slice_that_is_sure_of_nothing_chooses_the_full_length(
+    configure: Any, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    found = search.read_result(inputs["search"])
+    points = [
+        replace(point, score=51.0 if any(point.lengths.drops) else 50.0, error=3.0)
+        for point in found.candidates
+    ]
+    folder = tmp_path / "unsure"
+    folder.mkdir()
+    text = replace(found, candidates=tuple(points)).to_json()
+    (folder / search.RESULT).write_text(text, encoding="utf-8")
+    chosen = {}
+    for certainty in (0.5, 0.95):
+        context = StageContext.alone("measure", tmp_path / str(certainty))
+        config = configure("measure", certainty=certainty)
+        measure.run(config, context, {**inputs, "search": folder})
+        rows = measure.read_rows(context.output)
+        (chosen[certainty],) = (row.lengths for row in rows if row.role == "chosen")
+    assert chosen == {0.5: (64, 32), 0.95: (128, 128)}
+
+
+@pytest.mark.parametrize("certainty", [0.4, 1.0])
+def test_certainty_is_a_share(configure: Any, certainty: float) -> None:
+    with pytest.raises(QualaError, match=r"`certainty` must be at least 0\.5 and below 1"):
+        configure("measure", certainty=certainty)
 
 
 def test_the_chosen_point_is_measured_in_any_case(run: Run) -> None:

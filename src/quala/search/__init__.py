@@ -1,1 +1,1 @@
-"""The search for length configurations: strategies, sampler, evaluators, budget selection."""
+"""The search for length configurations: strategies, sampler, evaluators, choice."""

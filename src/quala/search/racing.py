@@ -12,6 +12,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
+def standard_error(differences: Array) -> Array:
+    """Return the standard error of the mean over the last axis."""
+    error: Array = differences.std(axis=-1, ddof=1) / math.sqrt(differences.shape[-1])
+    return error
+
+
 @dataclass(frozen=True, slots=True)
 class Race:
     """The rule: a gene that costs no less than a rival and is surely worse has lost.
@@ -41,5 +47,4 @@ class Race:
         if count < self.minimum or not rivals:
             return False
         apart = seen - np.stack([rival[:count] for rival in rivals])  # (R, count)
-        error = apart.std(axis=1, ddof=1) / math.sqrt(count)
-        return bool((apart.mean(axis=1) + self.z * error < 0).any())
+        return bool((apart.mean(axis=1) + self.z * standard_error(apart) < 0).any())

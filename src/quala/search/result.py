@@ -25,6 +25,9 @@ class Candidate:
     feasible: bool = True
     gmacs: float | None = None
     """Beside a cost in milliseconds."""
+    error: float | None = None
+    """The standard error of the score's difference to the full length's, on the same examples;
+    None where the score is no mean over examples, or the full length was not scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,11 @@ class SearchResult:
     cheapest: float
     dearest: float
     unit: str = "gmacs"
+
+    @property
+    def full(self) -> Candidate | None:
+        """Return the gene that drops nothing, where it was scored."""
+        return next((one for one in self.candidates if not any(one.lengths.drops)), None)
 
     @property
     def front(self) -> tuple[Candidate, ...]:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from quala.lengths import LengthConfig
+from quala.search.racing import standard_error
 from quala.search.result import Candidate
 
 
@@ -22,6 +25,17 @@ class Scored:
     score: float
     stopped: bool = False
     examples: tuple[float, ...] = ()
+
+    def difference_error(self, other: Scored) -> float | None:
+        """Return the standard error of the difference of two scores on the same examples.
+
+        None where fewer than two were seen.
+        """
+        count = min(len(self.examples), len(other.examples))
+        if count < 2:
+            return None
+        apart = np.subtract(self.examples[:count], other.examples[:count])
+        return float(standard_error(apart))
 
 
 class Evaluator(Protocol):

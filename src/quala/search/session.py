@@ -80,7 +80,9 @@ class Session:
         """Return what was scored, in the order of the slots."""
         done = self._trials(TrialState.COMPLETE)
         done.sort(key=lambda trial: (trial.user_attrs[SLOT], trial.number))
-        return [self._candidate(trial) for trial in done]
+        scored = map(self._scored, done)
+        full = next((one for one in scored if not any(one.lengths.drops)), None)
+        return [self._candidate(trial, full) for trial in done]
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
@@ -164,7 +166,7 @@ class Session:
         examples = tuple(attributes[EXAMPLES])
         return Scored(self._gene(trial), cost, score, attributes[STOPPED], examples)
 
-    def _candidate(self, trial: FrozenTrial) -> Candidate:
+    def _candidate(self, trial: FrozenTrial, full: Scored | None = None) -> Candidate:
         scored = self._scored(trial)
         limits = {key: value for key, value in trial.constraints.items() if key != STOPPED}
         return Candidate(
@@ -176,6 +178,7 @@ class Session:
             examples=len(scored.examples),
             stopped_early=scored.stopped,
             feasible=all(value <= 0 for value in limits.values()),
+            error=scored.difference_error(full) if full else None,
         )
 
     def _give_back(self, dead: Callable[[FrozenTrial], bool]) -> None:

@@ -47,7 +47,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             name="search",
-            version=1,
+            version=2,
             config=SearchConfig,
             run="quala.stages.search:run",
             summary="find the lengths that give the most accuracy for each cost",

@@ -73,7 +73,10 @@ class MeasureConfig(StageConfig):
     """Where the float supernet is measured: at `full` length, at the `chosen` lengths too, or at
     all that are measured of the `front`: the difference is what rounding costs there."""
     max_loss: float
-    """Points of the metric that the chosen point may lose against the full-length float model."""
+    """Points of the metric that the chosen point may lose against the searched model's full
+    length."""
+    certainty: float
+    """How sure the search slice must be of that, 0.5 to below 1: its size counts as well."""
     batch_size: int
     latency_inputs: int
     warmup: int
@@ -82,6 +85,12 @@ class MeasureConfig(StageConfig):
     """What rows are scored and timed in: torch, or a runtime that serves the exported model."""
     reference: str | None = None
     """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.certainty < 1:
+            raise QualaError(
+                f"`certainty` must be at least 0.5 and below 1, got {self.certainty}."
+            )
 
 
 @dataclass(kw_only=True)

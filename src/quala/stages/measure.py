@@ -17,7 +17,7 @@ from quala.lengths import LengthConfig
 from quala.report.rows import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.latency import Timed, measure_latency
 from quala.runtime.session import Session, open_session
-from quala.search.budget import choose
+from quala.search.choice import choose
 from quala.stages.checkpoint import open_checkpoint
 from quala.stages.reference import random_model
 from quala.stages.scores import Measured, Scores, name_of
@@ -111,18 +111,19 @@ def _front_points(
 
     The choice is made by the search slice's scores, so that the test set decides nothing.
     """
-    chosen = choose(found.front, max_loss=config.max_loss).lengths
+    chosen = choose(found, max_loss=config.max_loss, certainty=config.certainty).lengths
     lengths = [
         point.lengths
         for point in found.front
         if any(point.lengths.drops) or point.lengths == chosen
     ]
+    if chosen not in lengths:  # the full length, which a shorter one happened to beat
+        lengths.append(chosen)
     places = np.linspace(0, len(lengths) - 1, min(config.front_points, len(lengths))).round()
     # the chosen point takes the place of its nearest neighbour
     places[np.abs(places - lengths.index(chosen)).argmin()] = lengths.index(chosen)
     kept = {lengths[int(place)] for place in places}
-    ordered = [point.lengths for point in reversed(found.front) if point.lengths in kept]
-    return tuple(ordered), chosen
+    return tuple(point for point in reversed(lengths) if point in kept), chosen
 
 
 def _sessions(models: Sequence[Measured], config: MeasureConfig) -> dict[str, Session]:

@@ -88,7 +88,9 @@ class _Reader:
         above = {} if kind == "teacher" else teacher
         setting = self._setting(nodes, kind, row)
         config = measure.config
-        fronts = {(FLOAT,): self.report.supernet[1:], (MODEL,): self.report.front}
+        fronts: dict[tuple[str, ...], tuple[Row, ...]] = {
+            (FLOAT,): self.report.supernet[1:], (MODEL,): self.report.front,
+        }  # fmt: skip
         return Trial(
             run=run.info.run_id,
             system=TEACHER if kind == "teacher" else run.data.tags[WORKFLOW],
@@ -129,6 +131,8 @@ class _Reader:
         setting["measure.runtime"] = str(self.measure.config.get("runtime", "torch"))
         if kind == "chosen":
             setting["measure.max_loss"] = str(self.measure.config["max_loss"])
+            # Before it was an option, the loss was taken as it was seen.
+            setting["measure.certainty"] = str(self.measure.config.get("certainty", 0.5))
             # The search's stages are those of the integer model, also for the float one's row.
             setting["precision"] = row.precision
         return setting

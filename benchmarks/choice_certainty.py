@@ -1,0 +1,94 @@
+"""How often the chosen lengths keep the promise of `max_loss`, by size of the slice and certainty.
+
+python benchmarks/choice_certainty.py SEARCH --slices 100,400,750 --certainty 0.5,0.84,0.95
+
+SEARCH is the output folder of a search stage. Half of its examples are held out; lengths are
+chosen on random slices of the other half, among the genes that were scored on all of them. Prints
+the mean loss on the held-out half, how often it is above the bound, and the cost, as a share of
+the full length's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from quala.search.choice import choose
+from quala.search.racing import Array, standard_error
+from quala.search.result import Candidate, SearchResult
+from quala.search.trials import EXAMPLES, STOPPED
+from quala.stages.search import read_result
+
+
+def examples_of(folder: Path) -> dict[tuple[int, ...], Array]:
+    """Return the scores of every example, by lengths, of genes that ran to the end."""
+    backend = JournalFileBackend(str(folder / "study" / "study.journal"))
+    study = optuna.load_study(study_name="search", storage=JournalStorage(backend))
+    return {
+        tuple(map(int, trial.params.values())): np.array(trial.user_attrs[EXAMPLES])
+        for trial in study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+        if not trial.user_attrs[STOPPED]
+    }
+
+
+def on_slice(found: SearchResult, seen: dict[tuple[int, ...], Array], rows: Array) -> SearchResult:
+    """Return the search as it would have been on some of its examples."""
+    assert found.full is not None
+    full = seen[found.full.lengths.lengths][rows]
+    candidates = []
+    for one in found.candidates:
+        scores = seen.get(one.lengths.lengths)
+        if scores is not None:
+            mine, apart = scores[rows], scores[rows] - full
+            error = float(standard_error(apart))
+            candidates.append(
+                Candidate(one.lengths, one.cost, mine.mean(), 0, "slice", len(rows), error=error)
+            )
+    return SearchResult(tuple(candidates), found.cheapest, found.dearest)
+
+
+def main() -> None:
+    """Print one line for each size of the slice and certainty."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("search", type=Path)
+    parser.add_argument("--slices", default="100,400,750")
+    parser.add_argument("--certainty", default="0.5,0.84,0.95")
+    parser.add_argument("--max-loss", type=float, default=1.0)
+    parser.add_argument("--repeats", type=int, default=400)
+    arguments = parser.parse_args()
+    found, seen = read_result(arguments.search), examples_of(arguments.search)
+    assert found.full is not None
+    full = seen[found.full.lengths.lengths]
+    total = len(full)
+    print(f"{len(seen)} genes of {total} examples, half of them held out, seed 0")
+    print("| Slice | Certainty | Mean loss | Above the bound | Cost |")
+    print("| --- | --- | --- | --- | --- |")
+    for size in map(int, arguments.slices.split(",")):
+        for certainty in map(float, arguments.certainty.split(",")):
+            rng = np.random.default_rng(0)
+            losses, costs = [], []
+            for _ in range(arguments.repeats):
+                order = rng.permutation(total)
+                sliced = on_slice(found, seen, order[: total // 2][:size])
+                chosen: Candidate = choose(
+                    sliced, max_loss=arguments.max_loss, certainty=certainty
+                )
+                held = order[total // 2 :]
+                losses.append(float((full - seen[chosen.lengths.lengths])[held].mean()))
+                costs.append(chosen.cost / found.full.cost)
+            above = np.mean(np.array(losses) > arguments.max_loss)
+            print(
+                f"| {size} | {certainty:g} | {np.mean(losses):.2f} | {above:.0%} | "
+                f"{np.mean(costs):.3f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    main()
