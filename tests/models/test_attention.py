@@ -22,6 +22,16 @@ def test_both_give_the_same_context() -> None:
     torch.testing.assert_close(context, fused)
 
 
+def test_bfloat16_on_the_cpu_attends_in_float32() -> None:
+    wide = tuple(part.bfloat16().float() for part in qkv(6, 4))
+    valid = torch.arange(6) < torch.tensor([[6], [4]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = (part.bfloat16() for part in wide)
+        context = fused_attention(*narrow, valid=valid, dropout=0.0)
+    exact = fused_attention(*wide, valid=valid, dropout=0.0)
+    assert torch.equal(context, exact.bfloat16())
+
+
 def test_padding_rows_vote_for_real_columns_only() -> None:
     valid = torch.arange(6) < torch.tensor([[6], [4]])
     _, scores = published_attention(*qkv(6, 4), valid=valid, dropout=0.0)

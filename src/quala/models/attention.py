@@ -13,6 +13,13 @@ def fused_attention(
     """Return the context (B, heads, n, d); `valid` (B, n) marks the keys, None when all are."""
     # A mask, even one that hides nothing, costs the fastest kernel.
     mask = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, n)
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        # Where bfloat16 halves a GPU's time, it doubles that of the CPU's kernel.
+        with torch.autocast("cpu", enabled=False):
+            context = F.scaled_dot_product_attention(
+                query.float(), key.float(), value.float(), attn_mask=mask, dropout_p=dropout
+            )
+        return context.to(query.dtype)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
