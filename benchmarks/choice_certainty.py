@@ -44,8 +44,8 @@ def on_slice(found: SearchResult, seen: dict[tuple[int, ...], Array], rows: Arra
     for one in found.candidates:
         scores = seen.get(one.lengths.lengths)
         if scores is not None:
-            mine, apart = scores[rows], scores[rows] - full
-            error = float(standard_error(apart))
+            mine = scores[rows]
+            error = float(standard_error(mine - full))
             candidates.append(
                 Candidate(one.lengths, one.cost, mine.mean(), 0, "slice", len(rows), error=error)
             )
@@ -68,25 +68,21 @@ def main() -> None:
     print(f"{len(seen)} genes of {total} examples, half of them held out, seed 0")
     print("| Slice | Certainty | Mean loss | Above the bound | Cost |")
     print("| --- | --- | --- | --- | --- |")
+    certainties = [float(one) for one in arguments.certainty.split(",")]
     for size in map(int, arguments.slices.split(",")):
-        for certainty in map(float, arguments.certainty.split(",")):
-            rng = np.random.default_rng(0)
-            losses, costs = [], []
-            for _ in range(arguments.repeats):
-                order = rng.permutation(total)
-                sliced = on_slice(found, seen, order[: total // 2][:size])
-                chosen: Candidate = choose(
-                    sliced, max_loss=arguments.max_loss, certainty=certainty
-                )
-                held = order[total // 2 :]
-                losses.append(float((full - seen[chosen.lengths.lengths])[held].mean()))
-                costs.append(chosen.cost / found.full.cost)
-            above = np.mean(np.array(losses) > arguments.max_loss)
-            print(
-                f"| {size} | {certainty:g} | {np.mean(losses):.2f} | {above:.0%} | "
-                f"{np.mean(costs):.3f} |",
-                flush=True,
-            )
+        rng = np.random.default_rng(0)
+        losses, costs = np.empty((2, len(certainties), arguments.repeats))
+        for repeat in range(arguments.repeats):
+            order = rng.permutation(total)
+            held, sliced = order[total // 2 :], on_slice(found, seen, order[: total // 2][:size])
+            for row, certainty in enumerate(certainties):
+                chosen = choose(sliced, max_loss=arguments.max_loss, certainty=certainty)
+                losses[row, repeat] = (full - seen[chosen.lengths.lengths])[held].mean()
+                costs[row, repeat] = chosen.cost / found.full.cost
+        for certainty, lost, cost in zip(certainties, losses, costs):
+            above = np.mean(lost > arguments.max_loss)
+            told = f"{certainty:g} | {lost.mean():.2f} | {above:.0%} | {cost.mean():.3f}"
+            print(f"| {size} | {told} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,28 +218,17 @@ def _twice(flow: Flow) -> None:
     flow.run("report", measure=measured)
 
 
-def _adaptive(flow: Flow) -> None:
+def _adaptive(flow: Flow, *, rounded: bool = False) -> None:
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     supernet = flow.run("length_adapt", data=data, model=teacher, teacher=teacher)
-    found = flow.run("search", data=data, model=supernet)
-    measured = flow.run("measure", data=data, baseline=teacher, model=supernet, search=found)
-    flow.run("report", search=found, measure=measured)
-
-
-def _compound(flow: Flow) -> None:
-    data = flow.data()
-    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
-    supernet = flow.run("length_adapt", data=data, model=teacher, teacher=teacher)
-    served = flow.run("quantize", data=data, model=supernet, otherwise=supernet)
+    served = supernet
+    if rounded:
+        served = flow.run("quantize", data=data, model=supernet, otherwise=supernet)
+    beside = None if served is supernet else supernet
     found = flow.run("search", data=data, model=served)
     measured = flow.run(
-        "measure",
-        data=data,
-        baseline=teacher,
-        supernet=None if served is supernet else supernet,
-        model=served,
-        search=found,
+        "measure", data=data, baseline=teacher, supernet=beside, model=served, search=found
     )
     flow.run("report", search=found, measure=measured)
 
@@ -248,7 +238,7 @@ WORKFLOWS = {
     "xtc": _recipe,
     "twice": _twice,
     "quala_minilm": _adaptive,
-    "compound": _compound,
+    "compound": partial(_adaptive, rounded=True),
 }
 
 
