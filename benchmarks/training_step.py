@@ -34,7 +34,7 @@ from quala.lengths import LengthConfig, constant_drop
 from quala.models import adaptive
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages.finetune import FinetuneModule
-from quala.stages.losses import soft_loss
+from quala.stages.losses import task_soft_loss
 from quala.stages.training import Plan, fit, step_batches
 from quala.stages.training_config import FinetuneConfig
 from quala.workflow import StageContext
@@ -110,7 +110,7 @@ def sandwich_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
     def sub_passes(batch: Batch, target: torch.Tensor) -> None:
         for lengths in passes:
             logits = model(batch, lengths)
-            soft_loss(TASK, logits, target, batch, direction="forward", temperature=1).backward()
+            task_soft_loss(TASK, logits, target, batch, direction="forward", temperature=1).backward()
 
     ratios = []
     for batch in batches:

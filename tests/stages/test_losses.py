@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quala.data.batch import Batch
 from quala.data.task import Task
-from quala.stages.losses import soft_loss
+from quala.stages.losses import task_soft_loss
 
 SPANS = Task("question-answering", 2, "f1")
 CLASSES = Task("classification", 3, "accuracy")
@@ -34,7 +34,7 @@ def logits(task: Task, seed: int) -> Tensor:
 
 def loss(task: Task, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
     options = {"direction": "forward", "temperature": 1.0, **options}
-    return soft_loss(task, student, teacher, batch(), **options)
+    return task_soft_loss(task, student, teacher, batch(), **options)
 
 
 @pytest.mark.parametrize("task", [SPANS, CLASSES, VALUES], ids=lambda task: task.kind)

@@ -20,7 +20,7 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages.cached_teacher import cache_teacher, taught_states
 from quala.stages.checkpoint import Opened, open_checkpoint, score_slice, set_dropout
 from quala.stages.latent import into_training_form
-from quala.stages.losses import soft_loss
+from quala.stages.losses import task_soft_loss
 from quala.stages.origin import heads_to_follow
 from quala.stages.quantized import QuantizedTraining
 from quala.stages.shrunk import PrunedWeights, shrink, shrink_figures
@@ -99,7 +99,7 @@ class DistillModule(QuantizedTraining):
         if config.hard and answers:
             losses["hard"] = task_loss(self.task, logits, batch)
         if config.soft and answers:
-            losses["soft"] = soft_loss(
+            losses["soft"] = task_soft_loss(
                 self.task,
                 logits,
                 said.logits,

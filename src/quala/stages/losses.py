@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch.nn import functional
 
-from quala.compress.distill.soft_labels import soft_loss as soft_label_loss
+from quala.compress.distill.soft_labels import soft_loss
 from quala.data.task import Task, distributions
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from quala.data.batch import Batch
 
 
-def soft_loss(
+def task_soft_loss(
     task: Task,
     student: Tensor,
     teacher: Tensor,
@@ -29,7 +29,7 @@ def soft_loss(
     if task.kind == "regression":
         return functional.mse_loss(student.float(), teacher.float())
     mask = batch["attention_mask"]
-    return soft_label_loss(
+    return soft_loss(
         distributions(task, student, mask).float(),
         distributions(task, teacher, mask).float(),
         direction=direction,

@@ -16,7 +16,7 @@ from quala.lengths import (
     sample_layer_drop,
     sample_length_drop,
 )
-from quala.stages.losses import soft_loss
+from quala.stages.losses import task_soft_loss
 from quala.stages.training import Plan, TrainingModule
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SandwichModule(TrainingModule):
         for teacher in self.teacher:
             with torch.no_grad():
                 taught = teacher(batch)
-            self.losses["teacher"] = soft_loss(
+            self.losses["teacher"] = task_soft_loss(
                 self.task,
                 logits,
                 taught,
@@ -121,7 +121,7 @@ class SandwichModule(TrainingModule):
     def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
         """Return the mean KL(full pass || span head at a layer) over layers."""
         losses = [
-            soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
+            task_soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
             for early in exits
         ]
         return torch.stack(losses).mean()
@@ -136,7 +136,7 @@ class SandwichModule(TrainingModule):
     ) -> Tensor:
         config = self.sandwich
         logits = self.model(batch, lengths, skip_layers=skipped)
-        loss = soft_loss(
+        loss = task_soft_loss(
             self.task,
             logits,
             target,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quala.report.compare.chart import DISTANCE, FRONT_LABEL, Chart, free_angles
-from quala.report.compare.style import FRONT, Style
-from quala.report.figure import GRID, INK, MUTED, one_legend
+from quala.report.compare.style import FRONT, INK, Style
+from quala.report.figure import GRID, MUTED, one_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
