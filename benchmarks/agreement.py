@@ -20,15 +20,14 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from quala.data.groups import equal_lengths
+from quala.checkpoint import Opened, open_checkpoint
+from quala.data.features import equal_lengths
 from quala.data.spec import DataSpec
-from quala.export.encoder import build_graph
+from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig
 from quala.metrics.squad import answer_f1
-from quala.runtime.engine import Facts, open_engine
-from quala.runtime.ort import OrtEngine
+from quala.runtime.engine import Facts, OrtEngine, open_engine
 from quala.runtime.session import EngineSession, Session, TorchSession
-from quala.stages.checkpoint import Opened, open_checkpoint
 
 
 class Unfused(OrtEngine):

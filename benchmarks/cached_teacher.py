@@ -23,21 +23,18 @@ from typing import TypeVar
 
 import torch
 
-from quala.compress.distill.layer_map import layer_pairs
-from quala.compress.layers.maps import layers_to_keep
-from quala.compress.layers.reduce import keep_layers
+from quala.checkpoint import Opened, open_checkpoint, set_dropout
+from quala.compress.depth import keep_layers
+from quala.compress.layer_maps import layer_pairs, layers_to_keep
 from quala.data.spec import DataSpec
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.stages.cache_config import CacheConfig
-from quala.stages.cached_teacher import CachedTeacher, cache_teacher, taught_states
-from quala.stages.checkpoint import Opened, open_checkpoint, set_dropout
 from quala.stages.distill import DistillModule
-from quala.stages.distill_config import DistillConfig
-from quala.stages.teacher import LiveTeacher, Teacher
+from quala.stages.distill_options import CacheConfig, DistillConfig
+from quala.stages.teacher import CachedTeacher, LiveTeacher, Teacher, cache_teacher, taught_states
 from quala.stages.training import Plan, fit, plan_training
 from quala.workflow import StageContext
 from quala.workflow.compose import composed, typed
-from quala.workflow.resources import find_workflow
+from quala.workflow.script import find_workflow
 
 T = TypeVar("T")
 Seconds = tuple[float, float]

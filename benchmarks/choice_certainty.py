@@ -18,10 +18,9 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from quala.search.choice import choose
-from quala.search.racing import Array, standard_error
-from quala.search.result import Candidate, SearchResult
-from quala.search.trials import EXAMPLES, STOPPED
+from quala.search.evaluate import Array, standard_error
+from quala.search.result import Candidate, SearchResult, choose
+from quala.search.sampler import EXAMPLES, STOPPED
 from quala.stages.search import read_result
 
 

@@ -24,16 +24,16 @@ from rich.table import Table
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
-from quala.compress.quantize.model import calibrate, quantize
+from quala.compress.quantize.transform import calibrate, quantize
 from quala.cost import macs
 from quala.data.task import Task
-from quala.export.encoder import build_graph
-from quala.export.specialise import Shape, specialise
+from quala.graph.encoder import build_graph
+from quala.graph.specialize import Shape, specialise
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.runtime.bench import Words, words
 from quala.runtime.engine import Facts, GraphEngine, open_engine
-from quala.stages.reference import random_model
+from quala.runtime.timing import Words, words
+from quala.stages.measure import random_model
 
 LONGEST = 384
 TASK = Task("question-answering", 2, "f1")

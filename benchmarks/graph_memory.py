@@ -16,8 +16,8 @@ import time
 
 import quala
 from quala.lengths import LengthConfig
-from quala.runtime.bench import words
-from quala.runtime.ort import OrtEngine
+from quala.runtime.engine import OrtEngine
+from quala.runtime.timing import words
 
 SIZES = (384, 350, 300, 200, 100)
 

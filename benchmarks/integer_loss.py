@@ -18,13 +18,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from quala.checkpoint import open_checkpoint
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.model import calibrate, quantize
-from quala.data.batch import Batch
+from quala.compress.quantize.modules import QuantEmbedding, QuantLinear
+from quala.compress.quantize.transform import calibrate, quantize
+from quala.data.features import Batch
 from quala.data.spec import DataSpec
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.stages.checkpoint import open_checkpoint
 
 BATCH = 16
 KINDS: dict[str, Callable[[str], bool]] = {

@@ -27,14 +27,18 @@ from quala.data.taskdata import TaskData, load_task_data
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model, load_tokenizer
-from quala.search.chunks import TaskScoring, cut_chunks
-from quala.search.evaluate import Chunk, EvaluatorSettings, SharedEvaluator
+from quala.search.evaluate import (
+    Chunk,
+    EvaluatorSettings,
+    Scored,
+    SharedEvaluator,
+    TaskScoring,
+    cut_chunks,
+)
 from quala.search.result import SearchResult
-from quala.search.scored import Scored
-from quala.search.settings import SearchSettings
 from quala.search.space import Space
 from quala.search.strategy import Known, frontier
-from quala.search.study import run_search
+from quala.search.study import SearchSettings, run_search
 
 
 class TimedEvaluator:

@@ -12,7 +12,7 @@ from typing import Any
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, constant_drop
-from quala.search.scored import Evaluator, Scored
+from quala.search.evaluate import Evaluator, Scored
 from quala.search.space import Space
 from quala.search.strategy import Known
 
@@ -135,11 +135,10 @@ def checkpoint_store(
     test set with `test`.
     """
     # torch is imported for a checkpoint only
+    from quala.checkpoint import open_checkpoint
     from quala.cost import mean_macs
     from quala.data.spec import DataSpec
-    from quala.search.chunks import TaskScoring, cut_chunks
-    from quala.search.evaluate import EvaluatorSettings, SharedEvaluator
-    from quala.stages.checkpoint import open_checkpoint
+    from quala.search.evaluate import EvaluatorSettings, SharedEvaluator, TaskScoring, cut_chunks
 
     sizes = {"max_length": 128, "doc_stride": 32, "max_question_length": 32}
     place: dict[str, Any] = {"path": data} if data else {"name": "demo", **sizes}

@@ -43,9 +43,9 @@ from search_objectives import Store, checkpoint_store, synthetic_store
 
 from quala.lengths import LengthConfig
 from quala.metrics.pareto import hypervolume
-from quala.search.settings import SearchSettings, build_strategy
 from quala.search.space import Space
 from quala.search.strategy import Known, frontier
+from quala.search.study import SearchSettings, build_strategy
 
 NAMES = ("quala", "published", "nsga2")
 CHOICES = (*NAMES, "bayesian")

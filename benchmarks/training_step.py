@@ -26,17 +26,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
+from quala.compress.losses import task_soft_loss
 from quala.cost import mean_macs
-from quala.data.batch import Batch
-from quala.data.features import FeatureSet
+from quala.data.features import Batch, FeatureSet
 from quala.data.task import Task, task_loss
 from quala.lengths import LengthConfig, constant_drop
 from quala.models import adaptive
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages.finetune import FinetuneModule
-from quala.stages.losses import task_soft_loss
+from quala.stages.options import FinetuneConfig
 from quala.stages.training import Plan, fit, step_batches
-from quala.stages.training_config import FinetuneConfig
 from quala.workflow import StageContext
 
 TASK = Task("question-answering", 2, "f1")
@@ -110,7 +109,9 @@ def sandwich_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
     def sub_passes(batch: Batch, target: torch.Tensor) -> None:
         for lengths in passes:
             logits = model(batch, lengths)
-            task_soft_loss(TASK, logits, target, batch, direction="forward", temperature=1).backward()
+            task_soft_loss(
+                TASK, logits, target, batch, direction="forward", temperature=1
+            ).backward()
 
     ratios = []
     for batch in batches:

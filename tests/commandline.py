@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from quala.cli import main
+from quala.cli.entry import main
 
 STAGES = [
     "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export",

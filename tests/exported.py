@@ -10,14 +10,14 @@ import pytest
 @pytest.fixture(scope="session")
 def export_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint as an int8 export: the full length and two cheaper points, timed."""
+    from quala.checkpoint import open_checkpoint
     from quala.compress.quantize.config import QuantizeConfig
     from quala.compress.quantize.integer import to_integer
-    from quala.compress.quantize.model import calibrate, quantize
+    from quala.compress.quantize.transform import calibrate, quantize
     from quala.data.spec import DataSpec
     from quala.export.folder import ExportSettings, write_export
     from quala.lengths import LengthConfig
     from quala.runtime.card import Point
-    from quala.stages.checkpoint import open_checkpoint
 
     spec = DataSpec(task="squad", name="demo", max_length=128, doc_stride=32)
     opened = open_checkpoint(tiny_checkpoint, spec, significance="span")

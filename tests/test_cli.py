@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from quala import __version__
-from quala.cli import VERBS, guarded, main
+from quala.cli.entry import VERBS, guarded, main
 from quala.errors import QualaError
 
 
@@ -59,7 +59,7 @@ def test_debugging_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPat
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from quala.cli import main; main(['--help']);"
+        "import sys; from quala.cli.entry import main; main(['--help']);"
         "heavy = {'torch', 'mlflow', 'hydra', 'transformers', 'optuna', 'rich'};"
         "sys.exit(len(heavy & set(sys.modules)))"
     )
@@ -71,7 +71,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_planning_imports_no_torch() -> None:
     code = (
         "import sys, quala.stages, quala.workflow.launch;"
-        "from quala.workflow.resources import find_workflow;"
+        "from quala.workflow.script import find_workflow;"
         "find_workflow('quala_minilm'); sys.exit('torch' in sys.modules)"
     )
     environment = {"PYTHONPATH": ":".join(path for path in sys.path if path)}

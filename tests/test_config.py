@@ -10,8 +10,8 @@ import pytest
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ValidationError
 
-from quala.config import build, schema
 from quala.errors import QualaError
+from quala.workflow.settings import build, schema
 
 
 @dataclass(frozen=True)

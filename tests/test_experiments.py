@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from quala.config import Settings
 from quala.errors import QualaError
 from quala.lengths import constant_drop
 from quala.workflow import Workflow
 from quala.workflow.compose import composed, one_sentence, typed
-from quala.workflow.resources import conf_folder, find_workflow
+from quala.workflow.script import conf_folder, find_workflow
+from quala.workflow.settings import Settings
 
 CONF = conf_folder()
 EXPERIMENTS = sorted(file.stem for file in (CONF / "experiment").glob("*.yaml"))
@@ -227,7 +227,7 @@ def test_a_plan_of_local_sources_needs_no_network(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from quala.cli import main
+    from quala.cli.entry import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mlruns").mkdir()

@@ -7,10 +7,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from quala.architecture import Architecture
+from quala.architecture import Architecture, LayerSizes, Structure
 from quala.cost import PRESETS, macs, parameters, size_bytes
 from quala.errors import QualaError
-from quala.structure import LayerSizes, Structure
 
 ARCH = Architecture(
     family="bert",

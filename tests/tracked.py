@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from quala.config import FlowConfig, Settings, TrackingConfig
+from quala.compare.store import Reports
+from quala.compare.text import Comparison
+from quala.compare.trials import Collector, Trial
 from quala.data.spec import DataSpec
-from quala.report import Latency, Report, Row
-from quala.report.compare import Collector, Comparison, Trial
-from quala.report.rows import Role
-from quala.report.store import Reports
-from quala.stages.training_config import not_identity
+from quala.results import Latency, Report, Role, Row
+from quala.stages.options import not_identity
 from quala.workflow import Flow, Stage, StageConfig, StageContext, Workflow
-from quala.workflow.run import Invocation, run_workflow
+from quala.workflow.execute import Invocation, run_workflow
+from quala.workflow.settings import FlowConfig, Settings, TrackingConfig
 
 MIB = 2**20
 FOUR = "stage.distill.quantizers.weight_bits=4"
@@ -277,7 +277,7 @@ class Tracked:
         with pytest.MonkeyPatch.context() as patched:
             # What the engine asks of its surroundings at each run.
             patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
-            patched.setattr("quala.workflow.record.versions", dict)
+            patched.setattr("quala.workflow.provenance.versions", dict)
             return run_workflow(workflow, Invocation(settings, "", words)).run_id
 
     def _config(self, stage: Stage, seed: int, changes: dict[str, Any]) -> StageConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quala.stages.shrink_config import shrink_steps
+from quala.stages.distill_options import shrink_steps
 from quala.workflow import Flow, workflow
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.architecture import FAMILIES as FAMILIES
+from quala.architecture import KEY, Linear, Structure
 from quala.architecture import Architecture as Architecture
 from quala.architecture import Family as Family
 from quala.architecture import Head as Head
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
-from quala.structure import KEY, Linear, Structure
 
 Precision = Literal["fp32", "fp16", "int8", "int8-linear"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quala.commands.answer import main
+from quala.cli.answer import main
 from quala.errors import QualaError
 
 QUESTION = "Who wrote the report?"

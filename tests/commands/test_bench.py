@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quala.commands.bench import main
+from quala.cli.bench import main
 from quala.errors import QualaError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tracked import Filled, Tracked, files
 
-from quala.cli import main as quala
-from quala.commands.report import main
+from quala.cli.entry import main as quala
+from quala.cli.report import main
+from quala.compare.store import Reports
 from quala.errors import QualaError
-from quala.report.store import Reports
 
 
 @pytest.fixture(scope="module")

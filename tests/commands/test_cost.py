@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quala.commands.cost import main
+from quala.cli.cost import main
 from quala.errors import QualaError
 
 PUBLISHED = "315,251,242,159,142,33"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quala.commands.evaluate import main, read_predictions
+from quala.cli.evaluate import main, read_predictions
 from quala.errors import QualaError
 
 

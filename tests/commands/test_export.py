@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quala.commands.export import main
+from quala.cli.export import main
 from quala.errors import QualaError
 from quala.runtime.answerer import load
 

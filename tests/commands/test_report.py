@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quala.commands.report import main
+from quala.cli.report import main
 from quala.errors import QualaError
-from quala.report import Row, build_report
+from quala.report.write import build_report
+from quala.results import Row
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from quala.commands.ui import main
+from quala.cli.ui import main
 from quala.errors import QualaError
 
 

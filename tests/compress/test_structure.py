@@ -11,15 +11,15 @@ import torch
 from toys import FAMILIES, BuildHf, MakeBatch
 from transformers import AutoTokenizer, PreTrainedModel
 
-from quala.compress.factorise.model import FactoriseConfig, factorise
-from quala.compress.layers.reduce import keep_layers
+from quala.architecture import KEY, LayerSizes, Structure
+from quala.compress.depth import keep_layers
 from quala.compress.prune.structured import keep_units
+from quala.compress.shrink import FactoriseConfig, factorise
 from quala.compress.structure import is_structured, load_structured, structure_of
 from quala.cost import architecture_of, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import save_model
-from quala.structure import KEY, LayerSizes, Structure
 
 HEADS = [[0, 2], [3], [0, 1, 2, 3]]
 NEURONS = [range(16), range(2), range(30)]

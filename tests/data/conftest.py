@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from quala.data.examples import QAExample
+from quala.data.features import QAExample
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,?!'-()"
 

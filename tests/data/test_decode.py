@@ -8,10 +8,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from quala.data.decode import Decoding, best_answers, decode_answers
-from quala.data.examples import QAExample
-from quala.data.features import FeatureSet
+from quala.data.features import FeatureSet, QAExample
 from quala.data.spec import DataSpec
-from quala.data.windows import qa_features
+from quala.data.tokenize import qa_features
 from quala.errors import QualaError
 
 SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)

@@ -14,7 +14,7 @@ import pytest
 from quala.data.demo import demo_examples
 from quala.data.demo_relations import DOMAINS
 from quala.data.demo_words import TEST_NAMES, TRAIN_NAMES
-from quala.data.examples import QAExample
+from quala.data.features import QAExample
 from quala.metrics.squad import evaluate_predictions
 
 TRAIN, TEST = demo_examples()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from quala.data.fingerprint import data_fingerprint
+from quala.data.slices import data_fingerprint
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 

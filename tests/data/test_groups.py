@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quala.data.groups import equal_lengths
+from quala.data.features import equal_lengths
 
 
 def test_rows_of_one_length_stand_together_longest_first() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from quala.data.examples import ClassificationExample
-from quala.data.sentences import sentence_features
+from quala.data.features import ClassificationExample
+from quala.data.tokenize import sentence_features
 from quala.errors import QualaError
 
 SINGLES = [ClassificationExample(str(n), "the cat " * n, None, n % 2) for n in range(1, 6)]

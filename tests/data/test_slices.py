@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from quala.data.examples import ClassificationExample, QAExample
+from quala.data.features import ClassificationExample, QAExample
 from quala.data.slices import cut, subsample
 from quala.errors import QualaError
 

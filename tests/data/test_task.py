@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from quala.data.batch import Batch
+from quala.data.features import Batch
 from quala.data.task import Task, distributions, task_loss
 from quala.errors import QualaError
 

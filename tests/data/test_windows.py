@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from quala.data.examples import QAExample
+from quala.data.features import QAExample
 from quala.data.spec import DataSpec
-from quala.data.windows import qa_features, window_ranges
+from quala.data.tokenize import qa_features, window_ranges
 from quala.errors import QualaError
 
 SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)

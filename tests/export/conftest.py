@@ -10,7 +10,7 @@ from toys import build, build_hf, make_batch
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
-from quala.compress.quantize.model import calibrate, quantize
+from quala.compress.quantize.transform import calibrate, quantize
 from quala.models.adaptive import LengthAdaptiveModel
 
 __all__ = ["build", "build_hf", "make_batch"]

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quala.compress.factorise.model import FactoriseConfig, factorise
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
-from quala.compress.quantize.model import calibrate, quantize
 from quala.compress.quantize.split import split_ternary
+from quala.compress.quantize.transform import calibrate, quantize
+from quala.compress.shrink import FactoriseConfig, factorise
 from quala.errors import QualaError
-from quala.export.encoder import build_graph
-from quala.export.specialise import Shape, specialise
+from quala.graph.encoder import build_graph
+from quala.graph.specialize import Shape, specialise
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 

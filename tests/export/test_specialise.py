@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from torch import Tensor
 
-from quala.export.encoder import build_graph
-from quala.export.specialise import Shape, specialise
+from quala.graph.encoder import build_graph
+from quala.graph.specialize import Shape, specialise
 from quala.models.adaptive import LengthAdaptiveModel
 
 Build = Callable[..., LengthAdaptiveModel]

@@ -16,7 +16,7 @@ from quala.cost import macs
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.restore import survivors
+from quala.models.selection import survivors
 
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quala.models.attention import fused_attention, published_attention
+from quala.models.adaptive import fused_attention, published_attention
 
 
 def qkv(tokens: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

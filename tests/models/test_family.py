@@ -11,7 +11,7 @@ from transformers import BertConfig, T5Config, T5Model
 from quala.cost import architecture_of, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.family import family_of
+from quala.models.families import family_of
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 

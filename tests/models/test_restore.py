@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quala.models.restore import (
+from quala.models.selection import (
+    Drop,
     gather_tokens,
     restore,
     select_ranked,
     select_sorted,
     survivors,
 )
-from quala.models.state import Drop
 
 SCORES = torch.tensor([[0.1, 0.9, 0.5, 0.7], [0.8, 0.2, 0.3, 0.4]])
 

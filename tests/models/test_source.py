@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quala.errors import QualaError
-from quala.models.source import OFFLINE_PACKAGE, resolve_source, source_fingerprint
+from quala.models.load import OFFLINE_PACKAGE, resolve_source, source_fingerprint
 
 needs_backbone = pytest.mark.skipif(
     importlib.util.find_spec(OFFLINE_PACKAGE) is None, reason="needs the offline backbone"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quala.report import Latency, Point, Report, Row, with_speedups
+from quala.results import Latency, Point, Report, Row, with_speedups
 
 MIB = 2**20
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from quala.errors import QualaError
-from quala.report import Report, build_report, read_report
+from quala.report.write import build_report, read_report
+from quala.results import Report
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from quala.errors import QualaError
-from quala.report import Report, with_speedups
+from quala.results import Report, with_speedups
 
 
 def test_json_round_trip(made_up_report: Report) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quala.report import Latency, Report
-from quala.report.series import charts
+from quala.report.charts import charts
+from quala.results import Latency, Report
 
 
 def test_two_charts_with_all_series(made_up_report: Report) -> None:

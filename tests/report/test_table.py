@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from quala.report import Report, csv_text, markdown_table, terminal_table
+from quala.report.table import csv_text, markdown_table, terminal_table
+from quala.results import Report
 
 
 def test_terminal_table_shows_every_row(made_up_report: Report) -> None:

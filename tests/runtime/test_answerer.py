@@ -13,7 +13,7 @@ import pytest
 import quala
 from quala.errors import QualaError
 from quala.runtime.answerer import QuestionAnswerer, load
-from quala.runtime.query import Budget, Query
+from quala.runtime.card import Budget, Query
 
 QUESTION = "Who wrote the report?"
 CONTEXT = "The committee met in Paris. Its report was written by Anna, a lawyer, in the spring."

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from quala.errors import QualaError
-from quala.runtime.bench import Entry, compare, token_counts, words
+from quala.runtime.timing import Entry, compare, token_counts, words
 
 
 def test_every_batch_goes_through_all_entries_after_an_uncounted_pass(

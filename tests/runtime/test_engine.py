@@ -11,8 +11,8 @@ import pytest
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.runtime import engine as room
-from quala.runtime.bench import words
 from quala.runtime.engine import Facts, GraphEngine, open_engine, read_graph
+from quala.runtime.timing import words
 
 FACTS = Facts(layers=2, sequence_length=128)
 LENGTHS = [None, LengthConfig((128, 40), 128), LengthConfig((60, 20), 128)]

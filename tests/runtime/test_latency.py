@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.data.batch import Batch
+from quala.data.features import Batch
 from quala.lengths import LengthConfig
 from quala.runtime.latency import Timed, measure_latency, torch_threads
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quala.data.batch import Batch
+from quala.data.features import Batch
 from quala.data.task import Task
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel

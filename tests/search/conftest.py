@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from quala.lengths import LengthConfig
-from quala.search.scored import Scored
+from quala.search.evaluate import Scored
 
 WEIGHTS = (30.0, 12.0, 5.0, 2.0, 1.0, 0.5)
 

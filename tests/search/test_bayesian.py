@@ -14,9 +14,9 @@ from optuna.samplers import TPESampler
 
 from quala.lengths import LengthConfig, constant_drop
 from quala.search.bayesian import Bayesian
-from quala.search.settings import SearchSettings, build_strategy
 from quala.search.space import Space
 from quala.search.strategy import Acceptance, Known
+from quala.search.study import SearchSettings, build_strategy
 
 SPACE = Space(4, 64, lower=constant_drop(0.2, layers=4, sequence_length=64))
 SHORTEST = SPACE.lowest.lengths[-1]

@@ -9,9 +9,8 @@ import pytest
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.search.choice import choose
-from quala.search.racing import standard_error
-from quala.search.result import Candidate, SearchResult
+from quala.search.evaluate import standard_error
+from quala.search.result import Candidate, SearchResult, choose
 
 
 def candidate(kept: int, score: float, error: float | None = None) -> Candidate:

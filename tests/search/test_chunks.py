@@ -6,7 +6,7 @@ import pytest
 from quala.data.spec import DataSpec
 from quala.data.taskdata import TaskData, load_task_data
 from quala.models.load import load_tokenizer
-from quala.search.chunks import TaskScoring, cut_chunks
+from quala.search.evaluate import TaskScoring, cut_chunks
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from quala.lengths import LengthConfig, constant_drop
-from quala.search import operators
+from quala.search import space as operators
 from quala.search.space import Space
 
 SPACE = Space(6, 384, lower=constant_drop(0.2, layers=6, sequence_length=384))

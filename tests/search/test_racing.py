@@ -1,6 +1,6 @@
 import numpy as np
 
-from quala.search.racing import Race
+from quala.search.evaluate import Race
 
 RACE = Race(z=3.0, minimum=10, total=100)
 EVEN = np.full(20, 50.0)

@@ -4,9 +4,9 @@ from random import Random
 import pytest
 
 from quala.lengths import LengthConfig, constant_drop
-from quala.search.settings import SearchSettings, build_strategy
 from quala.search.space import Space
 from quala.search.strategy import Known, Strategy, frontier
+from quala.search.study import SearchSettings, build_strategy
 
 Cost = Callable[[LengthConfig], float]
 LOWER = constant_drop(0.2, layers=6, sequence_length=128)

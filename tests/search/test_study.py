@@ -15,11 +15,10 @@ import pytest
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.search.evaluate import Scored
 from quala.search.result import Candidate, SearchResult
-from quala.search.scored import Scored
-from quala.search.settings import SearchSettings
 from quala.search.space import Space
-from quala.search.study import run_search
+from quala.search.study import SearchSettings, run_search
 
 SPACE = Space(4, 32)
 SEEDS = {"published": 6, "quala": 6, "bayesian": 2}
@@ -171,8 +170,8 @@ def test_several_workers_need_a_factory(tmp_path: Path, fake: Any) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from quala.search.scored import Scored
-from quala.search.settings import SearchSettings
+from quala.search.evaluate import Scored
+from quala.search.study import SearchSettings
 from quala.search.space import Space
 from quala.search.study import run_search, run_workers
 

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from quala.lengths import LengthConfig
-from quala.search.guided import expected_improvement, new_work, shared_prefixes
+from quala.search.guided import expected_improvement, fit, likeliest, new_work, shared_prefixes
 from quala.search.space import Space
 from quala.search.strategy import Known
-from quala.search.surrogate import fit, likeliest
 
 
 def test_it_ranks_genes_it_has_not_seen(score: Callable[[LengthConfig], float]) -> None:

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from quala.errors import QualaError
-from quala.runtime.query import Answer, Layer, Query, Reply
+from quala.runtime.card import Answer, Layer, Query, Reply
 from quala.serve.app import create_app
 from quala.serve.server import Server, bind, url_of
 from quala.serve.settings import Settings

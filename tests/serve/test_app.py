@@ -174,7 +174,7 @@ def test_a_full_queue_says_when_to_come_back(toy: Any) -> None:
 
 
 def _waiting() -> Any:
-    from quala.runtime.query import Query
+    from quala.runtime.card import Query
 
     return Query(question="q", context="c")
 

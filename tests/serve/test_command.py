@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quala.commands.serve import main
+from quala.cli.serve import main
 from quala.errors import QualaError
 
 
@@ -83,7 +83,7 @@ def test_a_model_that_is_not_there(loaded: list[tuple[Any, ...]]) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from quala.commands import serve\n"
+        "import sys; from quala.cli import serve\n"
         "try: serve.main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'fastapi', 'uvicorn', 'numpy'} & sys.modules.keys()"

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import pytest
 
 from quala.errors import QualaError
-from quala.runtime.query import Query
+from quala.runtime.card import Query
 from quala.serve.dispatcher import Dispatcher
-from quala.serve.metrics import Metrics
-from quala.serve.refusal import Refusal
+from quala.serve.errors import Refusal
+from quala.serve.middleware import Metrics
 from quala.serve.settings import Settings
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from quala.serve.app import create_app
-from quala.serve.limits import LimitBodies
+from quala.serve.middleware import LimitBodies
 from quala.serve.settings import Settings
 
 JSON = {"Content-Type": "application/json"}

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from quala.serve.app import create_app
-from quala.serve.page import load_page
+from quala.serve.app import create_app, load_page
 from quala.serve.settings import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

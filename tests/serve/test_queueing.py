@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from quala.runtime.query import Budget, Query, Reply
-from quala.serve.queueing import Job, Waiting
+from quala.runtime.card import Budget, Query, Reply
+from quala.serve.dispatcher import Job, Waiting
 
 
 def _taken(jobs: Sequence[tuple[str, int, float | None]], *, most: int) -> list[str]:

@@ -29,7 +29,7 @@ toy = runpy.run_path(sys.argv[1])["ToyAnswerer"]
 module = types.ModuleType("quala.runtime.answerer")
 module.load = lambda model, *, runtime, threads: toy()
 sys.modules["quala.runtime.answerer"] = module
-from quala.commands.serve import main
+from quala.cli.serve import main
 sys.exit(main([".", "--port", "0", "--batch-wait-ms", "0"]))
 """
 

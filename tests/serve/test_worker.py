@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from quala.runtime.query import Query, Reply
-from quala.serve.worker import Answers, Worker
+from quala.runtime.card import Query, Reply
+from quala.serve.dispatcher import Answers, Worker
 
 QUERY = Query(question="q", context="c")
 

@@ -68,7 +68,7 @@ def recording() -> type[Recording]:
 def configure() -> Configure:
     """Return a stage's default configuration at toy size, with changes."""
     from quala.workflow.compose import composed, typed
-    from quala.workflow.resources import find_workflow
+    from quala.workflow.script import find_workflow
 
     workflow = find_workflow("quala_minilm")
     stages = typed(composed(workflow, ["~experiment"]), workflow).stages

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from quala.compress.distill.knowledge import KeptState
+from quala.compress.partial_states import KeptState
 from quala.errors import QualaError
-from quala.stages.answer_store import AnswerStore, Layout, places
+from quala.stages.teacher_cache import AnswerStore, Layout, places
 
 LAYOUT = Layout(
     rows=np.array([2, 3, 7]),

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from quala.errors import QualaError
-from quala.stages.cache_config import CacheConfig
-from quala.stages.cached_teacher import taught_states
+from quala.stages.distill_options import CacheConfig
+from quala.stages.teacher import taught_states
 
 LITTLE = CacheConfig(depth=1, tokens=10, width=0.1)
 LOSSES = {"hard": 0.5, "soft": 1.0, "hidden": 1.0, "attention": 0.0, "relation": 0.0}

@@ -16,17 +16,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.compress.distill.knowledge import keep_states, kept_loss
+from quala.checkpoint import open_checkpoint
+from quala.compress.partial_states import keep_states, kept_loss
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.stages import cached_teacher, distill
-from quala.stages.answer_store import AnswerStore
-from quala.stages.cache_config import CacheConfig
-from quala.stages.callbacks import ProgressCallback
-from quala.stages.checkpoint import open_checkpoint
+from quala.stages import distill
+from quala.stages import teacher as cached_teacher
+from quala.stages.distill_options import CacheConfig
 from quala.stages.student import student_of
-from quala.stages.training import step_batches
+from quala.stages.teacher_cache import AnswerStore
+from quala.stages.training import ProgressCallback, step_batches
 from quala.workflow import StageContext
 
 Weights = dict[str, torch.Tensor]

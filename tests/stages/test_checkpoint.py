@@ -20,16 +20,9 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
+from quala.checkpoint import metadata, open_checkpoint, padding, predict, score_slice, set_dropout
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
-from quala.stages.checkpoint import (
-    metadata,
-    open_checkpoint,
-    padding,
-    predict,
-    score_slice,
-    set_dropout,
-)
 
 
 def test_a_plain_folder_opens_with_the_defaults(tiny_checkpoint: Path, spec: DataSpec) -> None:
@@ -48,8 +41,8 @@ def test_an_integer_folder_opens_as_what_it_is(integer: Path, spec: DataSpec) ->
 def test_a_pruned_and_factorised_folder_opens_as_what_it_is(
     tiny_checkpoint: Path, tmp_path: Path, spec: DataSpec
 ) -> None:
-    from quala.compress.factorise.model import FactoriseConfig, factorise
     from quala.compress.prune.structured import keep_units
+    from quala.compress.shrink import FactoriseConfig, factorise
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.models.load import save_model
 

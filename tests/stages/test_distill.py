@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill
-from quala.stages.cache_config import CacheConfig
+from quala.stages.distill_options import CacheConfig
 from quala.workflow import StageContext
 
 Weights = dict[str, torch.Tensor]

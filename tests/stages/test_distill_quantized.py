@@ -10,14 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quala.checkpoint import open_checkpoint, score_slice
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.fake import ActivationQuantizer
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
+from quala.compress.quantize.modules import ActivationQuantizer, QuantEmbedding, QuantLinear
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, length_adapt
-from quala.stages.checkpoint import open_checkpoint, score_slice
-from quala.stages.quantized import fake_quantize
+from quala.stages.quantize import fake_quantize
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import plan_training
 from quala.workflow import StageContext

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from quala.checkpoint import open_checkpoint
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill
-from quala.stages.checkpoint import open_checkpoint
 from quala.workflow import StageContext
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quala.checkpoint import Opened, open_checkpoint, score_slice
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.latent import LATENT_FILE, read_latent
 from quala.compress.quantize.split import Split
@@ -19,9 +20,8 @@ from quala.cost import macs
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, student
-from quala.stages.checkpoint import Opened, open_checkpoint, score_slice
-from quala.stages.latent import into_training_form, open_student
-from quala.stages.shrink_config import ShrinkConfig
+from quala.stages.distill_options import ShrinkConfig
+from quala.stages.student import into_training_form, open_student
 from quala.workflow import StageContext
 
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -253,7 +253,7 @@ def test_a_split_classifier_answers_and_exports_as_the_ternary_one(
 ) -> None:
     from onnx.reference import ReferenceEvaluator
 
-    from quala.export.encoder import build_graph
+    from quala.graph.encoder import build_graph
 
     config = configure(
         "distill", quantizers=TWN, split=True, max_steps=1, learning_rate=0.0, **STILL

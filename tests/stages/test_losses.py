@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.data.batch import Batch
+from quala.compress.losses import task_soft_loss
+from quala.data.features import Batch
 from quala.data.task import Task
-from quala.stages.losses import task_soft_loss
 
 SPANS = Task("question-answering", 2, "f1")
 CLASSES = Task("classification", 3, "accuracy")

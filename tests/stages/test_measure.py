@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
+from quala.checkpoint import open_checkpoint, score_slice
 from quala.cost import parameters
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.report.rows import Row
+from quala.results import Row
 from quala.runtime.session import EngineSession
-from quala.stages import measure, scores, search
-from quala.stages.checkpoint import open_checkpoint, score_slice
-from quala.stages.reference import random_model
+from quala.stages import measure, search
+from quala.stages import measure as scores
+from quala.stages.measure import random_model
 from quala.workflow import StageContext
 
 Run = Callable[..., list[Row]]

@@ -11,7 +11,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.models.load import load_model
-from quala.stages.origin import Origin, copied_from, heads_to_follow, origin_of
+from quala.stages.student import Origin, copied_from, heads_to_follow, origin_of
 
 
 class Spans:

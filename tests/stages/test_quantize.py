@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quala.checkpoint import open_checkpoint, predict, score_slice
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.model import calibrate, learned_steps, quantize
+from quala.compress.quantize.transform import calibrate, learned_steps, quantize
 from quala.data.spec import DataSpec
 from quala.data.taskdata import TaskData
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.stages import finetune, quantized
+from quala.stages import finetune
+from quala.stages import quantize as quantized
 from quala.stages import quantize as stage
-from quala.stages.checkpoint import open_checkpoint, predict, score_slice
 from quala.stages.training import plan_training
 from quala.workflow import StageContext
 

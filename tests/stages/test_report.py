@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from quala.report.build import read_report
-from quala.report.rows import Latency, Row
+from quala.report.write import read_report
+from quala.results import Latency, Row
 from quala.stages import report
 from quala.workflow import StageContext
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from quala.data.batch import Batch
+from quala.checkpoint import Opened, open_checkpoint, set_dropout
+from quala.data.features import Batch
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import constant_drop, sample_few_drops, sample_length_drop
 from quala.models.significance import significance
 from quala.stages import length_adapt
-from quala.stages.checkpoint import Opened, open_checkpoint, set_dropout
-from quala.stages.sandwich import NOTHING, SandwichModule
+from quala.stages.length_adapt import NOTHING, SandwichModule
 from quala.stages.training import fit, plan_training
 from quala.workflow import StageContext
 

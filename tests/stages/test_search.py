@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from quala.checkpoint import open_checkpoint, score_slice
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.stages import search
-from quala.stages.checkpoint import open_checkpoint, score_slice
 from quala.workflow import StageContext
 
 

@@ -9,7 +9,7 @@ import pytest
 from quala.compress.prune.config import HybridConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
-from quala.stages.shrink_config import ShrinkConfig, check_zeros, shrink_steps
+from quala.stages.distill_options import ShrinkConfig, check_zeros, shrink_steps
 
 BINARY: dict[str, Any] = {"weight_quantizer": "bwn", "weight_bits": 1}
 BINARY_WORDS: dict[str, Any] = {"embedding_quantizer": "bwn", "embedding_bits": 1}

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.compress.prune.hybrid import weight_budget
+from quala.checkpoint import Opened, open_checkpoint, score_slice
 from quala.compress.prune.magnitude import Masks, prunable_weights
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.packed import integer_layers
+from quala.compress.quantize.files import integer_layers
+from quala.compress.shrink import weight_budget
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, length_adapt
-from quala.stages.checkpoint import Opened, open_checkpoint, score_slice
-from quala.stages.shrink_config import ShrinkConfig
-from quala.stages.shrunk import PrunedWeights, shrink
+from quala.stages.distill_options import ShrinkConfig
+from quala.stages.student import PrunedWeights, shrink
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import plan_training
 from quala.workflow import StageContext

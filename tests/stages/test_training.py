@@ -13,15 +13,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.stages import distill, finetune, length_adapt
-from quala.stages.callbacks import ClockCallback, ProgressCallback
-from quala.stages.distill_config import DistillConfig
-from quala.stages.shrink_config import ShrinkConfig
-from quala.stages.training import Plan, TrainingModule, plan_training
-from quala.stages.training_config import (
-    FinetuneConfig,
-    LengthAdaptConfig,
-    Schedule,
-    TrainingConfig,
+from quala.stages.distill_options import DistillConfig, ShrinkConfig
+from quala.stages.options import FinetuneConfig, LengthAdaptConfig, Schedule, TrainingConfig
+from quala.stages.training import (
+    ClockCallback,
+    Plan,
+    ProgressCallback,
+    TrainingModule,
+    plan_training,
 )
 from quala.workflow import StageContext
 

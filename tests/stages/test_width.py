@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
+from quala.checkpoint import open_checkpoint
 from quala.data.spec import DataSpec
 from quala.data.task import task_loss
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages import distill
-from quala.stages.checkpoint import open_checkpoint
-from quala.stages.shrink_config import ShrinkConfig
-from quala.stages.width import importance
+from quala.stages.distill_options import ShrinkConfig
+from quala.stages.student import importance
 from quala.workflow import StageContext
 
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}

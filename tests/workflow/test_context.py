@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from quala import stage as progress_module
 from quala.workflow import Candidate, StageContext
-from quala.workflow import progress as progress_module
 
 
 def test_a_context_alone_has_folders_and_tracks_nothing(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quala.workflow import manifest
+from quala.workflow import identity as manifest
 from quala.workflow.identity import config_identity, differences, fingerprint
 
 

@@ -14,7 +14,7 @@ from quala.workflow.store import PARENT
 if TYPE_CHECKING:
     from conftest import Toy
 
-    from quala.workflow.run import Result
+    from quala.workflow.execute import Result
 
 
 def statuses(result: Result) -> list[str]:

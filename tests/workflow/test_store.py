@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quala.config import TrackingConfig
 from quala.errors import QualaError
+from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import Store
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPEN = """
 import sys
-from quala.config import TrackingConfig
+from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import Store
 store = Store.open(TrackingConfig(uri=None, folder=sys.argv[1], work=None, experiment="x"))
 store.create("run", {}, None)

@@ -131,10 +131,10 @@ def test_a_search_has_its_unit_and_its_strategy(done: tuple[Case, Any, Toy]) -> 
 def test_the_export_answers_as_the_model_does_at_every_point(
     done: tuple[Case, Any, Toy],
 ) -> None:
+    from quala.checkpoint import open_checkpoint
     from quala.data.spec import DataSpec
     from quala.runtime.engine import Facts, open_engine, read_graph
     from quala.runtime.session import EngineSession, TorchSession
-    from quala.stages.checkpoint import open_checkpoint
     from quala.stages.search import read_result
 
     case, result, _ = done

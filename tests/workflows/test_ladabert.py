@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from commandline import QUESTIONS, Toy, output, quiet_logging
 
-from quala.cli import main
+from quala.cli.entry import main
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from commandline import QUESTIONS, STAGES, Toy, output, quiet_logging
 
-from quala.cli import main
+from quala.cli.entry import main
 
 pytestmark = pytest.mark.slow
 

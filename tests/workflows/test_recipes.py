@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from commandline import QUESTIONS, Toy, output
 
-from quala.cli import main as quala
+from quala.cli.entry import main as quala
 
 pytestmark = pytest.mark.slow
 

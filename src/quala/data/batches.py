@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset, Sampler
 
-from quala.data.batch import Batch
-from quala.data.features import FeatureSet
+from quala.data.features import Batch, FeatureSet
 from quala.errors import QualaError
 
 Rows = list[int]

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.examples import QAExample
-from quala.data.features import FeatureSet
+from quala.data.features import FeatureSet, QAExample
 from quala.errors import QualaError
 
 Logits = NDArray[np.floating[Any]]

@@ -21,7 +21,7 @@ from quala.data.demo_words import (
     WORDS,
     Names,
 )
-from quala.data.examples import QAExample
+from quala.data.features import QAExample
 
 TRAIN_ARTICLES = 300
 TEST_ARTICLES = 60

@@ -1,16 +1,77 @@
-"""Tokenised examples, stored flat: what batches are cut from and answers are decoded with."""
+"""What a question or a sentence is before it is tokenised."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from quala.data.batch import Batch
 from quala.errors import QualaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class QAExample:
+    """A question about a context; no answers when it is only to be answered.
+
+    `answer_starts` are character offsets into `context`, one per answer.
+    """
+
+    id: str
+    title: str
+    context: str
+    question: str
+    answers: tuple[str, ...] = ()
+    answer_starts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationExample:
+    """One sentence or a pair; the label is a class index, or a float for regression."""
+
+    id: str
+    text: str
+    text_pair: str | None
+    label: int | float | None = None
+
+
+Example = QAExample | ClassificationExample
+
+
+class Batch(TypedDict):
+    """Tensors of B features, padded at the right to n tokens.
+
+    `segment_ids` is 0 on [CLS] question [SEP] (or the single sentence) and on padding, 1 on
+    context [SEP]. `labels` is int64 (B, 2) for spans, (B, 1) for classes, float32 (B, 1) for
+    regression, and absent at inference.
+    """
+
+    input_ids: Tensor  # (B, n) int64
+    attention_mask: Tensor  # (B, n) int64, 1 = real token
+    segment_ids: Tensor  # (B, n) int64
+    feature: Tensor  # (B,) int64, row of the FeatureSet
+    labels: NotRequired[Tensor]  # (B, D)
+
+
+def equal_lengths(
+    lengths: ArrayLike, batch_size: int, rows: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Return `rows` (None: all) once, longest first, in batches of one length: no padding."""
+    counts = np.asarray(lengths, dtype=np.int64)
+    groups: dict[int, list[int]] = {}
+    for row in range(len(counts)) if rows is None else rows:
+        groups.setdefault(int(counts[row]), []).append(row)
+    return [
+        groups[count][first : first + batch_size]
+        for count in sorted(groups, reverse=True)
+        for first in range(0, len(groups[count]), batch_size)
+    ]
+
 
 Ints = NDArray[np.integer[Any]]
 Words = NDArray[np.int64]

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.examples import ClassificationExample, Example, QAExample
-from quala.data.features import FeatureSet
-from quala.data.scoring import Outcome, Outputs, SentenceScoring, SpanScoring
-from quala.data.sentences import sentence_features
-from quala.data.source import Source
+from quala.data.features import ClassificationExample, Example, FeatureSet, QAExample
+from quala.data.slices import Source
 from quala.data.spec import DataSpec
-from quala.data.task import Task
-from quala.data.windows import qa_features
+from quala.data.task import Outcome, Outputs, SentenceScoring, SpanScoring, Task
+from quala.data.tokenize import qa_features, sentence_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

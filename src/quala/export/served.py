@@ -32,7 +32,7 @@ class Served:
         """
         from pandas import DataFrame
 
-        from quala.runtime.query import Budget, Query
+        from quala.runtime.card import Budget, Query
 
         given = params or {}
         budget = Budget(ms=given.get("budget_ms") or None, keep=given.get("keep") or None)

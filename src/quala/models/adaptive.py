@@ -1,4 +1,4 @@
-"""The length-adaptive model: a Hugging Face encoder whose layers may drop tokens."""
+"""Attention on the tokens present: the fused kernel, and the published one that shows its rows."""
 
 from __future__ import annotations
 
@@ -8,20 +8,58 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from quala.cost import architecture_of
-from quala.data.batch import Batch
+from quala.data.features import Batch
 from quala.errors import QualaError, unknown
 from quala.lengths import LengthConfig
-from quala.models.attention import fused_attention, published_attention
-from quala.models.family import Block, family_of
-from quala.models.keep import KeepCounts, keep_counts
-from quala.models.restore import gather_tokens, restore, select
+from quala.models.families import Block, family_of
+from quala.models.selection import (
+    Drop,
+    KeepCounts,
+    Restore,
+    State,
+    Trace,
+    gather_tokens,
+    keep_counts,
+    restore,
+    select,
+)
 from quala.models.significance import View
 from quala.models.significance import significance as significance_named
-from quala.models.state import Drop, Restore, State, Trace
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, valid: Tensor | None, dropout: float
+) -> Tensor:
+    """Return the context (B, heads, n, d); `valid` (B, n) marks the keys, None when all are."""
+    if query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        # Where bfloat16 halves a GPU's time, it doubles that of the CPU's kernel.
+        with torch.autocast("cpu", enabled=False):
+            wide = (part.float() for part in (query, key, value))
+            return fused_attention(*wide, valid=valid, dropout=dropout).to(query.dtype)
+    # A mask, even one that hides nothing, costs the fastest kernel.
+    mask = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, n)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+
+
+def published_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, valid: Tensor | None, dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Return the context and the column sums (B, n) of the very probabilities that made it.
+
+    As published: rows of padding vote too, and in training the probabilities are those that
+    dropout left.
+    """
+    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, n, n)
+    if valid is not None:
+        logits = logits.masked_fill(~valid[:, None, None, :], -torch.inf)
+    probabilities = F.dropout(logits.softmax(dim=-1), p=dropout)
+    return probabilities @ value, probabilities.detach().sum(dim=(1, 2))
+
 
 Semantics = Literal["natural", "reference"]
 TaskKind = Literal["question-answering", "classification", "regression"]
@@ -208,7 +246,7 @@ class LengthAdaptiveModel(nn.Module):
     ) -> KeepCounts:
         """Return for each layer how many tokens each example keeps, None where none is dropped.
 
-        Raises QualaError as `quala.models.keep.keep_counts` does.
+        Raises QualaError as `quala.models.selection.keep_counts` does.
         """
         return keep_counts(
             batch["attention_mask"],

@@ -7,13 +7,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from quala.report.rows import Report
-from quala.report.series import Chart, Kind, charts
+from quala.report.charts import Chart, Kind, charts
 from quala.report.table import metric_name
+from quala.results import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from quala.search.result import SearchResult
+
 
 INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
 
@@ -100,3 +103,20 @@ def _lowest_shown(chart: Chart) -> float:
         return min(tried)
     span = max(max(measured) - min(measured), 1.0)
     return max(min(tried), min(measured) - span) - 0.08 * span
+
+
+def draw_history(result: SearchResult, file: Path, *, metric: str) -> None:
+    """Write the hypervolume after each evaluation as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, 4.0), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    history = result.history
+    axis.step(range(1, len(history) + 1), history, where="post", color="#0369a1", linewidth=1.6)
+    axis.set_xlabel("lengths evaluated")
+    axis.set_ylabel(f"mean best {metric} over the range of costs")
+    axis.grid(color="#e5e7eb", linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file)

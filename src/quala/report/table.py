@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quala.report.rows import GIGA, Latency, Row
+from quala.results import GIGA, Latency, Row
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,14 +17,15 @@ import onnx
 from numpy.typing import NDArray
 
 from quala.errors import QualaError, unknown
-from quala.export.names import OUTPUT
-from quala.export.specialise import Shape, specialise
+from quala.graph.builder import OUTPUT
+from quala.graph.specialize import Shape, specialise
 from quala.lengths import LengthConfig
 from quala.runtime.hardware import processor, saturates
 
 if TYPE_CHECKING:
     from quala.cost import Architecture
     from quala.runtime.card import Card
+
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +149,8 @@ def open_engine(
     """Open an exported graph in a runtime. Raises QualaError for unknown and missing ones."""
     _warn_of_saturation(graph)
     if runtime == "onnxruntime":
-        from quala.runtime.ort import OrtEngine
-
         return OrtEngine(graph, facts, threads=threads)
     if runtime == "openvino":
-        from quala.runtime.vino import OpenVinoEngine
-
         return OpenVinoEngine(graph, facts, threads=threads)
     raise unknown("runtime", runtime, RUNTIMES)
 
@@ -173,3 +171,87 @@ def _warn_of_saturation(graph: onnx.ModelProto) -> None:
             found["name"],
             found["instructions"],
         )
+
+
+class OrtEngine(GraphEngine):
+    """Runs on the CPU with a stated number of threads."""
+
+    name = "onnxruntime"
+    fuse = True
+    shared_arena = True
+
+    def compile(self, graph: bytes, outputs: list[str]) -> Compiled:
+        import onnxruntime
+        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Each graph has threads of its own; those of the last call must not spin on in the next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.shared_arena:
+            _register_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
+        try:
+            session = onnxruntime.InferenceSession(
+                graph, options, providers=["CPUExecutionProvider"]
+            )
+        except (Fail, InvalidGraph) as error:
+            reason = str(error).partition("\n")[0]
+            raise QualaError(f"ONNX Runtime cannot load the graph: {reason}") from error
+        names = {item.name for item in session.get_inputs()}
+
+        def run(feeds: Arrays) -> list[NDArray[Any]]:
+            wanted = {name: values for name, values in feeds.items() if name in names}
+            return list(session.run(outputs, wanted))
+
+        return run
+
+
+@cache
+def _register_arena() -> None:
+    """Give all graphs of this process one arena; each of its own would keep its largest batch."""
+    import onnxruntime as ort
+
+    memory = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(memory, None)
+
+
+class OpenVinoEngine(GraphEngine):
+    """Runs on the CPU with a stated number of threads, one request per calling thread."""
+
+    name = "openvino"
+
+    def compile(self, graph: bytes, outputs: list[str]) -> Compiled:
+        try:
+            import openvino
+        except ImportError as error:
+            raise QualaError(
+                "The runtime openvino is not installed: pip install 'quala[openvino]'."
+            ) from error
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        try:
+            model = core.compile_model(core.read_model(model=graph), "CPU", settings)
+        except RuntimeError as error:
+            reason = str(error).strip().rpartition("\n")[2]
+            raise QualaError(f"OpenVINO cannot load the graph: {reason}") from error
+        names = {port.any_name for port in model.inputs}
+        requests = local()
+
+        def run(feeds: Arrays) -> list[NDArray[Any]]:
+            if not hasattr(requests, "own"):
+                requests.own = model.create_infer_request()
+            wanted = {name: values for name, values in feeds.items() if name in names}
+            found = requests.own.infer(wanted)
+            return [np.array(found[name]) for name in outputs]
+
+        return run

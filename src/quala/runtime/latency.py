@@ -13,7 +13,7 @@ import torch
 from quala.lengths import LengthConfig
 
 if TYPE_CHECKING:
-    from quala.data.batch import Batch
+    from quala.data.features import Batch
     from quala.runtime.session import Session
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.lengths import LengthConfig, constant_drop, sample_few_drops
-from quala.runtime.bench import words
 from quala.runtime.engine import Engine, Facts
+from quala.runtime.timing import words
 
 Floats = NDArray[np.float64]
 TERMS = (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from quala.data.batch import Batch
+    from quala.data.features import Batch
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.runtime.engine import Engine, Words
 
@@ -73,7 +73,7 @@ def model_engine(
     runtime: str, model: LengthAdaptiveModel, *, sequence_length: int, threads: int
 ) -> Engine:
     """Export `model` in memory and open it in a fast runtime. Raises as `open_session`."""
-    from quala.export.encoder import build_graph
+    from quala.graph.encoder import build_graph
     from quala.runtime.engine import Facts, open_engine
 
     graph = build_graph(model, sequence_length=sequence_length)

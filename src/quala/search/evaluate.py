@@ -1,24 +1,114 @@
-"""The evaluator of a search: all genes of a generation together, hopeless ones given up early."""
+"""When a gene may be given up before all examples have been seen."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.search.racing import Array, Race
-from quala.search.scored import Scored
+from quala.search.result import Candidate
 from quala.search.trie import PrefixCache, TrieWalk
 
 if TYPE_CHECKING:
-    from quala.data.batch import Batch
+    from quala.data.features import Batch
+    from quala.data.taskdata import Slice, TaskData
     from quala.models.adaptive import LengthAdaptiveModel
+
+
+Array = NDArray[np.float64]
+
+
+def standard_error(differences: Array) -> Array:
+    """Return the standard error of the mean over the last axis."""
+    error: Array = differences.std(axis=-1, ddof=1) / math.sqrt(differences.shape[-1])
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """The rule: a gene that costs no less than a rival and is surely worse has lost.
+
+    `z` standard errors of the mean difference on the same examples count as sure; with fewer
+    than `minimum` examples nothing does. Against a rival scored on all `total` examples, a gene
+    has lost for certain when `highest` on all that remain would not lift it to the rival.
+    """
+
+    z: float
+    minimum: int
+    total: int
+    highest: float = 100.0
+
+    def lost(
+        self, seen: Array, rivals: Sequence[Array], *, finished: Sequence[float] = ()
+    ) -> bool:
+        """Say whether a gene has lost.
+
+        `seen` are its scores on the first examples, `rivals` the scores of no dearer genes on at
+        least these examples, `finished` the final scores of no dearer genes.
+        """
+        count = len(seen)
+        reachable = (seen.sum() + self.highest * (self.total - count)) / self.total
+        if finished and reachable < max(finished):
+            return True
+        if count < self.minimum or not rivals:
+            return False
+        apart = seen - np.stack([rival[:count] for rival in rivals])  # (R, count)
+        return bool((apart.mean(axis=1) + self.z * standard_error(apart) < 0).any())
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A gene with its score; `examples` are the scores of the examples seen, in their order.
+
+    A `stopped` gene was given up early: its score is an estimate and it is on no front.
+    """
+
+    lengths: LengthConfig
+    cost: float
+    score: float
+    stopped: bool = False
+    examples: tuple[float, ...] = ()
+
+    def difference_error(self, other: Scored) -> float | None:
+        """Return the standard error of the difference of two scores on the same examples.
+
+        None where fewer than two were seen.
+        """
+        count = min(len(self.examples), len(other.examples))
+        if count < 2:
+            return None
+        apart = np.subtract(self.examples[:count], other.examples[:count])
+        return float(standard_error(apart))
+
+
+class Evaluator(Protocol):
+    """Scores length configurations. The cost is known before the score."""
+
+    def cost(self, lengths: LengthConfig) -> float:
+        """Return the cost of a gene (MACs, or milliseconds)."""
+        ...
+
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+        """Score genes together."""
+        ...
+
+    def recall(self, scored: Sequence[Scored]) -> None:
+        """Learn what was scored before a restart, or by another worker."""
+        ...
+
+
+EvaluatorFactory = Callable[[], Evaluator]
+OnCandidate = Callable[[Candidate], None]
+
 
 Outputs = Mapping[int, Array]
 
@@ -190,3 +280,56 @@ def _rows(batch: Batch, logits: Tensor) -> dict[int, Array]:
     if values.ndim == 2:
         return dict(zip(features, values))
     return {feature: values[i, :n] for i, (feature, n) in enumerate(zip(features, lengths))}
+
+
+def cut_chunks(
+    part: Slice, *, examples: int, batch_size: int, seed: int, pad_to: int | None = None
+) -> list[Chunk]:
+    """Shuffle the examples of a slice and cut them into chunks of `examples`.
+
+    All features of an example come in one chunk; a chunk's batches are made by length. Raises
+    QualaError for sizes below 1.
+    """
+    if examples < 1 or batch_size < 1:
+        raise QualaError(
+            f"`examples` and `batch_size` must be positive, got {examples} and {batch_size}."
+        )
+    order = list(range(len(part.examples)))
+    Random(seed).shuffle(order)
+    cuts = [sorted(order[start : start + examples]) for start in range(0, len(order), examples)]
+    return [_chunk(part, cut, batch_size=batch_size, pad_to=pad_to) for cut in cuts]
+
+
+def _chunk(part: Slice, examples: list[int], *, batch_size: int, pad_to: int | None) -> Chunk:
+    features = part.features
+    rows = features.rows_of(examples)
+    rows = rows[np.argsort(features.lengths[rows], kind="stable")]
+    batches = [
+        features.batch(rows[start : start + batch_size].tolist(), pad_to=pad_to)
+        for start in range(0, len(rows), batch_size)
+    ]
+    return Chunk(tuple(batches), tuple(examples))
+
+
+@dataclass(frozen=True)
+class TaskScoring:
+    """Scores by the primary metric of a task's slice."""
+
+    data: TaskData
+    part: Slice
+
+    @property
+    def additive(self) -> bool:
+        """Say whether the metric is a mean over examples."""
+        task = self.data.task
+        return task.kind == "question-answering" or task.metric == "accuracy"
+
+    def examples(self, chunk: Chunk, outputs: Outputs) -> Array:
+        """Return the metric of each example of the chunk."""
+        rows = sorted(outputs)
+        return self.data.example_scores(self.part, [outputs[row] for row in rows], rows)
+
+    def total(self, outputs: Outputs) -> float:
+        """Return the metric over the slice."""
+        metrics = self.data.score(self.part, [outputs[row] for row in sorted(outputs)])
+        return float(metrics[self.data.task.metric])

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from quala.lengths import LengthConfig
-from quala.search.operators import average, constant_rates, mutate
-from quala.search.space import Space
+from quala.search.space import Space, average, constant_rates, mutate
 from quala.search.strategy import Acceptance, Known, Proposal, distinct, frontier
 
 _TRIES = 2000

@@ -11,9 +11,9 @@ from torch import Tensor
 from quala.lengths import LengthConfig
 
 if TYPE_CHECKING:
-    from quala.data.batch import Batch
+    from quala.data.features import Batch
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.models.state import State
+    from quala.models.selection import State
 
 Plan = Sequence[list[int] | None]
 Keep = tuple[int, ...] | None

@@ -1,11 +1,16 @@
-"""The service as an ASGI application."""
+"""The demo page: one file that loads nothing else, under a policy that lets it load nothing."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI
@@ -14,17 +19,46 @@ from starlette.responses import HTMLResponse, Response
 
 from quala import __version__
 from quala.errors import QualaError
-from quala.runtime.query import Query, Reply
-from quala.serve.answerer import Answerer
-from quala.serve.dispatcher import Dispatcher
+from quala.runtime.card import Query, Reply
+from quala.serve.dispatcher import Answerer, Dispatcher
 from quala.serve.docs import docs_html
-from quala.serve.errors import add_handlers
-from quala.serve.limits import LimitBodies
-from quala.serve.metrics import CountRequests, Metrics
-from quala.serve.page import load_page
-from quala.serve.refusal import Refusal
+from quala.serve.errors import Refusal, add_handlers
+from quala.serve.middleware import CountRequests, LimitBodies, Metrics
 from quala.serve.schema import BatchIn, BatchOut, ErrorOut, HealthOut, QueryIn, ReplyOut, Request
 from quala.serve.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The page and the headers that it is served with."""
+
+    html: str
+    headers: dict[str, str]
+
+
+def load_page() -> Page:
+    """Read the page; only its own script and style may run."""
+    html = (files("quala.serve") / "page.html").read_text(encoding="utf-8")
+    policy = (
+        "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; "
+        f"form-action 'none'; frame-ancestors 'none'; script-src {_hashes(html, 'script')}; "
+        f"style-src {_hashes(html, 'style')}"
+    )
+    headers = {
+        "Content-Security-Policy": policy,
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",
+    }
+    return Page(html, headers)
+
+
+def _hashes(html: str, tag: str) -> str:
+    """Return the policy's names for the contents of the page's `tag` elements."""
+    contents = re.findall(rf"<{tag}>(.*?)</{tag}>", html, flags=re.DOTALL)
+    digests = (hashlib.sha256(content.encode()).digest() for content in contents)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+
 
 ANSWER = "/answer"
 STOPPING: dict[str, Any] = {"model": HealthOut, "description": "It is stopping."}

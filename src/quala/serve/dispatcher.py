@@ -1,20 +1,155 @@
-"""Dynamic batching: queries of different requests go through the model together."""
+"""What the service needs of a model."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Protocol
 
 from quala.errors import QualaError
-from quala.runtime.query import Query, Reply
-from quala.serve.answerer import Answerer
-from quala.serve.metrics import Metrics
-from quala.serve.queueing import Job, Waiting
-from quala.serve.refusal import Refusal
+from quala.runtime.card import Query, Reply
+from quala.serve.errors import Refusal
+from quala.serve.middleware import Metrics
 from quala.serve.settings import Settings
-from quala.serve.worker import Worker
+
+
+class Answerer(Protocol):
+    """A loaded model that answers questions."""
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """The facts of `quala.json`: name, task, format and the points of the front."""
+
+    def answer_batch(self, queries: Sequence[Query]) -> list[Reply]:
+        """Answer each query at its own budget. Raises QualaError for input that it refuses."""
+
+
+SHORT = 512
+"""Characters below which a text costs about as much as any shorter one."""
+LIKE = 4.0
+"""Texts whose lengths differ by no more than this factor may go together."""
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A query, when it came (loop time), and where its reply goes."""
+
+    query: Query
+    future: asyncio.Future[Reply]
+    came: float
+    work: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.work = max(len(self.query.question) + len(self.query.context), SHORT)
+
+
+class Waiting:
+    """The queries that wait, the oldest first."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    @property
+    def oldest(self) -> Job:
+        """The query that has waited longest."""
+        return self._jobs[0]
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Append jobs."""
+        self._jobs.extend(jobs)
+
+    def discard(self, jobs: Iterable[Job]) -> None:
+        """Take jobs out, those that still wait."""
+        gone = set(map(id, jobs))
+        self._jobs = [job for job in self._jobs if id(job) not in gone]
+
+    def take(self, most: int) -> list[Job]:
+        """Take the oldest and up to `most` - 1 others that are most like it.
+
+        Those of the same budget come first, then those of the nearest length; texts of a very
+        different length wait for the next batch, so that a short one is not held up by a long
+        one. Since the oldest always goes, none waits for ever.
+        """
+        first = self.oldest
+        others = [job for job in self._jobs[1:] if _apart(first, job) <= math.log(LIKE)]
+        others.sort(key=lambda job: (job.query.budget != first.query.budget, _apart(first, job)))
+        taken = [first, *others[: most - 1]]
+        self.discard(taken)
+        return taken
+
+
+def _apart(one: Job, other: Job) -> float:
+    return abs(math.log(one.work / other.work))
+
+
+Answers = Callable[[Sequence[Query]], list[Reply]]
+
+
+class Worker:
+    """Runs one call after the other in a daemon thread.
+
+    A thread of a pool would be waited for at exit; a model that hangs must not hold the process.
+    """
+
+    def __init__(self, answer: Answers) -> None:
+        self._answer = answer
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        threading.Thread(target=self._serve, name="quala-answers", daemon=True).start()
+
+    async def run(self, queries: Sequence[Query]) -> list[Reply]:
+        """Return the replies, or raise what the model raised."""
+        call = _Call(queries, asyncio.get_running_loop())
+        self._calls.put(call)
+        return await call.future
+
+    def close(self) -> None:
+        """End the thread after the calls that wait."""
+        self._calls.put(None)
+
+    def _serve(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call.make(self._answer)
+
+
+class _Call:
+    def __init__(self, queries: Sequence[Query], loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[list[Reply]] = loop.create_future()
+        self._queries = queries
+        self._loop = loop
+
+    def make(self, answer: Answers) -> None:
+        try:
+            replies = answer(self._queries)
+            if len(replies) != len(self._queries):
+                raise RuntimeError(f"{len(self._queries)} queries got {len(replies)} replies.")
+        # Whatever the model raises belongs to the caller; this thread must outlive it.
+        except Exception as error:
+            self._hand_over(error)
+        else:
+            self._hand_over(replies)
+
+    def _hand_over(self, outcome: list[Reply] | Exception) -> None:
+        # The loop may have ended meanwhile.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._settle, outcome)
+
+    def _settle(self, outcome: list[Reply] | Exception) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, Exception):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
 
 LOG = logging.getLogger("quala.serve")
 

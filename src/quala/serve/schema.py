@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from quala.runtime.query import Budget, Query, Reply
+from quala.runtime.card import Budget, Query, Reply
 
 MOST_ANSWERS = 100
 MOST_LAYERS = 256

@@ -1,9 +1,16 @@
 """The stages of quala's workflows: what each takes, what it makes, where its code is."""
 
-from quala.stages.config import ExportConfig, MeasureConfig, ReportConfig, SearchConfig
-from quala.stages.distill_config import DistillConfig
-from quala.stages.training_config import FinetuneConfig, LengthAdaptConfig, QuantizeStageConfig
-from quala.workflow.stage import Stage
+from quala.stage import Stage
+from quala.stages.distill_options import DistillConfig
+from quala.stages.options import (
+    ExportConfig,
+    FinetuneConfig,
+    LengthAdaptConfig,
+    MeasureConfig,
+    QuantizeStageConfig,
+    ReportConfig,
+    SearchConfig,
+)
 
 __all__ = ["STAGES"]
 

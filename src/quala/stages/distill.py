@@ -8,31 +8,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quala.compress.distill.attention import attention_loss
-from quala.compress.distill.hidden import hidden_loss
-from quala.compress.distill.knowledge import kept_loss
-from quala.compress.distill.layer_map import hidden_pairs
-from quala.compress.distill.relations import relation_loss
+from quala.checkpoint import Opened, open_checkpoint, score_slice, set_dropout
+from quala.compress.layer_maps import hidden_pairs
+from quala.compress.losses import attention_loss, hidden_loss, relation_loss, task_soft_loss
+from quala.compress.partial_states import kept_loss
 from quala.compress.prune.magnitude import Masks
 from quala.cost import parameters
 from quala.data.task import Task, task_loss
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.stages.cached_teacher import cache_teacher, taught_states
-from quala.stages.checkpoint import Opened, open_checkpoint, score_slice, set_dropout
-from quala.stages.latent import into_training_form
-from quala.stages.losses import task_soft_loss
-from quala.stages.origin import heads_to_follow
-from quala.stages.quantized import QuantizedTraining
-from quala.stages.shrunk import PrunedWeights, shrink, shrink_figures
-from quala.stages.student import followed_layers, save_student, student_of
-from quala.stages.teacher import LiveTeacher, Said, Teacher
+from quala.stages.quantize import QuantizedTraining
+from quala.stages.student import (
+    PrunedWeights,
+    followed_layers,
+    heads_to_follow,
+    into_training_form,
+    save_student,
+    shrink,
+    shrink_figures,
+    student_of,
+)
+from quala.stages.teacher import LiveTeacher, Said, Teacher, cache_teacher, taught_states
 from quala.stages.training import Plan, fit, plan_training
 
 if TYPE_CHECKING:
-    from quala.data.batch import Batch
-    from quala.models.state import Trace
-    from quala.stages.distill_config import DistillConfig
-    from quala.workflow import StageContext
+    from quala.data.features import Batch
+    from quala.models.selection import Trace
+    from quala.stage import StageContext
+    from quala.stages.distill_options import DistillConfig
 
 
 class DistillModule(QuantizedTraining):

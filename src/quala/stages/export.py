@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quala.checkpoint import Opened, open_checkpoint
 from quala.export.folder import ExportSettings, front_of, write_export
 from quala.lengths import LengthConfig
 from quala.runtime.card import Point
-from quala.stages.checkpoint import Opened, open_checkpoint
 from quala.stages.measure import read_rows
 
 if TYPE_CHECKING:
-    from quala.stages.config import ExportConfig
-    from quala.workflow import StageContext
+    from quala.stage import StageContext
+    from quala.stages.options import ExportConfig
 
 
 def run(

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from quala.checkpoint import metadata, open_checkpoint, score_slice, set_dropout
 from quala.data.task import Task, task_loss
 from quala.models.load import save_model
-from quala.stages.checkpoint import metadata, open_checkpoint, score_slice, set_dropout
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
-    from quala.data.batch import Batch
+    from quala.data.features import Batch
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.stages.training_config import FinetuneConfig, TrainingConfig
-    from quala.workflow import StageContext
+    from quala.stage import StageContext
+    from quala.stages.options import FinetuneConfig, TrainingConfig
 
 
 class FinetuneModule(TrainingModule):

@@ -1,20 +1,180 @@
-"""LengthAdapt: turn a checkpoint into a supernet that works at any length configuration."""
+"""Training under sampled lengths: the sandwich rule with in-place distillation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from random import Random
+from typing import TYPE_CHECKING, Any, cast
 
-from quala.lengths import constant_drop
+import torch
+from torch import Tensor
+
+from quala.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
+from quala.compress.losses import task_soft_loss
+from quala.data.task import Task, task_loss
+from quala.lengths import (
+    LengthConfig,
+    constant_drop,
+    sample_few_drops,
+    sample_layer_drop,
+    sample_length_drop,
+)
 from quala.models.load import save_model
-from quala.stages.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
-from quala.stages.sandwich import SandwichModule
-from quala.stages.training import fit, plan_training
+from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
+    from pytorch_lightning.core.optimizer import LightningOptimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
+    from quala.data.features import Batch
     from quala.data.spec import DataSpec
-    from quala.stages.training_config import LengthAdaptConfig, SandwichConfig
-    from quala.workflow import StageContext
+    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.stage import StageContext
+    from quala.stages.options import LengthAdaptConfig, SandwichConfig
+
+
+NOTHING: frozenset[int] = frozenset()
+
+
+class SandwichModule(TrainingModule):
+    """One full pass, the smallest pass and `num_sandwich` sampled passes in each step.
+
+    The full pass learns the task (and an external teacher's soft labels where one is given); the
+    others follow the detached full pass by KL divergence. All passes weigh the same. Each runs
+    backward at once, so memory holds one pass (arXiv 2010.07003, section 3.2).
+    """
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        model: LengthAdaptiveModel,
+        task: Task,
+        config: SandwichConfig,
+        plan: Plan,
+        *,
+        sequence_length: int,
+        teacher: LengthAdaptiveModel | None = None,
+    ):
+        super().__init__(model, config, plan)
+        self.task = task
+        self.sandwich = config
+        self.sequence_length = sequence_length
+        # Outside the module tree: a frozen teacher belongs in no checkpoint.
+        self.teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+
+    @property
+    def passes(self) -> int:
+        """The full pass, the smallest one and the sampled ones."""
+        return 2 + self.sandwich.num_sandwich
+
+    def on_fit_start(self) -> None:
+        for teacher in self.teacher:
+            teacher.to(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        rng = Random(f"{self.settings.seed}:{self.global_step}")
+        passes = self.passes
+        optimizer = cast("LightningOptimizer", self.optimizers())
+        optimizer.zero_grad()
+        target = self._full_pass(batch, rng, 1 / passes)
+        sub_loss = torch.zeros((), device=self.device)
+        for number in range(1, passes):
+            skipped = self._skipped(rng)
+            lengths = self._lengths(rng, skipped, smallest=number == 1)
+            sub_loss += self._sub_pass(batch, target, lengths, skipped, 1 / passes)
+        self.losses["sub"] = sub_loss / (passes - 1)
+        self.configure_gradient_clipping(optimizer.optimizer, self.settings.gradient_clip)
+        optimizer.step()
+        cast("LambdaLR", self.lr_schedulers()).step()
+
+    def _full_pass(self, batch: Batch, rng: Random, weight: float) -> Tensor:
+        """Run the full pass backward; return the logits that the other passes follow."""
+        config = self.sandwich
+        skipped = self._skipped(rng) if config.full_layer_drop else NOTHING
+        logits, exits = self._full_logits(batch, skipped)
+        loss = torch.zeros((), device=logits.device)
+        if config.hard:
+            self.losses["task"] = task_loss(self.task, logits, batch)
+            loss = loss + config.hard * self.losses["task"]
+        target = logits.detach()
+        if exits:
+            self.losses["exits"] = self._exit_loss(exits, target, batch)
+            loss = loss + config.exits * self.losses["exits"]
+        for teacher in self.teacher:
+            with torch.no_grad():
+                taught = teacher(batch)
+            self.losses["teacher"] = task_soft_loss(
+                self.task,
+                logits,
+                taught,
+                batch,
+                direction="forward",
+                temperature=config.temperature,
+            )
+            loss = loss + config.teacher * self.losses["teacher"]
+            if config.teacher_for_subs:
+                target = taught
+        self.manual_backward(weight * loss)
+        self.losses = {name: value.detach() for name, value in self.losses.items()}
+        return target
+
+    def _full_logits(self, batch: Batch, skipped: frozenset[int]) -> tuple[Tensor, list[Tensor]]:
+        if self.sandwich.exits and self.model.significance.name == "span":
+            return self.model.forward_exits(batch, skip_layers=skipped)
+        return self.model(batch, skip_layers=skipped), []
+
+    def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
+        """Return the mean KL(full pass || span head at a layer) over layers."""
+        losses = [
+            task_soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
+            for early in exits
+        ]
+        return torch.stack(losses).mean()
+
+    def _sub_pass(
+        self,
+        batch: Batch,
+        target: Tensor,
+        lengths: LengthConfig,
+        skipped: frozenset[int],
+        weight: float,
+    ) -> Tensor:
+        config = self.sandwich
+        logits = self.model(batch, lengths, skip_layers=skipped)
+        loss = task_soft_loss(
+            self.task,
+            logits,
+            target,
+            batch,
+            direction=config.direction,
+            temperature=config.temperature,
+        )
+        followed = loss.detach()
+        if config.sub_hard:
+            loss = loss + config.sub_hard * task_loss(self.task, logits, batch)
+        self.manual_backward(weight * loss)
+        return followed
+
+    def _skipped(self, rng: Random) -> frozenset[int]:
+        return sample_layer_drop(self.sandwich.layer_drop, layers=self.model.num_layers, rng=rng)
+
+    def _bound(self) -> float:
+        """Return the drop bound of this step: it grows linearly over the first half."""
+        start, end = self.sandwich.bound_start, self.sandwich.bound
+        if start is None:
+            return end
+        grown = min(1.0, 2 * self.global_step / self.plan.total_steps)
+        return start + (end - start) * grown
+
+    def _lengths(self, rng: Random, skipped: frozenset[int], *, smallest: bool) -> LengthConfig:
+        layers, bound = self.model.num_layers, self._bound()
+        if smallest:
+            return constant_drop(bound, layers=layers, sequence_length=self.sequence_length)
+        sample = {"length_drop": sample_length_drop, "few_drops": sample_few_drops}
+        return sample[self.sandwich.sampler](
+            bound, layers=layers, sequence_length=self.sequence_length, rng=rng, skipped=skipped
+        )
 
 
 def run(

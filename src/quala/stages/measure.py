@@ -1,33 +1,174 @@
-"""Measure: score the test set once for each reported row, and time all rows side by side."""
+"""A published architecture with random weights: good for timing, and for nothing else."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForQuestionAnswering
+from transformers import AutoModelForSequenceClassification as AutoModelForClassification
 
-from quala.compress.quantize.precision import bits_of, weight_counts
-from quala.cost import macs, mean_macs, size_bytes
+from quala.checkpoint import open_checkpoint
+from quala.compress.quantize.files import bits_of, weight_counts
+from quala.cost import Architecture, macs, mean_macs, preset, size_bytes
+from quala.data.batches import eval_batches
+from quala.data.features import equal_lengths
+from quala.data.task import Task
 from quala.lengths import LengthConfig
-from quala.report.rows import FINE_TUNED, SUPERNET, Latency, Role, Row
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.latency import Timed, measure_latency
-from quala.runtime.session import Session, open_session
-from quala.search.choice import choose
-from quala.stages.checkpoint import open_checkpoint
-from quala.stages.reference import random_model
-from quala.stages.scores import Measured, Scores, name_of
+from quala.runtime.session import Session, TorchSession, open_session
+from quala.search.result import choose
+from quala.search.trie import PrefixCache, TrieWalk
+from quala.stages.files import write_whole
 from quala.stages.search import read_result
 
 if TYPE_CHECKING:
-    from quala.data.batch import Batch
+    from quala.checkpoint import Opened
+    from quala.data.features import Batch
     from quala.search.result import SearchResult
-    from quala.stages.config import MeasureConfig
-    from quala.workflow import Progress, StageContext
+    from quala.stage import Progress, StageContext
+    from quala.stages.options import MeasureConfig
+
+
+def random_model(name: str, task: Task) -> LengthAdaptiveModel:
+    """Return the preset `name` with random weights; time does not depend on them."""
+    arch = preset(name)
+    auto = (
+        AutoModelForQuestionAnswering
+        if task.kind == "question-answering"
+        else AutoModelForClassification
+    )
+    config = AutoConfig.for_model(arch.family, num_labels=task.num_labels, **_sizes(arch))
+    with torch.random.fork_rng(devices=[]):
+        hf = auto.from_config(config)
+    return LengthAdaptiveModel(hf.eval(), task_kind=task.kind)
+
+
+def _sizes(arch: Architecture) -> dict[str, int]:
+    if arch.family == "distilbert":
+        return {
+            "dim": arch.hidden,
+            "hidden_dim": arch.intermediate,
+            "n_layers": arch.layers,
+            "n_heads": arch.heads,
+            "vocab_size": arch.vocabulary,
+            "max_position_embeddings": arch.positions,
+        }
+    return {
+        "hidden_size": arch.hidden,
+        "intermediate_size": arch.intermediate,
+        "num_hidden_layers": arch.layers,
+        "num_attention_heads": arch.heads,
+        "vocab_size": arch.vocabulary,
+        "max_position_embeddings": arch.positions,
+        "type_vocab_size": arch.type_vocabulary,
+    }
+
+
+FULL = "full"
+Outputs = list[list[np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A model that gives one row for each of its length configurations (None: full length)."""
+
+    name: str
+    opened: Opened
+    points: tuple[LengthConfig | None, ...]
+    roles: tuple[Role, ...]
+    size_bytes: int
+    scored: bool = True
+
+    @property
+    def precision(self) -> str:
+        """What the row says of the weights."""
+        return self.opened.precision
+
+
+class Scores:
+    """The test scores by model and lengths, written down as soon as they are known."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "scores.json"
+        self.predictions = folder / "predictions"
+        self.predictions.mkdir(exist_ok=True)
+        self._known: dict[str, dict[str, dict[str, float]]] = (
+            json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
+        )
+
+    def of(self, measured: Measured, point: LengthConfig | None) -> dict[str, float]:
+        """Return the metrics of one row, nothing for a model that is only timed."""
+        return self._known.get(measured.name, {}).get(name_of(point), {})
+
+    def add(
+        self, measured: Measured, session: Session, *, batch_size: int, progress: Progress
+    ) -> None:
+        """Score a model at all its points in one walk over the test set, unless it is done."""
+        features = measured.opened.data.test.features
+        if measured.name in self._known:
+            progress.advance(len(features))
+            return
+        outputs = _outputs(measured, session, batch_size, progress)
+        data = measured.opened.data
+        found = {}
+        for point, values in zip(measured.points, outputs, strict=True):
+            found[name_of(point)], predictions = data.judge(data.test, values)
+            name = f"{measured.name} {name_of(point)}".replace(" ", "_").replace(",", "-")
+            answers = json.dumps(predictions)
+            (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
+        self._known[measured.name] = found
+        write_whole(self._file, json.dumps(self._known))
+
+
+def name_of(point: LengthConfig | None) -> str:
+    """Return the name of a length configuration in files and tables."""
+    return FULL if point is None else str(point)
+
+
+def _outputs(measured: Measured, session: Session, batch_size: int, progress: Progress) -> Outputs:
+    """Return the logits of every test feature at every point."""
+    opened = measured.opened
+    features = opened.data.test.features
+    spans = opened.model.task_kind == "question-answering"
+    outputs: Outputs = [[np.empty(0)] * len(features) for _ in measured.points]
+    # A fast runtime loses more to padding than it gains from fuller batches.
+    cut = eval_batches if isinstance(session, TorchSession) else equal_lengths
+    for rows in cut(features.lengths, batch_size):
+        batch = features.batch(rows, pad_to=opened.pad_to)
+        for members, logits in _logits(measured, session, batch):
+            for row, values in zip(rows, logits, strict=True):
+                kept = values[: features.lengths[row]] if spans else values
+                for member in members:
+                    outputs[member][row] = kept
+        progress.advance(len(rows))
+    return outputs
+
+
+def _logits(
+    measured: Measured, session: Session, batch: Batch
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """Yield which points have which logits; PyTorch shares the layers that points agree on."""
+    if not isinstance(session, TorchSession):
+        for number, point in enumerate(measured.points):
+            yield [number], session.run(batch, point).numpy()
+        return
+    opened = measured.opened
+    model = opened.model.eval()
+    full = LengthConfig.full(layers=model.num_layers, sequence_length=opened.data.spec.max_length)
+    genes = [point or full for point in measured.points]
+    with torch.inference_mode():
+        for members, logits in TrieWalk(model, PrefixCache(0), 0, batch).logits(genes):
+            yield members, logits.float().numpy()
+
 
 ROWS = "rows.json"
 

@@ -1,19 +1,85 @@
-"""Quantize: turn the supernet into an integer model, by calibration or by training."""
+"""Training on fake-quantized layers: calibration, learned steps, curvature, the integer folder."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from quala.stages.checkpoint import open_checkpoint, set_dropout
-from quala.stages.length_adapt import external_teacher, selection_scores
-from quala.stages.quantized import QuantizedTraining, fake_quantize, save_quantized
-from quala.stages.sandwich import SandwichModule
-from quala.stages.training import fit, plan_training
+import torch
+from torch import nn
+
+from quala.checkpoint import Opened, metadata, open_checkpoint, set_dropout
+from quala.compress.quantize.files import save_integer
+from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
+from quala.stages.length_adapt import SandwichModule, external_teacher, selection_scores
+from quala.stages.training import TrainingModule, fit, plan_training, step_batches
 
 if TYPE_CHECKING:
-    from quala.stages.training_config import QuantizeStageConfig
-    from quala.workflow import StageContext
+    from transformers import PreTrainedModel
+
+    from quala.compress.quantize.config import QuantizeConfig
+    from quala.stage import StageContext
+    from quala.stages.options import QuantizedConfig, QuantizeStageConfig
+
+
+class QuantizedTraining(TrainingModule):
+    """A training in which learned steps have rates of their own, and weights know their curvature.
+
+    A model without quantized layers is trained as it is without this class.
+    """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        config = cast("QuantizedConfig", self.settings)
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for found in learned_steps(self.model):
+            rate = config.step_rate(top=found.top, activation=found.activation)
+            by_rate.setdefault(rate, []).append(found.step)
+        own = {id(step) for steps in by_rate.values() for step in steps}
+        groups = super().parameter_groups()
+        for group in groups:
+            group["params"] = [item for item in group["params"] if id(item) not in own]
+        learned = [
+            {"params": steps, "lr": rate, "weight_decay": 0.0} for rate, steps in by_rate.items()
+        ]
+        return [*groups, *learned]
+
+    def configure_optimizers(self) -> Any:
+        made = super().configure_optimizers()
+        # Right after each step: a checkpoint of that step then holds its curvature.
+        made["optimizer"].register_step_post_hook(
+            lambda optimizer, *_: set_curvature(self.model, optimizer)
+        )
+        return made
+
+
+def fake_quantize(opened: Opened, quantizers: QuantizeConfig, config: QuantizedConfig) -> None:
+    """Swap the layers of a float model for quantized twins, calibrated on train batches."""
+    quantize(opened.model.hf, quantizers)
+    opened.model.eval()
+    calibrate(opened.model.hf, lambda: _observe(opened, config))
+
+
+def save_quantized(opened: Opened, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+    """Turn a fake-quantized model into integers, in place, and write it with its tokenizer.
+
+    `facts` join quala.json.
+    """
+    model = opened.model.eval()
+    model.hf = cast("PreTrainedModel", to_integer(model.hf, inplace=True))
+    save_integer(model.hf, folder, {**metadata(opened), **(facts or {})})
+    opened.tokenizer.save_pretrained(folder)
+
+
+def _observe(opened: Opened, config: QuantizedConfig) -> None:
+    """Show the quantizers `calibration_batches` batches of the train slice."""
+    features = opened.data.train.features
+    batches = min(config.calibration_batches, math.ceil(len(features) / config.batch_size))
+    with torch.no_grad():
+        for rows in step_batches(features, config, batches):
+            opened.model(features.batch(rows, pad_to=opened.pad_to))
 
 
 class QuantizeModule(QuantizedTraining, SandwichModule):

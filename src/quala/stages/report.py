@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from quala.report.build import build_report
-from quala.report.rows import Point
+from quala.report.write import build_report
+from quala.results import Point
 from quala.stages.measure import read_rows
 from quala.stages.search import GIGA, read_result
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quala.search.result import Candidate
-    from quala.stages.config import ReportConfig
-    from quala.workflow import StageContext
+    from quala.stage import StageContext
+    from quala.stages.options import ReportConfig
 
 
 def run(

@@ -1,9 +1,8 @@
 """Stage graph, fingerprints, resume, tracking: what turns a workflow script into tracked runs."""
 
-from quala.workflow.context import Candidate, Progress, StageContext
+from quala.stage import Candidate, Progress, Stage, StageConfig, StageContext
 from quala.workflow.flow import Artifact, Flow, Source
 from quala.workflow.script import Workflow, workflow
-from quala.workflow.stage import Stage, StageConfig
 
 __all__ = [
     "Artifact",

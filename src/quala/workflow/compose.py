@@ -18,12 +18,13 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from quala.config import Settings, root_schema, settings
 from quala.errors import QualaError, unknown
-from quala.workflow.resources import workflow_scripts
+from quala.workflow.script import workflow_scripts
+from quala.workflow.settings import Settings, root_schema, settings
 
 if TYPE_CHECKING:
     from quala.workflow.script import Workflow
+
 
 SCHEMA = "quala_schema"
 CONFIG = "config"

@@ -1,29 +1,76 @@
-"""Doing a plan: each stage's output is found, given, waited for or computed."""
+"""Figures of a stage under way, written to the tracking store."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError
-from quala.workflow.context import StageContext
-from quala.workflow.flow import Artifact, Node
+from quala.stage import Candidate, StageContext
+from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import leaves
 from quala.workflow.lease import Claim, Lease, acquire
-from quala.workflow.plan import IDENTITY, Entry, Plan, Status
-from quala.workflow.recorder import StoreRecorder
-from quala.workflow.store import DAMAGED, NODE, PARENT, STAGE, Store
+from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
+from quala.workflow.provenance import Record
+from quala.workflow.settings import Settings
+from quala.workflow.sources import OutsideSources
+from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from quala.workflow.record import Record
+    from quala.workflow.script import Workflow
+
+
+@dataclass(frozen=True)
+class StoreRecorder:
+    """Writes metrics in one request each, and candidates as cheap finished child runs."""
+
+    store: Store
+
+    def metrics(self, run_id: str, values: Mapping[str, float], step: int | None) -> None:
+        """Record metrics of a run."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(key, float(value), now, step or 0) for key, value in values.items()]
+        self.store.client.log_batch(run_id, metrics=entries)
+
+    def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
+        """Record the candidates that a run does not have yet, told apart by name."""
+        known = self._names(run_id)
+        for candidate in candidates:
+            if candidate.name in known:
+                continue
+            known.add(candidate.name)
+            tags = {**candidate.tags, KIND: "candidate"}
+            run = self.store.create(candidate.name, tags, run_id)
+            self.store.record(run.info.run_id, candidate.metrics, candidate.params)
+            self.store.finish(run.info.run_id)
+
+    def _names(self, run_id: str) -> set[str]:
+        names: set[str] = set()
+        page: str | None = None
+        while True:
+            found = self.store.client.search_runs(
+                [self.store.experiment_id],
+                filter_string=f"tags.`{PARENT}` = '{run_id}' AND tags.`{KIND}` = 'candidate' "
+                "AND attributes.status = 'FINISHED'",
+                max_results=1000,
+                page_token=page,
+            )
+            names.update(run.info.run_name for run in found)
+            page = found.token
+            if not page:
+                return names
+
 
 log = logging.getLogger(__name__)
 
@@ -180,3 +227,95 @@ def _values(node: Node) -> dict[str, Any]:
         key: item.path if isinstance(item, Artifact) else item.value
         for key, item in node.inputs.items()
     }
+
+
+WORKFLOW = "quala.workflow"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A workflow that went through."""
+
+    workflow: str
+    run_id: str
+    reused: bool
+    seconds: float
+    outcomes: Sequence[Outcome]
+    store: Store
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that a program may want."""
+        return {
+            "workflow": self.workflow,
+            "run_id": self.run_id,
+            "reused": self.reused,
+            "seconds": round(self.seconds, 2),
+            "tracking_uri": self.store.uri,
+            "experiment": self.store.experiment,
+            "stages": [outcome.to_json() for outcome in self.outcomes],
+        }
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What a person asked for: the resolved settings, and the words they said it in."""
+
+    settings: Settings
+    config: str
+    overrides: Sequence[str]
+    sweep: str | None = None
+    """The run of the sweep that this is a job of."""
+    bars: bool = False
+
+
+def run_workflow(workflow: Workflow, invocation: Invocation) -> Result:
+    """Run a workflow to its end, or find that it was; raise what a stage raises."""
+    start = time.monotonic()
+    settings = invocation.settings
+    store = Store.open(settings.tracking)
+    sources = OutsideSources(store)
+    plan = make_plan(workflow, settings, store, sources)
+    record = Record.of(
+        workflow.script,
+        config=invocation.config,
+        overrides=invocation.overrides,
+        seed=settings.seed,
+        data=sources.data_used,
+    )
+    found = acquire(store, _claim(plan, store, record, invocation), lambda run: True)
+    reused = not isinstance(found, Lease)
+    run_id = found.run_id if isinstance(found, Lease) else found.info.run_id
+    executor = Executor(plan, store, record, run_id, invocation.bars)
+    flow = Flow(settings, workflow.stages, sources, executor)
+    if isinstance(found, Lease):
+        if found.resumed:
+            log.info("Going on with the interrupted workflow run %s.", run_id)
+        with found:
+            store.attach(run_id, record.texts())
+            workflow(flow)
+            store.finish(run_id)
+    else:
+        log.info("Nothing is left to do: workflow run %s is finished.", run_id)
+        workflow(flow)
+    seconds = time.monotonic() - start
+    return Result(workflow.name, run_id, reused, seconds, executor.outcomes, store)
+
+
+def _claim(plan: Plan, store: Store, record: Record, invocation: Invocation) -> Claim:
+    tags = {KIND: "workflow", FINGERPRINT: plan.fingerprint}
+    # A finished run of the same plan stands only if there is nothing left to run; one that
+    # another process finishes from now on counts in any case.
+    done = set() if plan.settled else {run.info.run_id for run in store.find(tags, "FINISHED")}
+    return Claim(
+        kind="workflow",
+        name=plan.workflow,
+        fingerprint=plan.fingerprint,
+        tags={WORKFLOW: plan.workflow, "mlflow.source.name": plan.workflow, **record.tags},
+        parent=invocation.sweep,
+        ignored=done,
+    )
+
+
+def bars_wanted(settings: Settings, interactive: bool) -> bool:
+    """Say whether progress bars are shown: asked for, on a terminal, outside of a CI."""
+    return settings.progress and interactive and "CI" not in os.environ

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quala.errors import QualaError, unknown
+from quala.stage import Stage, StageConfig
 from quala.workflow.identity import config_identity, fingerprint
-from quala.workflow.stage import Stage, StageConfig
 
 if TYPE_CHECKING:
-    from quala.config import Settings
+    from quala.workflow.settings import Settings
 
 
 @dataclass(frozen=True)

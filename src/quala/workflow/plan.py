@@ -1,4 +1,4 @@
-"""The plan: every stage of a workflow with what will happen to it, and why."""
+"""Which stages a person asked for: one, up to one, from one on, and which ones anew."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.config import FlowConfig, Settings
-from quala.errors import QualaError
+from quala.errors import QualaError, unknown
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import differences, fingerprint
 from quala.workflow.lease import busy
-from quala.workflow.selection import Selection, select
+from quala.workflow.settings import FlowConfig, Settings
 from quala.workflow.sources import OutsideSources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, Store
 
@@ -22,6 +21,64 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from quala.workflow.script import Workflow
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Names of the stages that take part, and of those that run although they are done."""
+
+    chosen: frozenset[str]
+    forced: frozenset[str]
+    reason: str
+    """Why the others do not take part."""
+
+
+def select(nodes: Mapping[str, Node], flow: FlowConfig) -> Selection:
+    """Resolve `flow.only`, `until`, `since` and `force` against the stages of a workflow."""
+    for name in (flow.only, flow.until, flow.since, *flow.force):
+        if name is not None and name not in nodes:
+            raise unknown("stage", name, nodes)
+    if flow.only and (flow.until or flow.since):
+        raise QualaError("`flow.only` cannot stand beside `flow.until` or `flow.since`.")
+    forced = {name for name, node in nodes.items() if node.config.force} | set(flow.force)
+    if flow.only:
+        chosen = {flow.only} | nodes[flow.only].upstream
+        forced &= {flow.only}
+        return Selection(frozenset(chosen), frozenset(forced), f"flow.only={flow.only}")
+    taken = {name for node in nodes.values() for name in node.upstream}
+    chosen = _upstream(nodes, set(nodes) - taken)
+    if flow.until:
+        chosen = _upstream(nodes, {flow.until})
+    if flow.since:
+        anew = _downstream(nodes, flow.since) & chosen
+        if not anew:
+            raise QualaError(
+                f"`flow.until={flow.until}` does not hang on `flow.since={flow.since}`."
+            )
+        forced |= anew
+        chosen = _upstream(nodes, anew)
+    asked = {"until": flow.until, "since": flow.since}
+    reason = " ".join(f"flow.{key}={name}" for key, name in asked.items() if name)
+    reason = reason or "nothing needs it"
+    return Selection(frozenset(chosen), frozenset(forced & chosen), reason)
+
+
+def _upstream(nodes: Mapping[str, Node], names: set[str]) -> set[str]:
+    found = set(names)
+    for name in reversed(list(nodes)):
+        if name in found:
+            # What is given needs nothing above it.
+            found |= nodes[name].upstream if nodes[name].given is None else set()
+    return found
+
+
+def _downstream(nodes: Mapping[str, Node], start: str) -> set[str]:
+    found = {start}
+    for name, node in nodes.items():
+        if node.upstream & found:
+            found.add(name)
+    return found
+
 
 IDENTITY = "identity.json"
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from quala.errors import QualaError
 from quala.workflow.flow import Source
-from quala.workflow.identity import config_identity
-from quala.workflow.manifest import content_hash
+from quala.workflow.identity import config_identity, content_hash
 from quala.workflow.store import OUTPUT, Store
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -32,7 +31,7 @@ class OutsideSources:
     def data(self, spec: Any) -> Source:
         """Return the data with the fingerprint of its content."""
         if "data" not in self._known:
-            from quala.data.fingerprint import data_fingerprint
+            from quala.data.slices import data_fingerprint
 
             found = Source("data", spec, data_fingerprint(spec), config_identity(spec))
             self._known["data"] = found

@@ -13,8 +13,8 @@ from typing import Any, Self
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from quala.config import TrackingConfig, build
 from quala.workflow.identity import fingerprint
+from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import FINGERPRINT, KIND, Store
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quala.compress.distill.hidden import hidden_loss
+from quala.compress.losses import hidden_loss
 from quala.errors import QualaError
 
 MASK = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])

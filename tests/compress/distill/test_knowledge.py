@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quala.compress.distill.hidden import hidden_loss
-from quala.compress.distill.knowledge import (
+from quala.compress.losses import hidden_loss
+from quala.compress.partial_states import (
     KeptState,
     cls_attention,
     entries,
@@ -21,7 +21,7 @@ from quala.compress.distill.knowledge import (
     spread_states,
 )
 from quala.errors import QualaError
-from quala.models.state import Trace
+from quala.models.selection import Trace
 
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]]).bool()
 SEPARATORS = torch.tensor([[0, 0, 1, 0, 0, 1], [0, 1, 0, 1, 0, 0]]).bool()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from quala.compress.distill.layer_map import hidden_pairs, layer_pairs, uniform_layers
+from quala.compress.layer_maps import hidden_pairs, layer_pairs, uniform_layers
 from quala.errors import QualaError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.distill.relations import relation_loss
+from quala.compress.losses import relation_loss
 from quala.errors import QualaError
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from quala.compress.distill.soft_labels import soft_loss
-from quala.compress.distill.weights import Direction
+from quala.compress.loss_weights import Direction
+from quala.compress.losses import soft_loss
 from quala.errors import QualaError
 
 LOWEST = torch.finfo(torch.float32).min

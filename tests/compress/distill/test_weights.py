@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from quala.compress.distill.weights import DistillWeights
+from quala.compress.loss_weights import DistillWeights
 from quala.errors import QualaError
 
 

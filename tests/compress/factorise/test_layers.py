@@ -7,11 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quala.compress.factorise.layers import (
-    FactorisedEmbedding,
-    FactorisedLinear,
-    truncated_svd,
-)
+from quala.compress.structure import FactorisedEmbedding, FactorisedLinear, truncated_svd
 from quala.errors import QualaError
 
 

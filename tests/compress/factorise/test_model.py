@@ -9,13 +9,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from toys import FAMILIES, Build, BuildHf, MakeBatch
 
-from quala.compress.factorise.layers import FactorisedEmbedding, FactorisedLinear
-from quala.compress.factorise.model import FactoriseConfig, factorise, rank_for_ratio
-from quala.compress.structure import embedding_name, linear_names
+from quala.architecture import KEY
+from quala.compress.shrink import FactoriseConfig, factorise, rank_for_ratio
+from quala.compress.structure import (
+    FactorisedEmbedding,
+    FactorisedLinear,
+    embedding_name,
+    linear_names,
+)
 from quala.cost import macs, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.structure import KEY
 
 
 def wrap(hf: Any) -> LengthAdaptiveModel:
@@ -126,7 +130,7 @@ def test_senseless_configs_are_refused(values: dict[str, Any]) -> None:
 
 def test_both_factors_are_quantized(build_hf: BuildHf, make_batch: MakeBatch) -> None:
     from quala.compress.quantize.config import QuantizeConfig
-    from quala.compress.quantize.model import calibrate, quantize
+    from quala.compress.quantize.transform import calibrate, quantize
 
     small = factorise(build_hf().float(), FactoriseConfig(linear_rank=6, embedding_rank=6))
     model, batch = wrap(small), make_batch([20])
@@ -140,7 +144,7 @@ def test_both_factors_are_quantized(build_hf: BuildHf, make_batch: MakeBatch) ->
 
 def test_a_quantized_model_is_refused(build_hf: BuildHf) -> None:
     from quala.compress.quantize.config import QuantizeConfig
-    from quala.compress.quantize.model import quantize
+    from quala.compress.quantize.transform import quantize
 
     hf = build_hf()
     quantize(hf, QuantizeConfig())

@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from quala.compress.layers.maps import LAYER_MAPS, LayerMap, layers_to_keep
+from quala.compress.layer_maps import LAYER_MAPS, LayerMap, layers_to_keep
 from quala.errors import QualaError
 
 

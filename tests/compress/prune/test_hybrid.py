@@ -10,13 +10,11 @@ import torch
 from toys import FAMILIES, BuildHf
 from transformers import BertConfig, BertForQuestionAnswering
 
-from quala.compress.factorise.layers import FactorisedLinear
-from quala.compress.factorise.model import FactoriseConfig, factorise
-from quala.compress.layers.reduce import keep_layers
+from quala.compress.depth import keep_layers
 from quala.compress.prune.config import HybridConfig, ratio_steps
-from quala.compress.prune.hybrid import hybrid_compress, weight_budget
 from quala.compress.prune.magnitude import magnitude_masks, prunable_weights
-from quala.compress.structure import linear_names
+from quala.compress.shrink import FactoriseConfig, factorise, hybrid_compress, weight_budget
+from quala.compress.structure import FactorisedLinear, linear_names
 from quala.errors import QualaError
 
 

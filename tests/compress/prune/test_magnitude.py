@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from toys import FAMILIES, BuildHf
 
-from quala.compress.factorise.model import FactoriseConfig, factorise
 from quala.compress.prune.magnitude import (
     Scope,
     apply_masks,
@@ -15,6 +14,7 @@ from quala.compress.prune.magnitude import (
     nonzero_parameters,
     prunable_weights,
 )
+from quala.compress.shrink import FactoriseConfig, factorise
 from quala.errors import QualaError
 
 

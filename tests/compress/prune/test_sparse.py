@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from toys import BuildHf
 
 from quala.compress.prune.config import HybridConfig
-from quala.compress.prune.hybrid import hybrid_compress
 from quala.compress.prune.sparse import (
     dense_state,
     is_sparse,
@@ -20,6 +19,7 @@ from quala.compress.prune.sparse import (
     store_sparse,
     unpack_sparse,
 )
+from quala.compress.shrink import hybrid_compress
 from quala.compress.structure import is_structured, load_structured
 from quala.errors import QualaError
 

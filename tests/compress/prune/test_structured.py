@@ -10,16 +10,15 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from toys import FAMILIES, BuildHf, MakeBatch
 
-from quala.compress.factorise.model import FactoriseConfig, factorise
-from quala.compress.prune.structured import PruneConfig, keep_units, prune
-from quala.compress.prune.taylor import Importance
+from quala.architecture import KEY
+from quala.compress.prune.structured import Importance, PruneConfig, keep_units, prune
+from quala.compress.shrink import FactoriseConfig, factorise
 from quala.compress.structure import structure_of
 from quala.cost import macs, parameters, size_bytes
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.family import family_of
-from quala.structure import KEY
+from quala.models.families import family_of
 
 HEADS = [[0, 2], [3], [0, 1, 2, 3]]
 NEURONS = [list(range(0, 32, 2)), [5, 31], list(range(30))]

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from toys import FAMILIES, BuildHf, MakeBatch
 
-from quala.compress.factorise.model import FactoriseConfig, factorise
-from quala.compress.prune.taylor import Importance, keep_most_important, taylor_importance
+from quala.compress.prune.structured import Importance, keep_most_important, taylor_importance
+from quala.compress.shrink import FactoriseConfig, factorise
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.family import family_of
+from quala.models.families import family_of
 
 Batch = dict[str, Tensor]
 STEP = 1e-5

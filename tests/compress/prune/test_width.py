@@ -6,14 +6,12 @@ import pytest
 import torch
 from toys import FAMILIES, BuildHf, MakeBatch
 
-from quala.compress.prune.structured import PruneConfig, prune
-from quala.compress.prune.taylor import Importance
-from quala.compress.prune.width import sort_width, subnetwork
+from quala.architecture import KEY
+from quala.compress.prune.structured import Importance, PruneConfig, prune, sort_width, subnetwork
 from quala.compress.structure import structure_of
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.family import family_of
-from quala.structure import KEY
+from quala.models.families import family_of
 
 
 def importance(heads: int = 4, neurons: int = 32) -> Importance:

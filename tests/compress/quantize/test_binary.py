@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.quantize.binary import bwn_integers
+from quala.compress.quantize.grids import bwn_integers
 
 
 def _noise(*shape: int, seed: int = 0) -> Tensor:

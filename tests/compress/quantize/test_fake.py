@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from quala.compress.quantize.config import QuantizeConfig, RangeKind
-from quala.compress.quantize.fake import ActivationQuantizer
+from quala.compress.quantize.modules import ActivationQuantizer
 
 
 def _quantizer(kind: RangeKind, **more: float) -> ActivationQuantizer:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from quala.compress.quantize.granularity import to_groups
+from quala.compress.quantize.config import to_groups
 from quala.errors import QualaError
 
 WEIGHT = torch.arange(24.0).reshape(4, 6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from quala.compress.quantize.histogram import BINS, divergence, kl_clip
+from quala.compress.quantize.grids import BINS, divergence, kl_clip
 
 
 def _slow(counts: list[float], kept: int, levels: int) -> float:

@@ -14,8 +14,8 @@ from quala.compress.quantize.integer import (
     has_integer_kernel,
     to_integer,
 )
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.model import calibrate, quantize, set_mode
+from quala.compress.quantize.modules import QuantEmbedding, QuantLinear
+from quala.compress.quantize.transform import calibrate, quantize, set_mode
 from quala.errors import QualaError
 
 Inputs = dict[str, Tensor]

@@ -21,8 +21,8 @@ from quala.compress.quantize.latent import (
     restore_latent,
     save_latent,
 )
-from quala.compress.quantize.model import calibrate, quantize
 from quala.compress.quantize.split import split_ternary
+from quala.compress.quantize.transform import calibrate, quantize
 from quala.errors import QualaError
 
 Inputs = dict[str, Tensor]

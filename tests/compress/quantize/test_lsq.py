@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.quantize.lsq import at_least, fake_steps, step_integers
+from quala.compress.quantize.rounding import at_least, fake_steps, step_integers
 
 WIDTHS = [1, 3, 7]
 

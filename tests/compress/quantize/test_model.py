@@ -8,9 +8,8 @@ from torch import Tensor
 from transformers import BertForQuestionAnswering
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.fake import ActivationQuantizer
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.model import (
+from quala.compress.quantize.modules import ActivationQuantizer, QuantEmbedding, QuantLinear
+from quala.compress.quantize.transform import (
     calibrate,
     freeze,
     learned_steps,

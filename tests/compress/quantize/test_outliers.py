@@ -8,14 +8,19 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.fake import Mode
+from quala.compress.quantize.files import (
+    bits_of,
+    dequantized_state_dict,
+    integer_layers,
+    load_integer,
+    precision_of,
+    save_integer,
+    weight_counts,
+)
 from quala.compress.quantize.integer import IntegerLinear, has_integer_kernel, to_integer
 from quala.compress.quantize.latent import read_latent, restore_float, restore_latent, save_latent
-from quala.compress.quantize.layers import QuantLinear
-from quala.compress.quantize.model import calibrate, quantize, set_mode
-from quala.compress.quantize.packed import integer_layers
-from quala.compress.quantize.precision import bits_of, precision_of, weight_counts
-from quala.compress.quantize.store import dequantized_state_dict, load_integer, save_integer
+from quala.compress.quantize.modules import Mode, QuantLinear
+from quala.compress.quantize.transform import calibrate, quantize, set_mode
 from quala.errors import QualaError
 
 Inputs = dict[str, Tensor]

@@ -13,11 +13,15 @@ from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
 
 from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.files import (
+    dequantized_state_dict,
+    integer_layers,
+    load_integer,
+    save_integer,
+)
 from quala.compress.quantize.integer import IntegerLinear, to_integer
-from quala.compress.quantize.model import calibrate, quantize
-from quala.compress.quantize.packed import integer_layers
 from quala.compress.quantize.split import split_ternary
-from quala.compress.quantize.store import dequantized_state_dict, load_integer, save_integer
+from quala.compress.quantize.transform import calibrate, quantize
 from quala.errors import QualaError
 
 Inputs = dict[str, Tensor]

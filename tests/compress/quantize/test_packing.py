@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.quantize.packing import pack, packed_bytes, unpack
+from quala.compress.quantize.files import pack, packed_bytes, unpack
 from quala.errors import QualaError
 
 

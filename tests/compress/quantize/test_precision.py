@@ -6,9 +6,9 @@ from torch import Tensor
 from transformers import BertForQuestionAnswering
 
 from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.files import bits_of, precision_of, weight_counts
 from quala.compress.quantize.integer import to_integer
-from quala.compress.quantize.model import calibrate, quantize
-from quala.compress.quantize.precision import bits_of, precision_of, weight_counts
+from quala.compress.quantize.transform import calibrate, quantize
 
 BINARY = {"weight_quantizer": "bwn", "weight_bits": 1}
 

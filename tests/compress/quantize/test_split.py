@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
-from quala.compress.quantize.binary import bwn_integers
 from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.grids import bwn_integers, exact_lat_integers, twn_integers
 from quala.compress.quantize.integer import IntegerLinear, to_integer
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.model import calibrate, quantize
+from quala.compress.quantize.modules import QuantEmbedding, QuantLinear
 from quala.compress.quantize.split import Split, split_ternary, split_weights
-from quala.compress.quantize.ternary import exact_lat_integers, twn_integers
+from quala.compress.quantize.transform import calibrate, quantize
 from quala.errors import QualaError
 
 Inputs = dict[str, Tensor]

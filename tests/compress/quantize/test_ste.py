@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.quantize.ste import fake_affine, fake_learned, row_integers
+from quala.compress.quantize.rounding import fake_affine, fake_learned, row_integers
 
 STEP, ZERO = torch.tensor(0.1), torch.tensor(3.0)
 

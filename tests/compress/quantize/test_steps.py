@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.quantize.spec import StepInit
-from quala.compress.quantize.steps import initial_step
+from quala.compress.quantize.config import StepInit
+from quala.compress.quantize.grids import initial_step
 from quala.errors import QualaError
 
 

@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertForQuestionAnswering
 
-from quala.compress.factorise.model import FactoriseConfig, factorise
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.files import dequantized_state_dict, load_integer, save_integer
 from quala.compress.quantize.integer import to_integer
-from quala.compress.quantize.model import calibrate, quantize
-from quala.compress.quantize.store import dequantized_state_dict, load_integer, save_integer
+from quala.compress.quantize.transform import calibrate, quantize
+from quala.compress.shrink import FactoriseConfig, factorise
 from quala.errors import QualaError
 
 Inputs = dict[str, Tensor]

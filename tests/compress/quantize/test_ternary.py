@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.quantize.ternary import exact_lat_integers, lat_integers, twn_integers
+from quala.compress.quantize.grids import exact_lat_integers, lat_integers, twn_integers
 
 
 def _noise(*shape: int, seed: int = 0) -> Tensor:

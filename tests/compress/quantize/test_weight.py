@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from quala.compress.quantize.granularity import Granularity
-from quala.compress.quantize.spec import WeightMethod, WeightSpec
-from quala.compress.quantize.weight import WeightQuantizer
+from quala.compress.quantize.config import Granularity, WeightMethod, WeightSpec
+from quala.compress.quantize.modules import WeightQuantizer
 from quala.errors import QualaError
 
 METHODS: list[tuple[WeightMethod, int]] = [

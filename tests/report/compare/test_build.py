@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from tracked import Filled
 
+from quala.compare.text import Comparison, cells, headings, notes
+from quala.compare.write import build_comparison
 from quala.errors import QualaError
-from quala.report.compare import Comparison, build_comparison
-from quala.report.compare.text import cells, headings, notes
 
 
 @pytest.fixture(scope="module")

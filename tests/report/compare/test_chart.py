@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from tracked import Filled
 
-from quala.report.compare.chart import DISTANCE, Chart, Mark, Series, charts, free_angles
-from quala.report.compare.group import Table
-from quala.report.compare.style import styles
+from quala.compare.charts import DISTANCE, Chart, Mark, Series, charts, free_angles, styles
+from quala.compare.group import Table
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from tracked import (
     Tracked,
 )
 
+from quala.compare.store import Reports
+from quala.compare.trials import Collector, Trial
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
-from quala.report.compare import Collector, Trial
-from quala.report.store import Reports
 from quala.workflow.lease import TAKEOVER
 
 

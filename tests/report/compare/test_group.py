@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from tracked import BITS, MIB, NOISE, SOFT, STUDENT_SCORE, TEACHER_SCORE, Filled, Tracked
 
-from quala.data.fingerprint import data_fingerprint
+from quala.compare.group import Line, Table, bits_of
+from quala.compare.store import Reports
+from quala.compare.text import Comparison
+from quala.compare.trials import Collector
+from quala.data.slices import data_fingerprint
 from quala.data.spec import DataSpec
-from quala.report.compare import Collector, Comparison
-from quala.report.compare.group import Line, Table, bits_of
-from quala.report.store import Reports
 
 
 @pytest.fixture(scope="module")

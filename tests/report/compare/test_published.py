@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from quala.report.compare.published import published
+from quala.compare.group import published
 
 
 def test_every_claim_names_a_system_and_where_it_was_read() -> None:

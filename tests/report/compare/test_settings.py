@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from quala.report.compare.settings import all_differences, differing, labels, natural_order
+from quala.compare.settings import all_differences, differing, labels, natural_order
 
 BITS, EMBEDDINGS = "distill.quantizers.weight_bits", "distill.quantizers.embedding_bits"
 BASE = {"finetune.epochs": "2", "distill.soft": "1", "distill.hidden": "1", BITS: "2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quala.report.compare.spread import Spread
+from quala.compare.group import Spread
 
 VALUES = (80.1, 82.7, 79.9, 81.0)
 

@@ -9,8 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from quala.compress.factorise.layers import FactorisedEmbedding, FactorisedLinear
-from quala.compress.structure import embedding_name, float_embedding, float_linear, linear_names
+from quala.compress.structure import (
+    FactorisedEmbedding,
+    FactorisedLinear,
+    embedding_name,
+    float_embedding,
+    float_linear,
+    linear_names,
+)
 from quala.errors import QualaError, unknown
 
 Scope = Literal["global", "matrix"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.model import replace
-from quala.compress.quantize.ste import affine_integers
+from quala.compress.quantize.modules import QuantEmbedding, QuantLinear
+from quala.compress.quantize.rounding import affine_integers
+from quala.compress.quantize.transform import replace
 from quala.errors import QualaError
 
 

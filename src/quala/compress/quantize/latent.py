@@ -12,10 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.fake import ActivationQuantizer
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.model import quantize, set_mode
+from quala.compress.quantize.modules import ActivationQuantizer, QuantEmbedding, QuantLinear
 from quala.compress.quantize.split import join_halves, split_names, split_shells
+from quala.compress.quantize.transform import quantize, set_mode
 from quala.errors import QualaError
 
 LATENT_FILE = "latent.safetensors"

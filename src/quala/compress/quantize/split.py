@@ -9,11 +9,10 @@ from dataclasses import replace as changed
 import torch
 from torch import Tensor, nn
 
-from quala.compress.quantize.layers import QuantEmbedding, QuantLinear
-from quala.compress.quantize.model import replace
-from quala.compress.quantize.spec import TERNARY
-from quala.compress.quantize.ternary import twn_integers
-from quala.compress.quantize.weight import WeightQuantizer
+from quala.compress.quantize.config import TERNARY
+from quala.compress.quantize.grids import twn_integers
+from quala.compress.quantize.modules import QuantEmbedding, QuantLinear, WeightQuantizer
+from quala.compress.quantize.transform import replace
 from quala.errors import QualaError
 
 _Layer = QuantLinear | QuantEmbedding

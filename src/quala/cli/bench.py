@@ -1,0 +1,225 @@
+"""`quala bench`: what an export's points cost in time, beside a baseline."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from quala.cli.locate import add_model, locate_model
+from quala.cli.output import show, write_json
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.runtime.answerer import QuestionAnswerer
+    from quala.runtime.card import Budget, Card, Point, Query
+    from quala.runtime.engine import Engine, Words
+    from quala.runtime.timing import Entry, Timing
+
+
+def main(argv: Sequence[str]) -> int:
+    """Time and print. Raises QualaError for models, runtimes and sizes that cannot be."""
+    arguments = _parser().parse_args(argv)
+    batches = _batches(arguments.batch)
+    if arguments.threads < 1:
+        raise QualaError(f"`--threads` must be at least 1, got {arguments.threads}.")
+    folder = locate_model(arguments.model, arguments.tracking_uri)
+    from quala.runtime.card import Card
+    from quala.runtime.hardware import processor
+    from quala.runtime.timing import compare, token_counts
+
+    card = Card.read(folder)
+    whole = Path(arguments.data).exists()
+    entries: list[Entry[Any]]
+    if whole:
+        inputs: list[Any] = _queries(arguments.data, arguments.questions)
+        entries = _answering(arguments, folder, card)
+    else:
+        inputs = token_counts(arguments.data, longest=card.sequence_length) * arguments.repeats
+        entries = [*_baselines(arguments, card), *_points(arguments, folder, card)]
+        inputs.sort()  # a batch holds neighbours in length
+    found = [timing for size in batches for timing in compare(entries, inputs, batch=size)]
+    machine = processor()
+    if arguments.json:
+        facts = {name: getattr(arguments, name) for name in ("runtime", "threads", "data")}
+        timings = [asdict(timing) for timing in found]
+        write_json({"model": card.name, **facts, "processor": machine, "timings": timings})
+        return 0
+    what = "from question to answer" if whole else "logits only"
+    show(
+        _table(found, card.name),
+        f"{arguments.runtime}, {arguments.threads} threads, {machine['name']} "
+        f"({machine['instructions']}); {arguments.data}, {what}; ms per input, interleaved",
+    )
+    return 0
+
+
+def _baselines(arguments: argparse.Namespace, card: Card) -> list[Entry[int]]:
+    """Return the baseline with random weights (its time does not depend on them), twice."""
+    if arguments.baseline == "none":
+        return []
+    from quala.runtime.timing import Entry, words
+
+    name = f"{arguments.baseline} fp32, random weights"
+    torch_engine, engine = _baseline_engines(arguments, card, _baseline_model(arguments))
+    longest = card.sequence_length
+    return [
+        Entry(
+            f"{name}, PyTorch, padded to {longest}",
+            lambda counts: torch_engine.logits(words(counts), None),
+        ),
+        Entry(f"{name}, {arguments.runtime}", lambda counts: engine.logits(words(counts), None)),
+    ]
+
+
+def _baseline_model(arguments: argparse.Namespace) -> LengthAdaptiveModel:
+    from quala.data.task import Task
+    from quala.stages.measure import random_model
+
+    return random_model(arguments.baseline, Task("question-answering", 2, "f1")).eval()
+
+
+def _baseline_engines(
+    arguments: argparse.Namespace, card: Card, model: LengthAdaptiveModel
+) -> tuple[Engine, Engine]:
+    from quala.runtime.session import PaddedTorchEngine, model_engine
+
+    longest, threads = card.sequence_length, arguments.threads
+    return (
+        PaddedTorchEngine(model, pad_to=longest, threads=threads),
+        model_engine(arguments.runtime, model, sequence_length=longest, threads=threads),
+    )
+
+
+def _points(arguments: argparse.Namespace, folder: Path, card: Card) -> list[Entry[int]]:
+    from quala.runtime.engine import open_export
+    from quala.runtime.timing import Entry, words
+
+    engine = open_export(folder, card, runtime=arguments.runtime, threads=arguments.threads)
+    return [
+        Entry(
+            _name(card, point),
+            lambda counts, lengths=point.lengths: engine.logits(words(counts), lengths),  # type: ignore[misc]
+        )
+        for point in card.front
+    ]
+
+
+def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> list[Entry[Query]]:
+    """Return baselines and points that go all the way from text to answer."""
+    from quala.runtime.answerer import QuestionAnswerer, load
+    from quala.runtime.card import Budget
+    from quala.runtime.timing import Entry
+
+    model = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+    entries = []
+    if arguments.baseline != "none":
+        name = f"{arguments.baseline} fp32, random weights"
+        other = _baseline_model(arguments)
+        full = LengthConfig.full(layers=other.arch.layers, sequence_length=card.sequence_length)
+        own = replace(card, arch=other.arch, front=(replace(card.full, lengths=full),))
+        padded, engine = _baseline_engines(arguments, card, other)
+        for label, runs in (
+            (f"{name}, PyTorch, padded to {card.sequence_length}", padded),
+            (f"{name}, {arguments.runtime}", engine),
+        ):
+            entries.append(Entry(label, QuestionAnswerer(own, model.windows, runs).answer_batch))
+    for point in card.front:
+        budget = Budget(lengths=point.lengths.lengths)
+        entries.append(Entry(_name(card, point), partial(_ask, model, budget)))
+    no_model = QuestionAnswerer(card, model.windows, _Nothing())
+    return [*entries, Entry("tokenizing and decoding alone", no_model.answer_batch)]
+
+
+def _ask(model: QuestionAnswerer, budget: Budget, queries: list[Query]) -> None:
+    model.answer_batch([replace(query, budget=budget) for query in queries])
+
+
+class _Nothing:
+    """An engine that takes no time."""
+
+    name = "nothing"
+
+    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        """Return zeros."""
+        return np.zeros((*words["input_ids"].shape, 2), dtype=np.float32)
+
+
+def _name(card: Card, point: Point) -> str:
+    return f"{card.precision} {point.lengths if any(point.lengths.drops) else 'full'}"
+
+
+def _queries(data: str, count: int) -> list[Query]:
+    """Return questions spread over a SQuAD folder or file."""
+    from quala.data.read import read_squad
+    from quala.data.spec import DataSpec
+    from quala.runtime.card import Query
+
+    spec = DataSpec(task="squad", path=data, unanswerable="drop")
+    examples = read_squad(spec, spec.test_split)
+    chosen = examples[:: max(1, len(examples) // count)][:count]
+    return [Query(question=one.question, context=one.context) for one in chosen]
+
+
+def _table(found: Sequence[Timing], name: str) -> Table:
+    table = Table(title=name, title_justify="left")
+    table.add_column("Model")
+    for heading in ("Batch", "Median ms", "p10 to p90", "Speed-up"):
+        table.add_column(heading, justify="right")
+    for timing in found:
+        table.add_row(
+            timing.name,
+            str(timing.batch),
+            f"{timing.median:.2f}",
+            f"{timing.p10:.2f} to {timing.p90:.2f}",
+            f"{timing.ratio:.2f}x",
+        )
+    return table
+
+
+def _batches(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise QualaError(f"`--batch` wants whole numbers like 1,8,32, got `{text}`.") from error
+    if min(sizes) < 1:
+        raise QualaError(f"`--batch` sizes must be at least 1, got `{text}`.")
+    return sizes
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quala bench", description=__doc__)
+    add_model(parser)
+    parser.add_argument(
+        "--baseline",
+        default="bert-base",
+        help="a preset of `quala cost`, or none (default: bert-base)",
+    )
+    parser.add_argument("--batch", default="1", metavar="N,N,...", help="batch sizes (default: 1)")
+    parser.add_argument(
+        "--data",
+        default="natural",
+        help="natural (SQuAD's lengths), a number of tokens, or a SQuAD folder or file to answer",
+    )
+    parser.add_argument(
+        "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    parser.add_argument(
+        "--repeats", type=int, default=1, help="passes over the inputs (default: 1)"
+    )
+    parser.add_argument(
+        "--questions", type=int, default=64, help="questions taken from a file (default: 64)"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    return parser

@@ -1,0 +1,107 @@
+"""`quala cost`: multiply-accumulates, parameters and bytes of an encoder, without loading it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.table import Table
+
+from quala.cli.output import show, write_json
+from quala.cost import (
+    PRESETS,
+    Architecture,
+    Precision,
+    architecture_of,
+    macs,
+    parameters,
+    preset,
+    size_bytes,
+)
+from quala.errors import QualaError
+from quala.lengths import LengthConfig
+
+MIB = 2**20
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print what a model costs. Raises QualaError for unknown models and impossible lengths."""
+    arguments = _parser().parse_args(argv)
+    arch = preset(arguments.preset) if arguments.preset else read_architecture(arguments.model)
+    figures = cost_figures(arch, arguments.sequence_length, lengths=arguments.lengths)
+    named = {"model": arguments.preset or arguments.model} | figures
+    if arguments.json:
+        write_json(named)
+    else:
+        show(_table(named))
+    return 0
+
+
+def cost_figures(
+    arch: Architecture, sequence_length: int, *, lengths: str | None
+) -> dict[str, Any]:
+    """Return the figures of one input; `lengths` None keeps every token in every layer."""
+    if not 2 <= sequence_length <= arch.longest:
+        raise QualaError(
+            f"`--sequence-length` must be from 2 to {arch.longest}, got {sequence_length}."
+        )
+    full = LengthConfig.full(layers=arch.layers, sequence_length=sequence_length)
+    config = full
+    if lengths is not None:
+        config = LengthConfig.parse(lengths, layers=arch.layers, sequence_length=sequence_length)
+    spent = macs(arch, config.lengths, sequence_length)
+    most = macs(arch, full.lengths, sequence_length)
+    return {
+        "sequence_length": sequence_length,
+        "lengths": list(config.lengths),
+        "macs": spent,
+        "macs_full_length": most,
+        "macs_saved_ratio": most / spent,
+        "parameters": parameters(arch),
+        "bytes": {precision: size_bytes(arch, precision) for precision in get_args(Precision)},
+    }
+
+
+def read_architecture(folder: str) -> Architecture:
+    """Read the architecture of a Hugging Face folder. Raises QualaError when it has none."""
+    file = Path(folder) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise QualaError(f"`{file}` is not valid JSON.") from error
+    if not isinstance(config, dict):
+        raise QualaError(f"`{file}` must hold an object, got a {type(config).__name__}.")
+    return architecture_of(config)
+
+
+def _table(figures: dict[str, Any]) -> Table:
+    table = Table(title=str(figures["model"]), show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("Sequence length", f"{figures['sequence_length']:,}")
+    table.add_row("Tokens per layer", ", ".join(map(str, figures["lengths"])))
+    table.add_row("MACs", f"{figures['macs']:,}")
+    table.add_row("MACs at full length", f"{figures['macs_full_length']:,}")
+    table.add_row("MACs saved", f"{figures['macs_saved_ratio']:.2f}x")
+    table.add_row("Parameters", f"{figures['parameters']:,}")
+    for precision, size in figures["bytes"].items():
+        table.add_row(f"Bytes, {precision}", f"{size:,} ({size / MIB:.2f} MiB)")
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quala cost", description=__doc__)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
+    model.add_argument("--model", metavar="DIR", help="a Hugging Face folder with a config.json")
+    parser.add_argument("--sequence-length", type=int, default=384, metavar="N")
+    parser.add_argument(
+        "--lengths", metavar="A,B,...", help="tokens kept per layer (default: all of them)"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    return parser

@@ -1,0 +1,104 @@
+"""`quala evaluate`: official SQuAD v1.1 exact match and F1 of a prediction file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from quala.cli.output import show, warn, write_json
+from quala.errors import QualaError
+
+if TYPE_CHECKING:
+    from quala.metrics.squad import SquadScore
+
+
+def main(argv: Sequence[str]) -> int:
+    """Score a prediction file. Raises QualaError for files that are not what they should be."""
+    arguments = _parser().parse_args(argv)
+    # pyarrow and the readers take a moment, which `--help` should not
+    from quala.data.read import read_squad
+    from quala.data.spec import DataSpec
+    from quala.metrics.squad import evaluate_predictions
+
+    spec = DataSpec(
+        task="squad",
+        path=arguments.data,
+        unanswerable="drop" if arguments.drop_unanswerable else "refuse",
+        test_split=arguments.split,
+        train_split="" if arguments.split == "train" else "train",
+    )
+    predictions = read_predictions(Path(arguments.predictions))
+    examples = read_squad(spec, arguments.split)
+    score = evaluate_predictions(examples, predictions)
+    unknown = len(predictions.keys() - {example.id for example in examples})
+    if unknown:
+        warn(f"{unknown} predicted ids are not in `{arguments.data}` and were left out.")
+    if arguments.json:
+        write_json(asdict(score) | {"unknown": unknown})
+    else:
+        show(_table(score))
+    return 0
+
+
+def read_predictions(file: Path) -> dict[str, str]:
+    """Read the official format, one JSON object {question id: answer text}.
+
+    Raises QualaError when the file is absent, truncated, or holds anything else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QualaError(f"Predictions `{file}` cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise QualaError(f"Predictions `{file}` are not UTF-8 text.") from error
+    except json.JSONDecodeError as error:
+        raise QualaError(
+            f"Predictions `{file}`, line {error.lineno} are not valid JSON: {error.msg}; "
+            "is the file complete?"
+        ) from error
+    if not isinstance(content, dict):
+        raise QualaError(
+            f"Predictions `{file}` must be one object {{id: text}}, got a "
+            f"{type(content).__name__}."
+        )
+    for identity, text in content.items():
+        if not isinstance(text, str):
+            raise QualaError(
+                f"Predictions `{file}`: the answer to `{identity}` must be a string, got "
+                f"{'nothing' if text is None else type(text).__name__}."
+            )
+    return content
+
+
+def _table(score: SquadScore) -> Table:
+    table = Table("Exact match", "F1", "Questions", "Missing")
+    table.add_row(
+        f"{score.exact_match:.4f}", f"{score.f1:.4f}", f"{score.total:,}", f"{score.missing:,}"
+    )
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quala evaluate", description=__doc__)
+    parser.add_argument(
+        "--data", required=True, help="SQuAD-format JSON, JSON lines, parquet, or a folder"
+    )
+    parser.add_argument(
+        "--predictions", required=True, metavar="FILE.json", help="one object {id: answer text}"
+    )
+    parser.add_argument(
+        "--split", default="validation", help="split of a folder (default: validation)"
+    )
+    parser.add_argument(
+        "--drop-unanswerable",
+        action="store_true",
+        help="leave out the unanswerable questions of SQuAD 2.0 instead of refusing them",
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    return parser

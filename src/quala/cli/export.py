@@ -1,0 +1,123 @@
+"""`quala export`: one folder with everything that answering needs."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quala.cli.locate import RUN_ID, add_model, export_run, locate_model
+from quala.cli.output import show, warn, write_json
+from quala.compare.store import default_tracking_uri
+from quala.errors import QualaError
+
+if TYPE_CHECKING:
+    from quala.runtime.card import Card
+
+
+ALIAS = "chosen"
+OUTPUT = "output"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write an export. Raises QualaError for models that cannot be exported and full folders."""
+    arguments = _parser().parse_args(argv)
+    if arguments.register and not RUN_ID.fullmatch(arguments.model):
+        raise QualaError(f"`--register` needs a run id as MODEL, got `{arguments.model}`.")
+    out = Path(arguments.out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
+    source = locate_model(arguments.model, arguments.tracking_uri)
+    # onnx and torch take a moment, which `--help` should not
+    from quala.runtime.card import FILE, Card
+    from quala.runtime.engine import GRAPH
+
+    if (source / GRAPH).is_file():
+        card = Card.read(source)
+        shutil.copytree(source, out, dirs_exist_ok=True)
+        (out / "manifest.json").unlink(missing_ok=True)
+    else:
+        card = _built(source, out, arguments)
+    if arguments.register:
+        register(arguments.model, arguments.register, arguments.tracking_uri)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    if arguments.json:
+        write_json({"folder": str(out), "bytes": size} | card.to_json())
+        return 0
+    show(
+        f"Exported {card.name} ({card.precision}) to {out}: {size / 1e6:.1f} MB, "
+        f"{len(card.front)} points in {FILE}."
+    )
+    show(f'Ask it: quala answer {out} --question "..." --context "..." --keep 0.5')
+    return 0
+
+
+def register(run: str, name: str, tracking_uri: str | None) -> None:
+    """Make the run's export a version of the registered model `name`, with the alias `chosen`.
+
+    Raises QualaError when the store refuses.
+    """
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri or default_tracking_uri(Path.cwd())
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    owner = export_run(client, run.removeprefix("runs:/"))
+    try:
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(name, f"runs:/{owner}/{OUTPUT}", owner)
+        client.set_registered_model_alias(name, ALIAS, version.version)
+    except MlflowException as error:
+        reason = str(error.message).partition("\n")[0]
+        raise QualaError(f"`{name}` could not be registered in {uri}: {reason}") from error
+    show(f"Registered as models:/{name}@{ALIAS}, version {version.version}.")
+
+
+def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
+    """Export a checkpoint that no workflow measured: its front has costs, no scores."""
+    from quala.checkpoint import open_checkpoint
+    from quala.data.spec import DataSpec
+    from quala.export.folder import ExportSettings, ladder, write_export
+    from quala.models.load import METADATA_FILE, read_metadata
+
+    facts = read_metadata(source) if (source / METADATA_FILE).is_file() else {}
+    if facts.get("task", "question-answering") != "question-answering":
+        raise QualaError(
+            f"`{source}` is a {facts['task']} model; a workflow's export stage writes those."
+        )
+    longest = facts.get("sequence_length", 384)
+    spec = DataSpec(
+        task="squad", name="demo", max_length=longest, doc_stride=min(128, longest // 3)
+    )
+    opened = open_checkpoint(source, spec)
+    warn("No measured front was found: the points have costs and no scores.")
+    settings = ExportSettings(
+        name=arguments.name or source.name,
+        runtime=arguments.runtime,
+        threads=arguments.threads,
+        repeats=arguments.repeats,
+        provenance={"checkpoint": str(source)},
+    )
+    return write_export(opened, out, ladder(opened), settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quala export", description=__doc__)
+    add_model(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty folder")
+    parser.add_argument(
+        "--register", metavar="NAME", help="also register the run's export in MLflow as NAME"
+    )
+    parser.add_argument("--name", help="how the model is called (default: the folder's name)")
+    parser.add_argument(
+        "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads of the timing (default: 1)"
+    )
+    parser.add_argument("--repeats", type=int, default=9, help="runs behind each time, 0 for none")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    return parser

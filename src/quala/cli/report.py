@@ -1,0 +1,280 @@
+"""`quala report`: the table of a tracked workflow, of a sweep, or of systems side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from quala.cli.output import show, write_json
+from quala.errors import QualaError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from quala.compare.store import Reports, SweepJob
+    from quala.compare.text import Comparison
+    from quala.compare.trials import Trial
+    from quala.results import Report
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a report. Raises QualaError for unknown runs and runs without a report."""
+    arguments = _parser().parse_args(argv)
+    _check(arguments)
+    from quala.compare.store import Reports, default_tracking_uri
+
+    reports = Reports.open(arguments.tracking_uri or default_tracking_uri(Path.cwd()))
+    if arguments.compare:
+        compare(
+            reports,
+            arguments.runs,
+            out=Path(arguments.out) if arguments.out else None,
+            as_json=arguments.json,
+            experiment=arguments.experiment,
+            task=arguments.task,
+        )
+        return 0
+    run = reports.run(arguments.runs[0]) if arguments.runs else reports.newest()
+    if run.data.tags["quala.kind"] == "sweep":
+        _sweep(reports, run, as_json=arguments.json, out=arguments.out)
+    else:
+        _workflow(reports, run, as_json=arguments.json, out=arguments.out)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise QualaError for arguments that do not go together."""
+    filters = [
+        f"`--{name}`" for name in ("experiment", "task") if getattr(arguments, name) is not None
+    ]
+    if not arguments.compare:
+        if len(arguments.runs) > 1:
+            count = len(arguments.runs)
+            raise QualaError(f"A report is of one run, got {count}: `--compare` takes several.")
+        if filters:
+            raise QualaError(f"{filters[0]} chooses what `--compare` compares, which is missing.")
+    elif arguments.runs and arguments.experiment is not None:
+        raise QualaError("`--compare` takes either RUNs or `--experiment`, got both.")
+    elif not arguments.out and not arguments.json:
+        raise QualaError("`--compare` writes a page: name its folder with `--out DIR`.")
+
+
+def _workflow(reports: Reports, run: Run, *, as_json: bool, out: str | None) -> None:
+    report = reports.report(run)
+    if report is None:
+        raise QualaError(
+            f"Run `{run.info.run_id}` ({run.info.status.lower()}) has no report: it did not come "
+            "that far, or its report stage was left out."
+        )
+    folder = reports.export(run, Path(out)) if out else None
+    if as_json:
+        write_json({"run": run.info.run_id} | report.to_json())
+        return
+    from quala.report.table import terminal_table
+
+    lines = [f"Run {run.info.run_id}", f"Hypervolume {report.metrics()['hypervolume']:.4f}"]
+    if folder is not None:
+        lines.append(f"Written to {folder}")
+    show(terminal_table(report.rows, title=report.title), *lines)
+
+
+def _sweep(reports: Reports, sweep: Run, *, as_json: bool, out: str | None) -> None:
+    jobs = reports.jobs(sweep)
+    if not jobs:
+        raise QualaError(f"The sweep `{sweep.info.run_id}` has no jobs.")
+    found = [(job, reports.report(job.run) if job.run else None) for job in jobs]
+    lines = [_line(job, report) for job, report in found]
+    if out:
+        for job, report in found:
+            if job.run is not None and report is not None:
+                reports.export(job.run, Path(out) / job.run.info.run_id)
+    if as_json:
+        write_json({"run": sweep.info.run_id, "jobs": lines})
+    else:
+        show(_comparison(lines, f"Sweep {sweep.info.run_id}"))
+
+
+def _line(job: SweepJob, report: Report | None) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "run": job.run.info.run_id if job.run else None,
+        "overrides": job.overrides,
+        "status": job.status.lower(),
+        "metric": report.metric if report else None,
+    }
+    metrics = report.metrics() if report else {}
+    name = figures["metric"]
+    for key in (f"{name}_full", f"{name}_chosen", "gmacs_chosen", "macs_saved", "hypervolume"):
+        # one column per meaning, whatever the metric is called
+        figures[key.replace(f"{name}_", "score_")] = metrics[key] if key in metrics else None
+    return figures
+
+
+def _comparison(lines: Sequence[dict[str, Any]], title: str) -> Table:
+    from quala.report.table import metric_name
+
+    metric = next((metric_name(line["metric"]) for line in lines if line["metric"]), "Score")
+    table = Table(title=title, title_justify="left")
+    for heading in ("Run", "Overrides", "Status"):
+        table.add_column(heading, overflow="fold")
+    for heading in (f"{metric} full", f"{metric} chosen", "GMACs", "Saved", "Hypervolume"):
+        table.add_column(heading, justify="right")
+    for line in lines:
+        table.add_row(
+            line["run"][:8] if line["run"] else "-",
+            line["overrides"],
+            line["status"],
+            _text(line["score_full"], "{:.2f}"),
+            _text(line["score_chosen"], "{:.2f}"),
+            _text(line["gmacs_chosen"], "{:.3f}"),
+            _text(line["macs_saved"], "{:.2f}x"),
+            _text(line["hypervolume"], "{:.4f}"),
+        )
+    return table
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quala report", description=__doc__)
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="id of a workflow or sweep run (default: the newest finished workflow; with "
+        "--compare all of them)",
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.add_argument("--out", metavar="DIR", help="also copy the report's files here")
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="compare systems: seeds together, one table for each data; --out DIR gets the page",
+    )
+    parser.add_argument(
+        "--experiment",
+        metavar="NAME",
+        help="with --compare: only runs filed under this `tracking.experiment`",
+    )
+    parser.add_argument(
+        "--task", metavar="NAME", help="with --compare: only this task, such as squad or mnli"
+    )
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
+    )
+    return parser
+
+
+SHOWN = ("#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", "n", "Speed-up")
+WORDS = ("System", "Setting")
+
+
+def compare(
+    reports: Reports,
+    runs: Sequence[str],
+    *,
+    out: Path | None,
+    as_json: bool,
+    experiment: str | None = None,
+    task: str | None = None,
+) -> None:
+    """Compare the named runs, else all finished workflows with a report, and write the page.
+
+    A sweep stands for its jobs. Raises QualaError when a named run has no report, when there is
+    nothing to compare, and when `out` is a file.
+    """
+    if out is not None and out.exists() and not out.is_dir():
+        raise QualaError(f"`--out` names a folder to write into, got the file `{out}`.")
+    # matplotlib and plotly take a second to import
+    from quala.compare.text import Comparison, to_json
+    from quala.compare.write import build_comparison
+
+    trials, left_out = _named(reports, runs) if runs else _all(reports, experiment)
+    comparison = Comparison.of(_of_task(trials, task) if task else trials, left_out)
+    written = build_comparison(out, comparison) if out else []
+    if as_json:
+        write_json(to_json(comparison))
+        return
+    lines = [Text(f"Written to {file}") for file in written]
+    lines += [Text(f"Left out {run}: {why}") for run, why in left_out.items()]
+    show(*_shown(comparison), *lines)
+
+
+def _named(reports: Reports, names: Sequence[str]) -> tuple[list[Trial], dict[str, str]]:
+    from quala.compare.trials import Collector
+
+    collector = Collector(reports)
+    found = {run.info.run_id: run for name in names for run in _workflows(reports, name)}
+    return [trial for run in found.values() for trial in collector.trials(run)], {}
+
+
+def _workflows(reports: Reports, name: str) -> Iterable[Run]:
+    """Yield a workflow run, or those of a sweep's jobs that came to an end."""
+    run = reports.run(name)
+    if run.data.tags["quala.kind"] == "workflow":
+        return [run]
+    jobs = [job.run for job in reports.jobs(run) if job.run and job.status == "FINISHED"]
+    if not jobs:
+        raise QualaError(f"No job of the sweep `{name}` is finished: there is nothing to compare.")
+    return jobs
+
+
+def _all(reports: Reports, experiment: str | None) -> tuple[list[Trial], dict[str, str]]:
+    """Return the trials of all finished workflows with a report, and why others have none."""
+    from quala.compare.trials import Collector
+
+    collector = Collector(reports)
+    trials: list[Trial] = []
+    left_out: dict[str, str] = {}
+    for run in reports.finished(experiment):
+        if not reports.has_report(run):
+            continue
+        try:
+            trials += collector.trials(run)
+        except QualaError as error:
+            left_out[run.info.run_id] = str(error)
+    if not trials:
+        place = f"of the experiment `{experiment}` " if experiment else ""
+        reason = "; ".join(left_out.values()) or "`quala run` one"
+        raise QualaError(
+            f"No finished workflow {place}in {reports.uri} has a report to compare: {reason}"
+        )
+    return trials, left_out
+
+
+def _of_task(trials: Sequence[Trial], task: str) -> list[Trial]:
+    """Return the trials on a task, or on a subset such as `mnli`."""
+    found = [trial for trial in trials if task in (trial.spec["task"], trial.spec["subset"])]
+    if not found:
+        known = {trial.spec["subset"] or trial.spec["task"] for trial in trials}
+        raise QualaError(
+            f"No run to compare is on the task `{task}`; there is {', '.join(sorted(known))}."
+        )
+    return found
+
+
+def _shown(comparison: Comparison) -> list[RenderableType]:
+    """Return the tables for the terminal, without the columns that need a page."""
+    from quala.compare.text import cells, headings, legends
+    from quala.report.table import metric_name
+
+    items: list[RenderableType] = []
+    for table in comparison.tables:
+        names = headings(table)
+        columns = [*SHOWN[:6], metric_name(table.metric), *SHOWN[6:], "Training s"]
+        shown = Table(title=table.title, title_justify="left", header_style="bold")
+        for name in columns:
+            shown.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")
+        for texts in cells(table, comparison.claims):
+            shown.add_row(*(Text(texts[names.index(name)]) for name in columns))
+        items += [shown, *map(Text, legends(table))]
+    return items

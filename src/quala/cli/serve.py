@@ -1,0 +1,96 @@
+"""`quala serve`: answer questions over HTTP, with a page to try the model on."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from quala.cli.locate import add_model, locate_model
+from quala.serve.settings import Settings, require
+
+DEFAULTS = Settings()
+GIVEN = "(default: %(default)s)"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT. Raises QualaError for bad values and a port in use."""
+    arguments = _parser().parse_args(argv)
+    require("threads", arguments.threads, at_least=1)
+    settings = Settings(
+        budget_ms=arguments.budget_ms,
+        max_batch=arguments.max_batch,
+        batch_wait_ms=arguments.batch_wait_ms,
+        queue=arguments.queue,
+        timeout_s=arguments.timeout_s,
+        max_request_kib=arguments.max_request_kib,
+    )
+    # the web framework and the runtime take seconds, which `--help` should not
+    from quala.serve.server import bind, serve
+
+    with bind(arguments.host, arguments.port) as held:
+        from quala.runtime.answerer import load
+        from quala.serve.app import create_app
+
+        folder = locate_model(arguments.model, arguments.tracking_uri)
+        answerer = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+        answerer.warm()
+        serve(create_app(answerer, settings), held, ready=_announce)
+    return 0
+
+
+def _announce(url: str) -> None:
+    sys.stdout.write(f"Open {url}\nPOST {url}/answer   API: {url}/docs   Ctrl-C stops\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="quala serve", description=__doc__)
+    add_model(parser)
+    parser.add_argument("--host", default="127.0.0.1", help=f"address to listen on {GIVEN}")
+    parser.add_argument(
+        "--port", type=int, default=8000, help=f"port, 0 for any that is free {GIVEN}"
+    )
+    parser.add_argument(
+        "--runtime", default="onnxruntime", help=f"onnxruntime or openvino {GIVEN}"
+    )
+    parser.add_argument("--threads", type=int, default=1, help=f"threads of the runtime {GIVEN}")
+    _add_limits(parser.add_argument_group("limits"))
+    return parser
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--budget-ms",
+        type=float,
+        metavar="X",
+        default=DEFAULTS.budget_ms,
+        help="milliseconds for requests that name no budget (default: full length)",
+    )
+    group.add_argument(
+        "--max-batch",
+        type=int,
+        default=DEFAULTS.max_batch,
+        help=f"most queries run together {GIVEN}",
+    )
+    group.add_argument(
+        "--batch-wait-ms",
+        type=float,
+        default=DEFAULTS.batch_wait_ms,
+        help=f"milliseconds that the first of a batch waits for others {GIVEN}",
+    )
+    group.add_argument(
+        "--queue",
+        type=int,
+        default=DEFAULTS.queue,
+        help=f"queries that may wait; more get 429 {GIVEN}",
+    )
+    group.add_argument(
+        "--timeout-s", type=float, default=DEFAULTS.timeout_s, help=f"seconds per request {GIVEN}"
+    )
+    group.add_argument(
+        "--max-request-kib",
+        type=int,
+        default=DEFAULTS.max_request_kib,
+        help=f"largest request body {GIVEN}",
+    )

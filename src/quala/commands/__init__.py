@@ -1,1 +1,0 @@
-"""One module per verb of `quala`; each has `main(argv) -> exit code`."""

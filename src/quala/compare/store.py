@@ -1,0 +1,191 @@
+"""Finds finished runs and their reports in the tracking store; changes nothing there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.errors import QualaError, unknown
+from quala.report.write import REPORT, read_report
+from quala.results import Report
+from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, check_server, keep_quiet
+from quala.workflow.sweep import JOB
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+REPORT_STAGE = "report"
+SQLITE = "sqlite:///"
+RUNS_A_PAGE = 1000
+
+
+def default_tracking_uri(folder: Path) -> str:
+    """Return the embedded store of `folder`, the one that `quala run` uses there."""
+    return f"{SQLITE}{folder.absolute() / 'mlruns' / 'mlflow.db'}"
+
+
+def require_store(uri: str) -> None:
+    """Raise QualaError when nothing was tracked at `uri` yet or no server answers there."""
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise QualaError(
+            f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
+            "`--tracking-uri` names another."
+        )
+    if uri.startswith(("http://", "https://")):
+        check_server(uri)
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """One job of a sweep; `run` is None when it failed before it had a workflow run to show."""
+
+    overrides: str
+    status: str
+    run: Run | None
+
+
+@dataclass(frozen=True)
+class Reports:
+    """The tracked runs of every experiment of one store."""
+
+    client: MlflowClient
+    uri: str
+    experiments: Mapping[str, str]
+    """Ids of the experiments by name."""
+
+    @classmethod
+    def open(cls, uri: str) -> Reports:
+        """Connect to a store that exists. Raises QualaError when it cannot be read."""
+        require_store(uri)
+        keep_quiet()
+        # mlflow takes seconds to import
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            found = client.search_experiments()
+        except MlflowException as error:
+            reason = str(error.message).partition("\n")[0]
+            raise QualaError(f"The tracking store {uri} cannot be read: {reason}") from error
+        return cls(client, uri, {one.name: one.experiment_id for one in found})
+
+    def run(self, run_id: str) -> Run:
+        """Return a workflow or sweep run. Raises QualaError for any other id."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            newest = ", ".join(one.info.run_id for one in self.finished()[:3]) or "none"
+            raise QualaError(
+                f"There is no run `{run_id}` in {self.uri}; newest finished workflows: {newest}."
+            ) from error
+        kind = run.data.tags.get(KIND, "foreign")
+        if kind not in ("workflow", "sweep"):
+            above = run.data.tags.get(PARENT)
+            hint = f" it belongs to `{above}`." if above else ""
+            raise QualaError(f"Run `{run_id}` is a {kind}, not a workflow or a sweep;{hint}")
+        return run
+
+    def finished(self, experiment: str | None = None) -> list[Run]:
+        """Return the finished workflow runs, newest first, of one experiment or of all.
+
+        Raises QualaError for an experiment that does not exist.
+        """
+        if experiment is not None and experiment not in self.experiments:
+            raise unknown("experiment", experiment, self.experiments)
+        terms = f"tags.`{KIND}` = 'workflow' AND attributes.status = 'FINISHED'"
+        names = self.experiments if experiment is None else [experiment]
+        return self._search(terms, [self.experiments[name] for name in names])
+
+    def newest(self) -> Run:
+        """Return the newest finished workflow that has a report. Raises QualaError if none has."""
+        for run in self.finished():
+            if self.has_report(run):
+                return run
+        raise QualaError(f"No finished workflow in {self.uri} has a report yet: `quala run` one.")
+
+    def has_report(self, run: Run) -> bool:
+        """Say whether a workflow came as far as its report."""
+        return self._report_run(run) is not None
+
+    def jobs(self, sweep: Run) -> list[SweepJob]:
+        """Return the jobs of a sweep in order; the workflow run of one may be older than it."""
+        tags = sweep.data.tags
+        noted = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
+        return [
+            SweepJob(
+                overrides=" ".join(job["overrides"]) or "-",
+                status=job["status"],
+                run=self.client.get_run(job["run_id"]) if job["run_id"] else None,
+            )
+            for job in sorted(noted, key=lambda job: int(job["job"]))
+        ]
+
+    def report(self, run: Run) -> Report | None:
+        """Return a workflow's report, None while it has none."""
+        run_id = self._report_run(run)
+        if run_id is None:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._download(run_id, f"{OUTPUT}/{REPORT}", folder)
+            return read_report(file.parent)
+
+    def facts(self, run_id: str, path: str) -> Any:
+        """Return what a JSON artifact of a run holds. Raises QualaError when it cannot be read."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._download(run_id, path, folder)
+            try:
+                return json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise QualaError(f"The artifact `{path}` of run `{run_id}` is damaged.") from error
+
+    def export(self, run: Run, folder: Path) -> Path:
+        """Copy a workflow's report files into `folder`. Raises QualaError when it has none."""
+        run_id = self._report_run(run)
+        if run_id is None:
+            raise QualaError(f"Run `{run.info.run_id}` has no report.")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in self.client.list_artifacts(run_id, OUTPUT):
+            if not file.is_dir:
+                self._copy(run_id, file.path, folder)
+        return folder
+
+    def _copy(self, run_id: str, path: str, folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as copies:
+            file = self._download(run_id, path, copies)
+            (folder / file.name).write_bytes(file.read_bytes())
+
+    def _report_run(self, run: Run) -> str | None:
+        """Return the id of the stage run that made the report; another workflow may own it."""
+        return run.data.tags.get(f"{STAGE}.{REPORT_STAGE}") or None
+
+    def _download(self, run_id: str, path: str, folder: str) -> Path:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.client.download_artifacts(run_id, path, folder))
+        except (MlflowException, OSError) as error:
+            raise QualaError(f"The artifact `{path}` of run `{run_id}` cannot be read.") from error
+
+    def _search(self, terms: str, experiments: list[str]) -> list[Run]:
+        found: list[Run] = []
+        page: str | None = None
+        while page != "":
+            runs = self.client.search_runs(
+                experiments,
+                filter_string=terms,
+                max_results=RUNS_A_PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=page,
+            )
+            found += runs
+            page = runs.token or ""
+        return found

@@ -1,1 +1,0 @@
-"""Distillation losses, one idea per file: pure functions with their reductions spelled out."""

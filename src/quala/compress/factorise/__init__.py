@@ -1,1 +1,0 @@
-"""Low rank: a matrix as the product of two smaller ones."""

@@ -1,1 +1,0 @@
-"""Depth: which encoder layers a model keeps."""

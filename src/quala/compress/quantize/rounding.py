@@ -1,0 +1,146 @@
+"""Rounding with straight-through gradients: symmetric rows, affine and learned activations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+SMALLEST_STEP = 1e-12
+
+
+def row_integers(
+    weight: Tensor, bits: int, *, whole: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Quantize the rows of `weight` symmetrically to [-(2^(bits-1)-1), 2^(bits-1)-1].
+
+    The grids end at the largest values of `whole`, those of `weight` itself without it.
+
+    Returns:
+        The integers, as floats in the shape of `weight`, and the steps, shape (..., 1).
+    """
+    low, high = (weight if whole is None else whole).aminmax(dim=-1, keepdim=True)
+    step = torch.maximum(high, -low).div_(2 ** (bits - 1) - 1)
+    step.clamp_(min=SMALLEST_STEP)  # (..., 1); a row of zeros keeps a step
+    return torch.div(weight, step).round_(), step
+
+
+def affine_integers(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
+    """Return round(x / step) + zero_point as floats, before any clamp."""
+    # The reciprocal is multiplied, here and in the integer kernels, so that both round alike.
+    return torch.mul(x, step.reciprocal()).round_().add_(zero_point)
+
+
+class _Through(Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.view_as(rounded)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class _Affine(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero_point: Tensor, levels: int) -> Tensor:
+        wide = affine_integers(x, step, zero_point)
+        if not ctx.needs_input_grad[0]:
+            return wide.clamp_(0, levels).sub_(zero_point).mul_(step)
+        integers = wide.clamp(0, levels)
+        ctx.save_for_backward(integers.eq(wide))  # one byte per value instead of four
+        return integers.sub_(zero_point).mul_(step)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None, None, None
+
+
+class _LearnedStep(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, zero_point: Tensor, levels: int) -> Tensor:
+        ctx.save_for_backward(x, step, zero_point)
+        ctx.levels = levels
+        integers = affine_integers(x, step, zero_point).clamp_(0, levels)
+        return integers.sub_(zero_point).mul_(step)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x, step, zero_point = ctx.saved_tensors
+        v = x * step.reciprocal()
+        low, high = -zero_point, ctx.levels - zero_point  # -Qn, Qp
+        inside = (v > low) & (v < high)
+        slope = v.round().clamp_(low, high).sub_(v.mul_(inside))  # equation 3
+        scale = torch.rsqrt(x.numel() * torch.maximum(zero_point, high))
+        return gradient * inside, (gradient * slope).sum().mul_(scale), None, None
+
+
+def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
+    """Return the values of `rounded`, with the gradient going to `weight` unchanged."""
+    passed: Tensor = _Through.apply(weight, rounded)
+    return passed
+
+
+def fake_affine(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
+    """Round `x` to (i - zero_point) * step, i in 0..levels; no gradient outside the range."""
+    # Half precision cannot count to 255 exactly, so the grid is always laid in float32.
+    rounded: Tensor = _Affine.apply(x.float(), step, zero_point, levels)
+    return rounded.to(x.dtype)
+
+
+def fake_learned(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
+    """Round as `fake_affine`, with a gradient for `step` (LSQ, arXiv 1902.08153, equations 2-3).
+
+    The step's gradient is scaled by 1/sqrt(N Qp), where N counts the values of `x` and Qp is the
+    larger of the integers below and above the zero point.
+    """
+    rounded: Tensor = _LearnedStep.apply(x.float(), step, zero_point, levels)
+    return rounded.to(x.dtype)
+
+
+def step_integers(groups: Tensor, step: Tensor, top: int) -> Tensor:
+    """Return clamp(round(groups / step), -top, top) as floats; `step` (..., 1) is positive."""
+    return torch.div(groups, step).round_().clamp_(-top, top)
+
+
+class _LearnedSteps(Function):
+    @staticmethod
+    def forward(ctx: Any, groups: Tensor, step: Tensor, top: int, count: int) -> Tensor:
+        v = torch.div(groups, step)
+        inside = v.abs() < top
+        rounded = v.round_().clamp_(-top, top).mul_(step)
+        ctx.save_for_backward(groups, step, inside, rounded)
+        ctx.scale = (count * top) ** -0.5
+        return rounded
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        groups, step, inside, rounded = ctx.saved_tensors
+        passed = gradient * inside
+        # Equation 3: the slope is round(v) - v inside the grid and round(v) outside, v = w / step.
+        slopes = torch.linalg.vecdot(gradient, rounded) - torch.linalg.vecdot(passed, groups)
+        return passed, slopes.unsqueeze(-1).div_(step).mul_(ctx.scale), None, None
+
+
+def fake_steps(groups: Tensor, step: Tensor, top: int, *, count: int | None = None) -> Tensor:
+    """Round `groups` (..., n) to i * step, i in -top..top, with a gradient for `step` (..., 1).
+
+    Equations 1 to 3 on the symmetric grid; the gradient of a step is scaled by 1/sqrt(N top),
+    where N = `count` says how many values share it, n without it. No gradient for weights outside
+    the grid.
+    """
+    rounded: Tensor = _LearnedSteps.apply(groups, step, top, count or groups.shape[-1])
+    return rounded
+
+
+def at_least(step: Tensor, floor: Tensor) -> Tensor:
+    """Return `step` raised to `floor`; a step at the floor still hears its gradient."""
+    return step + (floor - step).clamp(min=0).detach()

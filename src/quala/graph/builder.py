@@ -1,0 +1,121 @@
+"""The names of a graph that others rely on; `{}` stands for the layer, counted from 0."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+
+INPUTS = ("input_ids", "attention_mask", "segment_ids", "lengths")
+OUTPUT = "logits"
+QUERY, KEY, VALUE = "query_{}", "key_{}", "value_{}"
+"""Nodes that split (B, n, H) into heads."""
+BIASED = "attention_bias_{}"
+"""The node that adds the padding's bias to the attention logits."""
+CONTEXT = "context_{}"
+"""The node that joins the heads to (B, n, H)."""
+DROP = "drop_{}"
+"""The `If` that drops tokens or leaves them alone."""
+KEPT = "kept_{}_{}"
+"""Its outputs: hidden, positions, valid, question, answers."""
+
+
+def needed(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
+    """Return the nodes that the outputs hang on, in their order."""
+    wanted, kept = set(outputs), []
+    for node in reversed(nodes):
+        if wanted.isdisjoint(node.output):
+            continue
+        kept.append(node)
+        wanted.update(reads(node))
+    return kept[::-1]
+
+
+def reads(node: NodeProto) -> Iterable[str]:
+    """Yield the names that a node and the graphs inside it read."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from reads(inner)
+
+
+OPSET = 21
+IR_VERSION = 10
+
+
+class GraphBuilder:
+    """The nodes of one graph; its subgraphs share constants and names with it."""
+
+    def __init__(self, parent: GraphBuilder | None = None) -> None:
+        self.nodes: list[NodeProto] = []
+        self._numbers: Iterator[int] = parent._numbers if parent else itertools.count()
+        self._constants: dict[str, TensorProto] = parent._constants if parent else {}
+        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = (
+            parent._known if parent else {}
+        )
+
+    def __call__(self, kind: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Append a node with one output and return the output's name."""
+        (output,) = self.many(kind, *inputs, outputs=1, name=name, **attributes)
+        return output
+
+    def many(
+        self, kind: str, *inputs: str, outputs: int, name: str | None = None, **attributes: Any
+    ) -> list[str]:
+        """Append a node with several outputs and return their names."""
+        name = name or f"{kind}_{next(self._numbers)}"
+        names = [name if outputs == 1 else f"{name}_{place}" for place in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
+        return names
+
+    def constant(self, value: Any, dtype: Any = None, *, name: str | None = None) -> str:
+        """Return the name of a constant; small unnamed ones are stored once."""
+        array: NDArray[Any] = np.ascontiguousarray(np.asarray(value, dtype=dtype))
+        array = array.reshape(np.shape(value))
+        key = (str(array.dtype), array.shape, array.tobytes() if array.size < 64 else b"")
+        if name is None and key[2] and key in self._known:
+            return self._known[key]
+        fresh = name or f"constant_{next(self._numbers)}"
+        self._constants[fresh] = numpy_helper.from_array(array, fresh)
+        if name is None and key[2]:
+            self._known[key] = fresh
+        return fresh
+
+    def branch(self) -> GraphBuilder:
+        """Return an empty subgraph, which sees every name of this graph."""
+        return GraphBuilder(self)
+
+    def proto(self, name: str, outputs: dict[str, int]) -> GraphProto:
+        """Return a subgraph with these outputs, name to element type."""
+        infos = [helper.make_tensor_value_info(key, kind, None) for key, kind in outputs.items()]
+        return helper.make_graph(self.nodes, name, [], infos)
+
+    def model(
+        self,
+        *,
+        inputs: dict[str, tuple[int, list[str | int]]],
+        outputs: dict[str, tuple[int, list[str | int]]],
+        doc: str,
+    ) -> onnx.ModelProto:
+        """Return the checked model; inputs and outputs are name to (element type, shape)."""
+        infos = [
+            [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in group]
+            for group in (inputs.items(), outputs.items())
+        ]
+        graph = helper.make_graph(
+            self.nodes, "quala", infos[0], infos[1], list(self._constants.values())
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="quala",
+            doc_string=doc,
+        )
+        onnx.checker.check_model(model)
+        return model

@@ -1,0 +1,280 @@
+"""A length-adaptive model as one ONNX graph whose lengths are an input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from quala.errors import QualaError
+from quala.graph.builder import (
+    BIASED,
+    CONTEXT,
+    DROP,
+    INPUTS,
+    KEPT,
+    KEY,
+    QUERY,
+    VALUE,
+    GraphBuilder,
+)
+from quala.graph.layers import (
+    Part,
+    activation,
+    embedding,
+    layer_norm,
+    linear,
+    linears,
+    sentence_head,
+    span_head,
+)
+from quala.graph.ranking import Seen, scores
+from quala.lengths import MIN_TOKENS
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.families import Block
+
+LOWEST = -3.0e38
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Names of what the tokens present carry; `answers` are the logits of those that left."""
+
+    hidden: str  # (B, m, H)
+    positions: str  # (B, m) places in the input
+    valid: str  # (B, m) bool
+    question: str  # (B, m) bool
+    answers: str  # (B, n + 1, 2), the last place for what must not be written
+
+    @property
+    def kinds(self) -> tuple[int, ...]:
+        """Element types in the order of the fields."""
+        integer, truth = TensorProto.INT64, TensorProto.BOOL
+        return (TensorProto.FLOAT, integer, truth, truth, TensorProto.FLOAT)
+
+
+def build_graph(model: LengthAdaptiveModel, *, sequence_length: int) -> onnx.ModelProto:
+    """Return the graph of a model in `natural` semantics.
+
+    Inputs: input_ids, attention_mask and segment_ids (B, n), and lengths (layers,) on the scale of
+    `sequence_length`, all int64. Output: logits (B, n, 2) for spans, (B, C) otherwise. Where a
+    layer keeps every token nothing is ranked. Raises QualaError for `reference` semantics.
+    """
+    if model.semantics != "natural":
+        raise QualaError(
+            "An export needs `natural` semantics, got `reference`; "
+            "`stage.export.enabled=false` leaves it out."
+        )
+    return _Exporter(model, sequence_length).graph()
+
+
+class _Exporter:
+    def __init__(self, model: LengthAdaptiveModel, sequence_length: int) -> None:
+        self.model = model
+        self.sequence_length = sequence_length
+        self.spans = model.task_kind == "question-answering"
+        self._head_size = model.arch.hidden // model.arch.heads
+        self.g = GraphBuilder()
+
+    def graph(self) -> onnx.ModelProto:
+        g, arch = self.g, self.model.arch
+        real = g("ReduceSum", "attention_mask", g.constant([1], np.int64), keepdims=1)  # (B, 1)
+        tokens, before = self._begin(), real
+        for layer in range(self.model.num_layers):
+            kept = self._kept(real, layer)
+            tokens = self._layer(tokens, layer, before, kept)
+            before = kept
+        logits = self._finish(tokens)
+        g.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"], name="logits"))
+        row: list[str | int] = ["batch", "tokens"]
+        shape: list[str | int] = [*row, 2] if self.spans else ["batch", arch.outputs]
+        words = dict.fromkeys(INPUTS[:3], (TensorProto.INT64, row))
+        lengths: dict[str, tuple[int, list[str | int]]] = {
+            "lengths": (TensorProto.INT64, [arch.layers])
+        }
+        return g.model(
+            inputs=words | lengths,
+            outputs={"logits": (TensorProto.FLOAT, shape)},
+            doc=f"lengths are tokens kept by each layer of {self.sequence_length}",
+        )
+
+    def _kept(self, real: str, layer: int) -> str:
+        """Return max(min(2, n), ceil(length n / sequence length)), (B, 1)."""
+        g = self.g
+        length = g("Gather", "lengths", g.constant(layer, np.int64))
+        scale = g.constant(self.sequence_length, np.int64)
+        ceiling = g.constant(self.sequence_length - 1, np.int64)
+        share = g("Div", g("Add", g("Mul", length, real), ceiling), scale)
+        least = g("Min", real, g.constant(MIN_TOKENS, np.int64))
+        return g("Max", share, least)
+
+    def _begin(self) -> Tokens:
+        g = self.g
+        shape = g("Shape", "input_ids")
+        tokens = g("Gather", shape, g.constant(1, np.int64))
+        places = g("Range", g.constant(0, np.int64), tokens, g.constant(1, np.int64))  # (n,)
+        positions = g("Expand", g("Unsqueeze", places, g.constant([0], np.int64)), shape)
+        valid = g("Cast", "attention_mask", to=TensorProto.BOOL)
+        first = g("Equal", "segment_ids", g.constant(0, np.int64))
+        one = g.constant([1], np.int64)
+        rows = g("Slice", shape, g.constant([0], np.int64), one)
+        size = g(
+            "Concat",
+            rows,
+            g("Reshape", g("Add", tokens, one), one),
+            g.constant([2], np.int64),
+            axis=0,
+        )
+        answers = g("Expand", g.constant(0.0, np.float32), size)
+        return Tokens(self._embed(places), positions, valid, g("And", first, valid), answers)
+
+    def _embed(self, places: str) -> str:
+        g, hf = self.g, self.model.hf
+        base: Any = getattr(hf, hf.base_model_prefix)
+        parts = base.embeddings
+        rows = embedding(g, "input_ids", parts.word_embeddings)
+        if hf.config.model_type in ("roberta", "xlm-roberta"):
+            # the first token of a text has the position padding_idx + 1
+            count = g("CumSum", "attention_mask", g.constant(1, np.int64))
+            padding = g.constant(int(parts.padding_idx), np.int64)
+            places = g("Add", g("Mul", count, "attention_mask"), padding)
+        rows = g("Add", rows, embedding(g, places, parts.position_embeddings))
+        if hasattr(parts, "token_type_embeddings"):
+            several = hf.config.type_vocab_size > 1
+            segments = "segment_ids" if several else g.constant([[0]], np.int64)
+            rows = g("Add", rows, embedding(g, segments, parts.token_type_embeddings))
+        hidden = layer_norm(g, rows, parts.LayerNorm)
+        if hasattr(base, "embeddings_project"):
+            hidden = linear(g, hidden, base.embeddings_project)
+        return hidden
+
+    def _layer(self, tokens: Tokens, layer: int, before: str, kept: str) -> Tokens:
+        g, model = self.g, self.model
+        block = model.family.block(model.family.layers(model.hf)[layer])
+        query, key, value = self._projections(tokens.hidden, block, layer)
+        context = self._attention(query, key, value, tokens.valid, layer)
+        mixed = linear(g, context, block.attention_out)
+        hidden = layer_norm(g, g("Add", mixed, tokens.hidden), block.attention_norm)
+        seen = Seen(query, key, tokens.valid, tokens.question, hidden)
+        after = self._drop(
+            replace(tokens, hidden=hidden), tokens.hidden, seen, layer, before, kept
+        )
+        inner = activation(g, linear(g, after.hidden, block.ffn_in), block.activation)
+        fed = g("Add", linear(g, inner, block.ffn_out), after.hidden)
+        return replace(after, hidden=layer_norm(g, fed, block.ffn_norm))
+
+    def _projections(self, hidden: str, block: Block, layer: int) -> tuple[str, str, str]:
+        """Return query, scaled by 1 / sqrt(d), key and value, each (B, heads, n, d)."""
+        g, heads = self.g, self.model.arch.sizes[layer].heads
+        size = self._head_size
+        parts = [Part(block.query, size**-0.5), Part(block.key), Part(block.value)]
+        split = g.constant([0, 0, heads, size], np.int64)
+        query, key, value = (
+            g("Transpose", g("Reshape", rows, split, name=name.format(layer)), perm=[0, 2, 1, 3])
+            for name, rows in zip((QUERY, KEY, VALUE), linears(g, hidden, parts), strict=True)
+        )
+        return query, key, value
+
+    def _attention(self, query: str, key: str, value: str, valid: str, layer: int) -> str:
+        g = self.g
+        logits = g("MatMul", query, g("Transpose", key, perm=[0, 1, 3, 2]))
+        bias = g("Where", valid, g.constant(0.0, np.float32), g.constant(LOWEST, np.float32))
+        bias = g("Unsqueeze", bias, g.constant([1, 2], np.int64))
+        weights = g("Softmax", g("Add", logits, bias, name=BIASED.format(layer)), axis=-1)
+        context = g("Transpose", g("MatMul", weights, value), perm=[0, 2, 1, 3])
+        heads = self.model.arch.sizes[layer].heads
+        width = g.constant([0, 0, heads * self._head_size], np.int64)
+        return g("Reshape", context, width, name=CONTEXT.format(layer))
+
+    def _drop(
+        self, tokens: Tokens, inputs: str, seen: Seen, layer: int, before: str, kept: str
+    ) -> Tokens:
+        """Drop tokens where `kept` is less than `before` for any example."""
+        g = self.g
+        fewer = g("Cast", g("Less", kept, before), to=TensorProto.INT64)
+        some = g("ReduceMax", fewer, keepdims=0)
+        then, other = g.branch(), g.branch()
+        dropped = self._dropped(then, tokens, inputs, seen, kept)
+        names = [KEPT.format(layer, field) for field in Tokens.__slots__]
+        branches = []
+        for branch, result, tag in ((then, dropped, "drop"), (other, tokens, "keep")):
+            values = [getattr(result, field) for field in Tokens.__slots__]
+            outputs = [f"{name}_{tag}" for name in names]
+            for value, output in zip(values, outputs, strict=True):
+                branch.nodes.append(onnx.helper.make_node("Identity", [value], [output]))
+            kinds = dict(zip(outputs, tokens.kinds, strict=True))
+            branches.append(branch.proto(f"{tag}_{layer}", kinds))
+        node = onnx.helper.make_node(
+            "If",
+            [g("Cast", some, to=TensorProto.BOOL)],
+            names,
+            name=DROP.format(layer),
+            then_branch=branches[0],
+            else_branch=branches[1],
+        )
+        g.nodes.append(node)
+        return Tokens(*names)
+
+    def _dropped(
+        self, g: GraphBuilder, tokens: Tokens, inputs: str, seen: Seen, kept: str
+    ) -> Tokens:
+        ranked, ordered = scores(g, self.model, seen)
+        valid = tokens.valid
+        ranked = g("Where", valid, ranked, g.constant(-np.inf, np.float32))
+        width = g("ReduceMax", kept, keepdims=0)
+        one = g.constant([1], np.int64)
+        width = g("Reshape", width, one)
+        _, index = g.many("TopK", ranked, width, outputs=2, axis=1)  # best first, (B, m)
+        places = g("Range", g.constant(0, np.int64), g("Squeeze", width), g.constant(1, np.int64))
+        taken = g("Less", places, kept)  # (B, m): an example that keeps fewer ends in fillers
+        if ordered:
+            index, taken = self._in_order(g, index, taken, width)
+        answers = tokens.answers
+        if self.spans:
+            answers = self._left(g, tokens, inputs)
+        return Tokens(
+            hidden=self._rows(g, tokens.hidden, index),
+            positions=g("GatherElements", tokens.positions, index, axis=1),
+            valid=taken,
+            question=g("And", g("GatherElements", tokens.question, index, axis=1), taken),
+            answers=answers,
+        )
+
+    def _in_order(self, g: GraphBuilder, index: str, taken: str, width: str) -> tuple[str, str]:
+        """Put the chosen places into the order of the text, fillers last."""
+        beyond = g.constant(np.iinfo(np.int64).max // 2, np.int64)
+        places = g("Where", taken, index, g("Add", index, beyond))
+        places, order = g.many("TopK", places, width, outputs=2, axis=1, largest=0)
+        return (
+            g("GatherElements", index, order, axis=1),
+            g("Less", places, beyond),
+        )
+
+    def _rows(self, g: GraphBuilder, values: str, index: str) -> str:
+        """Gather whole rows of (B, n, H) at (B, m)."""
+        last = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
+        return g("GatherND", values, last, batch_dims=1)
+
+    def _left(self, g: GraphBuilder, tokens: Tokens, inputs: str) -> str:
+        """Write down what all tokens present answer; survivors overwrite it later."""
+        return self._write(g, tokens, linear(g, inputs, span_head(self.model.hf)))
+
+    def _write(self, g: GraphBuilder, tokens: Tokens, logits: str) -> str:
+        size = g("Shape", tokens.answers)
+        spare = g("Sub", g("Gather", size, g.constant(1, np.int64)), g.constant(1, np.int64))
+        places = g("Where", tokens.valid, tokens.positions, spare)
+        places = g(
+            "Expand", g("Unsqueeze", places, g.constant([-1], np.int64)), g("Shape", logits)
+        )
+        return g("ScatterElements", tokens.answers, places, logits, axis=1)
+
+    def _finish(self, tokens: Tokens) -> str:
+        g, model = self.g, self.model
+        if not self.spans:
+            return sentence_head(g, model.hf, tokens.hidden)
+        written = self._write(g, tokens, linear(g, tokens.hidden, span_head(model.hf)))
+        zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
+        return g("Slice", written, zero, g.constant([-1], np.int64), one)

@@ -1,0 +1,187 @@
+"""PyTorch modules as ONNX nodes, float or integer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
+
+from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
+from quala.compress.quantize.split import Split
+from quala.compress.structure import FactorisedEmbedding, FactorisedLinear
+from quala.errors import QualaError
+from quala.graph.builder import GraphBuilder
+
+LEVELS = 255
+Floats = NDArray[Any]
+
+
+def array(tensor: Tensor) -> Floats:
+    """Return a tensor's values, in float32 unless they are integers."""
+    values = tensor.detach().cpu()
+    return np.asarray((values.float() if values.is_floating_point() else values).numpy())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A linear layer, its output multiplied by `factor`."""
+
+    module: nn.Module
+    factor: float = 1.0
+
+    @property
+    def rows(self) -> int:
+        """Number of outputs."""
+        return int(cast("int", self.module.out_features))
+
+    @property
+    def bias(self) -> Floats:
+        """The bias, zeros where the layer has none."""
+        bias = cast("Tensor | None", self.module.bias)
+        return np.zeros(self.rows, np.float32) if bias is None else array(bias) * self.factor
+
+
+def linear(g: GraphBuilder, x: str, module: nn.Module) -> str:
+    """Apply one linear layer."""
+    return _product(g, x, [Part(module)])
+
+
+def linears(g: GraphBuilder, x: str, parts: Sequence[Part]) -> list[str]:
+    """Apply linear layers that read the same input; those of one input grid as one product."""
+    if not _one_product([part.module for part in parts]):
+        return [_product(g, x, [part]) for part in parts]
+    sizes = g.constant([part.rows for part in parts], np.int64)
+    return g.many("Split", _product(g, x, parts), sizes, outputs=len(parts), axis=-1)
+
+
+def _one_product(modules: Sequence[nn.Module]) -> bool:
+    first = modules[0]
+    if not isinstance(first, IntegerLinear):
+        return all(isinstance(module, nn.Linear) for module in modules)
+    return all(
+        isinstance(module, IntegerLinear)
+        and module.input_scale.equal(first.input_scale)
+        and module.input_zero_point.equal(first.input_zero_point)
+        and _places(module) == _places(first)
+        for module in modules
+    )
+
+
+def _places(layer: IntegerLinear) -> list[int]:
+    """Return which inputs stay float."""
+    return [] if layer.outliers is None else list(map(int, layer.outliers))
+
+
+def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
+    first = parts[0].module
+    if isinstance(first, Split):
+        halves = (Part(half, parts[0].factor) for half in (first.first, first.second))
+        return g("Add", *(_product(g, x, [half]) for half in halves))
+    if isinstance(first, FactorisedLinear):
+        x = _product(g, x, [Part(first.down)])
+        return _product(g, x, [Part(first.up, parts[0].factor)])
+    if isinstance(first, IntegerLinear):
+        product = g("MatMul", _fake(g, x, first), _integer_weight(g, parts))
+    else:
+        weights = [array(cast("Tensor", part.module.weight)) * part.factor for part in parts]
+        product = g("MatMul", x, g.constant(np.concatenate(weights).T))
+    made = g("Add", product, g.constant(np.concatenate([part.bias for part in parts])))
+    if isinstance(first, IntegerLinear) and first.outliers is not None:
+        made = g("Add", made, _outliers(g, x, first.outliers, parts))
+    return made
+
+
+def _outliers(g: GraphBuilder, x: str, places: Tensor, parts: Sequence[Part]) -> str:
+    """Multiply the inputs that stay float with their weights."""
+    own = [
+        array(cast("Tensor", part.module.outlier_weight)) * part.factor for part in parts
+    ]  # (out, k) each
+    taken = g("Gather", x, g.constant(array(places), np.int64), axis=-1)
+    return g("MatMul", taken, g.constant(np.concatenate(own).T))
+
+
+def _fake(g: GraphBuilder, x: str, layer: IntegerLinear) -> str:
+    """Quantize and dequantize an activation: runtimes fuse the pair into the product."""
+    if layer.levels != LEVELS:
+        raise QualaError(
+            f"An export holds 8-bit activations, got {layer.levels + 1} levels; quantize with "
+            "`quantizers.activation_bits=8`."
+        )
+    step = g.constant(array(layer.input_scale), np.float32)
+    zero_point = g.constant(array(layer.input_zero_point).round(), np.uint8)
+    return g("DequantizeLinear", g("QuantizeLinear", x, step, zero_point), step, zero_point)
+
+
+def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
+    layers = [(cast("IntegerLinear", part.module), part.factor) for part in parts]
+    if any(layer.groups > 1 for layer, _ in layers):
+        # DequantizeLinear has one scale per channel here: groups of columns are written as floats.
+        return g.constant(np.concatenate([array(w.float_weight()) * f for w, f in layers]).T)
+    integers = np.concatenate([array(layer.weight) for layer, _ in layers])
+    steps = np.concatenate([array(layer.weight_scale) * factor for layer, factor in layers])
+    stored = g.constant(integers.T.astype(np.int8))  # (in, out)
+    zeros = g.constant(np.zeros(len(steps), np.int8))
+    return g("DequantizeLinear", stored, g.constant(steps), zeros, axis=1)
+
+
+def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:
+    """Look rows up; int8 rows are scaled after the look-up, narrow rows widened."""
+    if isinstance(module, Split):
+        return g("Add", embedding(g, ids, module.first), embedding(g, ids, module.second))
+    if isinstance(module, IntegerEmbedding) and module.groups > 1:
+        return g("Gather", g.constant(array(module.float_weight())), ids)
+    if isinstance(module, FactorisedEmbedding):
+        return linear(g, embedding(g, ids, module.table), module.up)
+    if isinstance(module, IntegerEmbedding):
+        rows = g("Gather", g.constant(array(module.weight)), ids)
+        steps = g("Gather", g.constant(array(module.scale)), ids)
+        steps = g("Unsqueeze", steps, g.constant([-1], np.int64))
+        return g("Mul", g("Cast", rows, to=TensorProto.FLOAT), steps)
+    return g("Gather", g.constant(array(cast("Tensor", module.weight))), ids)
+
+
+def layer_norm(g: GraphBuilder, x: str, module: nn.Module) -> str:
+    """Normalise the last dimension."""
+    if not isinstance(module, nn.LayerNorm):
+        raise QualaError(f"An export needs LayerNorm, got {type(module).__name__}.")
+    weight, bias = g.constant(array(module.weight)), g.constant(array(module.bias))
+    return g("LayerNormalization", x, weight, bias, axis=-1, epsilon=module.eps)
+
+
+def activation(g: GraphBuilder, x: str, module: nn.Module) -> str:
+    """Apply GELU, exact or by tanh, or ReLU. Raises QualaError for others."""
+    if isinstance(module, (GELUActivation, nn.GELU)):
+        return g("Gelu", x)
+    if isinstance(module, (NewGELUActivation, GELUTanh)):
+        return g("Gelu", x, approximate="tanh")
+    if isinstance(module, nn.ReLU):
+        return g("Relu", x)
+    raise QualaError(f"An export knows GELU and ReLU, got {type(module).__name__}.")
+
+
+def span_head(hf: PreTrainedModel) -> nn.Module:
+    """Return the linear layer that answers token by token."""
+    return cast("nn.Module", hf.qa_outputs)
+
+
+def sentence_head(g: GraphBuilder, hf: PreTrainedModel, hidden: str) -> str:
+    """Return the logits (B, C) that the family's head reads from the first token."""
+    first = g("Gather", hidden, g.constant(0, np.int64), axis=1)  # (B, H)
+    parts: Any = hf
+    kind = hf.config.model_type
+    if kind == "bert":
+        pooled = g("Tanh", linear(g, first, parts.bert.pooler.dense))
+        return linear(g, pooled, parts.classifier)
+    if kind == "distilbert":
+        pooled = g("Relu", linear(g, first, parts.pre_classifier))
+        return linear(g, pooled, parts.classifier)
+    bend = "Gelu" if kind == "electra" else "Tanh"
+    pooled = g(bend, linear(g, first, parts.classifier.dense))
+    return linear(g, pooled, parts.classifier.out_proj)

@@ -1,0 +1,217 @@
+"""What a report holds: one row per measured model and lengths, one point per candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from quala.errors import QualaError, unknown
+from quala.metrics.pareto import hypervolume
+
+Role = Literal["baseline", "full", "supernet", "front", "chosen"]
+
+FINE_TUNED = "fine-tuned"
+"""The model name of the teacher's row, which every recipe starts from."""
+SUPERNET = "supernet"
+"""The model name of the float model that the integer one was rounded from."""
+FORMAT = 1
+GIGA = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds per input."""
+
+    median: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One measured model at one set of lengths, scored on the test set.
+
+    `role` says what it is there for: the `baseline` that speed-ups refer to, a model at `full`
+    length, the float `supernet` at lengths of the front, a point of the `front`, or the `chosen`
+    one of them. `lengths` None means that nothing is dropped; `tokens` says in words what each
+    layer keeps. `score` and `exact_match` are percent. `macs_padded` counts an input padded to the
+    full sequence, `macs_mean` is the average over the real inputs. `bits` are those of weights,
+    embeddings and activations, `2-2-8`; `nonzero` counts those of the `parameters` that are not 0.
+    Older reports lack the last three.
+    """
+
+    model: str
+    precision: str
+    size_bytes: int
+    tokens: str
+    macs_padded: int
+    macs_mean: float
+    role: Role = "front"
+    lengths: tuple[int, ...] | None = None
+    score: float | None = None
+    exact_match: float | None = None
+    metric: str = "f1"
+    latency_ms: Latency | None = None
+    speedup: float | None = None
+    bits: str | None = None
+    parameters: int | None = None
+    nonzero: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise unknown("row role", self.role, get_args(Role))
+
+    @property
+    def median_ms(self) -> float | None:
+        """The median latency, None where none was measured."""
+        return self.latency_ms.median if self.latency_ms else None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Row:
+        """Read back what `asdict` wrote."""
+        lengths, latency = values["lengths"], values["latency_ms"]
+        typed = {
+            "lengths": None if lengths is None else tuple(lengths),
+            "latency_ms": None if latency is None else Latency(**latency),
+        }
+        return cls(**{**values, **typed})
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One candidate of the search: its score on the search slice, in percent, and its costs."""
+
+    lengths: tuple[int, ...]
+    score: float
+    macs: float
+    latency_ms: float | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Point:
+        """Read back what `asdict` wrote."""
+        return cls(**{**values, "lengths": tuple(values["lengths"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a report shows; `provenance` maps a label to the text beside it."""
+
+    rows: tuple[Row, ...]
+    candidates: tuple[Point, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    title: str = "Accuracy against cost"
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise QualaError("A report needs at least one measured row, got none.")
+        metrics = {row.metric for row in self.rows}
+        if len(metrics) > 1:
+            raise QualaError(f"A report has one metric, got {', '.join(sorted(metrics))}.")
+
+    @property
+    def metric(self) -> str:
+        """Name of the score, such as `f1`."""
+        return self.rows[0].metric
+
+    @property
+    def full(self) -> Row | None:
+        """The last model measured at full length: the one that the front belongs to."""
+        return next((row for row in reversed(self.rows) if row.role == "full"), None)
+
+    @property
+    def chosen(self) -> Row | None:
+        """The point that the budget selected."""
+        return next((row for row in self.rows if row.role == "chosen"), None)
+
+    @property
+    def supernet(self) -> tuple[Row, ...]:
+        """The float model's rows, full length first; none where it is the model itself."""
+        return tuple(row for row in self.rows if row.model == SUPERNET)
+
+    @property
+    def front(self) -> tuple[Row, ...]:
+        """The measured front, the chosen point among it, by rising cost."""
+        points = (row for row in self.rows if row.role in ("front", "chosen"))
+        return tuple(sorted(points, key=lambda row: row.macs_mean))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures that two reports are compared by, by metric name."""
+        found = {"front_points": float(len(self.front)), "hypervolume": self._hypervolume()}
+        for name, row in (("full", self.full), ("chosen", self.chosen)):
+            if row is not None:
+                found |= _figures(row, name)
+        if self.full is not None and self.chosen is not None:
+            found["macs_saved"] = self.full.macs_mean / self.chosen.macs_mean
+        return found
+
+    def _hypervolume(self) -> float:
+        """Return the share, 0 to 1, of score x cost that front and full length dominate.
+
+        The cost is measured against the dearest row, so that a front which costs nothing and
+        answers everything has the volume 1.
+        """
+        points = [
+            (row.score, row.macs_mean)
+            for row in (*self.front, *([self.full] if self.full else []))
+            if row.score is not None
+        ]
+        dearest = max(row.macs_mean for row in self.rows)
+        return hypervolume(
+            [score / 100 for score, _ in points],
+            [cost / dearest for _, cost in points],
+            reference_score=0.0,
+            reference_cost=1.0,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {
+            "format": FORMAT,
+            "title": self.title,
+            "metric": self.metric,
+            "metrics": self.metrics(),
+            "rows": [asdict(row) for row in self.rows],
+            "candidates": [asdict(point) for point in self.candidates],
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Report:
+        """Read back what `to_json` wrote. Raises QualaError for another format."""
+        if values.get("format") != FORMAT:
+            raise QualaError(
+                f"The report has format {values.get('format')}, this version reads {FORMAT}."
+            )
+        return cls(
+            rows=tuple(map(Row.from_json, values["rows"])),
+            candidates=tuple(map(Point.from_json, values["candidates"])),
+            provenance=values["provenance"],
+            title=values["title"],
+        )
+
+
+def _figures(row: Row, name: str) -> dict[str, float]:
+    figures = {f"gmacs_{name}": row.macs_mean / GIGA, f"bytes_{name}": float(row.size_bytes)}
+    if row.score is not None:
+        figures[f"{row.metric}_{name}"] = row.score
+    if row.latency_ms is not None:
+        figures[f"latency_ms_{name}"] = row.latency_ms.median
+    if row.speedup is not None:
+        figures[f"speedup_{name}"] = row.speedup
+    return figures
+
+
+def with_speedups(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with their speed-up over the baseline, by median latency.
+
+    The first row stands in for a missing baseline; rows without a latency get no speed-up.
+    """
+    base = next((row for row in rows if row.role == "baseline"), rows[0] if rows else None)
+    if base is None or base.latency_ms is None:
+        return [replace(row, speedup=None) for row in rows]
+    unit = base.latency_ms.median
+    return [
+        replace(row, speedup=unit / row.latency_ms.median if row.latency_ms else None)
+        for row in rows
+    ]

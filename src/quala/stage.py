@@ -1,0 +1,197 @@
+"""Progress of long work: a bar with the time left, or a few log lines."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress(Protocol):
+    """Something that is moved on while work is done."""
+
+    def advance(self, amount: float = 1.0) -> None:
+        """Move on by `amount` of the total."""
+
+    def note(self, text: str) -> None:
+        """Show a few words behind the description, such as the current loss."""
+
+
+class _Bar:
+    def __init__(self, display: object, task: object, description: str) -> None:
+        self._display, self._task, self._description = display, task, description
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._display.advance(self._task, amount)  # type: ignore[attr-defined]
+
+    def note(self, text: str) -> None:
+        described = f"{self._description} [dim]{text}[/dim]"
+        self._display.update(self._task, description=described)  # type: ignore[attr-defined]
+
+
+class _Lines:
+    def __init__(self, description: str, total: float, logger: logging.Logger) -> None:
+        self._description, self._total, self._logger = description, total, logger
+        self._done, self._note = 0.0, ""
+        self._start = self._last = time.monotonic()
+
+    def advance(self, amount: float = 1.0) -> None:
+        self._done += amount
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES and self._done > 0:
+            self._last = now
+            left = (now - self._start) * (self._total - self._done) / self._done
+            self._logger.info(
+                "%s: %.0f %%, %.0f s left %s",
+                self._description,
+                100 * self._done / self._total,
+                max(left, 0.0),
+                self._note,
+            )
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+
+@contextmanager
+def bar(description: str, total: float, logger: logging.Logger) -> Iterator[Progress]:
+    """Show a bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Display
+
+    display = Display(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with display:
+        yield _Bar(display, display.add_task(description, total=total), description)
+
+
+@contextmanager
+def lines(description: str, total: float, logger: logging.Logger) -> Iterator[Progress]:
+    """Write a log line at most every half minute."""
+    yield _Lines(description, total, logger)
+
+
+StageFunction = Callable[[Any, "StageContext", Mapping[str, Any]], dict[str, float]]
+
+
+@dataclass
+class StageConfig:
+    """What every stage's config has; none of it is part of the fingerprint."""
+
+    enabled: bool = field(default=True, metadata={"identity": False})
+    """A stage switched off hands its pass-through input on."""
+    given: str | None = field(default=None, metadata={"identity": False})
+    """An output from outside: a folder, `runs:/ID`, a run id or `models:/name@alias`."""
+    force: bool = field(default=False, metadata={"identity": False})
+    """Run the stage although its output exists."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Describe a stage of a workflow.
+
+    `version` is raised by hand when the stage's code changes what it makes: it is part of the
+    fingerprint. `config` is a dataclass; a field with `metadata={"identity": False}` does not
+    count, one with `"if set"` only off its default. `run` is `"module:function"`, imported only
+    when the stage runs. `headline` names the final metrics that the workflow's own run carries
+    under their plain name, for the charts.
+    """
+
+    name: str
+    version: int
+    config: type[StageConfig]
+    run: str
+    summary: str
+    headline: tuple[str, ...] = ()
+
+    def function(self) -> StageFunction:
+        """Import and return the function that does the work."""
+        module, _, attribute = self.run.partition(":")
+        function: StageFunction = getattr(importlib.import_module(module), attribute)
+        return function
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One configuration that a search scored; `name` is unique within its search."""
+
+    name: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Recorder(Protocol):
+    """Where figures go: the tracking store, or nowhere when a stage is used alone."""
+
+    def metrics(self, run_id: str, values: Mapping[str, float], step: int | None) -> None:
+        """Record metrics of a run."""
+
+    def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
+        """Record one finished child run per candidate that the run does not have yet."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """The surroundings of one run of a stage.
+
+    `output` is an empty folder: what the stage leaves there is its artifact. `scratch` survives a
+    kill and is handed to the run that resumes (checkpoints, studies); it goes after success.
+    """
+
+    name: str
+    output: Path
+    scratch: Path
+    run_id: str = ""
+    tracking_uri: str = ""
+    experiment: str = ""
+    bars: bool = False
+    recorder: Recorder | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Command, run, seed, data, commit, hardware and date, as a report shows them."""
+
+    @classmethod
+    def alone(cls, name: str, folder: Path) -> StageContext:
+        """Return a context without tracking, to use a stage by itself under `folder`."""
+        context = cls(name=name, output=folder / "output", scratch=folder / "scratch")
+        context.output.mkdir(parents=True, exist_ok=True)
+        context.scratch.mkdir(parents=True, exist_ok=True)
+        return context
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The stage's logger, `quala.stages.<name>`."""
+        return logging.getLogger(f"quala.stages.{self.name}")
+
+    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Record metrics on the stage's run in one request."""
+        if self.recorder is not None:
+            self.recorder.metrics(self.run_id, values, step)
+
+    def log_candidates(self, candidates: Sequence[Candidate]) -> None:
+        """Record search candidates as child runs; names recorded before are left alone."""
+        if self.recorder is not None:
+            self.recorder.candidates(self.run_id, candidates)
+
+    @contextmanager
+    def progress(self, description: str, total: float) -> Iterator[Progress]:
+        """Show progress with the time left: a bar on a terminal, else a log line now and then."""
+        shown = bar if self.bars else lines
+        with shown(description, total, self.logger) as progress:
+            yield progress

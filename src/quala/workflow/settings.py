@@ -1,0 +1,195 @@
+"""The typed shape of the configuration: schemas for Hydra, plain dataclasses for the code."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING
+
+from quala.errors import QualaError, unknown
+from quala.stage import StageConfig
+
+SCALARS = (str, int, float, bool)
+
+
+@dataclass
+class FlowConfig:
+    """Which stages of a workflow run."""
+
+    only: str | None = None
+    """Just this stage; its inputs must exist or be given."""
+    until: str | None = None
+    """This stage and what it needs."""
+    since: str | None = None
+    """This stage and all that hangs on it, computed anew."""
+    force: list[str] = field(default_factory=list)
+    """Stages that run although their output exists."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where runs and artifacts are kept."""
+
+    uri: str | None = MISSING
+    """An MLflow tracking server or database; null is SQLite in `folder`."""
+    folder: str = MISSING
+    """Folder of the embedded store, relative to where the command is typed."""
+    work: str | None = MISSING
+    """Folder for checkpoints of stages under way; null is `<folder>/work`."""
+    experiment: str = MISSING
+    """The MLflow experiment that runs are filed under and looked up in."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One resolved configuration, typed."""
+
+    workflow: str
+    data: Any
+    model: dict[str, str | None]
+    stages: dict[str, Any]
+    flow: FlowConfig
+    tracking: TrackingConfig
+    seed: int
+    progress: bool
+
+
+def root_schema(stages: Mapping[str, type[StageConfig]], workflow: str) -> type[Any]:
+    """Return the dataclass that Hydra checks a whole configuration against."""
+    from quala.data.spec import DataSpec
+
+    schemas = {name: schema(config) for name, config in stages.items()}
+    stage_fields = [(name, kind, field(default_factory=kind)) for name, kind in schemas.items()]
+    stage_group = dataclasses.make_dataclass("Stages", stage_fields)
+    data = schema(DataSpec)
+    return dataclasses.make_dataclass(
+        "Config",
+        [
+            ("workflow", str, field(default=workflow)),
+            ("data", data, field(default_factory=data)),
+            ("model", dict[str, str | None], field(default_factory=dict)),
+            ("stage", stage_group, field(default_factory=stage_group)),
+            ("flow", FlowConfig, field(default_factory=FlowConfig)),
+            ("tracking", TrackingConfig, field(default_factory=TrackingConfig)),
+            ("seed", int, field(default=MISSING)),
+            ("progress", bool, field(default=MISSING)),
+        ],
+    )
+
+
+def settings(values: Mapping[str, Any], stages: Mapping[str, type[StageConfig]]) -> Settings:
+    """Return the typed form of a resolved configuration; raise QualaError for a bad value."""
+    from quala.data.spec import DataSpec
+
+    _only_known(values, [item.name for item in dataclasses.fields(root_schema(stages, ""))])
+    _only_known(values["stage"], stages)
+    return Settings(
+        workflow=values["workflow"],
+        data=build(DataSpec, values["data"]),
+        model=dict(values["model"]),
+        stages={name: build(stages[name], values["stage"][name]) for name in stages},
+        flow=build(FlowConfig, values["flow"]),
+        tracking=build(TrackingConfig, values["tracking"]),
+        seed=values["seed"],
+        progress=values["progress"],
+    )
+
+
+def schema(config: type[Any]) -> type[Any]:
+    """Return a dataclass with the fields of `config` in the types that OmegaConf knows.
+
+    Literals become strings and tuples lists, fields without a default become required (`???`),
+    frozen classes lose their `__post_init__`: `build` makes the real object and checks it.
+    """
+    hints = get_type_hints(config)
+    return dataclasses.make_dataclass(
+        config.__name__, [_schema_field(item, hints[item.name]) for item in _init_fields(config)]
+    )
+
+
+def build(config: type[Any], values: Mapping[str, Any]) -> Any:
+    """Return `config` made from plain values, the reverse of `schema`."""
+    hints = get_type_hints(config)
+    fields = [item.name for item in _init_fields(config)]
+    _only_known(values, fields)
+    return config(**{name: _value(hints[name], values[name], name) for name in fields})
+
+
+def _only_known(values: Mapping[str, Any], known: Iterable[str]) -> None:
+    # Hydra's `+key=value` adds keys that no schema has.
+    for key in values:
+        if key not in known:
+            raise unknown("configuration key", key, known)
+
+
+def _init_fields(config: type[Any]) -> list[dataclasses.Field[Any]]:
+    return [item for item in dataclasses.fields(config) if item.init]
+
+
+def _schema_field(item: dataclasses.Field[Any], hint: Any) -> tuple[str, Any, Any]:
+    kind = _schema_type(hint)
+    if dataclasses.is_dataclass(hint):
+        return item.name, kind, field(default_factory=kind)
+    if item.default_factory is not dataclasses.MISSING:
+        made = item.default_factory()
+        return item.name, kind, field(default_factory=lambda: _plain(made))
+    default = MISSING if item.default is dataclasses.MISSING else item.default
+    if isinstance(default, tuple | list | dict):
+        return item.name, kind, field(default_factory=lambda: _plain(default))
+    return item.name, kind, field(default=default)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _schema_type(hint: Any) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return schema(hint)  # type: ignore[arg-type]
+    if origin is Literal:
+        return type(arguments[0])
+    if origin is tuple:
+        return list[_schema_type(arguments[0])]  # type: ignore[misc]
+    if origin is list:
+        return list[_schema_type(arguments[0])]  # type: ignore[misc]
+    if origin is dict:
+        return dict[arguments[0], _schema_type(arguments[1])]  # type: ignore[valid-type,misc]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(_schema_type(part) for part in arguments)]  # noqa: UP007
+    return hint
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if value is None:
+        return None
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value)  # type: ignore[arg-type]
+    if origin is Literal:
+        if value not in arguments:
+            raise unknown(f"value of `{name}`", value, map(str, arguments))
+        return value
+    if origin is tuple:
+        return tuple(_value(arguments[0], part, name) for part in value)
+    if origin is list:
+        return [_value(arguments[0], part, name) for part in value]
+    if origin is dict:
+        return {key: _value(arguments[1], part, name) for key, part in value.items()}
+    if origin in (Union, types.UnionType):
+        return _union_value(arguments, value, name)
+    return Path(value) if hint is Path else value
+
+
+def _union_value(arguments: tuple[Any, ...], value: Any, name: str) -> Any:
+    kinds = [part for part in arguments if part is not type(None)]
+    if len(kinds) == 1:
+        return _value(kinds[0], value, name)
+    if not isinstance(value, SCALARS):
+        raise QualaError(f"`{name}` takes one of {kinds}, got {value!r}.")
+    return value
