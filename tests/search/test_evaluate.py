@@ -1,5 +1,7 @@
 """The shared evaluator on a toy model: the scores of the plain model, with less work."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -11,11 +13,52 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
+from quala.data.spec import DataSpec
+from quala.data.taskdata import TaskData, load_task_data
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.search.evaluate import Chunk, EvaluatorSettings, Outputs, SharedEvaluator
+from quala.models.load import load_tokenizer
+from quala.search.evaluate import (
+    Chunk,
+    EvaluatorSettings,
+    Outputs,
+    Race,
+    SharedEvaluator,
+    TaskScoring,
+    cut_chunks,
+)
 from quala.search.space import Space
 from quala.search.strategy import Known, frontier
+
+RACE = Race(z=3.0, minimum=10, total=100)
+EVEN = np.full(20, 50.0)
+
+
+def test_a_clear_loss_stops() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, 20)
+    assert RACE.lost(EVEN - 10 + noise, [EVEN])
+
+
+def test_a_loss_within_the_noise_does_not_stop() -> None:
+    noise = np.random.default_rng(0).normal(0, 30, 20)
+    assert not RACE.lost(EVEN - 1 + noise, [EVEN])
+
+
+def test_few_examples_do_not_stop() -> None:
+    assert not RACE.lost(EVEN[:9] - 40, [EVEN])
+
+
+def test_equal_scores_do_not_stop() -> None:
+    assert not RACE.lost(EVEN, [EVEN])
+
+
+def test_out_of_reach_stops_for_certain() -> None:
+    assert Race(z=3.0, minimum=100, total=22).lost(EVEN, [], finished=[60.0])
+
+
+def test_within_reach_does_not_stop() -> None:
+    assert not RACE.lost(EVEN, [], finished=[89.0])
+
 
 SPACE = Space(3, 24)
 CHUNKS, SIZE = 6, 8
@@ -208,3 +251,44 @@ def test_a_metric_that_is_no_mean_is_taken_over_everything(
     outcomes = evaluator(model, chunks, whole, z=3.0).evaluate(genes(5))
     assert outcomes[0].score == pytest.approx(100.0, abs=1e-3)
     assert not any(scored.stopped for scored in outcomes)
+
+
+@pytest.fixture(scope="module")
+def data(tiny_tokenizer_folder: Any) -> TaskData:
+    spec = DataSpec(
+        task="squad",
+        name="demo",
+        max_length=64,
+        doc_stride=16,
+        max_question_length=24,
+        search_size=20,
+    )
+    return load_task_data(spec, load_tokenizer(tiny_tokenizer_folder))
+
+
+def test_every_example_comes_once_with_all_its_features(data: TaskData) -> None:
+    part = data.search
+    chunks = cut_chunks(part, examples=6, batch_size=4, seed=0)
+    assert sorted(e for chunk in chunks for e in chunk.examples) == list(range(len(part.examples)))
+    for chunk in chunks:
+        rows = sorted(int(row) for batch in chunk.batches for row in batch["feature"])
+        assert rows == part.features.rows_of(chunk.examples).tolist()
+
+
+def test_the_seed_decides_the_chunks(data: TaskData) -> None:
+    cuts = [
+        [chunk.examples for chunk in cut_chunks(data.search, examples=6, batch_size=4, seed=seed)]
+        for seed in (0, 0, 1)
+    ]
+    assert cuts[0] == cuts[1] != cuts[2]
+
+
+def test_the_mean_of_the_examples_is_the_score(data: TaskData) -> None:
+    part, rng = data.search, np.random.default_rng(0)
+    outputs = {row: rng.normal(size=(n, 2)) for row, n in enumerate(part.features.lengths)}
+    scoring = TaskScoring(data, part)
+    values = []
+    for chunk in cut_chunks(part, examples=6, batch_size=4, seed=0):
+        rows = [int(row) for batch in chunk.batches for row in batch["feature"]]
+        values += scoring.examples(chunk, {row: outputs[row] for row in rows}).tolist()
+    assert np.mean(values) == pytest.approx(scoring.total(outputs))

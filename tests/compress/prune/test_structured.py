@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from toys import FAMILIES, BuildHf, MakeBatch
 
 from quala.architecture import KEY
-from quala.compress.prune.structured import Importance, PruneConfig, keep_units, prune
+from quala.compress.prune.structured import (
+    Importance,
+    PruneConfig,
+    keep_most_important,
+    keep_units,
+    prune,
+    sort_width,
+    subnetwork,
+    taylor_importance,
+)
 from quala.compress.shrink import FactoriseConfig, factorise
 from quala.compress.structure import structure_of
 from quala.cost import macs, parameters, size_bytes
@@ -199,3 +210,201 @@ def test_heads_that_a_layer_cannot_keep_are_refused(heads: Any, build_hf: BuildH
 def test_shares_out_of_range_are_refused(name: str) -> None:
     with pytest.raises(QualaError, match=f"`{name}`"):
         PruneConfig(**{name: 0.0})  # type: ignore[arg-type]
+
+
+Batch = dict[str, Tensor]
+STEP = 1e-5
+
+
+@contextmanager
+def scaled(hf: Any, layer: int, part: str, columns: slice, factor: float) -> Iterator[None]:
+    """Multiply what a head or a neuron hands on by `factor`."""
+    family = family_of(hf)
+    reader = getattr(family.block(family.layers(hf)[layer]), part)
+
+    def hook(_: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        changed = inputs[0].clone()
+        changed[..., columns] *= factor
+        return (changed,)
+
+    handle = reader.register_forward_pre_hook(hook)
+    yield
+    handle.remove()
+
+
+def loss_of(hf: Any) -> Callable[[Batch], Tensor]:
+    model = LengthAdaptiveModel(hf)
+    return lambda batch: model(batch).square().mean()
+
+
+def slope(hf: Any, batch: Batch, layer: int, part: str, columns: slice) -> float:
+    """Return the derivative of the loss by the mask at 1, from both sides."""
+    values = []
+    for factor in (1 + STEP, 1 - STEP):
+        with scaled(hf, layer, part, columns, factor), torch.no_grad():
+            values.append(float(loss_of(hf)(batch)))
+    return (values[0] - values[1]) / (2 * STEP)
+
+
+def batches(make_batch: MakeBatch, family: str) -> list[Batch]:
+    return [make_batch([9, 17], family=family, seed=seed) for seed in range(2)]
+
+
+def check(hf: Any, data: list[Batch]) -> None:
+    scores = taylor_importance(hf, data, loss_of(hf))
+    for layer in (0, 2):
+        for head in range(4):
+            columns = slice(4 * head, 4 * head + 4)
+            slow = sum(abs(slope(hf, one, layer, "attention_out", columns)) for one in data)
+            assert float(scores.heads[layer][head]) == pytest.approx(slow, rel=1e-5, abs=1e-8)
+        for neuron in (0, 13, 31):
+            columns = slice(neuron, neuron + 1)
+            slow = sum(abs(slope(hf, one, layer, "ffn_out", columns)) for one in data)
+            assert float(scores.neurons[layer][neuron]) == pytest.approx(slow, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_the_slope_of_the_loss(
+    family: str, build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    check(build_hf(family), batches(make_batch, family))
+
+
+def test_scores_of_a_factorised_model_are_the_slope_too(
+    build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    check(factorise(build_hf(), FactoriseConfig(linear_rank=5)), batches(make_batch, "bert"))
+
+
+def test_removing_a_weak_unit_changes_the_loss_by_its_score(
+    build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    """The smaller the unit's share, the closer the change is to first order."""
+    hf, batch = build_hf(), make_batch([9, 17])
+    reader = family_of(hf).block(family_of(hf).layers(hf)[1]).ffn_out
+    with torch.no_grad():
+        reader.get_parameter("weight")[:, 7] *= 1e-4
+    score = float(taylor_importance(hf, [batch], loss_of(hf)).neurons[1][7])
+    with torch.no_grad():
+        whole = float(loss_of(hf)(batch))
+        with scaled(hf, 1, "ffn_out", slice(7, 8), 0.0):
+            without = float(loss_of(hf)(batch))
+    assert abs(whole - without) == pytest.approx(score, rel=1e-2)
+
+
+def test_scoring_leaves_no_gradient(build_hf: BuildHf, make_batch: MakeBatch) -> None:
+    hf = build_hf()
+    taylor_importance(hf, [make_batch([9])], loss_of(hf))
+    assert all(weight.grad is None for weight in hf.parameters())
+
+
+def test_no_batches_are_refused(build_hf: BuildHf) -> None:
+    hf = build_hf()
+    with pytest.raises(QualaError, match="at least one batch"):
+        taylor_importance(hf, [], loss_of(hf))
+
+
+SCORES = [torch.tensor([9.0, 8.0, 7.0, 6.0]), torch.tensor([1.0, 3.0, 2.0, 0.5])]
+
+
+def test_the_best_of_each_layer_stay() -> None:
+    assert keep_most_important(SCORES, 0.5) == [[0, 1], [1, 2]]
+
+
+def test_the_best_of_all_layers_stay_and_one_of_each() -> None:
+    assert keep_most_important(SCORES, 0.5, scope="global") == [[0, 1, 2], [1]]
+    assert keep_most_important(SCORES, 0.75, scope="global") == [[0, 1, 2, 3], [1, 2]]
+    assert keep_most_important(SCORES, 1.0, scope="global") == [[0, 1, 2, 3]] * 2
+
+
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_every_layer_keeps_one(scope: Any) -> None:
+    assert keep_most_important(SCORES, 0.01, scope=scope) == [[0], [1]]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(QualaError, match="`share`"):
+        keep_most_important(SCORES, share)
+
+
+def test_another_scope_is_refused() -> None:
+    with pytest.raises(QualaError, match="Did you mean `layer`"):
+        keep_most_important(SCORES, 0.5, scope="layers")  # type: ignore[arg-type]
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(QualaError, match="finite"):
+        keep_most_important([torch.tensor([1.0, torch.nan])], 0.5)
+
+
+def test_scores_of_another_model_are_refused(build_hf: BuildHf) -> None:
+    scores = (torch.ones(4),) * 3
+    with pytest.raises(QualaError, match=r"\(4, 4\).*\(4, 32\)"):
+        Importance(scores, scores).check(build_hf())
+
+
+def importance(heads: int = 4, neurons: int = 32) -> Importance:
+    generator = torch.Generator().manual_seed(0)
+    return Importance(
+        tuple(torch.rand(heads, generator=generator) for _ in range(3)),
+        tuple(torch.rand(neurons, generator=generator) for _ in range(3)),
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sorting_changes_no_output(family: str, build_hf: BuildHf, make_batch: MakeBatch) -> None:
+    hf, batch = build_hf(family), make_batch([9, 20], family=family)
+    rewired = sort_width(hf, importance())
+    one, other = LengthAdaptiveModel(hf)(batch), LengthAdaptiveModel(rewired)(batch)
+    torch.testing.assert_close(other, one, atol=1e-10, rtol=0)
+    assert not hasattr(rewired.config, KEY)
+
+
+def test_sorted_units_stand_in_falling_importance(build_hf: BuildHf) -> None:
+    hf, scores = build_hf(), importance()
+    family, rewired = family_of(hf), sort_width(hf, scores)
+    for layer in range(3):
+        old: Any = family.block(family.layers(hf)[layer])
+        new: Any = family.block(family.layers(rewired)[layer])
+        order = sorted(range(32), key=lambda i: -float(scores.neurons[layer][i]))
+        assert torch.equal(new.ffn_in.weight, old.ffn_in.weight[order])
+        assert torch.equal(new.ffn_out.weight, old.ffn_out.weight[:, order])
+        best = int(scores.heads[layer].argmax())
+        assert torch.equal(new.value.bias[:4], old.value.bias[4 * best : 4 * best + 4])
+
+
+@pytest.mark.parametrize("width", [0.25, 0.5, 0.75])
+def test_a_sub_network_keeps_the_most_important(
+    width: float, build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    hf, scores, batch = build_hf(), importance(), make_batch([9, 20])
+    small = subnetwork(sort_width(hf, scores), width)
+    pruned = prune(hf, scores, PruneConfig(heads=width, neurons=width))
+    one, other = LengthAdaptiveModel(pruned)(batch), LengthAdaptiveModel(small)(batch)
+    torch.testing.assert_close(other, one, atol=1e-10, rtol=0)
+    sizes = {(layer.heads, layer.intermediate) for layer in structure_of(small).layers}
+    assert sizes == {(round(4 * width), round(32 * width))}
+
+
+def test_the_thinnest_sub_network_has_one_head_and_one_neuron(build_hf: BuildHf) -> None:
+    sizes = structure_of(subnetwork(build_hf(), 0.01)).layers
+    assert {(layer.heads, layer.intermediate) for layer in sizes} == {(1, 1)}
+
+
+@pytest.mark.parametrize("width", [0.0, 1.5])
+def test_a_width_out_of_range_is_refused(width: float, build_hf: BuildHf) -> None:
+    with pytest.raises(QualaError, match="`width`"):
+        subnetwork(build_hf(), width)
+
+
+def test_widths_of_scores_that_are_not_finite_are_refused(build_hf: BuildHf) -> None:
+    scores = importance()
+    scores.neurons[1][3] = float("nan")
+    with pytest.raises(QualaError, match="must be finite"):
+        sort_width(build_hf(), scores)
+
+
+def test_widths_of_scores_of_another_model_are_refused(build_hf: BuildHf) -> None:
+    with pytest.raises(QualaError, match="Importance is of"):
+        sort_width(build_hf(), importance(heads=2))

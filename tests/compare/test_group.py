@@ -1,19 +1,104 @@
-"""Rows: seeds together, settings apart, data never mixed."""
+"""What the papers say: complete, tagged, and never mistaken for a measurement."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tracked import BITS, MIB, NOISE, SOFT, STUDENT_SCORE, TEACHER_SCORE, Filled, Tracked
 
-from quala.compare.group import Line, Table, bits_of
+from quala.compare.group import Line, Spread, Table, bits_of, published
 from quala.compare.store import Reports
 from quala.compare.text import Comparison
 from quala.compare.trials import Collector
 from quala.data.slices import data_fingerprint
 from quala.data.spec import DataSpec
+
+
+def test_every_claim_names_a_system_and_where_it_was_read() -> None:
+    known = published()
+    assert known.claims
+    for claim in known.claims:
+        assert claim.system in known.names
+        assert re.fullmatch(r"\d{4}\.\d{5}", known.papers[claim.system])
+        assert known.sources[claim.source]
+
+
+def test_nothing_is_from_memory() -> None:
+    assert {claim.source for claim in published().claims} <= {"A", "P", "R", "T"}
+
+
+@pytest.mark.parametrize(
+    ("system", "bits", "data", "expected"),
+    [
+        ("xtc", "1-1-8", "MNLI", "m/mm 82.9/83.6"),
+        ("xtc", "1-1-8", "SQuAD 1.1", "m/mm 82.9/83.6"),  # named as MNLI's
+        ("xtc", "4-4-8", "MNLI", "50x smaller"),
+        ("binarybert", "1-1-4", "SQuAD 1.1", "EM/F1 79.3/87.2"),
+        ("binarybert", "1-1-4", "MNLI", "m 83.9"),
+        ("ternarybert", "2-2-8", "SQuAD 1.1", "EM/F1 79.9/87.4"),
+        ("ladabert", "32-32-32", "SST-2", "84.0"),
+    ],
+)
+def test_the_claim_beside_a_row_is_the_nearest(
+    system: str, bits: str, data: str, expected: str
+) -> None:
+    claim = published().nearest(system, bits=bits, kind="full", data=data)
+    assert claim is not None
+    assert claim.claim.startswith(expected)
+    assert claim.data in claim.text()
+
+
+def test_chosen_lengths_have_a_claim_of_their_own() -> None:
+    known = published()
+    full, chosen = (
+        known.nearest("quala_minilm", bits="8-8-8", kind=kind, data="SQuAD 1.1")
+        for kind in ("full", "chosen")
+    )
+    assert full is not None
+    assert chosen is not None
+    assert (full.kind, chosen.kind) == ("full", "chosen")
+
+
+def test_a_system_without_a_paper_has_no_claim() -> None:
+    known = published()
+    assert known.nearest("mine", bits="8-8-8", kind="full", data="MNLI") is None
+    assert known.name("mine") == "mine"
+
+
+VALUES = (80.1, 82.7, 79.9, 81.0)
+
+
+def test_mean_and_deviation_are_the_samples() -> None:
+    spread = Spread(VALUES)
+    assert spread.mean == pytest.approx(np.mean(VALUES))
+    assert spread.deviation == pytest.approx(np.std(VALUES, ddof=1))
+    assert spread.error == spread.deviation
+
+
+def test_two_values_have_a_range_and_no_deviation() -> None:
+    spread = Spread(VALUES[:2])
+    assert spread.deviation is None
+    assert spread.error == pytest.approx(1.3)
+
+
+def test_one_value_has_no_spread() -> None:
+    spread = Spread(VALUES[:1])
+    assert (spread.mean, spread.deviation, spread.error) == (80.1, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(1, "80.1"), (2, "81.4 (80.1–82.7)"), (4, "80.9 ± 1.3")]
+)
+def test_a_text_says_as_much_as_is_known(count: int, text: str) -> None:
+    assert Spread(VALUES[:count]).text("{:.1f}") == text
+
+
+def test_unknown_values_do_not_count() -> None:
+    assert Spread.of([None, 2.0, None]) == Spread((2.0,))
+    assert Spread.of([None]) is None
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,9 @@
+""""""
+
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,92 @@ from transformers import BertForQuestionAnswering
 
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.files import dequantized_state_dict, load_integer, save_integer
+from quala.compress.quantize.files import (
+    bits_of,
+    dequantized_state_dict,
+    load_integer,
+    pack,
+    packed_bytes,
+    precision_of,
+    save_integer,
+    unpack,
+    weight_counts,
+)
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, quantize
 from quala.compress.shrink import FactoriseConfig, factorise
 from quala.errors import QualaError
+
+
+def _codes(bits: int, *shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if bits == 1:
+        return (torch.randint(0, 2, shape, generator=generator) * 2 - 1).to(torch.int8)
+    top = 2 ** (bits - 1) - 1
+    return torch.randint(-top, top + 1, shape, generator=generator).to(torch.int8)
+
+
+def _slow(codes: Tensor, bits: int) -> list[int]:
+    """Return the bytes by one long binary number, its lowest bits first."""
+    number = 0
+    for place, code in enumerate(codes.flatten().tolist()):
+        raised = (code + 1) // 2 if bits == 1 else code + 2 ** (bits - 1) - 1
+        number |= raised << place * bits
+    return list(number.to_bytes((codes.numel() * bits + 7) // 8, "little"))
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_codes_of_any_shape_come_back(bits: int) -> None:
+    draw = random.Random(bits)
+    for seed in range(40):
+        shape = [draw.randint(1, 9) for _ in range(draw.randint(1, 3))]
+        codes = _codes(bits, *shape, seed=seed)
+        packed = pack(codes, bits)
+        assert packed.dtype == torch.uint8
+        assert packed.numel() == -(-codes.numel() * bits // 8) == packed_bytes(codes.numel(), bits)
+        assert torch.equal(unpack(packed, bits, shape), codes)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_the_stream_is_one_long_binary_number(bits: int) -> None:
+    codes = _codes(bits, 5, 7)
+    assert pack(codes, bits).tolist() == _slow(codes, bits)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_the_ends_of_the_grid_come_back(bits: int) -> None:
+    top = 2 ** (bits - 1) - 1
+    codes = torch.tensor([-top, 0, top], dtype=torch.int8)
+    assert torch.equal(unpack(pack(codes, bits), bits, (3,)), codes)
+
+
+@pytest.mark.parametrize(("bits", "code"), [(1, 0), (1, 2), (2, 2), (4, -8), (8, -128)])
+def test_a_code_that_does_not_fit_is_named(bits: int, code: int) -> None:
+    with pytest.raises(QualaError, match=f"code {code};"):
+        pack(torch.tensor([1, code, -1], dtype=torch.int8), bits)
+
+
+@pytest.mark.parametrize("bits", [0, 9])
+def test_another_width_is_refused(bits: int) -> None:
+    with pytest.raises(QualaError, match="1 to 8"):
+        pack(torch.ones(3, dtype=torch.int8), bits)
+    with pytest.raises(QualaError, match="1 to 8"):
+        unpack(torch.ones(3, dtype=torch.uint8), bits, (3,))
+
+
+@pytest.mark.parametrize(
+    "packed", [torch.zeros(2, dtype=torch.uint8), torch.zeros(3), torch.zeros(1, 3).byte()]
+)
+def test_bytes_of_another_number_or_type_are_refused(packed: Tensor) -> None:
+    with pytest.raises(QualaError, match="10 codes of 2 bits are 3 bytes"):
+        unpack(packed, 2, (2, 5))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_bytes_beyond_the_grid_are_refused(bits: int) -> None:
+    with pytest.raises(QualaError, match="the largest is"):
+        unpack(torch.full((bits,), 255, dtype=torch.uint8), bits, (8,))
+
 
 Inputs = dict[str, Tensor]
 
@@ -181,3 +265,73 @@ def test_dequantized_weights_are_those_of_the_integers(integer: BertForQuestionA
     stored = integer.state_dict()
     expected = stored[f"{name}.weight"].float() * stored[f"{name}.weight_scale"][:, None]
     assert torch.equal(state[f"{name}.weight"], expected)
+
+
+BINARY_WEIGHTS = {"weight_quantizer": "bwn", "weight_bits": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "precision", "bits"),
+    [
+        ({}, "int8", "8-8-8"),
+        ({"quantize_embeddings": False}, "int8", "8-32-8"),
+        ({"weight_bits": 4, "embedding_bits": 2, "activation_bits": 7}, "w4e2a7", "4-2-7"),
+        ({"embedding_bits": 4}, "w8e4a8", "8-4-8"),
+        ({"activation_bits": 4}, "w8e8a4", "8-8-4"),
+        ({**BINARY_WEIGHTS, "quantize_embeddings": False}, "w1e32a8", "1-32-8"),
+    ],
+)
+def test_the_word_says_the_bits(
+    bert: BertForQuestionAnswering,
+    inputs: dict[str, Tensor],
+    options: dict[str, object],
+    precision: str,
+    bits: str,
+) -> None:
+    assert (precision_of(bert), bits_of(bert)) == ("fp32", "32-32-32")
+    quantize(bert, QuantizeConfig(**options))  # type: ignore[arg-type]
+    calibrate(bert, lambda: bert(**inputs))
+    made = to_integer(bert)
+    assert (precision_of(made), bits_of(made)) == (precision, bits)
+
+
+def test_several_widths_are_joined(
+    bert: BertForQuestionAnswering, inputs: dict[str, Tensor]
+) -> None:
+    quantize(bert, QuantizeConfig(weight_bits=4))
+    calibrate(bert, lambda: bert(**inputs))
+    made = to_integer(bert)
+    made.get_submodule("bert.encoder.layer.0.output.dense").bits = 2  # type: ignore[assignment]
+    assert precision_of(made) == "w2-4e8a8"
+    assert bits_of(made) == "2/4-8-8"
+
+
+def test_weights_are_counted_in_any_precision(
+    bert: BertForQuestionAnswering, inputs: dict[str, Tensor]
+) -> None:
+    dense = bert.bert.encoder.layer[0].output.dense
+    with torch.no_grad():
+        for parameter in bert.parameters():
+            parameter.copy_(torch.where(parameter.abs() < 1e-3, 1e-3, parameter))
+        dense.weight[:2] = 0  # two of its rows are pruned
+    total = sum(weight.numel() for weight in bert.parameters())
+    pruned = 2 * dense.in_features
+    assert weight_counts(bert) == (total, total - pruned)
+    quantize(bert, QuantizeConfig(weight_quantizer="bwn", weight_bits=1))
+    calibrate(bert, lambda: bert(**inputs))
+    found, nonzero = weight_counts(to_integer(bert))
+    assert found == total
+    assert 0 < nonzero <= total
+
+
+def test_codes_of_zero_do_not_count(
+    bert: BertForQuestionAnswering, inputs: dict[str, Tensor]
+) -> None:
+    quantize(bert, QuantizeConfig(weight_quantizer="twn", weight_bits=2))
+    calibrate(bert, lambda: bert(**inputs))
+    made = to_integer(bert)
+    layers = [module for module in made.modules() if hasattr(module, "float_weight")]
+    floats = sum(int((weight != 0).sum()) for weight in made.parameters())
+    biases = sum(int((layer.bias != 0).sum()) for layer in layers if hasattr(layer, "bias"))
+    weights = sum(int((layer.float_weight() != 0).sum()) for layer in layers)
+    assert weight_counts(made)[1] == floats + biases + weights

@@ -1,0 +1,267 @@
+""""""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from quala.compress.quantize.config import StepInit
+from quala.compress.quantize.grids import (
+    BINS,
+    bwn_integers,
+    divergence,
+    exact_lat_integers,
+    initial_step,
+    kl_clip,
+    lat_integers,
+    twn_integers,
+)
+from quala.errors import QualaError
+
+
+def _noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_codes_and_scale_have_the_least_squared_error_of_all(seed: int) -> None:
+    w = _noise(8, seed=seed)
+    losses = {}
+    for signs in itertools.product((-1.0, 1.0), repeat=8):
+        b = torch.tensor(signs, dtype=torch.float64)
+        alpha = (w @ b) / (b @ b)  # least squares of w = alpha b
+        losses[signs] = ((w - alpha * b).square().sum().item(), alpha.item())
+    codes, scale = bwn_integers(w)
+    assert (w - scale * codes).square().sum().item() == pytest.approx(
+        min(loss for loss, _ in losses.values()), rel=1e-12
+    )
+    assert scale.item() == pytest.approx(losses[tuple(codes.tolist())][1], rel=1e-12)
+
+
+def test_each_group_has_its_own_scale() -> None:
+    groups = torch.tensor([[1.0, -3.0], [0.5, 0.5]])
+    codes, scale = bwn_integers(groups)
+    assert scale.tolist() == [[2.0], [0.5]]
+    assert codes.tolist() == [[1, -1], [1, 1]]
+
+
+def test_zero_counts_as_positive() -> None:
+    codes, scale = bwn_integers(torch.zeros(1, 3))
+    assert codes.tolist() == [[1, 1, 1]]
+    assert scale.tolist() == [[0]]
+
+
+def _curvature(*shape: int, seed: int = 0) -> Tensor:
+    return _noise(*shape, seed=seed + 100).exp()
+
+
+def _loss(w: Tensor, d: Tensor, codes: Tensor, scale: Tensor) -> float:
+    return float((d * (w - scale * codes).square()).sum())
+
+
+def _best(w: list[float], d: list[float]) -> float:
+    """Return the least loss over all thresholds, each with its best scale."""
+    losses = []
+    for threshold in [-1.0, *map(abs, w)]:
+        kept = [abs(x) > threshold for x in w]
+        mass = sum(di * abs(x) for x, di, k in zip(w, d, kept) if k)
+        total = sum(di for di, k in zip(d, kept) if k)
+        alpha = mass / total if total else 0.0
+        losses.append(
+            sum(di * ((abs(x) - alpha) ** 2 if k else x * x) for x, di, k in zip(w, d, kept))
+        )
+    return min(losses)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_twn_is_the_formula_value_by_value(seed: int) -> None:
+    w = _noise(37, seed=seed).tolist()
+    threshold = 0.7 * sum(map(abs, w)) / 37
+    kept = [abs(x) for x in w if abs(x) > threshold]
+    codes, scale = twn_integers(torch.tensor(w, dtype=torch.float64))
+    assert scale.item() == pytest.approx(sum(kept) / len(kept), rel=1e-12)
+    assert codes.tolist() == [(x > threshold) - (x < -threshold) for x in w]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_twn_comes_close_to_the_best_threshold_of_normal_weights(seed: int) -> None:
+    w = _noise(400, seed=seed)
+    loss, best = _loss(w, torch.ones(400), *twn_integers(w)), _best(w.tolist(), [1.0] * 400)
+    assert best <= loss * (1 + 1e-12)
+    assert loss < 1.05 * best
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_exact_search_finds_the_best_of_all_thresholds(seed: int) -> None:
+    w, d = _noise(11, seed=seed), _curvature(11, seed=seed)
+    found = _loss(w, d, *exact_lat_integers(w, d))
+    assert found == pytest.approx(_best(w.tolist(), d.tolist()), rel=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_alternation_ends_in_a_fixed_point_no_worse_than_its_start(seed: int) -> None:
+    w, d = _noise(11, seed=seed), _curvature(11, seed=seed)
+    codes, scale = lat_integers(w, d)
+    loss = _loss(w, d, codes, scale)
+    start, _ = twn_integers(w)
+    start_scale = (d * w * start).sum() / (d * start.abs()).sum()
+    assert torch.equal(codes, w.sign() * (w.abs() > scale / 2))
+    assert scale.item() == pytest.approx(
+        ((d * w * codes).sum() / (d * codes.abs()).sum()).item(), rel=1e-12
+    )
+    assert _best(w.tolist(), d.tolist()) <= loss * (1 + 1e-12)
+    assert loss <= _loss(w, d, start, start_scale) * (1 + 1e-12)
+
+
+def test_alternation_mostly_finds_the_global_optimum_of_normal_weights() -> None:
+    w, d = _noise(50, 64), _curvature(50, 64)
+    codes, scale = lat_integers(w, d)
+    best, exact = exact_lat_integers(w, d)
+    losses = [(d * (w - s * c).square()).sum(-1) for c, s in ((codes, scale), (best, exact))]
+    assert (losses[0] <= losses[1] * (1 + 1e-9)).double().mean() > 0.5
+    assert (losses[0] < losses[1] * 1.2).all()
+
+
+def test_curvature_decides_what_is_kept() -> None:
+    w = torch.tensor([1.0, 0.8, 0.35])
+    flat, _ = exact_lat_integers(w, torch.ones(3))
+    steep, scale = exact_lat_integers(w, torch.tensor([0.01, 0.01, 10.0]))
+    assert flat.tolist() == [1, 1, 0]
+    assert steep.tolist() == [1, 1, 1]
+    assert scale.item() == pytest.approx(0.35, abs=0.01)
+
+
+@pytest.mark.parametrize("solve", [twn_integers, lat_integers, exact_lat_integers])
+def test_each_group_is_solved_alone(solve: object) -> None:
+    assert callable(solve)
+    groups, d = _noise(2, 3, 16), _curvature(2, 3, 16)
+    more = () if solve is twn_integers else (d,)
+    codes, scale = solve(groups, *more)
+    for i in range(2):
+        for j in range(3):
+            one, alpha = solve(groups[i, j], *(part[i, j] for part in more))
+            assert torch.equal(codes[i, j], one)
+            assert torch.allclose(scale[i, j], alpha, rtol=1e-14)
+
+
+@pytest.mark.parametrize("solve", [twn_integers, lat_integers, exact_lat_integers])
+def test_zeros_stay_zeros(solve: object) -> None:
+    assert callable(solve)
+    more = () if solve is twn_integers else (torch.ones(2, 4),)
+    codes, scale = solve(torch.zeros(2, 4), *more)
+    assert codes.abs().sum() == 0
+    assert scale.tolist() == [[0], [0]]
+
+
+def _slow(counts: list[float], kept: int, levels: int) -> float:
+    """Return KL(P || Q) by the definition, bin by bin."""
+    p = counts[:kept]
+    q = [0.0] * kept
+    for level in range(levels):
+        run = range(level * kept // levels, (level + 1) * kept // levels)
+        filled = [i for i in run if counts[i] > 0]
+        for i in filled:
+            q[i] = sum(counts[j] for j in run) / len(filled)
+    p[-1] += sum(counts[kept:])
+    total, mass = sum(p), sum(q)
+    divergence = 0.0
+    for a, b in zip(p, q):
+        if a > 0 and b == 0:
+            return math.inf
+        if a > 0:
+            divergence += a / total * math.log((a / total) / (b / mass))
+    return divergence
+
+
+@pytest.mark.parametrize("levels", [2, 3, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_divergence_is_the_definition(levels: int, seed: int) -> None:
+    counts = np.random.default_rng(seed).poisson(1.5, 40).astype(float)
+    for kept in range(levels, 41):
+        slow = _slow(counts.tolist(), kept, levels)
+        assert divergence(counts, kept, levels) == pytest.approx(slow, rel=1e-10, abs=1e-12)
+
+
+def test_the_clip_has_the_least_divergence_of_all_bins() -> None:
+    x = torch.randn(3000, generator=torch.Generator().manual_seed(0)) ** 3
+    top = x.abs().max().item()
+    counts = torch.histc(x.abs(), bins=BINS, min=0, max=top).double().tolist()
+    candidates = range(8, BINS + 1, 40)
+    clip = kl_clip(x, levels=8)
+    chosen = round(clip / top * BINS)
+    best = _slow(counts, chosen, 8)
+    assert all(best <= _slow(counts, kept, 8) + 1e-12 for kept in candidates)
+
+
+def test_a_flat_distribution_is_not_clipped() -> None:
+    x = torch.linspace(-1, 1, 20481)
+    assert kl_clip(x, levels=8) == pytest.approx(1, abs=0.01)
+
+
+def test_zeros_have_no_clip() -> None:
+    assert kl_clip(torch.zeros(9), levels=8) == 0
+
+
+def _steps_noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_mean_abs_is_the_published_start() -> None:
+    x = _steps_noise(60).tolist()
+    expected = 2 * sum(map(abs, x)) / 60 / math.sqrt(7)
+    assert initial_step(torch.tensor(x), "mean_abs", 7).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_max_ends_the_grid_at_the_largest_value() -> None:
+    assert initial_step(torch.tensor([0.5, -2.1, 1.0]), "max", 7).item() == pytest.approx(0.3)
+
+
+def test_truncation_cuts_two_and_a_half_percent_at_either_end() -> None:
+    values = [*range(-99, 100), 1000]  # 200 values: five are cut at either end
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    x = torch.tensor(values, dtype=torch.float32)[order]
+    assert initial_step(x, "truncation", 1).item() == max(-sorted(values)[5], sorted(values)[-6])
+
+
+@pytest.mark.parametrize("init", ["mean_abs", "max", "truncation"])
+def test_each_group_starts_alone(init: StepInit) -> None:
+    groups = _steps_noise(3, 4, 50)
+    together = initial_step(groups, init, 3)
+    assert together.shape == (3, 4)
+    for i in range(3):
+        for j in range(4):
+            alone = initial_step(groups[i, j], init, 3).item()
+            assert together[i, j].item() == pytest.approx(alone, rel=1e-6)
+
+
+def test_clipping_rules_lie_below_the_largest_value() -> None:
+    x = torch.cat([_steps_noise(5000), torch.tensor([40.0])])  # one outlier
+    largest = initial_step(x, "max", 7)
+    assert initial_step(x, "truncation", 7) < largest / 10
+    assert initial_step(x, "kl", 7) < largest / 2
+
+
+def test_one_group_may_be_shaped_as_a_tensor_of_groups() -> None:
+    x = _steps_noise(1, 1, 500)
+    assert initial_step(x, "kl", 7).shape == (1, 1)
+    assert initial_step(x, "kl", 7).item() == initial_step(x.flatten(), "kl", 7).item()
+
+
+def test_kl_refuses_rows() -> None:
+    with pytest.raises(QualaError, match="got 3 groups"):
+        initial_step(_steps_noise(3, 50), "kl", 7)
+
+
+def test_another_rule_is_refused() -> None:
+    with pytest.raises(QualaError, match="mean_abs"):
+        initial_step(_steps_noise(5), "mean", 7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("init", ["mean_abs", "max", "truncation", "kl"])
+def test_zeros_start_with_a_positive_step(init: StepInit) -> None:
+    assert initial_step(torch.zeros(100), init, 3) > 0
