@@ -1,0 +1,31 @@
+"""Write the golden files anew from the code as it is: `python tests/golden/make.py [PART...]`.
+
+Parts: store, compositions, graphs, compare, help; all of them without a name. What they write is
+what the tests of this folder expect, so make it only where a change of behaviour is meant, and
+read the difference. The store takes a minute or two, the others seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import conftest  # noqa: F401 - sets the environment before torch is imported
+
+
+def store() -> None:
+    from golden.making import make_store
+
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "store"
+        made.mkdir()
+        make_store(made)
+
+
+PARTS = {"store": store}
+
+if __name__ == "__main__":
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()
