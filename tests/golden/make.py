@@ -24,7 +24,18 @@ def store() -> None:
         make_store(made)
 
 
-PARTS = {"store": store}
+def compositions() -> None:
+    from golden.compositions import PLANS, planned, write
+    from golden.stored import Stored
+
+    plans = {}
+    for name in PLANS:
+        with tempfile.TemporaryDirectory() as folder:
+            plans[name] = planned(name, Stored(Path(folder), [], teacher="offline"))
+    write(plans)
+
+
+PARTS = {"store": store, "compositions": compositions}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

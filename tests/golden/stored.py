@@ -116,11 +116,11 @@ def unpack(folder: Path) -> Stored:
 class Stored:
     """A store in a folder, and the commands on it."""
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
+    def __init__(self, folder: Path, words: list[str], teacher: str | None = None) -> None:
         self.folder = folder
         self.uri = f"sqlite:///{folder / 'mlruns/mlflow.db'}"
-        teacher = folder / "teacher"
-        self.words = [f"tracking.folder={folder / 'mlruns'}", f"model.teacher={teacher}", *words]
+        named = f"model.teacher={teacher or folder / 'teacher'}"
+        self.words = [f"tracking.folder={folder / 'mlruns'}", named, *words]
 
     def code(self, *words: str) -> tuple[int, str]:
         """Return a command's exit code and what it prints."""

@@ -5,8 +5,11 @@ Everything else goes through the command line, `quala.load`, `quala.workflow` an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +17,21 @@ from quala.cli import VERBS, main
 from quala.data.spec import DataSpec
 from quala.lengths import LengthConfig
 from quala.stages.checkpoint import open_checkpoint
+from quala.workflow import Flow, Workflow
+from quala.workflow.compose import composed, one_sentence, typed
+from quala.workflow.flow import Artifact, Node, Source
+from quala.workflow.identity import config_identity, fingerprint
+from quala.workflow.resources import conf_folder, find_workflow, workflow_scripts
 
-__all__ = ["VERBS", "DataSpec", "LengthConfig", "main", "open_checkpoint", "settled_at_once"]
+__all__ = [
+    "VERBS", "DataSpec", "LengthConfig", "conf_folder", "find_workflow", "main",
+    "open_checkpoint", "settled_at_once",
+]  # fmt: skip
+
+
+def workflow_names() -> list[str]:
+    """Return the names of the workflows that come with quala."""
+    return sorted(workflow_scripts())
 
 
 @contextmanager
@@ -27,3 +43,47 @@ def settled_at_once() -> Iterator[None]:
         patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
         patched.setattr("os.fsync", lambda descriptor: None)
         yield
+
+
+class _Sources:
+    """Outside inputs by what names them, so that nothing is read."""
+
+    def data(self, spec: Any) -> Source:
+        return Source("data", spec, fingerprint(config_identity(spec)))
+
+    def model(self, key: str, value: str) -> Source:
+        return Source(f"model.{key}", value, f"name:{value}")
+
+    def given(self, value: str) -> tuple[Path, str]:
+        return Path(value), value
+
+
+@dataclass
+class _Noted:
+    """A driver that only notes what it is asked for."""
+
+    nodes: list[Node] = field(default_factory=list)
+
+    def step(self, node: Node) -> Artifact:
+        self.nodes.append(node)
+        return Artifact(node.name, node.fingerprint)
+
+
+def identities(workflow: Workflow, overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what goes into the fingerprint of each stage that a workflow asks for, in order.
+
+    Its data and start models stand under `data` and `model` as if they were stages.
+    """
+    with one_sentence(workflow):
+        settings = typed(composed(workflow, overrides), workflow)
+    noted = _Noted()
+    workflow(Flow(settings, workflow.stages, _Sources(), noted))
+    found: dict[str, dict[str, Any]] = {
+        "data": config_identity(settings.data),
+        "model": dict(settings.model),
+    }
+    for node in noted.nodes:
+        inputs = {key: item.name for key, item in sorted(node.inputs.items())}
+        own = {key: node.identity[key] for key in ("stage", "version", "config")}
+        found[node.name] = {**own, "inputs": inputs, "fingerprint": node.fingerprint}
+    return found
