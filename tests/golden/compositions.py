@@ -40,7 +40,8 @@ OWN_STAGES = {
 """The workflow that an option of conf/stage is for, where it is not `quala_minilm`."""
 MIXED = {
     "compound, half of the layers": (
-        "compound", ["stage.distill.enabled=true", "stage/distill=xtc_layers", "stage/quantize=xtc"]
+        "compound",
+        ["stage.distill.enabled=true", "stage/distill=xtc_layers", "stage/quantize=xtc"],
     ),
     "compound, lsq at 4 bits": ("compound", ["stage.quantize.quantizers.weight_bits=4"]),
     "dynamic_tinybert, with LengthDrop": (

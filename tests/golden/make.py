@@ -35,7 +35,17 @@ def compositions() -> None:
     write(plans)
 
 
-PARTS = {"store": store, "compositions": compositions}
+def graphs() -> None:
+    import toys
+    from golden.graphs import write
+
+    # The makers are pytest's fixtures; what is inside them needs no pytest.
+    build_hf = toys.build_hf.__wrapped__()  # type: ignore[attr-defined]
+    build = toys.build.__wrapped__(build_hf)  # type: ignore[attr-defined]
+    write(build, toys.make_batch.__wrapped__())  # type: ignore[attr-defined]
+
+
+PARTS = {"store": store, "compositions": compositions, "graphs": graphs}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:

@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 
 from quala.cli import VERBS, main
+from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.model import calibrate, quantize
+from quala.compress.quantize.split import split_ternary
 from quala.data.spec import DataSpec
+from quala.export.encoder import build_graph
 from quala.lengths import LengthConfig
 from quala.stages.checkpoint import open_checkpoint
 from quala.workflow import Flow, Workflow
@@ -24,8 +29,8 @@ from quala.workflow.identity import config_identity, fingerprint
 from quala.workflow.resources import conf_folder, find_workflow, workflow_scripts
 
 __all__ = [
-    "VERBS", "DataSpec", "LengthConfig", "conf_folder", "find_workflow", "main",
-    "open_checkpoint", "settled_at_once",
+    "VERBS", "DataSpec", "LengthConfig", "build_graph", "conf_folder", "find_workflow", "main",
+    "open_checkpoint", "rounded", "settled_at_once",
 ]  # fmt: skip
 
 
@@ -43,6 +48,19 @@ def settled_at_once() -> Iterator[None]:
         patched.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.0)
         patched.setattr("os.fsync", lambda descriptor: None)
         yield
+
+
+def rounded(model: Any, batch: Any, options: dict[str, Any], *, split: bool) -> None:
+    """Make a length-adaptive model an integer one, in place, calibrated on one batch."""
+
+    def observe() -> None:
+        model(batch)
+
+    quantize(model.hf, QuantizeConfig(**options))
+    calibrate(model.hf, observe)
+    if split:
+        split_ternary(model.hf)
+    to_integer(model.hf, inplace=True)
 
 
 class _Sources:
