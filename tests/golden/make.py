@@ -45,7 +45,26 @@ def graphs() -> None:
     write(build, toys.make_batch.__wrapped__())  # type: ignore[attr-defined]
 
 
-PARTS = {"store": store, "compositions": compositions, "graphs": graphs}
+def compare() -> None:
+    from golden.compared import write
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+
+
+def help_() -> None:
+    from golden.helped import write
+
+    write()
+
+
+PARTS = {
+    "store": store,
+    "compositions": compositions,
+    "graphs": graphs,
+    "compare": compare,
+    "help": help_,
+}
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or PARTS:
