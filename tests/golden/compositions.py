@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from golden.stored import Stored
+from golden.stored import Stored, lines
 from golden.use import conf_folder, find_workflow, identities, workflow_names
 
 FILE = Path(__file__).parent / "compositions.json"
@@ -146,13 +146,4 @@ def write(plans: Mapping[str, Mapping[str, str]]) -> None:
             kept[digest(identity)] = identity
             found[name][stage] = [digest(identity), print_[:16]]
     parts = {"identities": dict(sorted(kept.items())), "compositions": found, "plans": plans}
-    blocks = [f"{json.dumps(part)}: {{\n{_lines(content)}\n}}" for part, content in parts.items()]
-    FILE.write_text("{\n" + ",\n".join(blocks) + "\n}\n")
-
-
-def _lines(content: Mapping[str, Any]) -> str:
-    lines = [
-        f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}"
-        for key, value in content.items()
-    ]
-    return ",\n".join(lines)
+    FILE.write_text(lines({part: lines(content) for part, content in parts.items()}, nested=True))

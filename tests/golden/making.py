@@ -21,6 +21,7 @@ from golden.stored import (
     WORDS,
     Stored,
     batch_of,
+    lines,
     logits,
     move,
     output,
@@ -120,7 +121,7 @@ def make_store(folder: Path) -> None:
         "compared": stored.report("--compare", run),
     }
     pack(folder)
-    RECORDED.write_text(json.dumps(_rounded(recorded), indent=0) + "\n")
+    RECORDED.write_text(lines(_rounded(recorded)) + "\n")
 
 
 def _whole(folder: Path, words: list[str]) -> Any:

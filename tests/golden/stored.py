@@ -6,6 +6,7 @@ import io
 import json
 import sqlite3
 import tarfile
+from collections.abc import Mapping
 from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,25 @@ def predictions(folder: Path) -> list[dict[str, Any]]:
         for params in ({}, {"keep": 0.5})
         for row in model.predict(asked, params=params).to_dict(orient="records")
     ]
+
+
+def near(expected: Any, tolerance: float) -> Any:
+    """Return nested lists and dicts to compare with, their floats within a tolerance."""
+    import pytest
+
+    if isinstance(expected, dict):
+        return {key: near(value, tolerance) for key, value in expected.items()}
+    if isinstance(expected, list):
+        return [near(value, tolerance) for value in expected]
+    if isinstance(expected, float):
+        return pytest.approx(expected, abs=tolerance, rel=tolerance)
+    return expected
+
+
+def lines(content: Mapping[str, Any], *, nested: bool = False) -> str:
+    """Return a JSON object with one entry a line; nested, of values that are JSON already."""
+    entries = [
+        f"{json.dumps(key)}: {value if nested else json.dumps(value, separators=(',', ':'))}"
+        for key, value in content.items()
+    ]
+    return "{\n" + ",\n".join(entries) + "\n}" + "\n" * nested
