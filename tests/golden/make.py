@@ -1,8 +1,9 @@
 """Write the golden files anew from the code as it is: `python tests/golden/make.py [PART...]`.
 
-Parts: store, compositions, graphs, compare, help; all of them without a name. What they write is
-what the tests of this folder expect, so make it only where a change of behaviour is meant, and
-read the difference. The store takes a minute or two, the others seconds.
+Parts: store, compositions, graphs, compare, help, surface; all of them without a name. What they
+write is what the tests of this folder expect, so make it only where a change of behaviour is
+meant, and read the difference. The store takes a minute or two, the others seconds; `surface`
+asks the store, so it is made after it.
 """
 
 from __future__ import annotations
@@ -52,6 +53,14 @@ def compare() -> None:
         write(Path(folder))
 
 
+def surface() -> None:
+    from golden.stored import unpack
+    from golden.surface import write
+
+    with tempfile.TemporaryDirectory() as folder:
+        write(unpack(Path(folder)), Path(folder))
+
+
 def help_() -> None:
     from golden.helped import write
 
@@ -64,6 +73,7 @@ PARTS = {
     "graphs": graphs,
     "compare": compare,
     "help": help_,
+    "surface": surface,
 }
 
 if __name__ == "__main__":
