@@ -1,0 +1,177 @@
+"""What is computed anew is what an older version made: weights, files, tags, params, figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from golden.stored import RECIPES, RECORDED, near, statuses, unpack
+
+pytestmark = pytest.mark.slow
+
+recorded = json.loads(RECORDED.read_text())
+SINCE = {"quala_minilm": "finetune"}
+"""From where on a recipe is computed anew: `distill` or what stands in its place, else."""
+VALUES = ("quala.kind", "quala.stage", "quala.node", "quala.fingerprint", "quala.data",
+          "quala.seed", "quala.final", "quala.workflow")  # fmt: skip
+NO_SHAPE = {"manifest.json", "versions.json"}
+"""Keyed by names: of files, which a test looks at, and of what is installed."""
+PASSING = {"quala.heartbeat", "quala.released", "mlflow.source.git.commit"}
+"""Tags that are there or not as a run goes, and as the checkout is."""
+TIMES = {"latency_ms", "latency_share", "speedup"}
+ABSOLUTE, CHANGED = 1e-3, 0.02
+"""What another processor may do to floats, and to how many of a file's integers."""
+
+
+class Anew:
+    """A recipe run from its first training on, beside the runs that the store had of it."""
+
+    def __init__(self, folder: Path, recipe: str) -> None:
+        self.stored = unpack(folder)
+        self.old = recorded["outputs"][recipe]
+        first = SINCE.get(recipe, next(name for name in self.old if name != "finetune"))
+        self.result = self.stored.run(recipe, *RECIPES[recipe], f"flow.since={first}")
+        done = [one for one in self.result["stages"] if one["status"] == "done"]
+        self.new = {one["stage"]: one["run_id"] for one in done}
+
+    def pairs(self) -> list[tuple[str, Path, Path]]:
+        """Return the artifacts of each stage, the old ones and the new ones."""
+        return [(name, self._folder(self.old[name]), self._folder(self.new[name]))
+                for name in self.new]  # fmt: skip
+
+    def _folder(self, run: str) -> Path:
+        return self.stored.folder / f"mlruns/artifacts/quala/{run}/artifacts"
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def anew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Anew:
+    return Anew(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def files(folder: Path) -> set[str]:
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "dirty.diff"
+    }
+
+
+def shape(value: Any) -> Any:
+    """Return the keys and kinds of values of JSON, of a list those of its entries together."""
+    if isinstance(value, dict):
+        return {key: shape(item) for key, item in sorted(value.items())}
+    if isinstance(value, list):
+        return [json.loads(one) for one in sorted({json.dumps(shape(item)) for item in value})]
+    if isinstance(value, bool) or value is None:
+        return repr(value) if value is None else "bool"
+    return "text" if isinstance(value, str) else "number"
+
+
+def test_its_stages_are_done(anew: Anew) -> None:
+    found = statuses(anew.result)
+    assert "done" in found.values()
+    assert set(found.values()) <= {"cached", "done", "left out"}
+    assert {name for name in found if found[name] != "left out"} == anew.old.keys()
+
+
+def test_each_stage_leaves_the_same_files(anew: Anew) -> None:
+    for name, old, new in anew.pairs():
+        assert files(new) == files(old), name
+
+
+def test_json_has_the_same_keys_and_kinds_of_values(anew: Anew) -> None:
+    for name, old, new in anew.pairs():
+        for file in sorted(files(old)):
+            # A manifest's names are in the test above, the versions those of the installation.
+            if file.endswith(".json") and Path(file).name not in (
+                "manifest.json",
+                "versions.json",
+            ):
+                found, expected = (json.loads((one / file).read_text()) for one in (new, old))
+                assert shape(found) == shape(expected), f"{name}, {file}"
+
+
+def test_facts_and_identities_are_the_same(anew: Anew) -> None:
+    for name, old, new in anew.pairs():
+        found, expected = (json.loads((one / "identity.json").read_text()) for one in (new, old))
+        assert found | {"origins": ""} == expected | {"origins": ""}, name
+        card = "output/quala.json"
+        if (old / card).is_file() and name != "export":  # an export's card has times
+            assert json.loads((new / card).read_text()) == json.loads((old / card).read_text())
+
+
+def test_weights_are_the_same(anew: Anew) -> None:
+    from safetensors.torch import load_file
+
+    for name, old, new in anew.pairs():
+        for file in sorted(old.rglob("*.safetensors")):
+            expected, found = load_file(file), load_file(new / file.relative_to(old))
+            assert found.keys() == expected.keys(), name
+            for key, tensor in expected.items():
+                assert (found[key].dtype, found[key].shape) == (tensor.dtype, tensor.shape)
+                if tensor.is_floating_point():
+                    change = (found[key] - tensor).abs().max().item() if tensor.numel() else 0
+                    assert change <= ABSOLUTE, f"{name}, {key}"
+                else:
+                    share = (found[key] != tensor).float().mean().item() if tensor.numel() else 0
+                    assert share <= CHANGED, f"{name}, {key}"
+
+
+def test_tags_params_and_figures_are_the_same(anew: Anew) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=anew.stored.uri)
+    for name, run in anew.new.items():
+        old, new = (client.get_run(one).data for one in (anew.old[name], run))
+        assert new.tags.keys() - PASSING == old.tags.keys() - PASSING, name
+        for key in VALUES:
+            assert new.tags.get(key) == old.tags.get(key), f"{name}, {key}"
+        assert new.params == old.params, name
+        assert new.metrics.keys() == old.metrics.keys(), name
+
+
+@pytest.mark.parametrize("anew", ["quala_minilm"], indirect=True)
+def test_a_search_finds_the_same(anew: Anew) -> None:
+    folder = {name: new for name, _, new in anew.pairs()}["search"]
+    result = json.loads((folder / "output/search.json").read_text())
+    assert result == near(recorded["search"], 1e-6)
+
+
+@pytest.mark.parametrize("anew", ["quala_minilm"], indirect=True)
+def test_candidates_are_runs_as_they_were(anew: Anew) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=anew.stored.uri)
+
+    def candidates(run: str) -> dict[str, Any]:
+        found = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run}'")
+        return {
+            one.info.run_name: (one.data.params, one.data.metrics, one.data.tags.keys())
+            for one in found
+        }
+
+    assert candidates(anew.new["search"]) == candidates(anew.old["search"])
+
+
+@pytest.mark.parametrize("anew", ["quala_minilm"], indirect=True)
+def test_rows_are_the_same_but_for_their_times(anew: Anew) -> None:
+    folder = {name: new for name, _, new in anew.pairs()}["report"]
+    rows = json.loads((folder / "output/report.json").read_text())["rows"]
+    for row, old in zip(rows, recorded["report"]["rows"], strict=True):
+        kept = {key: value for key, value in old.items() if key not in TIMES}
+        assert {key: row[key] for key in kept} == near(kept, 1e-6)
+
+
+def test_the_workflow_has_the_same_tags_and_figures(anew: Anew) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=anew.stored.uri)
+    runs = client.search_runs(["1"], filter_string="tags.`quala.kind` = 'workflow'")
+    name = anew.result["workflow"]
+    same = [run for run in runs if run.data.tags["quala.workflow"] == name]
+    old = next(run for run in same if run.info.start_time == min(r.info.start_time for r in same))
+    new = client.get_run(anew.result["run_id"])
+    assert new.data.tags.keys() - PASSING == old.data.tags.keys() - PASSING
+    assert new.data.metrics.keys() <= old.data.metrics.keys()
