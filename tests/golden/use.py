@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 
-from quala.cli import VERBS, main
+from quala.checkpoint import open_checkpoint
+from quala.cli.entry import VERBS, main
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
-from quala.compress.quantize.model import calibrate, quantize
 from quala.compress.quantize.split import split_ternary
+from quala.compress.quantize.transform import calibrate, quantize
 from quala.data.spec import DataSpec
-from quala.export.encoder import build_graph
+from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig
-from quala.stages.checkpoint import open_checkpoint
 from quala.workflow import Flow, Workflow
 from quala.workflow.compose import composed, one_sentence, typed
 from quala.workflow.flow import Artifact, Node, Source
 from quala.workflow.identity import config_identity, fingerprint
-from quala.workflow.resources import conf_folder, find_workflow, workflow_scripts
+from quala.workflow.script import conf_folder, find_workflow, workflow_scripts
 
 __all__ = [
     "VERBS", "DataSpec", "LengthConfig", "build_graph", "conf_folder", "find_workflow", "main",

@@ -1,4 +1,4 @@
-"""A report with made-up figures."""
+"""A report with made-up figures, as a fixture for all tests."""
 
 from __future__ import annotations
 
