@@ -28,7 +28,7 @@ from quala.compress.quantize.transform import calibrate, quantize
 from quala.cost import macs
 from quala.data.task import Task
 from quala.graph.encoder import build_graph
-from quala.graph.specialize import Shape, specialise
+from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.runtime.engine import Facts, GraphEngine, open_engine
@@ -120,7 +120,7 @@ def runner(
     opened = engine(arguments, graph, fused=variant.fused)
     if variant.shape is None:
         return lambda: opened.logits(batch, lengths)
-    small = specialise(graph, variant.shape)
+    small = specialize(graph, variant.shape)
     names = [output.name for output in small.graph.output]
     compiled = opened.compile(small.SerializeToString(), names)
     feeds = {**batch, "lengths": np.array(lengths.lengths)}

@@ -54,7 +54,7 @@ TARGET = 180
 _POPULATION = 50
 _MOST_ASKED = 20
 _SHOWN = 40
-_COLOURS = {"quala": "#0369a1", "published": "#b45309", "nsga2": "#6b7280", "bayesian": "#15803d"}
+_COLORS = {"quala": "#0369a1", "published": "#b45309", "nsga2": "#6b7280", "bayesian": "#15803d"}
 
 Volume = Callable[[Sequence[Known]], float]
 Runs = dict[str, dict[int, "Run"]]
@@ -276,7 +276,7 @@ def draw(found: dict[str, Any], file: Path) -> None:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     early, highest = math.inf, 0.0
-    for name, colour in _COLOURS.items():
+    for name, color in _COLORS.items():
         histories = [dict(run["history"]) for run in found["runs"] if run["strategy"] == name]
         ends = sorted(set.intersection(*map(set, histories))) if histories else []
         if not ends:
@@ -284,16 +284,14 @@ def draw(found: dict[str, Any], file: Path) -> None:
         bands = [[history[end] for history in histories] for end in ends]
         middle = [median(band) for band in bands]
         label = f"{name}, median of {len(histories)} to {ends[-1]:,} evaluations"
-        axis.step(ends, middle, where="post", color=colour, linewidth=1.6, label=label)
+        axis.step(ends, middle, where="post", color=color, linewidth=1.6, label=label)
         extremes = [min(band) for band in bands], [max(band) for band in bands]
-        axis.fill_between(ends, *extremes, step="post", color=colour, alpha=0.18, linewidth=0)
+        axis.fill_between(ends, *extremes, step="post", color=color, alpha=0.18, linewidth=0)
         early = min(early, middle[bisect_left(ends, min(_SHOWN, ends[-1]))])
         highest = max(highest, *extremes[1])
     if level := found["published_final"].get("median"):
         label = "published, final"
-        axis.axhline(
-            level, color=_COLOURS["published"], linewidth=1.0, linestyle="--", label=label
-        )
+        axis.axhline(level, color=_COLORS["published"], linewidth=1.0, linestyle="--", label=label)
     title = f"objective {found['objective']}, step {found['step']}, floor {found['floor']}"
     axis.set_title(title, loc="left", fontsize=9)
     axis.set_xscale("log")

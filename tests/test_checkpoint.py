@@ -38,17 +38,17 @@ def test_an_integer_folder_opens_as_what_it_is(integer: Path, spec: DataSpec) ->
     assert opened.model.significance.name == "span"
 
 
-def test_a_pruned_and_factorised_folder_opens_as_what_it_is(
+def test_a_pruned_and_factorized_folder_opens_as_what_it_is(
     tiny_checkpoint: Path, tmp_path: Path, spec: DataSpec
 ) -> None:
     from quala.compress.prune.structured import keep_units
-    from quala.compress.shrink import FactoriseConfig, factorise
+    from quala.compress.shrink import FactorizeConfig, factorize
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.models.load import save_model
 
     opened = open_checkpoint(tiny_checkpoint, spec)
     small = keep_units(opened.model.hf, heads=[[1], [0, 1]])
-    small = factorise(small, FactoriseConfig(embedding_rank=8))
+    small = factorize(small, FactorizeConfig(embedding_rank=8))
     save_model(LengthAdaptiveModel(small), opened.tokenizer, tmp_path, metadata=metadata(opened))
     again = open_checkpoint(tmp_path, spec)
     assert [layer.heads for layer in again.model.arch.sizes] == [1, 2]

@@ -7,7 +7,7 @@ from quala.workflow import Flow, workflow
 
 @workflow("binarybert")
 def binarybert(flow: Flow) -> None:
-    """Distil half of the fine-tuned model at 2 bits, split it in two, distil it at 1 bit."""
+    """Distill half of the fine-tuned model at 2 bits, split it in two, distill it at 1 bit."""
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     ternary = flow.run("distill", data=data, teacher=teacher)

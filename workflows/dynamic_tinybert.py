@@ -1,4 +1,4 @@
-"""Dynamic-TinyBERT (arXiv 2111.09645): a distilled student, lengths by Bayesian optimisation."""
+"""Dynamic-TinyBERT (arXiv 2111.09645): a distilled student, lengths by Bayesian optimization."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from quala.workflow import Flow, workflow
 
 @workflow("dynamic_tinybert")
 def dynamic_tinybert(flow: Flow) -> None:
-    """Distil as TinyBERT does, then search lengths, with or without LengthDrop in between.
+    """Distill as TinyBERT does, then search lengths, with or without LengthDrop in between.
 
     The student copies layers of the teacher, or starts from `model.student` where that is given.
     """

@@ -7,7 +7,7 @@ from quala.workflow import Flow, workflow
 
 @workflow("kdlsq")
 def kdlsq(flow: Flow) -> None:
-    """Distil the fine-tuned model into itself with learned steps for all it rounds."""
+    """Distill the fine-tuned model into itself with learned steps for all it rounds."""
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     student = flow.run("distill", data=data, teacher=teacher)

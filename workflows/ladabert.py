@@ -8,7 +8,7 @@ from quala.workflow import Flow, workflow
 
 @workflow("ladabert")
 def ladabert(flow: Flow) -> None:
-    """Factorise and prune the fine-tuned model in steps, and heal each by distillation."""
+    """Factorize and prune the fine-tuned model in steps, and heal each by distillation."""
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     config, student = flow.settings.stages["distill"], None

@@ -1,4 +1,4 @@
-"""QuaLA-MiniLM (arXiv 2210.17114): distil, adapt to lengths, quantize, search, measure."""
+"""QuaLA-MiniLM (arXiv 2210.17114): distill, adapt to lengths, quantize, search, measure."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from quala.workflow import Flow, workflow
 
 @workflow("ternarybert")
 def ternarybert(flow: Flow) -> None:
-    """Distil the fine-tuned model into itself with ternary weights and 8-bit activations."""
+    """Distill the fine-tuned model into itself with ternary weights and 8-bit activations."""
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     student = flow.run("distill", data=data, teacher=teacher)

@@ -7,7 +7,7 @@ from quala.workflow import Flow, workflow
 
 @workflow("xtc")
 def xtc(flow: Flow) -> None:
-    """Keep some layers of the fine-tuned model and distil it into them at 1 or 2 bits."""
+    """Keep some layers of the fine-tuned model and distill it into them at 1 or 2 bits."""
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     student = flow.run("distill", data=data, teacher=teacher)

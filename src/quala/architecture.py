@@ -164,7 +164,7 @@ class Architecture:
 
     @property
     def embedding_rank(self) -> int:
-        """Return the width of the word embeddings' table where it is factorised, else 0."""
+        """Return the width of the word embeddings' table where it is factorized, else 0."""
         return self.structure.embedding_rank if self.structure is not None else 0
 
     @property

@@ -112,9 +112,9 @@ def test_twenty_numbers_are_apart() -> None:
     assert gaps.min() > max(6.0, plain_gaps.min())
 
 
-def test_systems_differ_in_colour_and_marker() -> None:
+def test_systems_differ_in_color_and_marker() -> None:
     names = [f"system {number}" for number in range(9)]
     found = styles([*names, "fine-tuned"])
-    assert len({style.colour for style in found.values()}) == 10
+    assert len({style.color for style in found.values()}) == 10
     assert len({style.marker for style in found.values()}) == 10
     assert len({style.symbol for style in found.values()}) == 10

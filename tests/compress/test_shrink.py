@@ -1,4 +1,4 @@
-"""Factorised encoders: formula, function, iteration."""
+"""Factorized encoders: formula, function, iteration."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from quala.compress.depth import keep_layers
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.prune.magnitude import magnitude_masks, prunable_weights
 from quala.compress.shrink import (
-    FactoriseConfig,
-    factorise,
+    FactorizeConfig,
+    factorize,
     hybrid_compress,
     rank_for_ratio,
     weight_budget,
 )
 from quala.compress.structure import (
-    FactorisedEmbedding,
-    FactorisedLinear,
+    FactorizedEmbedding,
+    FactorizedLinear,
     embedding_name,
     linear_names,
 )
@@ -47,15 +47,15 @@ def test_full_rank_computes_the_same(
 ) -> None:
     hf, batch = build_hf(family), make_batch([9, 20], family=family)
     width = 8 if family == "electra" else 16
-    full = factorise(hf, FactoriseConfig(linear_rank=16, embedding_rank=width))
-    assert isinstance(full.get_submodule(embedding_name(full)), FactorisedEmbedding)
+    full = factorize(hf, FactorizeConfig(linear_rank=16, embedding_rank=width))
+    assert isinstance(full.get_submodule(embedding_name(full)), FactorizedEmbedding)
     torch.testing.assert_close(wrap(full)(batch), wrap(hf)(batch), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
     hf = build_hf(family)
-    small = factorise(hf, FactoriseConfig(linear_rank=3, embedding_rank=2))
+    small = factorize(hf, FactorizeConfig(linear_rank=3, embedding_rank=2))
     wide = 8 if family == "electra" else 16
     square, tall = 3 * (16 + 16) - 16 * 16, 3 * (16 + 32) - 16 * 32
     table = 2 * (50 + wide) - 50 * wide
@@ -66,7 +66,7 @@ def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
 def test_macs_are_those_that_torch_counts(build_hf: BuildHf, make_batch: MakeBatch) -> None:
     """Both differ by the elementwise products only, which the factors do not change."""
     hf, batch = build_hf(), make_batch([20])
-    small = factorise(hf, FactoriseConfig(linear_ratio=2.0, embedding_rank=2))
+    small = factorize(hf, FactorizeConfig(linear_ratio=2.0, embedding_rank=2))
     counted = []
     for model in (wrap(hf), wrap(small)):
         with FlopCounterMode(display=False) as counter:
@@ -78,7 +78,7 @@ def test_macs_are_those_that_torch_counts(build_hf: BuildHf, make_batch: MakeBat
 
 
 def test_ranks_follow_the_ratio(build_hf: BuildHf) -> None:
-    small = factorise(build_hf(), FactoriseConfig(linear_ratio=2.0))
+    small = factorize(build_hf(), FactorizeConfig(linear_ratio=2.0))
     ranks = [small.get_submodule(name).rank for name in linear_names(small)[0].values()]
     assert ranks == [4, 4, 4, 4, 5, 5]
 
@@ -93,34 +93,34 @@ def test_the_rank_is_the_largest_that_meets_the_ratio(
     assert (rank + 1) * sum(shape) > dense / ratio
 
 
-def test_factorising_in_steps_lowers_ranks_only(build_hf: BuildHf) -> None:
+def test_factorizing_in_steps_lowers_ranks_only(build_hf: BuildHf) -> None:
     hf = build_hf()
-    half = factorise(hf, FactoriseConfig(linear_ratio=2.0))
-    third = factorise(half, FactoriseConfig(linear_ratio=3.0))
-    direct = factorise(hf, FactoriseConfig(linear_ratio=3.0))
+    half = factorize(hf, FactorizeConfig(linear_ratio=2.0))
+    third = factorize(half, FactorizeConfig(linear_ratio=3.0))
+    direct = factorize(hf, FactorizeConfig(linear_ratio=3.0))
     assert count(third) == count(direct) < count(half)
     name = linear_names(hf)[0]["ffn_in"]
     one, other = third.get_submodule(name), direct.get_submodule(name)
-    assert isinstance(one, FactorisedLinear)
-    assert isinstance(other, FactorisedLinear)
+    assert isinstance(one, FactorizedLinear)
+    assert isinstance(other, FactorizedLinear)
     torch.testing.assert_close(one.dense_weight(), other.dense_weight(), atol=1e-10, rtol=0)
-    again = factorise(third, FactoriseConfig(linear_ratio=2.0))
+    again = factorize(third, FactorizeConfig(linear_ratio=2.0))
     assert count(again) == count(third)
 
 
 def test_the_original_is_untouched(build_hf: BuildHf) -> None:
     hf = build_hf()
     before = {name: value.clone() for name, value in hf.state_dict().items()}
-    factorise(hf, FactoriseConfig(linear_rank=2, embedding_rank=2))
+    factorize(hf, FactorizeConfig(linear_rank=2, embedding_rank=2))
     assert all(torch.equal(value, before[name]) for name, value in hf.state_dict().items())
     assert not hasattr(hf.config, KEY)
 
 
-def test_a_factorised_model_drops_tokens(build: Build, make_batch: MakeBatch) -> None:
+def test_a_factorized_model_drops_tokens(build: Build, make_batch: MakeBatch) -> None:
     from quala.lengths import LengthConfig
 
     model = build()
-    small = wrap(factorise(model.hf, FactoriseConfig(linear_rank=3)))
+    small = wrap(factorize(model.hf, FactorizeConfig(linear_rank=3)))
     assert small(make_batch([20, 9]), LengthConfig((16, 8, 4), 32)).shape == (2, 20, 2)
 
 
@@ -136,14 +136,14 @@ def test_a_factorised_model_drops_tokens(build: Build, make_batch: MakeBatch) ->
 )
 def test_senseless_configs_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(QualaError):
-        FactoriseConfig(**values)
+        FactorizeConfig(**values)
 
 
 def test_both_factors_are_quantized(build_hf: BuildHf, make_batch: MakeBatch) -> None:
     from quala.compress.quantize.config import QuantizeConfig
     from quala.compress.quantize.transform import calibrate, quantize
 
-    small = factorise(build_hf().float(), FactoriseConfig(linear_rank=6, embedding_rank=6))
+    small = factorize(build_hf().float(), FactorizeConfig(linear_rank=6, embedding_rank=6))
     model, batch = wrap(small), make_batch([20])
     before = model(batch).detach()
     names = quantize(small, QuantizeConfig())
@@ -160,7 +160,7 @@ def test_a_quantized_model_is_refused(build_hf: BuildHf) -> None:
     hf = build_hf()
     quantize(hf, QuantizeConfig())
     with pytest.raises(QualaError, match="before quantizing"):
-        factorise(hf, FactoriseConfig(linear_rank=2))
+        factorize(hf, FactorizeConfig(linear_rank=2))
 
 
 def kept(small: Any, masks: dict[str, torch.Tensor]) -> int:
@@ -190,7 +190,7 @@ def test_the_combination_is_svd_then_pruning(build_hf: BuildHf) -> None:
     matrices = sum(w.numel() for w in prunable_weights(hf).values())
     budget = round(count(hf) / 2.5) - (count(hf) - matrices)
     svd = math.sqrt(matrices / budget)
-    slow = factorise(hf, FactoriseConfig(linear_ratio=svd, embedding_ratio=svd))
+    slow = factorize(hf, FactorizeConfig(linear_ratio=svd, embedding_ratio=svd))
     weights = prunable_weights(slow)
     total = sum(w.numel() for w in weights.values())
     for name, mask in magnitude_masks(weights, (total - budget) / total).items():
@@ -205,7 +205,7 @@ def test_without_svd_the_matrices_stay_dense_and_the_original_untouched(
     config = HybridConfig(2.0, svd_share=0.0)
     small, _ = hybrid_compress(hf, config, original_parameters=count(hf))
     name = linear_names(small)[0]["query"]
-    assert not isinstance(small.get_submodule(name), FactorisedLinear)
+    assert not isinstance(small.get_submodule(name), FactorizedLinear)
     assert bool(hf.get_parameter(f"{name}.weight").all())
 
 
@@ -258,7 +258,7 @@ def test_a_student_of_fewer_layers_is_compressed_from_its_own_size(build_hf: Bui
     budget = weight_budget(student, config, original_parameters=count(hf))
     matrices = sum(w.numel() for w in prunable_weights(student).values())
     ratio = matrices / budget
-    slow = factorise(student, FactoriseConfig(linear_ratio=ratio, embedding_ratio=ratio))
+    slow = factorize(student, FactorizeConfig(linear_ratio=ratio, embedding_ratio=ratio))
     assert count(small) == count(slow) <= round(count(hf) / 3.0)
     assert kept(small, masks) == count(small)
 

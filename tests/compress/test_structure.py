@@ -16,10 +16,10 @@ from transformers import AutoTokenizer, PreTrainedModel
 from quala.architecture import KEY, LayerSizes, Structure
 from quala.compress.depth import keep_layers
 from quala.compress.prune.structured import keep_units
-from quala.compress.shrink import FactoriseConfig, factorise
+from quala.compress.shrink import FactorizeConfig, factorize
 from quala.compress.structure import (
-    FactorisedEmbedding,
-    FactorisedLinear,
+    FactorizedEmbedding,
+    FactorizedLinear,
     is_structured,
     load_structured,
     structure_of,
@@ -77,19 +77,19 @@ def test_both_factors_have_the_singular_values() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_full_rank_is_exact(bias: bool) -> None:
     dense, x = linear(5, 7, bias=bias), matrix(4, 5, seed=1)
-    layer = FactorisedLinear.from_linear(dense, 5)
+    layer = FactorizedLinear.from_linear(dense, 5)
     torch.testing.assert_close(layer(x), dense(x), atol=1e-12, rtol=0)
 
 
-def test_a_factorised_layer_has_r_times_m_plus_n_weights_and_its_bias() -> None:
-    layer = FactorisedLinear.from_linear(linear(5, 7), 2)
+def test_a_factorized_layer_has_r_times_m_plus_n_weights_and_its_bias() -> None:
+    layer = FactorizedLinear.from_linear(linear(5, 7), 2)
     assert sum(weight.numel() for weight in layer.parameters()) == 2 * (5 + 7) + 7
     assert (layer.in_features, layer.out_features, layer.rank) == (5, 7, 2)
 
 
-def test_factorising_again_truncates_further() -> None:
+def test_factorizing_again_truncates_further() -> None:
     dense = linear(6, 9)
-    twice = FactorisedLinear.from_linear(FactorisedLinear.from_linear(dense, 4), 2)
+    twice = FactorizedLinear.from_linear(FactorizedLinear.from_linear(dense, 4), 2)
     expected = truncated(dense.weight.detach(), 2)
     torch.testing.assert_close(twice.dense_weight().detach(), expected, atol=1e-12, rtol=0)
     assert torch.equal(twice.up.bias, dense.bias)
@@ -97,7 +97,7 @@ def test_factorising_again_truncates_further() -> None:
 
 def test_the_factors_share_no_storage_with_the_dense_layer() -> None:
     dense = linear(5, 7)
-    layer, before = FactorisedLinear.from_linear(dense, 5), dense.bias.detach().clone()
+    layer, before = FactorizedLinear.from_linear(dense, 5), dense.bias.detach().clone()
     with torch.no_grad():
         layer.up.bias.add_(1)
     assert torch.equal(dense.bias, before)
@@ -105,32 +105,32 @@ def test_the_factors_share_no_storage_with_the_dense_layer() -> None:
 
 def test_an_embedding_is_the_truncated_svd_of_its_table() -> None:
     dense = nn.Embedding.from_pretrained(matrix(11, 6), padding_idx=0)
-    layer, ids = FactorisedEmbedding.from_embedding(dense, 3), torch.tensor([[0, 4], [10, 4]])
+    layer, ids = FactorizedEmbedding.from_embedding(dense, 3), torch.tensor([[0, 4], [10, 4]])
     torch.testing.assert_close(layer(ids), truncated(matrix(11, 6), 3)[ids], atol=1e-12, rtol=0)
     assert sum(weight.numel() for weight in layer.parameters()) == 3 * (11 + 6)
     assert layer.table.padding_idx == 0
 
 
-def test_an_embedding_factorised_again_truncates_further() -> None:
+def test_an_embedding_factorized_again_truncates_further() -> None:
     dense = nn.Embedding.from_pretrained(matrix(11, 6))
-    layer = FactorisedEmbedding.from_embedding(dense, 5)
-    twice = FactorisedEmbedding.from_embedding(layer, 2).dense_weight().detach()
+    layer = FactorizedEmbedding.from_embedding(dense, 5)
+    twice = FactorizedEmbedding.from_embedding(layer, 2).dense_weight().detach()
     torch.testing.assert_close(twice, truncated(matrix(11, 6), 2), atol=1e-12, rtol=0)
 
 
 def test_frozen_layers_stay_frozen() -> None:
     dense = linear(5, 7)
     dense.weight.requires_grad_(False)
-    layer = FactorisedLinear.from_linear(dense, 2)
+    layer = FactorizedLinear.from_linear(dense, 2)
     assert not layer.up.weight.requires_grad
     assert layer.up.bias.requires_grad
     table = nn.Embedding.from_pretrained(matrix(11, 6))
-    assert not FactorisedEmbedding.from_embedding(table, 3).table.weight.requires_grad
+    assert not FactorizedEmbedding.from_embedding(table, 3).table.weight.requires_grad
 
 
-def test_factorising_draws_no_random_number() -> None:
+def test_factorizing_draws_no_random_number() -> None:
     dense, before = linear(5, 7), torch.get_rng_state()
-    FactorisedLinear.from_linear(dense, 2)
+    FactorizedLinear.from_linear(dense, 2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -142,7 +142,7 @@ def test_a_rank_beyond_the_smaller_side_is_refused(rank: int) -> None:
 
 def test_a_layer_of_no_rank_is_refused() -> None:
     with pytest.raises(QualaError, match="1 or more"):
-        FactorisedLinear(4, 4, 0)
+        FactorizedLinear(4, 4, 0)
 
 
 HEADS = [[0, 2], [3], [0, 1, 2, 3]]
@@ -151,7 +151,7 @@ NEURONS = [range(16), range(2), range(30)]
 
 def compressed(hf: PreTrainedModel) -> PreTrainedModel:
     small = keep_units(hf, heads=HEADS, neurons=NEURONS)
-    return factorise(small, FactoriseConfig(linear_rank=2, embedding_rank=3))
+    return factorize(small, FactorizeConfig(linear_rank=2, embedding_rank=3))
 
 
 def edited(folder: Path, change: Any) -> None:

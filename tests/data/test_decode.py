@@ -39,7 +39,7 @@ def standard(features: FeatureSet, outputs: list[np.ndarray], index: int) -> Sco
 
 
 def random_outputs(features: FeatureSet, seed: int) -> list[np.ndarray]:
-    """Logits of a model that has learnt that answers stand in the context."""
+    """Logits of a model that has learned that answers stand in the context."""
     rng = np.random.default_rng(seed)
     outputs = [rng.standard_normal((n, 2)).astype(np.float32) for n in features.lengths]
     for logits, (first, last) in zip(outputs, features.context_range):

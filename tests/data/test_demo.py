@@ -105,13 +105,13 @@ def _same_shape(example: QAExample) -> list[str]:
     return [text for text in COMMON if text in example.context]
 
 
-def _answer_of_a_neighbour(example: QAExample, rng: Random) -> str:
+def _answer_of_a_neighbor(example: QAExample, rng: Random) -> str:
     """Guess with an oracle for all the spans that answer some question of this context."""
     return rng.choice(sorted({e.answers[0] for e in TEST if e.context == example.context}))
 
 
 @pytest.mark.parametrize(
-    "guess", [_first_capitalised, _random_of_the_same_shape, _answer_of_a_neighbour]
+    "guess", [_first_capitalised, _random_of_the_same_shape, _answer_of_a_neighbor]
 )
 def test_guessing_scores_low(guess: Callable[[QAExample, Random], str]) -> None:
     assert _f1(guess) < 45

@@ -253,8 +253,8 @@ def test_test_labels_are_indexed_as_those_of_train(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"text": "a", "label": -1}], "unlabelled split"),
-        ([{"text": "a", "label": None}], "unlabelled split"),
+        ([{"text": "a", "label": -1}], "unlabeled split"),
+        ([{"text": "a", "label": None}], "unlabeled split"),
         ([{"text": "a"}], "has no `label`"),
         ([{"body": "a", "label": 1}], "has no text column"),
         ([{"text": 1, "label": 1}], "`text` must be a string"),

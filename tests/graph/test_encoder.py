@@ -19,10 +19,10 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import calibrate, quantize
-from quala.compress.shrink import FactoriseConfig, factorise
+from quala.compress.shrink import FactorizeConfig, factorize
 from quala.errors import QualaError
 from quala.graph.encoder import build_graph
-from quala.graph.specialize import Shape, specialise
+from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 
@@ -174,7 +174,7 @@ def test_reference_semantics_are_refused(build: Build) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_pruned_and_factorised_layers_are_exported(
+def test_pruned_and_factorized_layers_are_exported(
     family: str, build: Build, make_batch: MakeBatch
 ) -> None:
     hf = keep_units(
@@ -182,10 +182,10 @@ def test_pruned_and_factorised_layers_are_exported(
         heads=[[0, 2], [3], [0, 1, 2, 3]],
         neurons=[range(16), range(2), range(30)],
     )
-    small = factorise(hf, FactoriseConfig(linear_rank=2, embedding_rank=4))
+    small = factorize(hf, FactorizeConfig(linear_rank=2, embedding_rank=4))
     model = LengthAdaptiveModel(small)
     graph = build_graph(model, sequence_length=32)
-    fused = specialise(graph, Shape(frozenset(), padded=False), fuse=True)
+    fused = specialize(graph, Shape(frozenset(), padded=False), fuse=True)
     batch = make_batch([20, 20], family=family)
     for lengths in LENGTHS:
         expected = model(batch, lengths).detach().numpy()

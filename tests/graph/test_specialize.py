@@ -12,7 +12,7 @@ import pytest
 from torch import Tensor
 
 from quala.graph.encoder import build_graph
-from quala.graph.specialize import Shape, specialise
+from quala.graph.specialize import Shape, specialize
 from quala.models.adaptive import LengthAdaptiveModel
 
 Build = Callable[..., LengthAdaptiveModel]
@@ -49,7 +49,7 @@ def test_known_drops_change_nothing(
 ) -> None:
     for tokens, padded in (([20, 20], False), ([7, 20, 32], True)):
         batch = make_batch(tokens)
-        small = specialise(graph, Shape(frozenset(drops), padded), fuse=fuse)
+        small = specialize(graph, Shape(frozenset(drops), padded), fuse=fuse)
         mask = batch["attention_mask"].bool().numpy()
         expected, found = run(graph, batch, lengths)[0], run(small, batch, lengths)[0]
         np.testing.assert_allclose(found[mask], expected[mask], atol=1e-4)
@@ -64,7 +64,7 @@ def test_integer_products_take_their_biases_along(
 ) -> None:
     graph = build_graph(integer, sequence_length=32)
     shape, batch = Shape(frozenset(drops), padded=True), make_batch([7, 20, 32])
-    plain, fused = (specialise(graph, shape, fuse=fuse) for fuse in (False, True))
+    plain, fused = (specialize(graph, shape, fuse=fuse) for fuse in (False, True))
     kinds = [node.op_type for node in fused.graph.node]
     assert kinds.count("MatMulIntegerToFloat") == 3 * 4  # queries, keys and values are one product
     assert kinds.count("DequantizeLinear") == 0
@@ -73,14 +73,14 @@ def test_integer_products_take_their_biases_along(
 
 
 def test_a_full_length_graph_ranks_nothing(graph: onnx.ModelProto) -> None:
-    small = specialise(graph, Shape(frozenset(), padded=False))
+    small = specialize(graph, Shape(frozenset(), padded=False))
     kinds = {node.op_type for node in small.graph.node}
     assert kinds.isdisjoint({"If", "TopK", "GatherND"})
 
 
 def test_survivors_are_the_places_kept(graph: onnx.ModelProto, make_batch: MakeBatch) -> None:
     batch = make_batch([10, 32])
-    small = specialise(graph, Shape(frozenset({0, 2})))
+    small = specialize(graph, Shape(frozenset({0, 2})))
     logits, first, taken, second, left = run(small, batch, TWO)
     assert logits.shape == (2, 32, 2)
     assert (first.shape, second.shape) == ((2, 16), (2, 5))
@@ -91,5 +91,5 @@ def test_survivors_are_the_places_kept(graph: onnx.ModelProto, make_batch: MakeB
 
 def test_constants_that_nobody_reads_are_left_out(build: Build) -> None:
     graph = build_graph(build(significance="span").float(), sequence_length=32)
-    small = specialise(graph, Shape(frozenset(), padded=False))
+    small = specialize(graph, Shape(frozenset(), padded=False))
     assert small.ByteSize() < graph.ByteSize()

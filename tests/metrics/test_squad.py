@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from quala.errors import QualaError
-from quala.metrics.squad import answer_exact, answer_f1, evaluate_predictions, normalise_answer
+from quala.metrics.squad import answer_exact, answer_f1, evaluate_predictions, normalize_answer
 
 WORDS = [
     "The",
@@ -48,8 +48,8 @@ def random_text(rng: random.Random) -> str:
         ("İstanbul", "i̇stanbul"),
     ],
 )
-def test_normalisation_is_the_official_one(text: str, normal: str) -> None:
-    assert normalise_answer(text) == normal
+def test_normalization_is_the_official_one(text: str, normal: str) -> None:
+    assert normalize_answer(text) == normal
 
 
 def test_f1_counts_repeated_words() -> None:

@@ -110,7 +110,7 @@ def test_lengths_that_keep_everything_change_nothing(build: Build, make_batch: M
 
 @pytest.mark.parametrize(("kind", "significance"), KINDS_AND_STRATEGIES)
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_padding_and_neighbours_do_not_matter(
+def test_padding_and_neighbors_do_not_matter(
     family: str, kind: str, significance: str, build: Build, make_batch: MakeBatch
 ) -> None:
     model = build(family, kind, significance=significance)
@@ -118,8 +118,8 @@ def test_padding_and_neighbours_do_not_matter(
     together = model(batch, LENGTHS)
     for row, tokens in enumerate([5, 13, 32, 1]):
         alone = model(one(batch, row), LENGTHS)[0]
-        neighbour = together[row][:tokens] if kind == "question-answering" else together[row]
-        torch.testing.assert_close(neighbour, alone, atol=1e-5, rtol=0)
+        neighbor = together[row][:tokens] if kind == "question-answering" else together[row]
+        torch.testing.assert_close(neighbor, alone, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("tokens", [[32, 32], [30, 11, 19]])

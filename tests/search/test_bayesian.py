@@ -1,4 +1,4 @@
-"""Bayesian optimisation of lengths, against an Optuna study that is asked and told by hand."""
+"""Bayesian optimization of lengths, against an Optuna study that is asked and told by hand."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_average_rounds_halves_up() -> None:
     assert operators.average(first, second, space=Space(2, 16)).lengths == (11, 6)
 
 
-def test_mutation_keeps_a_length_between_its_neighbours() -> None:
+def test_mutation_keeps_a_length_between_its_neighbors() -> None:
     gene = LengthConfig((300, 200, 100), 384)
     for seed in range(200):
         child = operators.mutate(gene, Random(seed), space=Space(3, 384), probability=0.5)

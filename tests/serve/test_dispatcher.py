@@ -164,7 +164,7 @@ def test_a_stop_does_not_wait_for_others(toy: Any) -> None:
 @pytest.mark.parametrize(
     ("bad", "error"), [("refuse", QualaError), ("fail", Refusal)], ids=["refused", "failed"]
 )
-def test_a_bad_query_does_not_spoil_its_neighbours(
+def test_a_bad_query_does_not_spoil_its_neighbors(
     toy: Any, bad: str, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene() -> list[Any]:

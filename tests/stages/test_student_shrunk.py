@@ -193,7 +193,7 @@ def test_a_step_leaves_the_zeros_even_where_there_was_a_gradient(
     module, masks = training
     weights = dict(module.model.hf.named_parameters())
     before = {name: weights[name].clone() for name in masks}
-    made = module.configure_optimizers()  # the schedule wants its optimiser alive
+    made = module.configure_optimizers()  # the schedule wants its optimizer alive
     made["optimizer"].step()
     for name, mask in masks.items():
         assert not weights[name][~mask].any(), name

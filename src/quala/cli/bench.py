@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         inputs = token_counts(arguments.data, longest=card.sequence_length) * arguments.repeats
         entries = [*_baselines(arguments, card), *_points(arguments, folder, card)]
-        inputs.sort()  # a batch holds neighbours in length
+        inputs.sort()  # a batch holds neighbors in length
     found = [timing for size in batches for timing in compare(entries, inputs, batch=size)]
     machine = processor()
     if arguments.json:

@@ -1,4 +1,4 @@
-"""How a system looks in every chart of a comparison: one colour and one marker."""
+"""How a system looks in every chart of a comparison: one color and one marker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 INK, FRONT = "#222222", "#9ca3af"
-_COLOURS = (
+_COLORS = (
     "#0369a1", "#c2410c", "#7c3aed", "#15803d", "#db2777", "#ca8a04", "#0891b2", "#78350f",
     "#84cc16",
 )  # fmt: skip
@@ -35,20 +35,20 @@ _MARKERS = (
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A colour, and a marker in the words of matplotlib and of plotly."""
+    """A color, and a marker in the words of matplotlib and of plotly."""
 
-    colour: str
+    color: str
     marker: str
     symbol: str
 
 
 def styles(systems: Sequence[str]) -> Mapping[str, Style]:
-    """Return the style of each system; with more than nine, colours and markers part ways."""
+    """Return the style of each system; with more than nine, colors and markers part ways."""
     found = {TEACHER: Style(INK, "D", "diamond")}
     for number, system in enumerate(name for name in systems if name != TEACHER):
-        turn, place = divmod(number, len(_COLOURS))
+        turn, place = divmod(number, len(_COLORS))
         marker, symbol = _MARKERS[(place + turn) % len(_MARKERS)]
-        found[system] = Style(_COLOURS[place], marker, symbol)
+        found[system] = Style(_COLORS[place], marker, symbol)
     return found
 
 
@@ -243,7 +243,7 @@ def _draw(axis: Axes, chart: Chart, names: Mapping[str, str], styles: Mapping[st
         style = styles[one.system]
         marker: dict[str, Any] = {
             "marker": style.marker,
-            "color": style.colour,
+            "color": style.color,
             "linestyle": "none",
         }
         if one.others:
@@ -298,6 +298,6 @@ def _number(axis: Axes, chart: Chart, styles: Mapping[str, Style]) -> None:
             ha="center",
             va="center",
             fontsize=8,
-            color=style.colour,
+            color=style.color,
             zorder=5,
         )

@@ -130,7 +130,7 @@ def _add(
             x=x,
             y=y,
             mode="markers",
-            marker={"color": style.colour, "symbol": style.symbol, "size": 5, "opacity": 0.35},
+            marker={"color": style.color, "symbol": style.symbol, "size": 5, "opacity": 0.35},
             showlegend=False,
             hovertemplate=f"{escape(name)}, other lengths<br>{hover}<extra></extra>",
         )
@@ -141,11 +141,11 @@ def _add(
         text=[str(mark.number) for mark in series.marks],
         customdata=[escape(f"{mark.number}: {name} {mark.text}") for mark in series.marks],
         textposition=[places[mark.number] for mark in series.marks],
-        textfont={"color": style.colour, "size": 11},
+        textfont={"color": style.color, "size": 11},
         mode="markers+text",
         cliponaxis=False,
         marker={
-            "color": style.colour,
+            "color": style.color,
             "symbol": style.symbol,
             "size": 10,
             "line": {"color": "white", "width": 1},

@@ -37,7 +37,7 @@ def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
     stack = nn.ModuleList(_layers(small, path)[i] for i in kept)
     setattr(small.base_model.get_submodule(parent), leaf, stack)
     small.config.num_hidden_layers = len(kept)
-    if hasattr(small.config, KEY):  # the layers were pruned or factorised before
+    if hasattr(small.config, KEY):  # the layers were pruned or factorized before
         record_structure(small)
     for place, layer in enumerate(stack):
         for module in layer.modules():

@@ -1,4 +1,4 @@
-"""Factorise an encoder's matrices (LadaBERT, arXiv 2004.04124; ROSITA, arXiv 2103.11367)."""
+"""Factorize an encoder's matrices (LadaBERT, arXiv 2004.04124; ROSITA, arXiv 2103.11367)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from quala.compress.prune.config import HybridConfig, split_ratio
 from quala.compress.prune.magnitude import Masks, apply_masks, magnitude_masks, prunable_weights
 from quala.compress.structure import (
-    FactorisedEmbedding,
-    FactorisedLinear,
+    FactorizedEmbedding,
+    FactorizedLinear,
     embedding_name,
     float_embedding,
     float_linear,
@@ -25,7 +25,7 @@ _Model = TypeVar("_Model", bound=PreTrainedModel)
 
 
 @dataclass(frozen=True)
-class FactoriseConfig:
+class FactorizeConfig:
     """How far the encoder's matrices and the word embeddings shrink; 0 leaves them as they are.
 
     Raises:
@@ -54,7 +54,7 @@ class FactoriseConfig:
                     f"`{kind}_ratio` {ratio} and `{kind}_rank` {rank} exclude each other."
                 )
         if not (self.linear_ratio or self.linear_rank or self._embedding):
-            raise QualaError("Nothing to factorise; give a ratio or a rank above 0.")
+            raise QualaError("Nothing to factorize; give a ratio or a rank above 0.")
 
     @property
     def _embedding(self) -> bool:
@@ -72,10 +72,10 @@ def rank_for_ratio(rows: int, columns: int, ratio: float) -> int:
     return max(1, int(rows * columns / (ratio * (rows + columns))))
 
 
-def factorise(hf: _Model, config: FactoriseConfig) -> _Model:
+def factorize(hf: _Model, config: FactorizeConfig) -> _Model:
     """Return a copy of `hf` whose encoder matrices and word embeddings are truncated SVDs.
 
-    Ratios count against the dense matrix, so the same call on a factorised model lowers its
+    Ratios count against the dense matrix, so the same call on a factorized model lowers its
     ranks further; a layer whose rank is low enough already is left alone.
 
     Raises:
@@ -87,14 +87,14 @@ def factorise(hf: _Model, config: FactoriseConfig) -> _Model:
             linear = float_linear(small, name)
             shape = linear.out_features, linear.in_features
             rank = config.linear_rank or rank_for_ratio(*shape, config.linear_ratio)
-            if not isinstance(linear, FactorisedLinear) or linear.rank > rank:
-                small.set_submodule(name, FactorisedLinear.from_linear(linear, rank))
+            if not isinstance(linear, FactorizedLinear) or linear.rank > rank:
+                small.set_submodule(name, FactorizedLinear.from_linear(linear, rank))
     if config.embedding_ratio or config.embedding_rank:
         table = float_embedding(small)
         shape = table.num_embeddings, table.embedding_dim
         rank = config.embedding_rank or rank_for_ratio(*shape, config.embedding_ratio)
-        if not isinstance(table, FactorisedEmbedding) or table.rank > rank:
-            made = FactorisedEmbedding.from_embedding(table, rank)
+        if not isinstance(table, FactorizedEmbedding) or table.rank > rank:
+            made = FactorizedEmbedding.from_embedding(table, rank)
             small.set_submodule(embedding_name(small), made)
     return record_structure(small)
 
@@ -102,7 +102,7 @@ def factorise(hf: _Model, config: FactoriseConfig) -> _Model:
 def hybrid_compress(
     hf: _Model, config: HybridConfig, *, original_parameters: int
 ) -> tuple[_Model, Masks]:
-    """Return a factorised and pruned copy of `hf`, and the masks that training must keep.
+    """Return a factorized and pruned copy of `hf`, and the masks that training must keep.
 
     Of P = `original_parameters`, P / ratio may be non-zero. With F that no method touches
     (biases, LayerNorms, positions, head) the D weights that the matrices of `hf` would have if
@@ -118,10 +118,10 @@ def hybrid_compress(
     svd, _ = split_ratio(_dense_weights(hf, config) / budget, config.svd_share)
     small = hf
     if svd > 1:
-        ratios = FactoriseConfig(
+        ratios = FactorizeConfig(
             linear_ratio=svd, embedding_ratio=svd if config.embeddings else 0.0
         )
-        small = factorise(hf, ratios)
+        small = factorize(hf, ratios)
     weights = prunable_weights(small, embeddings=config.embeddings)
     left = sum(weight.numel() for weight in weights.values())
     masks = magnitude_masks(weights, max(0.0, 1 - budget / left))
@@ -152,7 +152,7 @@ def weight_budget(hf: PreTrainedModel, config: HybridConfig, *, original_paramet
 
 
 def _dense_weights(hf: PreTrainedModel, config: HybridConfig) -> int:
-    """Count the weights of all matrices that are compressed, as if none were factorised."""
+    """Count the weights of all matrices that are compressed, as if none were factorized."""
     linears = (float_linear(hf, name) for layer in linear_names(hf) for name in layer.values())
     total = sum(linear.in_features * linear.out_features for linear in linears)
     if config.embeddings:

@@ -44,7 +44,7 @@ def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return first.to(matrix.dtype).contiguous(), second.to(matrix.dtype).contiguous()
 
 
-class FactorisedLinear(nn.Module):
+class FactorizedLinear(nn.Module):
     """y = (x down^T) up^T + bias, with `down` (rank, in) and `up` (out, rank) plain linear layers.
 
     Raises:
@@ -61,13 +61,13 @@ class FactorisedLinear(nn.Module):
         self.up = nn.Linear(rank, out_features, bias=bias)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear | FactorisedLinear, rank: int) -> Self:
-        """Return the truncated SVD of `linear`, which may be factorised already.
+    def from_linear(cls, linear: nn.Linear | FactorizedLinear, rank: int) -> Self:
+        """Return the truncated SVD of `linear`, which may be factorized already.
 
         Raises:
             QualaError: for a rank outside 1 to the smaller side of the matrix.
         """
-        if isinstance(linear, FactorisedLinear):
+        if isinstance(linear, FactorizedLinear):
             weight, bias = linear.dense_weight(), linear.up.bias
         else:
             weight, bias = linear.weight, linear.bias
@@ -105,7 +105,7 @@ class FactorisedLinear(nn.Module):
         return product
 
 
-class FactorisedEmbedding(nn.Module):
+class FactorizedEmbedding(nn.Module):
     """Rows of a narrow `table` (rows, rank), widened by the linear layer `up` (width, rank).
 
     Raises:
@@ -122,13 +122,13 @@ class FactorisedEmbedding(nn.Module):
         self.up = nn.Linear(rank, embedding_dim, bias=False)
 
     @classmethod
-    def from_embedding(cls, embedding: nn.Embedding | FactorisedEmbedding, rank: int) -> Self:
-        """Return the truncated SVD of `embedding`, which may be factorised already.
+    def from_embedding(cls, embedding: nn.Embedding | FactorizedEmbedding, rank: int) -> Self:
+        """Return the truncated SVD of `embedding`, which may be factorized already.
 
         Raises:
             QualaError: for a rank outside 1 to the smaller side of the table.
         """
-        if isinstance(embedding, FactorisedEmbedding):
+        if isinstance(embedding, FactorizedEmbedding):
             weight, padding = embedding.dense_weight(), embedding.table.padding_idx
         else:
             weight, padding = embedding.weight, embedding.padding_idx
@@ -165,8 +165,8 @@ class FactorisedEmbedding(nn.Module):
 
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
-AnyLinear = nn.Linear | FactorisedLinear
-AnyEmbedding = nn.Embedding | FactorisedEmbedding
+AnyLinear = nn.Linear | FactorizedLinear
+AnyEmbedding = nn.Embedding | FactorizedEmbedding
 
 
 def head_size(hf: PreTrainedModel) -> int:
@@ -188,9 +188,9 @@ def embedding_name(hf: PreTrainedModel) -> str:
 
 
 def float_linear(hf: PreTrainedModel, name: str) -> AnyLinear:
-    """Return a linear layer, dense or factorised. Raises QualaError for a quantized one."""
+    """Return a linear layer, dense or factorized. Raises QualaError for a quantized one."""
     module = hf.get_submodule(name)
-    if type(module) not in (nn.Linear, FactorisedLinear):
+    if type(module) not in (nn.Linear, FactorizedLinear):
         raise QualaError(
             f"`{name}` is a {type(module).__name__}; change the structure before quantizing."
         )
@@ -198,9 +198,9 @@ def float_linear(hf: PreTrainedModel, name: str) -> AnyLinear:
 
 
 def float_embedding(hf: PreTrainedModel) -> AnyEmbedding:
-    """Return the word embeddings, dense or factorised. Raises QualaError for quantized ones."""
+    """Return the word embeddings, dense or factorized. Raises QualaError for quantized ones."""
     module = hf.get_submodule(embedding_name(hf))
-    if type(module) not in (nn.Embedding, FactorisedEmbedding):
+    if type(module) not in (nn.Embedding, FactorizedEmbedding):
         raise QualaError(
             f"The word embeddings are a {type(module).__name__}; change the structure before "
             "quantizing."
@@ -296,7 +296,7 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
 
 
 def rebuild(hf: PreTrainedModel) -> None:
-    """Give a freshly initialised `hf`, in place, the sizes that its config records.
+    """Give a freshly initialized `hf`, in place, the sizes that its config records.
 
     Raises:
         QualaError: for a record that does not fit the model's depth or hidden size.
@@ -310,13 +310,13 @@ def rebuild(hf: PreTrainedModel) -> None:
     for layer, sizes in zip(names, structure.layers, strict=True):
         for part, rank in zip(LINEARS, sizes.ranks, strict=True):
             inputs, outputs = _shape(hf, part, sizes)
-            made = FactorisedLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs)
+            made = FactorizedLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs)
             hf.set_submodule(layer[part], made)
     if structure.embedding_rank:
         old = float_embedding(hf)
         hf.set_submodule(
             embedding_name(hf),
-            FactorisedEmbedding(
+            FactorizedEmbedding(
                 old.num_embeddings,
                 old.embedding_dim,
                 structure.embedding_rank,
@@ -344,7 +344,7 @@ def _one(module: nn.Module) -> nn.Module:
 
 
 def _rank(module: nn.Module) -> int:
-    return module.rank if isinstance(module, FactorisedLinear | FactorisedEmbedding) else 0
+    return module.rank if isinstance(module, FactorizedLinear | FactorizedEmbedding) else 0
 
 
 def _is_plain(hf: PreTrainedModel, structure: Structure) -> bool:

@@ -1,4 +1,4 @@
-"""What a question or a sentence is before it is tokenised."""
+"""What a question or a sentence is before it is tokenized."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ Words = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """N tokenised inputs of different lengths, in flat arrays.
+    """N tokenized inputs of different lengths, in flat arrays.
 
     Feature i holds the tokens `offsets[i]` to `offsets[i + 1]` and belongs to the example
     `example[i]`. Its row is its id. `char_spans` are, for question answering, the characters

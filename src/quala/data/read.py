@@ -166,7 +166,7 @@ def _answers(row: Row, place: Place) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def classification_rows(rows: Placed) -> tuple[list[ClassificationExample], list[Any]]:
-    """Return unlabelled examples and, beside them, their labels as the source writes them.
+    """Return unlabeled examples and, beside them, their labels as the source writes them.
 
     Raises QualaError, with the place of the row, for missing columns and for missing labels.
     """
@@ -205,8 +205,8 @@ def _label(row: Row, place: Place) -> Any:
     label = row[column]
     if label is None or label in (-1, "-1", ""):
         raise QualaError(
-            f"{place} has no label (got {label!r}): this is an unlabelled split, which cannot be "
-            "scored; choose a labelled one with `test_split`."
+            f"{place} has no label (got {label!r}): this is an unlabeled split, which cannot be "
+            "scored; choose a labeled one with `test_split`."
         )
     if not isinstance(label, (int, float, str)):
         raise QualaError(f"{place}: `{column}` must be a number or a string, got {_kind(label)}.")
@@ -238,9 +238,9 @@ def read_squad(spec: DataSpec, split: str) -> list[QAExample]:
 def read_glue(
     spec: DataSpec, split: str, *, scheme: LabelScheme | None = None
 ) -> tuple[list[ClassificationExample], LabelScheme]:
-    """Read a split of labelled sentences; without `scheme` it is read off this split.
+    """Read a split of labeled sentences; without `scheme` it is read off this split.
 
-    Raises QualaError when the split is absent, malformed, empty or unlabelled.
+    Raises QualaError when the split is absent, malformed, empty or unlabeled.
     """
     examples, labels = classification_rows(split_rows(spec, split))
     if scheme is None:

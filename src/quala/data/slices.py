@@ -105,7 +105,7 @@ class Source:
         """The task; the classes of a GLUE task are read off its training labels."""
         if self.spec.task == "squad":
             return Task("question-answering", 2, "f1")
-        names = self._labelled[1].names
+        names = self._labeled[1].names
         metric = task_metrics(self.spec.subset, regression=names is None)[0]
         if names is None:
             return Task("regression", 1, metric)
@@ -124,7 +124,7 @@ class Source:
         return is_single_file(self.spec)
 
     @cached_property
-    def _labelled(self) -> tuple[list[Example], LabelScheme]:
+    def _labeled(self) -> tuple[list[Example], LabelScheme]:
         examples, scheme = read_glue(self.spec, self.spec.train_split)
         return list(examples), scheme
 
@@ -140,7 +140,7 @@ class Source:
         if self.spec.name == DEMO:
             return self._demo[0]
         if self.spec.task == "glue":
-            return self._labelled[0]
+            return self._labeled[0]
         return list(read_squad(self.spec, self.spec.train_split))
 
     @cached_property
@@ -150,7 +150,7 @@ class Source:
         if self._single:
             return self._cut["test"]
         if self.spec.task == "glue":
-            return read_glue(self.spec, self.spec.test_split, scheme=self._labelled[1])[0]
+            return read_glue(self.spec, self.spec.test_split, scheme=self._labeled[1])[0]
         return read_squad(self.spec, self.spec.test_split)
 
     @cached_property
@@ -164,7 +164,7 @@ class Source:
 
 
 def data_fingerprint(spec: DataSpec) -> str:
-    """Return the sha256 of everything in the specification that shapes what is learnt or scored.
+    """Return the sha256 of everything in the specification that shapes what is learned or scored.
 
     `path` does not count, the content of its files does; for the hub name and revision count.
     Raises QualaError when the files do not exist.

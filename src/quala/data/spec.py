@@ -34,7 +34,7 @@ class DataSpec:
     max_length: int = 384
     """Tokens of one feature, special tokens included."""
     doc_stride: int = 128
-    """Tokens that two neighbouring windows share."""
+    """Tokens that two neighboring windows share."""
     max_question_length: int = 64
     max_train: int | None = None
     max_test: int | None = None

@@ -46,7 +46,7 @@ class Task:
 
 
 def distributions(task: Task, logits: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the unnormalised log-scores of the D independent answers, (B, D, K).
+    """Return the unnormalized log-scores of the D independent answers, (B, D, K).
 
     Spans (B, n, 2) become (B, 2, n) with padding at the lowest finite value; classes (B, C)
     become (B, 1, C).

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Slice:
-    """The examples of train, search, selection or test; tokenised when first needed."""
+    """The examples of train, search, selection or test; tokenized when first needed."""
 
     name: str
     examples: list[Example]
-    tokenise: Callable[[list[Example]], FeatureSet] = field(repr=False)
+    tokenize: Callable[[list[Example]], FeatureSet] = field(repr=False)
 
     @cached_property
     def features(self) -> FeatureSet:
-        """The tokenised examples; a long question and context make several."""
-        return self.tokenise(self.examples)
+        """The tokenized examples; a long question and context make several."""
+        return self.tokenize(self.examples)
 
 
 class TaskData:
-    """A task and its slices, read and tokenised on first use and kept on the object.
+    """A task and its slices, read and tokenized on first use and kept on the object.
 
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
     """
@@ -103,9 +103,9 @@ class TaskData:
         return SentenceScoring(self.spec, regression=self.task.kind == "regression")
 
     def _slice(self, name: str) -> Slice:
-        return Slice(name, self._source.examples(name), self._tokenise)
+        return Slice(name, self._source.examples(name), self._tokenize)
 
-    def _tokenise(self, examples: list[Example]) -> FeatureSet:
+    def _tokenize(self, examples: list[Example]) -> FeatureSet:
         if self.spec.task == "squad":
             return qa_features(cast("list[QAExample]", examples), self._tokenizer, self.spec)
         return sentence_features(

@@ -1,4 +1,4 @@
-"""The parts of tokenising that both tasks share: fast batches and the layout of a pair."""
+"""The parts of tokenizing that both tasks share: fast batches and the layout of a pair."""
 
 from __future__ import annotations
 
@@ -149,8 +149,8 @@ def qa_features(
     """Cut every question and its context into windows of at most `max_length` tokens.
 
     Equal to a tokenizer call with `truncation="only_second"`, `stride=doc_stride` and overflow,
-    but each context is tokenised once however many questions it has. A window without the
-    whole (first) answer is labelled with token 0. Labels are absent when any example has no
+    but each context is tokenized once however many questions it has. A window without the
+    whole (first) answer is labeled with token 0. Labels are absent when any example has no
     answer. Raises QualaError when the special tokens leave no room for windows.
     """
     check_tokenizer(tokenizer)
@@ -163,8 +163,8 @@ def qa_features(
             )
         for start, stop in window_ranges(len(pair.context), room, overlap=spec.doc_stride):
             columns.add(pair, start, stop)
-    labelled = all(example.answers for example in examples)
-    return _feature_set(columns, int(tokenizer.pad_token_id), labelled=labelled)
+    labeled = all(example.answers for example in examples)
+    return _feature_set(columns, int(tokenizer.pad_token_id), labeled=labeled)
 
 
 def _pairs(
@@ -202,7 +202,7 @@ def _answer_tokens(example: QAExample, spans: Ids) -> tuple[int, int]:
     return (first, last) if first <= last else (-1, -1)
 
 
-def _feature_set(columns: _Columns, pad_token_id: int, *, labelled: bool) -> FeatureSet:
+def _feature_set(columns: _Columns, pad_token_id: int, *, labeled: bool) -> FeatureSet:
     lengths = [len(ids) for ids in columns.ids]
     return FeatureSet(
         input_ids=np.concatenate([np.empty(0, np.int32), *columns.ids]),
@@ -210,7 +210,7 @@ def _feature_set(columns: _Columns, pad_token_id: int, *, labelled: bool) -> Fea
         segment_one=np.asarray(columns.segment_one, dtype=np.int32),
         example=np.asarray(columns.example, dtype=np.int32),
         pad_token_id=pad_token_id,
-        labels=np.asarray(columns.labels, np.int64).reshape(-1, 2) if labelled else None,
+        labels=np.asarray(columns.labels, np.int64).reshape(-1, 2) if labeled else None,
         char_spans=np.concatenate([np.empty((0, 2), np.int32), *columns.spans]),
         context_range=np.asarray(columns.context_range, dtype=np.int32).reshape(-1, 2),
     )
@@ -222,7 +222,7 @@ def sentence_features(
     *,
     max_length: int,
 ) -> FeatureSet:
-    """Tokenise sentences or pairs, cut to `max_length` tokens (the longer text first).
+    """Tokenize sentences or pairs, cut to `max_length` tokens (the longer text first).
 
     Labels are int64 for classes, float32 for values, absent when any example has none.
     Raises QualaError when only some of the examples are pairs.

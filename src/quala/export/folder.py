@@ -51,7 +51,7 @@ quala answer {folder} --question "..." --context @file.txt --budget-ms 5
 
 {provenance}
 
-Licence: {licence}.
+License: {license}.
 """
 
 
@@ -79,7 +79,7 @@ def model_card(card: Card, folder: Path) -> str:
         table=_table(card, middle),
         tokens=middle or "-",
         provenance="\n".join(f"- {key}: {value}" for key, value in card.provenance.items()) or "-",
-        licence=card.licence,
+        license=card.licence,
     )
 
 

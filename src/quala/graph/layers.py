@@ -15,7 +15,7 @@ from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.split import Split
-from quala.compress.structure import FactorisedEmbedding, FactorisedLinear
+from quala.compress.structure import FactorizedEmbedding, FactorizedLinear
 from quala.errors import QualaError
 from quala.graph.builder import GraphBuilder
 
@@ -84,7 +84,7 @@ def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
     if isinstance(first, Split):
         halves = (Part(half, parts[0].factor) for half in (first.first, first.second))
         return g("Add", *(_product(g, x, [half]) for half in halves))
-    if isinstance(first, FactorisedLinear):
+    if isinstance(first, FactorizedLinear):
         x = _product(g, x, [Part(first.down)])
         return _product(g, x, [Part(first.up, parts[0].factor)])
     if isinstance(first, IntegerLinear):
@@ -137,7 +137,7 @@ def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:
         return g("Add", embedding(g, ids, module.first), embedding(g, ids, module.second))
     if isinstance(module, IntegerEmbedding) and module.groups > 1:
         return g("Gather", g.constant(array(module.float_weight())), ids)
-    if isinstance(module, FactorisedEmbedding):
+    if isinstance(module, FactorizedEmbedding):
         return linear(g, embedding(g, ids, module.table), module.up)
     if isinstance(module, IntegerEmbedding):
         rows = g("Gather", g.constant(array(module.weight)), ids)
@@ -148,7 +148,7 @@ def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:
 
 
 def layer_norm(g: GraphBuilder, x: str, module: nn.Module) -> str:
-    """Normalise the last dimension."""
+    """Normalize the last dimension."""
     if not isinstance(module, nn.LayerNorm):
         raise QualaError(f"An export needs LayerNorm, got {type(module).__name__}.")
     weight, bias = g.constant(array(module.weight)), g.constant(array(module.bias))

@@ -92,7 +92,7 @@ class Shape:
     padded: bool = True
 
 
-def specialise(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> onnx.ModelProto:
+def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> onnx.ModelProto:
     """Return a copy of `model` for calls of one shape.
 
     The copy returns, beside the logits, the places (B, m) of the tokens that each dropping layer

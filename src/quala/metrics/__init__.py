@@ -6,7 +6,7 @@ from quala.metrics.squad import (
     answer_exact,
     answer_f1,
     evaluate_predictions,
-    normalise_answer,
+    normalize_answer,
 )
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "answer_f1",
     "evaluate_predictions",
     "hypervolume",
-    "normalise_answer",
+    "normalize_answer",
     "pareto_front",
     "pareto_mask",
     "upper_hull",

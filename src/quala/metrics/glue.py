@@ -57,7 +57,7 @@ def _classification(name: str, predicted: NDArray[np.generic], gold: NDArray[np.
     theirs = torch.from_numpy(gold.astype(np.int64))
     if name == "f1":
         if int(torch.stack((ours, theirs)).max()) > 1:
-            raise QualaError("`f1` is for two classes, labelled 0 and 1, got a third class.")
+            raise QualaError("`f1` is for two classes, labeled 0 and 1, got a third class.")
         return float(binary_f1_score(ours, theirs))
     if len(ours.unique()) == 1 or len(theirs.unique()) == 1:
         return 0.0  # torchmetrics smooths this case away from the 0 of the GLUE scorer

@@ -1,4 +1,4 @@
-"""Fronts of points with a score to maximise and a cost to minimise: exact, in two dimensions."""
+"""Fronts of points with a score to maximize and a cost to minimize: exact, in two dimensions."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def hypervolume(
 def upper_hull(scores: ArrayLike, costs: ArrayLike) -> Indices:
     """Return the indices of the front's upper convex hull by rising cost.
 
-    Between two neighbours no point of the front lies on or above the straight line.
+    Between two neighbors no point of the front lies on or above the straight line.
     """
     score, cost = _points(scores, costs)
     hull: list[int] = []

@@ -1,7 +1,7 @@
 """Exact match and F1 of SQuAD 1.1, to the last digit those of the official evaluator.
 
 Own code because torchmetrics computes in float32, and because it gives two answers that both
-normalise to nothing an F1 of 1 where the evaluator of SQuAD 1.1 gives 0.
+normalize to nothing an F1 of 1 where the evaluator of SQuAD 1.1 gives 0.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ class SquadScore:
     missing: int
 
 
-def normalise_answer(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """Lower the text and remove ASCII punctuation, English articles and extra whitespace."""
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
 def answer_exact(prediction: str, golds: Sequence[str]) -> float:
-    """Return 1.0 when the prediction equals a gold answer after normalisation, else 0.0."""
-    normal = normalise_answer(prediction)
-    return float(any(normal == normalise_answer(gold) for gold in golds))
+    """Return 1.0 when the prediction equals a gold answer after normalization, else 0.0."""
+    normal = normalize_answer(prediction)
+    return float(any(normal == normalize_answer(gold) for gold in golds))
 
 
 def answer_f1(prediction: str, golds: Sequence[str]) -> float:
     """Return the best F1 between the words of the prediction and of a gold answer, 0 to 1."""
-    words = normalise_answer(prediction).split()
-    return max((_word_f1(words, normalise_answer(gold).split()) for gold in golds), default=0.0)
+    words = normalize_answer(prediction).split()
+    return max((_word_f1(words, normalize_answer(gold).split()) for gold in golds), default=0.0)
 
 
 def evaluate_predictions(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from quala.errors import QualaError, unknown
 from quala.graph.builder import OUTPUT
-from quala.graph.specialize import Shape, specialise
+from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
 from quala.runtime.hardware import processor, saturates
 
@@ -119,7 +119,7 @@ class GraphEngine(ABC):
         with self._lock:
             known = self._compiled.get(shape)
             if known is None:
-                small = specialise(self._graph, shape, fuse=self.fuse)
+                small = specialize(self._graph, shape, fuse=self.fuse)
                 outputs = [output.name for output in small.graph.output]
                 known = self.compile(small.SerializeToString(), outputs), outputs
                 self._compiled[shape] = known

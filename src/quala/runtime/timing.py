@@ -59,7 +59,7 @@ def token_counts(data: str, *, longest: int) -> list[int]:
 def compare(
     entries: Sequence[Entry[Input]], inputs: Sequence[Input], *, batch: int
 ) -> list[Timing]:
-    """Run every batch of neighbours through all entries before the next one.
+    """Run every batch of neighbors through all entries before the next one.
 
     The first entry is the baseline. A first pass over all batches is not counted: runtimes prepare
     for lengths that they have not seen. Raises QualaError for fewer inputs than a batch holds.

@@ -1,4 +1,4 @@
-"""Bayesian optimisation, as Dynamic-TinyBERT finds its lengths (arXiv 2111.09645).
+"""Bayesian optimization, as Dynamic-TinyBERT finds its lengths (arXiv 2111.09645).
 
 Optuna's tree-structured Parzen estimator does the work: it models where the best tenth of the
 lengths lies, by score and cost together, and where the others lie, and asks for what is likeliest

@@ -47,7 +47,7 @@ class Kernel:
         near, far = a[:, None, :] ** self.power, b[None, :, :] ** self.power
         apart = ((near - far) / self.scale) ** 2  # (A, B, L)
         smooth: Array = np.exp(-0.5 * apart).mean(axis=-1)  # (A, B)
-        # the product's scale grows with the layers, or distinct genes would never be neighbours
+        # the product's scale grows with the layers, or distinct genes would never be neighbors
         joint = np.exp(-0.5 * apart.sum(axis=-1) / a.shape[1])
         return np.asarray(self.additive * smooth + (1 - self.additive) * joint)
 

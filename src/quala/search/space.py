@@ -122,7 +122,7 @@ def _constant_rate(space: Space, target: float) -> LengthConfig:
 
 
 def mutate(gene: LengthConfig, rng: Random, *, space: Space, probability: float) -> LengthConfig:
-    """Redraw each layer with `probability`, between its neighbours' lengths.
+    """Redraw each layer with `probability`, between its neighbors' lengths.
 
     A redrawn length is uniform on [the parent's next length, the child's previous length].
     """

@@ -49,7 +49,7 @@ _FILE = "study.journal"
 
 
 def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any]) -> optuna.Study:
-    """Open the study of a folder, or create it: maximise the score, minimise the cost.
+    """Open the study of a folder, or create it: maximize the score, minimize the cost.
 
     Raises QualaError when the folder holds a search with another `identity`.
     """

@@ -36,7 +36,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             config=DistillConfig,
             run="quala.stages.distill:run",
-            summary="distil once more, from where `distill` left the student",
+            summary="distill once more, from where `distill` left the student",
         ),
         Stage(
             name="length_adapt",

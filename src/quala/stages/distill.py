@@ -161,7 +161,7 @@ def run(
 ) -> dict[str, float]:
     """Train a student of `teacher` on `data`: `model` where given, else copied layers.
 
-    With `shrink` the student is factorised and pruned first, and saved without its zeros; with
+    With `shrink` the student is factorized and pruned first, and saved without its zeros; with
     `quantizers` it is rounded from the first step on and saved as integers, and so is one that
     was, and goes on from its latent weights; with `cache` the teacher speaks once, before the
     training, and is then let go.

@@ -166,7 +166,7 @@ class DistillConfig(QuantizedConfig):
     split: bool = False
     """Take ternary layers apart into sums of two binary ones before the training (BinaryBERT)."""
     shrink: ShrinkConfig | None = None
-    """Factorise and prune the student first, and keep its zeros (LadaBERT); null: whole."""
+    """Factorize and prune the student first, and keep its zeros (LadaBERT); null: whole."""
     cache: CacheConfig | None = None
     """Run the teacher once, store what it says, and train without it; null: a teacher at every
     step."""

@@ -261,7 +261,7 @@ def _front_points(
     if chosen not in lengths:  # the full length, which a shorter one happened to beat
         lengths.append(chosen)
     places = np.linspace(0, len(lengths) - 1, min(config.front_points, len(lengths))).round()
-    # the chosen point takes the place of its nearest neighbour
+    # the chosen point takes the place of its nearest neighbor
     places[np.abs(places - lengths.index(chosen)).argmin()] = lengths.index(chosen)
     kept = {lengths[int(place)] for place in places}
     return tuple(point for point in reversed(lengths) if point in kept), chosen

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from quala.workflow.script import Workflow
 
 
-COLOURS = {
+COLORS = {
     "cached": "green",
     "given": "green",
     "done": "cyan",
@@ -60,7 +60,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     """Print the stages in order with what will happen to each, and why."""
     table = Table("stage", "status", "why", title=f"Plan of {plan.workflow}", title_justify="left")
     for entry in plan.entries.values():
-        table.add_row(entry.name, _coloured(entry.status.value), Text(entry.reason))
+        table.add_row(entry.name, _colored(entry.status.value), Text(entry.reason))
     console.print(table)
 
 
@@ -70,7 +70,7 @@ def show_result(result: Result, console: Console) -> None:
     for outcome in result.outcomes:
         place = _short(outcome.folder) if outcome.folder else ""
         seconds = duration(outcome.seconds)
-        table.add_row(outcome.name, _coloured(outcome.status), seconds, Text(place))
+        table.add_row(outcome.name, _colored(outcome.status), seconds, Text(place))
     state = "was finished before" if result.reused else f"took {duration(result.seconds)}"
     where = Text(
         f"Run       {result.run_id} ({state})\n"
@@ -102,7 +102,7 @@ def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> 
     table = Table("job", "overrides", "status", "run", title="Sweep", title_justify="left")
     for job in jobs:
         words = Text(" ".join(job["overrides"]))
-        table.add_row(str(job["job"]), words, _coloured(job["status"]), job["run_id"] or "")
+        table.add_row(str(job["job"]), words, _colored(job["status"]), job["run_id"] or "")
     console.print(table)
     for job in jobs:
         if job["error"]:
@@ -119,8 +119,8 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def _coloured(status: str) -> Text:
-    return Text(status, style=COLOURS[status] if status in COLOURS else "")
+def _colored(status: str) -> Text:
+    return Text(status, style=COLORS[status] if status in COLORS else "")
 
 
 def _short(path: Path) -> str:

@@ -14,7 +14,7 @@ from quala.compress.prune.magnitude import (
     nonzero_parameters,
     prunable_weights,
 )
-from quala.compress.shrink import FactoriseConfig, factorise
+from quala.compress.shrink import FactorizeConfig, factorize
 from quala.errors import QualaError
 
 
@@ -61,11 +61,11 @@ def test_masked_weights_stay_zero_through_training() -> None:
     layer = nn.Linear(6, 4)
     masks = magnitude_masks({"weight": layer.weight}, 0.5)
     apply_masks(layer, masks)
-    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         layer(torch.randn(5, 6)).square().sum().backward()
-        optimiser.step()
+        optimizer.step()
         apply_masks(layer, masks)
     assert torch.equal(layer.weight != 0, masks["weight"])
 
@@ -83,7 +83,7 @@ def test_all_matrices_of_the_encoder_and_the_words_are_prunable(
 
 
 def test_factors_are_prunable(build_hf: BuildHf) -> None:
-    small = factorise(build_hf(), FactoriseConfig(linear_rank=3, embedding_rank=2))
+    small = factorize(build_hf(), FactorizeConfig(linear_rank=3, embedding_rank=2))
     weights = prunable_weights(small)
     expected = 3 * (4 * 3 * 32 + 2 * 3 * 48) + 2 * 66
     assert sum(w.numel() for w in weights.values()) == expected

@@ -23,7 +23,7 @@ from quala.compress.prune.structured import (
     subnetwork,
     taylor_importance,
 )
-from quala.compress.shrink import FactoriseConfig, factorise
+from quala.compress.shrink import FactorizeConfig, factorize
 from quala.compress.structure import structure_of
 from quala.cost import macs, parameters, size_bytes
 from quala.errors import QualaError
@@ -160,8 +160,8 @@ def test_pruning_again_counts_from_what_is_present(
     torch.testing.assert_close(answer(twice, batch), answer(direct, batch), atol=0, rtol=0)
 
 
-def test_a_factorised_model_is_pruned_too(build_hf: BuildHf, make_batch: MakeBatch) -> None:
-    hf, batch = factorise(build_hf(), FactoriseConfig(linear_rank=6)), make_batch([9, 20])
+def test_a_factorized_model_is_pruned_too(build_hf: BuildHf, make_batch: MakeBatch) -> None:
+    hf, batch = factorize(build_hf(), FactorizeConfig(linear_rank=6)), make_batch([9, 20])
     small = keep_units(hf, heads=HEADS, neurons=NEURONS)
     masked(hf)
     torch.testing.assert_close(answer(small, batch), answer(hf, batch), atol=1e-10, rtol=0)
@@ -270,10 +270,10 @@ def test_scores_are_the_slope_of_the_loss(
     check(build_hf(family), batches(make_batch, family))
 
 
-def test_scores_of_a_factorised_model_are_the_slope_too(
+def test_scores_of_a_factorized_model_are_the_slope_too(
     build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
-    check(factorise(build_hf(), FactoriseConfig(linear_rank=5)), batches(make_batch, "bert"))
+    check(factorize(build_hf(), FactorizeConfig(linear_rank=5)), batches(make_batch, "bert"))
 
 
 def test_removing_a_weak_unit_changes_the_loss_by_its_score(

@@ -21,7 +21,7 @@ def test_a_row_is_one_group() -> None:
     assert to_groups(WEIGHT, "row", 1)[2, 0].tolist() == [12, 13, 14, 15, 16, 17]
 
 
-def test_groups_are_neighbouring_columns_of_one_row() -> None:
+def test_groups_are_neighboring_columns_of_one_row() -> None:
     groups = to_groups(WEIGHT, "group", 2)
     assert groups.shape == (4, 3, 2)
     assert groups[1, 2].tolist() == [10, 11]

@@ -27,7 +27,7 @@ from quala.compress.quantize.files import (
 )
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, quantize
-from quala.compress.shrink import FactoriseConfig, factorise
+from quala.compress.shrink import FactorizeConfig, factorize
 from quala.errors import QualaError
 
 
@@ -131,13 +131,13 @@ def test_a_loaded_model_is_the_saved_one_to_the_bit(
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
 
 
-def test_a_pruned_and_factorised_model_is_loaded_to_the_bit(
+def test_a_pruned_and_factorized_model_is_loaded_to_the_bit(
     bert: BertForQuestionAnswering, inputs: Inputs, tmp_path: Path
 ) -> None:
     layers = bert.config.num_hidden_layers
     heads = [[0]] + [list(range(bert.config.num_attention_heads))] * (layers - 1)
-    small = factorise(
-        keep_units(bert, heads=heads), FactoriseConfig(linear_ratio=2.0, embedding_rank=4)
+    small = factorize(
+        keep_units(bert, heads=heads), FactorizeConfig(linear_ratio=2.0, embedding_rank=4)
     )
     quantize(small, QuantizeConfig())
     calibrate(small, lambda: _forward(small, inputs))

@@ -131,13 +131,13 @@ def test_training_a_learned_step_lowers_the_error_of_a_bad_start() -> None:
     quantizer.observe(x)
     quantizer.finalise()
     quantizer.mode = "fake"
-    optimiser = torch.optim.Adam(quantizer.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.01)
     errors = []
     for _ in range(60):
         loss = (quantizer(x) - x).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         errors.append(loss.item())
     assert errors[-1] < 0.8 * errors[0]
 
@@ -302,13 +302,13 @@ def test_the_gradient_passes_unchanged(method: WeightMethod, bits: int) -> None:
 def test_training_lsq_lowers_the_error_of_its_start() -> None:
     weight = _noise(4, 200)
     quantizer = WeightQuantizer(weight, WeightSpec("lsq", 3, init="max"))
-    optimiser = torch.optim.Adam(quantizer.parameters(), lr=0.02)
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.02)
     errors = []
     for _ in range(60):
         loss = (quantizer(weight) - weight).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         errors.append(loss.item())
     assert errors[-1] < 0.8 * errors[0]
 

@@ -18,7 +18,7 @@ class HybridConfig:
     ratio: float
     """Parameters of the original model over non-zero parameters of the compressed one."""
     svd_share: float = 0.5
-    """Exponent of the ratio that factorising takes; 0 only prunes, 1 only factorises."""
+    """Exponent of the ratio that factorizing takes; 0 only prunes, 1 only factorizes."""
     embeddings: bool = True
     """Whether the word embeddings are compressed as well."""
 
@@ -30,7 +30,7 @@ class HybridConfig:
 
 
 def split_ratio(ratio: float, svd_share: float) -> tuple[float, float]:
-    """Return ratio^s and ratio^(1 - s): what factorising and pruning contribute.
+    """Return ratio^s and ratio^(1 - s): what factorizing and pruning contribute.
 
     Both methods multiply, ratio = ratio_svd ratio_prune, since pruning counts against the factors.
     """

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from quala.compress.structure import (
-    FactorisedEmbedding,
-    FactorisedLinear,
+    FactorizedEmbedding,
+    FactorizedLinear,
     embedding_name,
     float_embedding,
     float_linear,
@@ -26,7 +26,7 @@ Masks = dict[str, Tensor]
 def prunable_weights(hf: PreTrainedModel, *, embeddings: bool = True) -> dict[str, Tensor]:
     """Return the encoder's matrices, and the word embeddings, by the name of the parameter.
 
-    Of a factorised layer both factors. Biases, LayerNorms, positions and heads are left out.
+    Of a factorized layer both factors. Biases, LayerNorms, positions and heads are left out.
 
     Raises:
         QualaError: for a quantized model.
@@ -34,14 +34,14 @@ def prunable_weights(hf: PreTrainedModel, *, embeddings: bool = True) -> dict[st
     found: dict[str, Tensor] = {}
     for name in (name for layer in linear_names(hf) for name in layer.values()):
         linear = float_linear(hf, name)
-        if isinstance(linear, FactorisedLinear):
+        if isinstance(linear, FactorizedLinear):
             found[f"{name}.down.weight"] = linear.down.weight
             found[f"{name}.up.weight"] = linear.up.weight
         else:
             found[f"{name}.weight"] = linear.weight
     if embeddings:
         name, table = embedding_name(hf), float_embedding(hf)
-        if isinstance(table, FactorisedEmbedding):
+        if isinstance(table, FactorizedEmbedding):
             found[f"{name}.table.weight"] = table.table.weight
             found[f"{name}.up.weight"] = table.up.weight
         else:
@@ -84,7 +84,7 @@ def magnitude_masks(
 
 @torch.no_grad()
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set the hidden weights to zero in place; call it after each optimiser step.
+    """Set the hidden weights to zero in place; call it after each optimizer step.
 
     Raises:
         QualaError: for a mask that fits no parameter of the model.

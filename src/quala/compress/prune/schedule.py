@@ -13,7 +13,7 @@ def cubic_sparsity(
     Equation 1 of arXiv 1710.01878: fast while weights are redundant, slow near the end.
 
     Args:
-        step: optimiser steps taken.
+        step: optimizer steps taken.
         begin: step at which the sparsity leaves `initial`.
         end: step at which it reaches `final`.
         final: share of weights that are zero at the end.

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from quala.compress.structure import (
     AnyLinear,
-    FactorisedLinear,
+    FactorizedLinear,
     float_linear,
     head_size,
     linear_names,
@@ -69,7 +69,7 @@ def keep_units(
     `hf` does with the others' outputs at zero.
 
     Args:
-        hf: a float BERT, RoBERTa, XLM-R, ELECTRA or DistilBERT model, dense or factorised.
+        hf: a float BERT, RoBERTa, XLM-R, ELECTRA or DistilBERT model, dense or factorized.
         heads: for each layer places among its present heads; None keeps all.
         neurons: for each layer places among its present neurons; None keeps all.
 
@@ -115,7 +115,7 @@ def _head_rows(heads: Sequence[int], size: int) -> Tensor:
 
 
 def _keep_outputs(linear: AnyLinear, rows: Tensor) -> None:
-    last = linear.up if isinstance(linear, FactorisedLinear) else linear
+    last = linear.up if isinstance(linear, FactorizedLinear) else linear
     last.weight = _taken(last.weight, rows, 0)
     if last.bias is not None:
         last.bias = _taken(last.bias, rows, 0)
@@ -123,7 +123,7 @@ def _keep_outputs(linear: AnyLinear, rows: Tensor) -> None:
 
 
 def _keep_inputs(linear: AnyLinear, columns: Tensor) -> None:
-    first = linear.down if isinstance(linear, FactorisedLinear) else linear
+    first = linear.down if isinstance(linear, FactorizedLinear) else linear
     first.weight = _taken(first.weight, columns, 1)
     first.in_features = len(columns)
 
@@ -176,7 +176,7 @@ def taylor_importance(
     eval mode is the caller's.
 
     Args:
-        hf: a float model, dense or factorised.
+        hf: a float model, dense or factorized.
         batches: what `loss` reads; smaller batches make the absolute value finer.
         loss: runs `hf` on one batch and returns its mean loss, a scalar.
 
@@ -238,7 +238,7 @@ _PARTS = ("attention_out", "ffn_out")
 
 def _reader(hf: PreTrainedModel, name: str) -> Tensor:
     linear = float_linear(hf, name)
-    return linear.down.weight if isinstance(linear, FactorisedLinear) else linear.weight
+    return linear.down.weight if isinstance(linear, FactorizedLinear) else linear.weight
 
 
 def _global_counts(scores: Sequence[Tensor], share: float) -> list[int]:

@@ -18,7 +18,7 @@ from quala.errors import QualaError, unknown
 def bwn_integers(groups: Tensor, *, whole: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return the codes -1 and 1 nearest to `groups` (..., n) and their scales (..., 1).
 
-    alpha = mean|w| minimises sum (w - alpha b)^2 for b = sign(w); 0 counts as positive. The mean
+    alpha = mean|w| minimizes sum (w - alpha b)^2 for b = sign(w); 0 counts as positive. The mean
     is that of `whole`, of `groups` without it.
     """
     scale = (groups if whole is None else whole).abs().mean(dim=-1, keepdim=True)
@@ -164,7 +164,7 @@ def initial_step(groups: Tensor, init: StepInit, top: int) -> Tensor:
 def spread(groups: Tensor, init: StepInit, top: int) -> Tensor:
     """Return what `step_of` makes the step of: 2 mean|x| for `mean_abs`, else the clip, (...)."""
     if init not in get_args(StepInit):
-        raise unknown("step initialisation", init, get_args(StepInit))
+        raise unknown("step initialization", init, get_args(StepInit))
     if init == "mean_abs":
         return groups.abs().mean(dim=-1).mul_(2)
     if init == "max":
@@ -173,7 +173,7 @@ def spread(groups: Tensor, init: StepInit, top: int) -> Tensor:
         return _truncated(groups)
     if groups.numel() != groups.shape[-1]:
         raise QualaError(
-            f"Step initialisation `kl` got {groups.numel() // groups.shape[-1]} groups; "
+            f"Step initialization `kl` got {groups.numel() // groups.shape[-1]} groups; "
             "allowed is one, with granularity `tensor`."
         )
     clip = groups.new_tensor(kl_clip(groups, levels=top + 1))

@@ -130,7 +130,7 @@ class IntegerLinear(nn.Module):
         shift = self.input_zero_point - 128
 
         def multiply(x: Tensor) -> Tensor:
-            # Casting float to uint8 is scalar code, to int8 it is vectorised: 8 times faster.
+            # Casting float to uint8 is scalar code, to int8 it is vectorized: 8 times faster.
             signed = affine_integers(x.float(), self.input_scale, shift)
             signed = signed.clamp_(-128, self.levels - 128).to(torch.int8)
             unsigned = signed.view(torch.uint8).bitwise_xor_(128)

@@ -244,7 +244,7 @@ class WeightQuantizer(nn.Module):
 class QuantLinear(nn.Linear):
     """Linear layer with a rounded weight, and its input rounded per tensor.
 
-    `from_float` shares the parameters of the layer it replaces, so optimisers stay valid. The
+    `from_float` shares the parameters of the layer it replaces, so optimizers stay valid. The
     inputs at the places `outliers` (k,) and their weights stay float.
     """
 

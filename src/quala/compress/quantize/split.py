@@ -81,7 +81,7 @@ def split_ternary(model: nn.Module) -> list[str]:
     """Swap the ternary layers of a quantized `model` in place for `Split`s of binary halves.
 
     Weights and inputs keep their grids, biases are halved, and each half has its own copy of the
-    input quantizer. A new model for optimisers: the parameters are new.
+    input quantizer. A new model for optimizers: the parameters are new.
 
     Returns:
         The names of the swapped modules, in module order.
