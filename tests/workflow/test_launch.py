@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from conftest import Toy
 
@@ -48,7 +46,6 @@ def test_a_job_that_fails_leaves_the_others_alone(toy: Toy) -> None:
 
 
 def test_parallel_jobs_share_what_they_have_in_common(toy: Toy) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "stage.second.text=b,c"]
     code, out, err = ended(toy, *words, "stage.first.sleep=1")
     assert code == 0, err
