@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from quala.architecture import KEY, LayerSizes, Structure
 from quala.compress.depth import keep_layers
 from quala.compress.prune.structured import keep_units
-from quala.compress.shrink import FactorizeConfig, factorize
+from quala.compress.shrink import factorize
 from quala.compress.structure import (
     FactorizedEmbedding,
     FactorizedLinear,
@@ -151,7 +151,7 @@ NEURONS = [range(16), range(2), range(30)]
 
 def compressed(hf: PreTrainedModel) -> PreTrainedModel:
     small = keep_units(hf, heads=HEADS, neurons=NEURONS)
-    return factorize(small, FactorizeConfig(linear_rank=2, embedding_rank=3))
+    return factorize(small, 1.5)
 
 
 def edited(folder: Path, change: Any) -> None:
@@ -209,8 +209,8 @@ def test_a_compressed_model_records_what_it_is(build_hf: BuildHf) -> None:
     small = compressed(build_hf())
     recorded = Structure.from_json(json.loads(json.dumps(getattr(small.config, KEY))))
     assert recorded == structure_of(small)
-    assert recorded.layers[1] == LayerSizes(1, 2, (2,) * 6)
-    assert recorded.embedding_rank == 3
+    assert recorded.layers[1] == LayerSizes(1, 2, (2, 2, 2, 2, 1, 1))
+    assert recorded.embedding_rank == 8
 
 
 def test_an_ordinary_folder_is_not_structured(build_hf: BuildHf, tmp_path: Path) -> None:

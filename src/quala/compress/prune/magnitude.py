@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +16,8 @@ from quala.compress.structure import (
     float_linear,
     linear_names,
 )
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError
 
-Scope = Literal["global", "matrix"]
 Masks = dict[str, Tensor]
 
 
@@ -49,9 +47,7 @@ def prunable_weights(hf: PreTrainedModel, *, embeddings: bool = True) -> dict[st
     return found
 
 
-def magnitude_masks(
-    weights: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "global"
-) -> Masks:
+def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> Masks:
     """Return masks, True where a weight stays, that hide the smallest round(sparsity N) weights.
 
     Weights that are zero are the smallest, so repeated pruning with rising sparsity never
@@ -60,26 +56,23 @@ def magnitude_masks(
     Args:
         weights: tensors of any shape by name, see `prunable_weights`.
         sparsity: share of weights to hide, 0 to below 1.
-        scope: `global` ranks all weights together, `matrix` each tensor by itself.
 
     Raises:
-        QualaError: for a sparsity out of range, another scope, or no weights.
+        QualaError: for a sparsity out of range, or no weights.
     """
     if not 0 <= sparsity < 1:
         raise QualaError(f"`sparsity` must be in [0, 1), got {sparsity}.")
-    if scope not in get_args(Scope):
-        raise unknown("pruning scope", scope, get_args(Scope))
     if not weights:
         raise QualaError("Pruning needs at least one tensor, got none.")
-    with torch.no_grad():
-        if scope == "matrix":
-            return {name: _keep(weight, sparsity) for name, weight in weights.items()}
-        joined = torch.cat([weight.detach().flatten() for weight in weights.values()])
-        parts = _keep(joined, sparsity).split([weight.numel() for weight in weights.values()])
-        return {
-            name: part.view(weight.shape)
-            for (name, weight), part in zip(weights.items(), parts, strict=True)
-        }
+    joined = torch.cat([weight.detach().flatten().abs() for weight in weights.values()])
+    hidden = joined.topk(round(sparsity * len(joined)), largest=False, sorted=False).indices
+    kept = torch.ones(len(joined), dtype=torch.bool, device=joined.device)
+    kept[hidden] = False
+    parts = kept.split([weight.numel() for weight in weights.values()])
+    return {
+        name: part.view(weight.shape)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
 
 
 @torch.no_grad()
@@ -95,16 +88,3 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             raise QualaError(f"The mask `{name}` {tuple(mask.shape)} fits no parameter.")
         # Floats multiply several times faster than a mask fills.
         parameters[name].mul_(mask.to(parameters[name].dtype))
-
-
-def nonzero_parameters(model: nn.Module) -> int:
-    """Count the parameters that are not zero: what sparse storage holds, indices apart."""
-    return sum(int(weight.count_nonzero()) for weight in model.parameters())
-
-
-def _keep(weight: Tensor, sparsity: float) -> Tensor:
-    count = round(sparsity * weight.numel())
-    mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
-    smallest = weight.detach().abs().flatten().topk(count, largest=False, sorted=False).indices
-    mask[smallest] = False
-    return mask.view(weight.shape)

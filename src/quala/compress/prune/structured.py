@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,43 +20,10 @@ from quala.compress.structure import (
     record_structure,
     structure_of,
 )
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 Places = Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True)
-class PruneConfig:
-    """Which share of heads and neurons stays.
-
-    Raises:
-        QualaError: for a share outside 0 (excluded) to 1.
-    """
-
-    heads: float = 1.0
-    """Share of the attention heads that stay; each layer keeps at least one."""
-    neurons: float = 1.0
-    """Share of the feed-forward neurons that stay; each layer keeps at least one."""
-    scope: Scope = "layer"
-    """`layer`: the same share of each layer; `global`: of all layers together."""
-
-    def __post_init__(self) -> None:
-        for name in ("heads", "neurons"):
-            if not 0 < getattr(self, name) <= 1:
-                raise QualaError(f"`{name}` is {getattr(self, name)}; allowed is (0, 1].")
-
-
-def prune(hf: _Model, importance: Importance, config: PruneConfig) -> _Model:
-    """Return a copy of `hf` with only its most important heads and neurons.
-
-    Raises:
-        QualaError: for a quantized model, and scores of another model or not finite.
-    """
-    importance.check(hf)
-    heads = keep_most_important(importance.heads, config.heads, scope=config.scope)
-    neurons = keep_most_important(importance.neurons, config.neurons, scope=config.scope)
-    return keep_units(hf, heads=heads, neurons=neurons)
 
 
 def keep_units(
@@ -147,7 +114,6 @@ def _set_head_counts(hf: PreTrainedModel) -> None:
 
 
 _Batch = TypeVar("_Batch")
-Scope = Literal["layer", "global"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,37 +167,6 @@ def taylor_importance(
     return Importance(tuple(scores[: len(names)]), tuple(scores[len(names) :]))
 
 
-def keep_most_important(
-    scores: Sequence[Tensor], share: float, *, scope: Scope = "layer"
-) -> list[list[int]]:
-    """Return for each layer the places that stay, rising; every layer keeps at least one.
-
-    Args:
-        scores: heads or neurons of each layer, see `Importance`.
-        share: how many stay, above 0 up to 1; rounded to the nearest count.
-        scope: `layer` keeps this share of each layer, `global` of all layers together.
-
-    Raises:
-        QualaError: for a share out of range, another scope, or scores that are not finite.
-    """
-    if not 0 < share <= 1:
-        raise QualaError(f"`share` must be in (0, 1], got {share}.")
-    if scope not in get_args(Scope):
-        raise unknown("importance scope", scope, get_args(Scope))
-    check_finite(scores)
-    ranked = [layer.argsort(descending=True, stable=True).tolist() for layer in scores]
-    counts = [max(1, round(share * len(layer))) for layer in scores]
-    if scope == "global":
-        counts = _global_counts(scores, share)
-    return [sorted(order[:count]) for order, count in zip(ranked, counts, strict=True)]
-
-
-def check_finite(scores: Sequence[Tensor]) -> None:
-    """Raise QualaError for scores that cannot be ranked."""
-    if not all(bool(layer.isfinite().all()) for layer in scores):
-        raise QualaError("Importance must be finite; the gradients hold NaN or infinity.")
-
-
 # What reads the heads, and what reads the neurons.
 _PARTS = ("attention_out", "ffn_out")
 
@@ -239,16 +174,6 @@ _PARTS = ("attention_out", "ffn_out")
 def _reader(hf: PreTrainedModel, name: str) -> Tensor:
     linear = float_linear(hf, name)
     return linear.down.weight if isinstance(linear, FactorizedLinear) else linear.weight
-
-
-def _global_counts(scores: Sequence[Tensor], share: float) -> list[int]:
-    """Count what each layer keeps of the best of all; its own best one is not contested."""
-    spare = max(0, round(share * sum(len(layer) for layer in scores)) - len(scores))
-    rest = [layer.sort(descending=True).values[1:] for layer in scores]
-    owner = torch.cat([torch.full((len(layer),), i) for i, layer in enumerate(rest)])
-    best = torch.cat([*rest]).argsort(descending=True, stable=True)[:spare].to(owner.device)
-    counts: list[int] = (1 + owner[best].bincount(minlength=len(scores))).tolist()
-    return counts
 
 
 def sort_width(hf: _Model, importance: Importance) -> _Model:
@@ -286,5 +211,6 @@ def falling_places(scores: Sequence[Tensor]) -> list[list[int]]:
     Raises:
         QualaError: for scores that are not finite.
     """
-    check_finite(scores)
+    if not all(bool(layer.isfinite().all()) for layer in scores):
+        raise QualaError("Importance must be finite; the gradients hold NaN or infinity.")
     return [layer.argsort(descending=True, stable=True).tolist() for layer in scores]
