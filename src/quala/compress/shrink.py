@@ -7,11 +7,10 @@ from typing import TypeVar
 
 from transformers import PreTrainedModel
 
-from quala.compress.prune.config import HybridConfig, split_ratio
+from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
+from quala.compress.prune.config import HybridConfig
 from quala.compress.prune.magnitude import Masks, apply_masks, magnitude_masks, prunable_weights
 from quala.compress.structure import (
-    FactorizedEmbedding,
-    FactorizedLinear,
     embedding_name,
     float_embedding,
     float_linear,
@@ -71,18 +70,19 @@ def hybrid_compress(
 ) -> tuple[_Model, Masks]:
     """Return a factorized and pruned copy of `hf`, and the masks that training must keep.
 
-    Of P = `original_parameters`, P / ratio may be non-zero. With F that no method touches
-    (biases, LayerNorms, positions, head) the D weights that the matrices of `hf` would have if
-    they were dense shrink by D / (P / ratio - F), which `split_ratio` divides. Pruning, global
-    over all factors, takes what the rounding of ranks leaves, so that the budget is met to the
-    weight unless the model was below it, or rounding alone went there. Call it again with a
-    higher ratio, on the model trained meanwhile, to compress in steps (`ratio_steps`).
+    Of P = `original_parameters`, P / ratio may be non-zero. F parameters are not compressed:
+    biases, LayerNorms, positions, head. The D weights that the matrices of `hf` would have if
+    they were dense shrink by R = D / (P / ratio - F): by R^s in factorizing, s = `svd_share`, and
+    by the rest in pruning, which counts against the factors. Pruning ranks the weights of all
+    factors together and also removes what the rounding of ranks leaves. So the budget is met to
+    the weight, unless the model was below it or rounding alone went there. To compress in steps
+    (`ratio_steps`), call it again with a higher ratio on the model trained meanwhile.
 
     Raises:
         QualaError: for a ratio that the untouched parameters alone exceed, or a quantized model.
     """
     budget = weight_budget(hf, config, original_parameters=original_parameters)
-    svd, _ = split_ratio(_dense_weights(hf, config) / budget, config.svd_share)
+    svd = (_dense_weights(hf, config) / budget) ** config.svd_share
     small = hf
     if svd > 1:
         small = factorize(hf, svd, embeddings=config.embeddings)

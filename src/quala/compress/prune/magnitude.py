@@ -1,4 +1,4 @@
-"""Unstructured magnitude pruning: the smallest weights are zero, and stay zero under a mask."""
+"""Magnitude pruning: the smallest weights become zero, and masks keep them at zero."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from quala.compress.structure import (
-    FactorizedEmbedding,
-    FactorizedLinear,
-    embedding_name,
-    float_embedding,
-    float_linear,
-    linear_names,
-)
+from quala.compress.structure import embedding_name, float_embedding, float_linear, linear_names
 from quala.errors import QualaError
 
 Masks = dict[str, Tensor]
@@ -24,34 +17,28 @@ Masks = dict[str, Tensor]
 def prunable_weights(hf: PreTrainedModel, *, embeddings: bool = True) -> dict[str, Tensor]:
     """Return the encoder's matrices, and the word embeddings, by the name of the parameter.
 
-    Of a factorized layer both factors. Biases, LayerNorms, positions and heads are left out.
+    A factorized layer has two. Biases, LayerNorms, positions and heads are left out.
 
     Raises:
         QualaError: for a quantized model.
     """
-    found: dict[str, Tensor] = {}
-    for name in (name for layer in linear_names(hf) for name in layer.values()):
-        linear = float_linear(hf, name)
-        if isinstance(linear, FactorizedLinear):
-            found[f"{name}.down.weight"] = linear.down.weight
-            found[f"{name}.up.weight"] = linear.up.weight
-        else:
-            found[f"{name}.weight"] = linear.weight
+    names = [name for layer in linear_names(hf) for name in layer.values()]
+    modules: dict[str, nn.Module] = {name: float_linear(hf, name) for name in names}
     if embeddings:
-        name, table = embedding_name(hf), float_embedding(hf)
-        if isinstance(table, FactorizedEmbedding):
-            found[f"{name}.table.weight"] = table.table.weight
-            found[f"{name}.up.weight"] = table.up.weight
-        else:
-            found[f"{name}.weight"] = table.weight
-    return found
+        modules[embedding_name(hf)] = float_embedding(hf)
+    return {
+        key: weight
+        for name, module in modules.items()
+        for key, weight in module.named_parameters(prefix=name)
+        if weight.dim() == 2
+    }
 
 
 def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> Masks:
     """Return masks, True where a weight stays, that hide the smallest round(sparsity N) weights.
 
-    Weights that are zero are the smallest, so repeated pruning with rising sparsity never
-    brings one back.
+    All weights are ranked together. Zeros are the smallest, so pruning again with a higher
+    sparsity never brings a weight back.
 
     Args:
         weights: tensors of any shape by name, see `prunable_weights`.
@@ -86,5 +73,5 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:
             raise QualaError(f"The mask `{name}` {tuple(mask.shape)} fits no parameter.")
-        # Floats multiply several times faster than a mask fills.
+        # Multiplying floats is several times faster than filling by a mask.
         parameters[name].mul_(mask.to(parameters[name].dtype))
