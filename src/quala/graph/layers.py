@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
+from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.split import Split
-from quala.compress.structure import FactorizedEmbedding, FactorizedLinear
 from quala.errors import QualaError
 from quala.graph.builder import GraphBuilder
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from quala.compress.prune.sparse import dense_state
 from quala.compress.quantize.config import top_code
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
-from quala.compress.quantize.split import Split, join_halves, split_names
+from quala.compress.quantize.split import Split, split_names
 from quala.compress.quantize.transform import replace
 from quala.compress.structure import skeleton
 from quala.errors import QualaError
@@ -218,23 +218,6 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     model.load_state_dict(tensors)
     model.eval()
     return model
-
-
-def dequantized_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the float32 weights that an integer `model` stands for, under the original names.
-
-    A plain Hugging Face model of the same config loads them; only the rounding of activations is
-    lost. The halves of a `Split` are added up.
-    """
-    state = dict(model.state_dict())
-    for name, layer in integer_layers(model).items():
-        owned = [key for key in state if key.rpartition(".")[0] == name]
-        for key in owned:
-            if not key.endswith(".bias"):
-                del state[key]
-        state[f"{name}.weight"] = layer.float_weight()
-    join_halves(state, split_names(model))
-    return state
 
 
 def _plan(path: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class ActivationQuantizer(nn.Module):
     """Affine per-tensor fake quantizer to {0, ..., 2^bits - 1}, with an integer zero point.
 
     Modes: `off` passes through, `observe` passes through and widens the range, `fake` rounds.
-    With `ema`, training in mode `fake` keeps averaging the range until `frozen` is set.
+    With `ema`, training in mode `fake` keeps averaging the range.
     """
 
     low: Tensor
@@ -51,7 +51,6 @@ class ActivationQuantizer(nn.Module):
         self.config = config
         self.levels = (1 << config.activation_bits) - 1
         self.mode: Mode = "off"
-        self.frozen = False
         for name in ("low", "high", "observations", "zero_point"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("floor", torch.zeros(()))
@@ -79,7 +78,7 @@ class ActivationQuantizer(nn.Module):
             return x
         if self.learned:
             return fake_learned(x, self.positive_step(), self.zero_point, levels=self.levels)
-        if self.training and not self.frozen and self.config.activation_range == "ema":
+        if self.training and self.config.activation_range == "ema":
             self.observe(x)
             self.finalise()
         return fake_affine(x, self.step, self.zero_point, levels=self.levels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace as changed
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ class Split(nn.Module):
     Together they have the parameters of a layer twice as wide.
     """
 
+    copies = 2
+    """How many layers are summed."""
+
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
         self.first, self.second = first, second
@@ -33,6 +37,11 @@ class Split(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         total: Tensor = self.first(x) + self.second(x)
         return total
+
+    @property
+    def out_features(self) -> int:
+        """Number of outputs, of halves that are linear layers."""
+        return int(cast("nn.Linear", self.first).out_features)
 
 
 def split_weights(

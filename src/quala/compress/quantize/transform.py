@@ -131,12 +131,6 @@ def calibrate(model: nn.Module, run: Callable[[], None]) -> None:
     set_mode(model, "fake")
 
 
-def freeze(model: nn.Module, frozen: bool = True) -> None:
-    """Stop (or resume) the averaging of activation ranges while training."""
-    for _, quantizer in _quantizers(model):
-        quantizer.frozen = frozen
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LearnedStep:
     """A step of LSQ in training, the largest code of its grid, and what it rounds."""
