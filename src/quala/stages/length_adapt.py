@@ -120,7 +120,7 @@ class SandwichModule(TrainingModule):
         return target
 
     def _full_logits(self, batch: Batch, skipped: frozenset[int]) -> tuple[Tensor, list[Tensor]]:
-        if self.sandwich.exits and self.model.significance.name == "span":
+        if self.sandwich.exits and self.model.significance.needs_span_head:
             return self.model.forward_exits(batch, skip_layers=skipped)
         return self.model(batch, skip_layers=skipped), []
 

@@ -14,9 +14,10 @@ import torch
 from transformers import AutoConfig, AutoModelForQuestionAnswering
 from transformers import AutoModelForSequenceClassification as AutoModelForClassification
 
+from quala.architecture import config_facts
 from quala.checkpoint import open_checkpoint
 from quala.compress.quantize.files import bits_of, weight_counts
-from quala.cost import Architecture, macs, mean_macs, preset, size_bytes
+from quala.cost import macs, mean_macs, preset, size_bytes
 from quala.data.batches import eval_batches
 from quala.data.features import equal_lengths
 from quala.data.task import Task
@@ -46,31 +47,12 @@ def random_model(name: str, task: Task) -> LengthAdaptiveModel:
         if task.kind == "question-answering"
         else AutoModelForClassification
     )
-    config = AutoConfig.for_model(arch.family, num_labels=task.num_labels, **_sizes(arch))
+    keys = config_facts(arch.family).keys
+    sizes = {key: getattr(arch, name) for name, key in keys.items()}
+    config = AutoConfig.for_model(arch.family, num_labels=task.num_labels, **sizes)
     with torch.random.fork_rng(devices=[]):
         hf = auto.from_config(config)
     return LengthAdaptiveModel(hf.eval(), task_kind=task.kind)
-
-
-def _sizes(arch: Architecture) -> dict[str, int]:
-    if arch.family == "distilbert":
-        return {
-            "dim": arch.hidden,
-            "hidden_dim": arch.intermediate,
-            "n_layers": arch.layers,
-            "n_heads": arch.heads,
-            "vocab_size": arch.vocabulary,
-            "max_position_embeddings": arch.positions,
-        }
-    return {
-        "hidden_size": arch.hidden,
-        "intermediate_size": arch.intermediate,
-        "num_hidden_layers": arch.layers,
-        "num_attention_heads": arch.heads,
-        "vocab_size": arch.vocabulary,
-        "max_position_embeddings": arch.positions,
-        "type_vocab_size": arch.type_vocabulary,
-    }
 
 
 FULL = "full"

@@ -20,6 +20,7 @@ from quala.compress.structure import (
     structure_of,
 )
 from quala.errors import QualaError
+from quala.models.families import family_of
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 _Batch = TypeVar("_Batch")
@@ -193,12 +194,6 @@ def _taken(weight: Tensor, places: Tensor, dim: int) -> nn.Parameter:
 
 def _set_head_counts(hf: PreTrainedModel) -> None:
     """Write the new head counts into transformers' attention modules, which store them."""
-    for names, layer in zip(linear_names(hf), structure_of(hf).layers, strict=True):
-        attention = hf.get_submodule(names["query"].rpartition(".")[0])
-        for name, value in (
-            ("num_attention_heads", layer.heads),
-            ("n_heads", layer.heads),
-            ("all_head_size", layer.heads * head_size(hf)),
-        ):
-            if hasattr(attention, name):
-                setattr(attention, name, value)
+    family = family_of(hf)
+    for layer, sizes in zip(family.layers(hf), structure_of(hf).layers, strict=True):
+        family.set_heads(layer, heads=sizes.heads, size=head_size(hf))
