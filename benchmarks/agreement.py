@@ -26,8 +26,7 @@ from quala.data.spec import DataSpec
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig
 from quala.metrics.squad import answer_f1
-from quala.runtime.engine import Facts, OrtEngine, open_engine
-from quala.runtime.session import EngineSession, Session, TorchSession
+from quala.runtime.engine import Engine, Facts, OrtEngine, TorchEngine, open_engine
 
 
 class Unfused(OrtEngine):
@@ -42,11 +41,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     spec = DataSpec(task="squad", path=arguments.data, max_test=arguments.questions)
     opened = open_checkpoint(arguments.checkpoint, spec)
-    sessions = open_sessions(opened, arguments.runtimes, arguments.threads)
+    engines = open_engines(opened, arguments.runtimes, arguments.threads)
     sizes = {"layers": opened.model.num_layers, "sequence_length": spec.max_length}
     for text in arguments.lengths or [""]:
         lengths = LengthConfig.parse(text, **sizes) if text else None
-        compare(opened, sessions, lengths)
+        compare(opened, engines, lengths)
 
 
 def parse() -> argparse.Namespace:
@@ -61,28 +60,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def open_sessions(opened: Opened, runtimes: Sequence[str], threads: int) -> dict[str, Session]:
+def open_engines(opened: Opened, runtimes: Sequence[str], threads: int) -> dict[str, Engine]:
     """Return PyTorch first, then the runtimes, then the one with other kernels."""
     longest = opened.data.spec.max_length
     graph = build_graph(opened.model, sequence_length=longest)
     facts = Facts.of(opened.model.arch, longest)
-    sessions: dict[str, Session] = {"torch": TorchSession(opened.model)}
+    engines: dict[str, Engine] = {"torch": TorchEngine(opened.model)}
     for runtime in runtimes:
-        sessions[runtime] = EngineSession(open_engine(runtime, graph, facts, threads=threads))
-    unfused = Unfused(graph, facts, threads=threads)
-    sessions["onnxruntime, fused attention off"] = EngineSession(unfused)
-    return sessions
+        engines[runtime] = open_engine(runtime, graph, facts, threads=threads)
+    engines["onnxruntime, fused attention off"] = Unfused(graph, facts, threads=threads)
+    return engines
 
 
-def compare(opened: Opened, sessions: dict[str, Session], lengths: LengthConfig | None) -> None:
+def compare(opened: Opened, engines: dict[str, Engine], lengths: LengthConfig | None) -> None:
     """Print how the runtimes' answers differ at one length configuration."""
     examples = opened.data.test.examples
     table = Table(title=f"{len(examples)} questions, lengths {lengths or 'full'}")
     for heading in ("Runtime", "F1", "Same answers", "F1 difference", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "Runtime" else "right")
     first: dict[str, str] = {}
-    for name, session in sessions.items():
-        found = answers(opened, session, lengths)
+    for name, engine in engines.items():
+        found = answers(opened, engine, lengths)
         first = first or found
         gained = np.array([f1(found, each) - f1(first, each) for each in examples])
         score = np.mean([f1(found, each) for each in examples])
@@ -93,12 +91,12 @@ def compare(opened: Opened, sessions: dict[str, Session], lengths: LengthConfig 
     Console().print(table)
 
 
-def answers(opened: Opened, session: Session, lengths: LengthConfig | None) -> dict[str, str]:
+def answers(opened: Opened, engine: Engine, lengths: LengthConfig | None) -> dict[str, str]:
     """Return the best answer by question id."""
     part = opened.data.test
     outputs: list[np.ndarray] = [np.empty(0)] * len(part.features)
     for rows in equal_lengths(part.features.lengths, 16):
-        logits = session.run(part.features.batch(rows), lengths).numpy()
+        logits = engine.logits(part.features.arrays(rows), lengths)
         for row, values in zip(rows, logits, strict=True):
             outputs[row] = values
     return opened.data.judge(part, outputs)[1]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,8 +30,8 @@ from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.runtime.engine import Facts, GraphEngine, open_engine
-from quala.runtime.timing import Words, words
+from quala.runtime.engine import Facts, GraphEngine, Inputs, open_engine
+from quala.runtime.timing import interleaved, synthetic_inputs
 from quala.stages.measure import random_model
 
 LONGEST = 384
@@ -54,7 +53,7 @@ def main() -> None:
     arguments = parse()
     lengths = LengthConfig.parse(arguments.lengths, layers=6, sequence_length=LONGEST)
     full = LengthConfig.full(layers=6, sequence_length=LONGEST)
-    batch = words([arguments.tokens] * arguments.batch)
+    batch = synthetic_inputs([arguments.tokens] * arguments.batch)
     drops = frozenset(layer for layer, drop in enumerate(lengths.drops) if drop)
     variants = [
         Variant("as deployed"),
@@ -90,7 +89,7 @@ def integer_graph(significance: str) -> onnx.ModelProto:
     torch.manual_seed(0)
     plain = random_model("minilm-l6-h384", TASK)
     model = LengthAdaptiveModel(plain.hf, significance=significance).eval()
-    batch = {name: torch.from_numpy(values) for name, values in words([64, 64]).items()}
+    batch = {name: torch.from_numpy(values) for name, values in synthetic_inputs([64, 64]).items()}
 
     def observe() -> None:
         model(batch)
@@ -112,7 +111,7 @@ def runner(
     arguments: argparse.Namespace,
     graphs: dict[str, onnx.ModelProto],
     variant: Variant,
-    batch: Words,
+    batch: Inputs,
     lengths: LengthConfig,
 ) -> Callable[[], object]:
     """Return what one call of a variant does."""
@@ -129,14 +128,8 @@ def runner(
 
 def time_all(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Return milliseconds, every run once before any runs again; three runs warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 3):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if repeat >= 3:
-                taken[name].append(1000 * (time.perf_counter() - start))
-    return taken
+    times = interleaved([[run] * repeats for run in runs.values()], warmup=3)
+    return dict(zip(runs, times, strict=True))
 
 
 def show(

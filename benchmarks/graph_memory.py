@@ -17,7 +17,7 @@ import time
 import quala
 from quala.lengths import LengthConfig
 from quala.runtime.engine import OrtEngine
-from quala.runtime.timing import words
+from quala.runtime.timing import synthetic_inputs
 
 SIZES = (384, 350, 300, 200, 100)
 
@@ -48,12 +48,12 @@ def measure(shared: bool, batch: int) -> tuple[float, float]:
     ]
     for size in SIZES:
         for point in points:
-            model.engine.logits(words([size] * batch), point)
+            model.engine.logits(synthetic_inputs([size] * batch), point)
     seconds = []
     for _ in range(20):
         start = time.process_time()
         for point in points:
-            model.engine.logits(words([164]), point)
+            model.engine.logits(synthetic_inputs([164]), point)
         seconds.append(time.process_time() - start)
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return largest, statistics.median(seconds)

@@ -1,4 +1,4 @@
-"""Every runtime says what the exported graph says, and survives foreign files."""
+"""All runtimes return the same logits, and damaged graphs are refused."""
 
 from __future__ import annotations
 
@@ -7,14 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from quala.data.task import Task
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.load import load_model
 from quala.runtime import engine as room
-from quala.runtime.engine import Facts, GraphEngine, open_engine, read_graph
-from quala.runtime.timing import words
+from quala.runtime.engine import (
+    Facts,
+    GraphEngine,
+    TorchEngine,
+    open_engine,
+    open_model,
+    read_graph,
+)
+from quala.runtime.timing import synthetic_inputs
 
 FACTS = Facts(layers=2, sequence_length=128)
+Arrays = dict[str, np.ndarray]
+
 LENGTHS = [None, LengthConfig((128, 40), 128), LengthConfig((60, 20), 128)]
 
 
@@ -27,7 +40,7 @@ def opened(folder: Path, runtime: str) -> GraphEngine:
 @pytest.mark.parametrize("counts", [[40], [40, 40], [17, 128, 60]])
 def test_runtimes_agree(export_folder: Path, counts: list[int]) -> None:
     first, second = opened(export_folder, "onnxruntime"), opened(export_folder, "openvino")
-    batch = words(counts)
+    batch = synthetic_inputs(counts)
     real = batch["attention_mask"].astype(bool)
     for lengths in LENGTHS:
         expected, found = first.logits(batch, lengths), second.logits(batch, lengths)
@@ -38,11 +51,11 @@ def test_runtimes_agree(export_folder: Path, counts: list[int]) -> None:
 def test_padding_changes_nothing(export_folder: Path, runtime: str) -> None:
     engine = opened(export_folder, runtime)
     for lengths in LENGTHS:
-        alone = engine.logits(words([40]), lengths)
-        padded = engine.logits(words([40], pad_to=64), lengths)
+        alone = engine.logits(synthetic_inputs([40]), lengths)
+        padded = engine.logits(synthetic_inputs([40], pad_to=64), lengths)
         # other words fill the row, so the same 40 are laid in
-        batch = words([40], pad_to=64)
-        batch["input_ids"][:, :40] = words([40])["input_ids"]
+        batch = synthetic_inputs([40], pad_to=64)
+        batch["input_ids"][:, :40] = synthetic_inputs([40])["input_ids"]
         padded = engine.logits(batch, lengths)
         np.testing.assert_allclose(padded[:, :40], alone, atol=5e-3)
 
@@ -50,8 +63,10 @@ def test_padding_changes_nothing(export_folder: Path, runtime: str) -> None:
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_survivors_come_with_the_same_logits(export_folder: Path, runtime: str) -> None:
     engine = opened(export_folder, runtime)
-    logits, kept = engine.survivors(words([64, 64]), LENGTHS[2])
-    np.testing.assert_allclose(logits, engine.logits(words([64, 64]), LENGTHS[2]), atol=1e-5)
+    logits, kept = engine.survivors(synthetic_inputs([64, 64]), LENGTHS[2])
+    np.testing.assert_allclose(
+        logits, engine.logits(synthetic_inputs([64, 64]), LENGTHS[2]), atol=1e-5
+    )
     assert {layer: [len(row) for row in rows] for layer, rows in kept.items()} == {
         0: [30, 30],
         1: [10, 10],
@@ -62,7 +77,7 @@ def test_survivors_come_with_the_same_logits(export_folder: Path, runtime: str) 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_threads_may_share_an_engine(export_folder: Path, runtime: str) -> None:
     engine = opened(export_folder, runtime)
-    inputs = [words([20 + number], seed=number) for number in range(12)]
+    inputs = [synthetic_inputs([20 + number], seed=number) for number in range(12)]
     expected = [engine.logits(batch, LENGTHS[2]) for batch in inputs]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda batch: engine.logits(batch, LENGTHS[2]), inputs))
@@ -74,8 +89,8 @@ def test_compiled_shapes_are_bounded(export_folder: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(room, "MOST_SHAPES", 2)
     engine = opened(export_folder, "onnxruntime")
     for lengths in LENGTHS:
-        engine.logits(words([16]), lengths)
-        engine.logits(words([16, 12]), lengths)
+        engine.logits(synthetic_inputs([16]), lengths)
+        engine.logits(synthetic_inputs([16, 12]), lengths)
     assert len(engine._compiled) == 2
 
 
@@ -87,7 +102,7 @@ def test_an_unknown_runtime_is_named(export_folder: Path) -> None:
 def test_wrong_lengths_are_refused(export_folder: Path) -> None:
     engine = opened(export_folder, "onnxruntime")
     with pytest.raises(QualaError, match="Expected 2 lengths"):
-        engine.logits(words([16]), LengthConfig((64, 32, 16), 128))
+        engine.logits(synthetic_inputs([16]), LengthConfig((64, 32, 16), 128))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])
@@ -96,3 +111,75 @@ def test_a_truncated_graph_is_refused(export_folder: Path, tmp_path: Path, keep:
     (tmp_path / "model.onnx").write_bytes(whole[:keep])
     with pytest.raises(QualaError, match=r"model\.onnx"):
         read_graph(tmp_path)
+
+
+@pytest.fixture
+def model(tiny_checkpoint: Path) -> LengthAdaptiveModel:
+    return load_model(tiny_checkpoint, task=Task("question-answering", 2, "f1"))
+
+
+@pytest.fixture
+def inputs(model: LengthAdaptiveModel) -> Arrays:
+    found = synthetic_inputs([10, 10])
+    found["input_ids"] %= model.arch.vocabulary
+    return found
+
+
+def expected(
+    model: LengthAdaptiveModel, inputs: Arrays, lengths: LengthConfig | None
+) -> np.ndarray:
+    batch = {name: torch.from_numpy(values) for name, values in inputs.items()}
+    return model(batch, lengths).detach().numpy()
+
+
+@pytest.mark.parametrize("lengths", [None, LengthConfig((6, 4), 10)])
+def test_torch_answers_as_the_model_does(
+    model: LengthAdaptiveModel, inputs: Arrays, lengths: LengthConfig | None
+) -> None:
+    found = TorchEngine(model).logits(inputs, lengths)
+    np.testing.assert_allclose(found, expected(model, inputs, lengths), rtol=1e-5, atol=1e-6)
+
+
+def test_torch_neither_drops_out_nor_records(model: LengthAdaptiveModel, inputs: Arrays) -> None:
+    seen: list[bool] = []
+    model.register_forward_hook(lambda *call: seen.append(call[2].is_inference()))
+    engine = TorchEngine(model.train())
+    first, second = engine.logits(inputs, None), engine.logits(inputs, None)
+    assert np.array_equal(first, second)
+    assert seen == [True, True]
+
+
+def test_padding_that_torch_adds_is_cut_off(model: LengthAdaptiveModel, inputs: Arrays) -> None:
+    padded = TorchEngine(model, pad_to=24).logits(inputs, None)
+    np.testing.assert_allclose(padded, expected(model, inputs, None), atol=1e-5)
+
+
+def test_torch_runs_on_the_threads_asked_for(model: LengthAdaptiveModel, inputs: Arrays) -> None:
+    seen: list[int] = []
+    model.register_forward_hook(lambda *call: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    TorchEngine(model, threads=before + 1).logits(inputs, None)
+    assert seen == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_threads_come_back_after_a_failure(model: LengthAdaptiveModel, inputs: Arrays) -> None:
+    def fail(*call: object) -> None:
+        raise KeyboardInterrupt
+
+    model.register_forward_hook(fail)
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt):
+        TorchEngine(model, threads=before + 1).logits(inputs, None)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_a_model_is_opened_in_any_runtime(
+    model: LengthAdaptiveModel, inputs: Arrays, runtime: str
+) -> None:
+    engine = open_model(runtime, model, sequence_length=32, threads=1)
+    assert engine.name == runtime
+    found = engine.logits(inputs, LengthConfig((16, 8), 32))
+    wanted = expected(model.eval(), inputs, LengthConfig((16, 8), 32))
+    np.testing.assert_allclose(found, wanted, atol=5e-3)

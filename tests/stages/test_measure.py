@@ -16,7 +16,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.results import Row
-from quala.runtime.session import EngineSession
+from quala.runtime.engine import GraphEngine
 from quala.stages import measure, search
 from quala.stages import measure as scores
 from quala.stages.measure import random_model
@@ -135,14 +135,14 @@ def test_a_served_model_is_scored_as_it_is_served(
     run: Run, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[int, LengthConfig | None]] = []
-    logits = EngineSession.run
+    logits = GraphEngine.logits
 
-    def counted(session: EngineSession, batch: Any, lengths: LengthConfig | None) -> Any:
-        ran.append((len(batch["input_ids"]), lengths))
-        assert bool(batch["attention_mask"].all())  # nothing was padded
-        return logits(session, batch, lengths)
+    def counted(engine: GraphEngine, inputs: Any, lengths: LengthConfig | None) -> Any:
+        ran.append((len(inputs["input_ids"]), lengths))
+        assert bool(inputs["attention_mask"].all())  # nothing was padded
+        return logits(engine, inputs, lengths)
 
-    monkeypatch.setattr(EngineSession, "run", counted)
+    monkeypatch.setattr(GraphEngine, "logits", counted)
     rows = run(runtime="onnxruntime", latency_inputs=1, warmup=0)
     test = open_checkpoint(inputs["model"], inputs["data"]).data.test
     counts = Counter(lengths for _, lengths in ran)

@@ -133,8 +133,7 @@ def test_the_export_answers_as_the_model_does_at_every_point(
 ) -> None:
     from quala.checkpoint import open_checkpoint
     from quala.data.spec import DataSpec
-    from quala.runtime.engine import Facts, open_engine, read_graph
-    from quala.runtime.session import EngineSession, TorchSession
+    from quala.runtime.engine import Facts, TorchEngine, open_engine, read_graph
     from quala.stages.search import read_result
 
     case, result, _ = done
@@ -145,11 +144,11 @@ def test_the_export_answers_as_the_model_does_at_every_point(
     opened = open_checkpoint(served(case, result), spec)
     graph, facts = read_graph(output(result, "export")), Facts.of(opened.model.arch, 128)
     engine = open_engine("onnxruntime", graph, facts, threads=1)
-    exported, model = EngineSession(engine), TorchSession(opened.model)
-    batch = opened.data.test.features.batch([0, 1, 2])
-    real = batch["attention_mask"].bool()
+    model = TorchEngine(opened.model)
+    inputs = opened.data.test.features.arrays([0, 1, 2])
+    real = inputs["attention_mask"].astype(bool)
     for point in read_result(output(result, "search")).front:
-        expected, found = (one.run(batch, point.lengths)[real] for one in (model, exported))
+        expected, found = (one.logits(inputs, point.lengths)[real] for one in (model, engine))
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 

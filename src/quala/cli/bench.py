@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,13 @@ from quala.lengths import LengthConfig
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.cost import Architecture
     from quala.runtime.answerer import QuestionAnswerer
     from quala.runtime.card import Budget, Card, Point, Query
-    from quala.runtime.engine import Engine, Words
-    from quala.runtime.timing import Entry, Timing
+    from quala.runtime.engine import Engine, Inputs
+    from quala.runtime.timing import Timing
+
+Entries = dict[str, Callable[[list[Any]], object]]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,13 +42,12 @@ def main(argv: Sequence[str]) -> int:
 
     card = Card.read(folder)
     whole = Path(arguments.data).exists()
-    entries: list[Entry[Any]]
     if whole:
         inputs: list[Any] = _queries(arguments.data, arguments.questions)
         entries = _answering(arguments, folder, card)
     else:
         inputs = token_counts(arguments.data, longest=card.sequence_length) * arguments.repeats
-        entries = [*_baselines(arguments, card), *_points(arguments, folder, card)]
+        entries = _logits_alone(arguments, folder, card)
         inputs.sort()  # a batch holds neighbors in length
     found = [timing for size in batches for timing in compare(entries, inputs, batch=size)]
     machine = processor()
@@ -64,95 +65,79 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _baselines(arguments: argparse.Namespace, card: Card) -> list[Entry[int]]:
-    """Return the baseline with random weights (its time does not depend on them), twice."""
-    if arguments.baseline == "none":
-        return []
-    from quala.runtime.timing import Entry, words
-
-    name = f"{arguments.baseline} fp32, random weights"
-    torch_engine, engine = _baseline_engines(arguments, card, _baseline_model(arguments))
-    longest = card.sequence_length
-    return [
-        Entry(
-            f"{name}, PyTorch, padded to {longest}",
-            lambda counts: torch_engine.logits(words(counts), None),
-        ),
-        Entry(f"{name}, {arguments.runtime}", lambda counts: engine.logits(words(counts), None)),
-    ]
-
-
-def _baseline_model(arguments: argparse.Namespace) -> LengthAdaptiveModel:
-    from quala.data.task import Task
-    from quala.stages.measure import random_model
-
-    return random_model(arguments.baseline, Task("question-answering", 2, "f1")).eval()
-
-
-def _baseline_engines(
-    arguments: argparse.Namespace, card: Card, model: LengthAdaptiveModel
-) -> tuple[Engine, Engine]:
-    from quala.runtime.session import PaddedTorchEngine, model_engine
-
-    longest, threads = card.sequence_length, arguments.threads
-    return (
-        PaddedTorchEngine(model, pad_to=longest, threads=threads),
-        model_engine(arguments.runtime, model, sequence_length=longest, threads=threads),
-    )
-
-
-def _points(arguments: argparse.Namespace, folder: Path, card: Card) -> list[Entry[int]]:
+def _logits_alone(arguments: argparse.Namespace, folder: Path, card: Card) -> Entries:
+    """Return baselines and points that run the model on random inputs of given token counts."""
     from quala.runtime.engine import open_export
-    from quala.runtime.timing import Entry, words
+    from quala.runtime.timing import synthetic_inputs
 
+    def run(engine: Engine, lengths: LengthConfig | None, counts: list[int]) -> None:
+        engine.logits(synthetic_inputs(counts), lengths)
+
+    engines = _baselines(arguments, card)[1]
+    entries: Entries = {name: partial(run, engine, None) for name, engine in engines.items()}
     engine = open_export(folder, card, runtime=arguments.runtime, threads=arguments.threads)
-    return [
-        Entry(
-            _name(card, point),
-            lambda counts, lengths=point.lengths: engine.logits(words(counts), lengths),  # type: ignore[misc]
-        )
-        for point in card.front
-    ]
+    return entries | {
+        _name(card, point): partial(run, engine, point.lengths) for point in card.front
+    }
 
 
-def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> list[Entry[Query]]:
+def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> Entries:
     """Return baselines and points that go all the way from text to answer."""
     from quala.runtime.answerer import QuestionAnswerer, load
     from quala.runtime.card import Budget
-    from quala.runtime.timing import Entry
 
     model = load(folder, runtime=arguments.runtime, threads=arguments.threads)
-    entries = []
-    if arguments.baseline != "none":
-        name = f"{arguments.baseline} fp32, random weights"
-        other = _baseline_model(arguments)
-        full = LengthConfig.full(layers=other.arch.layers, sequence_length=card.sequence_length)
-        own = replace(card, arch=other.arch, front=(replace(card.full, lengths=full),))
-        padded, engine = _baseline_engines(arguments, card, other)
-        for label, runs in (
-            (f"{name}, PyTorch, padded to {card.sequence_length}", padded),
-            (f"{name}, {arguments.runtime}", engine),
-        ):
-            entries.append(Entry(label, QuestionAnswerer(own, model.windows, runs).answer_batch))
+    entries: Entries = {}
+    arch, engines = _baselines(arguments, card)
+    for name, engine in engines.items():
+        full = LengthConfig.full(layers=arch.layers, sequence_length=card.sequence_length)
+        own = replace(card, arch=arch, front=(replace(card.full, lengths=full),))
+        entries[name] = QuestionAnswerer(own, model.windows, engine).answer_batch
     for point in card.front:
         budget = Budget(lengths=point.lengths.lengths)
-        entries.append(Entry(_name(card, point), partial(_ask, model, budget)))
-    no_model = QuestionAnswerer(card, model.windows, _Nothing())
-    return [*entries, Entry("tokenizing and decoding alone", no_model.answer_batch)]
+        entries[_name(card, point)] = partial(_ask, model, budget)
+    without = QuestionAnswerer(card, model.windows, _ZerosEngine())
+    return entries | {"tokenizing and decoding alone": without.answer_batch}
+
+
+def _baselines(
+    arguments: argparse.Namespace, card: Card
+) -> tuple[Architecture, dict[str, Engine]]:
+    """Return the baseline with random weights, on which its time does not depend, twice.
+
+    In PyTorch it is padded, as published evaluations run it, and in the runtime of the points.
+    """
+    if arguments.baseline == "none":
+        return card.arch, {}
+    from quala.data.task import Task
+    from quala.runtime.engine import TorchEngine, open_model
+    from quala.stages.measure import random_model
+
+    model = random_model(arguments.baseline, Task("question-answering", 2, "f1"))
+    name = f"{arguments.baseline} fp32, random weights"
+    longest, threads = card.sequence_length, arguments.threads
+    return model.arch, {
+        f"{name}, PyTorch, padded to {longest}": TorchEngine(
+            model, pad_to=longest, threads=threads
+        ),
+        f"{name}, {arguments.runtime}": open_model(
+            arguments.runtime, model, sequence_length=longest, threads=threads
+        ),
+    }
 
 
 def _ask(model: QuestionAnswerer, budget: Budget, queries: list[Query]) -> None:
     model.answer_batch([replace(query, budget=budget) for query in queries])
 
 
-class _Nothing:
+class _ZerosEngine:
     """An engine that takes no time."""
 
     name = "nothing"
 
-    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
+    def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
         """Return zeros."""
-        return np.zeros((*words["input_ids"].shape, 2), dtype=np.float32)
+        return np.zeros((*inputs["input_ids"].shape, 2), dtype=np.float32)
 
 
 def _name(card: Card, point: Point) -> str:

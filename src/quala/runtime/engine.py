@@ -1,11 +1,12 @@
-"""What computes logits: one small door, behind which any runtime may stand."""
+"""Inference engines: one interface over PyTorch, ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,17 +25,21 @@ from quala.runtime.hardware import processor, saturates
 
 if TYPE_CHECKING:
     from quala.cost import Architecture
+    from quala.models.adaptive import LengthAdaptiveModel
     from quala.runtime.card import Card
 
 
 log = logging.getLogger(__name__)
 
-Words = Mapping[str, NDArray[np.int64]]
+Inputs = Mapping[str, NDArray[np.int64]]
+"""input_ids, attention_mask and segment_ids, int64 (B, n)."""
 Arrays = dict[str, NDArray[Any]]
 Compiled = Callable[[Arrays], list[NDArray[Any]]]
 RUNTIMES = ("onnxruntime", "openvino")
 GRAPH = "model.onnx"
 MOST_SHAPES = 16
+"""Compiled graphs that one engine keeps. A front has about ten points, each with and without
+padding; chosen by hand, not tuned."""
 
 
 class Engine(Protocol):
@@ -44,28 +49,73 @@ class Engine(Protocol):
     def name(self) -> str:
         """The runtime's name."""
 
-    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
-        """Return (B, n, 2) for spans, (B, C) otherwise; None drops nothing.
+    def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        """Return (B, n, 2) for spans, (B, C) otherwise; None drops no token."""
 
-        `words` are input_ids, attention_mask and segment_ids, int64 (B, n).
-        """
+
+class TorchEngine:
+    """Runs a float or integer model with PyTorch, the reference for the other engines.
+
+    Inputs are padded to `pad_to` tokens, as published evaluations do; None runs them as they
+    are. `threads` None keeps PyTorch's own number.
+    """
+
+    name = "torch"
+
+    def __init__(
+        self, model: LengthAdaptiveModel, *, pad_to: int | None = None, threads: int | None = None
+    ) -> None:
+        self._model = model.eval()
+        self._pad_to = pad_to
+        self._threads = threads
+
+    def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        """Return the logits of the tokens in `inputs`, without those of added padding."""
+        import torch
+
+        tokens = inputs["input_ids"].shape[1]
+        added = 0 if self._pad_to is None else self._pad_to - tokens
+        batch: Any = {
+            name: torch.from_numpy(np.pad(values, ((0, 0), (0, added))) if added else values)
+            for name, values in inputs.items()
+        }
+        with _torch_threads(self._threads), torch.inference_mode():
+            found = self._model(batch, lengths).numpy()
+        return np.asarray(found[:, :tokens] if found.ndim == 3 else found, dtype=np.float32)
+
+
+@contextmanager
+def _torch_threads(count: int | None) -> Iterator[None]:
+    """Run with `count` threads inside operators, then with as many as before."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What an engine must know of the graph."""
+    """The sizes of a graph that an engine needs."""
 
     layers: int
     sequence_length: int
 
     @classmethod
     def of(cls, arch: Architecture, sequence_length: int) -> Facts:
-        """Return the facts of a model's graph."""
+        """Return the sizes of a model's graph."""
         return cls(arch.layers, sequence_length)
 
 
 class GraphEngine(ABC):
-    """Runs an exported graph, cut down and compiled for each kind of call when it first comes."""
+    """Runs an exported graph.
+
+    For each set of layers that drop, with and without padding, the graph is cut down and
+    compiled at the first such call.
+    """
 
     name: str
     fuse = False
@@ -81,15 +131,18 @@ class GraphEngine(ABC):
     def compile(self, graph: bytes, outputs: list[str]) -> Compiled:
         """Return a function from inputs to these outputs."""
 
-    def logits(self, words: Words, lengths: LengthConfig | None) -> NDArray[np.float32]:
-        outputs = self._run(words, lengths)
+    def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        outputs = self._run(inputs, lengths)
         return np.asarray(outputs[OUTPUT], dtype=np.float32)
 
     def survivors(
-        self, words: Words, lengths: LengthConfig
+        self, inputs: Inputs, lengths: LengthConfig
     ) -> tuple[NDArray[np.float32], dict[int, list[list[int]]]]:
-        """Return the logits, and for each layer that drops the places each row kept, rising."""
-        outputs = self._run(words, lengths)
+        """Return the logits, and by layer the places that each row kept, rising.
+
+        Layers that drop nothing are left out.
+        """
+        outputs = self._run(inputs, lengths)
         kept: dict[int, list[list[int]]] = {}
         for name, places in outputs.items():
             if name.endswith("_positions"):
@@ -100,7 +153,7 @@ class GraphEngine(ABC):
                 ]
         return np.asarray(outputs[OUTPUT], dtype=np.float32), kept
 
-    def _run(self, words: Words, lengths: LengthConfig | None) -> Arrays:
+    def _run(self, inputs: Inputs, lengths: LengthConfig | None) -> Arrays:
         full = LengthConfig.full(
             layers=self.facts.layers, sequence_length=self.facts.sequence_length
         )
@@ -110,9 +163,9 @@ class GraphEngine(ABC):
                 f"Expected {self.facts.layers} lengths, one per layer, got {len(wanted.lengths)}."
             )
         drops = frozenset(layer for layer, drop in enumerate(wanted.drops) if drop)
-        padded = not bool(words["attention_mask"].all())
+        padded = not bool(inputs["attention_mask"].all())
         compiled, outputs = self._session(Shape(drops, padded))
-        feeds: Arrays = dict(words) | {"lengths": np.array(wanted.lengths, dtype=np.int64)}
+        feeds: Arrays = dict(inputs) | {"lengths": np.array(wanted.lengths, dtype=np.int64)}
         return dict(zip(outputs, compiled(feeds), strict=True))
 
     def _session(self, shape: Shape) -> tuple[Compiled, list[str]]:
@@ -153,6 +206,21 @@ def open_engine(
     if runtime == "openvino":
         return OpenVinoEngine(graph, facts, threads=threads)
     raise unknown("runtime", runtime, RUNTIMES)
+
+
+def open_model(
+    runtime: str, model: LengthAdaptiveModel, *, sequence_length: int, threads: int
+) -> Engine:
+    """Open `model` in the runtime `torch`, or export it in memory and open it in another one.
+
+    Raises QualaError as `open_engine`, and for models that cannot be exported.
+    """
+    if runtime == TorchEngine.name:
+        return TorchEngine(model, threads=threads)
+    from quala.graph.encoder import build_graph
+
+    graph = build_graph(model, sequence_length=sequence_length)
+    return open_engine(runtime, graph, Facts.of(model.arch, sequence_length), threads=threads)
 
 
 def open_export(folder: Path, card: Card, *, runtime: str, threads: int) -> GraphEngine:

@@ -1,12 +1,13 @@
-"""Time engines side by side: interleaved, warmed up, as medians and ratios."""
+"""The interleaved stop-watch, and synthetic inputs to time."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,23 +19,42 @@ SQUAD_TOKENS = (
     61, 86, 103, 112, 119, 123, 128, 131, 134, 138, 142, 145, 149, 153, 157, 161,
     166, 170, 175, 180, 185, 191, 197, 203, 211, 218, 228, 242, 259, 279, 309, 384,
 )  # fmt: skip
-Words = dict[str, NDArray[np.int64]]
-
+QUESTION_TOKENS = 14
+"""A typical SQuAD question, with [CLS] and [SEP]; chosen by hand."""
 
 Input = TypeVar("Input")
+Call = Callable[[], object]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry(Generic[Input]):
-    """Something to time on a batch, whatever its inputs are."""
+def interleaved(
+    entries: Sequence[Sequence[Call]],
+    *,
+    warmup: int,
+    advance: Callable[[], None] = lambda: None,
+) -> list[list[float]]:
+    """Return the milliseconds of each entry's calls.
 
-    name: str
-    run: Callable[[list[Input]], Any]
+    The first call of every entry is made, then the second, and so on, so that a machine whose
+    speed drifts drifts for all entries. The first `warmup` calls are made once before and not
+    counted. The shortest entry ends the timing. `advance` is called after each round.
+    """
+    rounds = list(zip(*entries, strict=False))
+    for calls in rounds[:warmup]:
+        for call in calls:
+            call()
+    milliseconds: list[list[float]] = [[] for _ in entries]
+    for calls in rounds:
+        for call, times in zip(calls, milliseconds, strict=True):
+            started = time.perf_counter()
+            call()
+            times.append(1000 * (time.perf_counter() - started))
+        advance()
+    return milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Milliseconds per input, and how often the first entry's median it fits."""
+    """Milliseconds per input; `ratio` is the first entry's median over this one's."""
 
     name: str
     batch: int
@@ -42,6 +62,28 @@ class Timing:
     p10: float
     p90: float
     ratio: float
+
+
+def compare(
+    entries: Mapping[str, Callable[[list[Input]], object]], inputs: Sequence[Input], *, batch: int
+) -> list[Timing]:
+    """Time entries on the same batches of neighboring inputs.
+
+    The first entry is the baseline. A first pass over all batches is not counted: a runtime
+    prepares for lengths that are new to it. Raises QualaError for fewer inputs than `batch`.
+    """
+    if len(inputs) < batch:
+        raise QualaError(f"A batch of {batch} needs as many inputs, got {len(inputs)}.")
+    last = len(inputs) - batch + 1
+    groups = [list(inputs[first : first + batch]) for first in range(0, last, batch)]
+    calls = [[partial(run, group) for group in groups] for run in entries.values()]
+    taken = np.array(interleaved(calls, warmup=len(groups))) / batch  # (entries, groups)
+    base = statistics.median(taken[0].tolist())
+    timings = []
+    for name, times in zip(entries, taken, strict=True):
+        low, median, high = np.percentile(times, (10, 50, 90)).tolist()
+        timings.append(Timing(name, batch, median, low, high, base / median))
+    return timings
 
 
 def token_counts(data: str, *, longest: int) -> list[int]:
@@ -56,44 +98,17 @@ def token_counts(data: str, *, longest: int) -> list[int]:
     return [int(data)] * len(SQUAD_TOKENS)
 
 
-def compare(
-    entries: Sequence[Entry[Input]], inputs: Sequence[Input], *, batch: int
-) -> list[Timing]:
-    """Run every batch of neighbors through all entries before the next one.
-
-    The first entry is the baseline. A first pass over all batches is not counted: runtimes prepare
-    for lengths that they have not seen. Raises QualaError for fewer inputs than a batch holds.
-    """
-    if len(inputs) < batch:
-        raise QualaError(f"A batch of {batch} needs as many inputs, got {len(inputs)}.")
-    last = len(inputs) - batch + 1
-    groups = [list(inputs[first : first + batch]) for first in range(0, last, batch)]
-    taken: dict[str, list[float]] = {entry.name: [] for entry in entries}
-    for group in groups:
-        for entry in entries:
-            entry.run(group)
-    for group in groups:
-        for entry in entries:
-            started = time.perf_counter()
-            entry.run(group)
-            taken[entry.name].append(1000 * (time.perf_counter() - started) / batch)
-    base = statistics.median(taken[entries[0].name])
-    return [_timing(name, batch, times, base) for name, times in taken.items()]
-
-
-def _timing(name: str, batch: int, times: Sequence[float], base: float) -> Timing:
-    low, median, high = np.percentile(times, (10, 50, 90)).tolist()
-    return Timing(name, batch, median, low, high, base / median)
-
-
-def words(counts: Sequence[int], *, pad_to: int | None = None, seed: int = 0) -> Words:
-    """Return a batch of inputs of these token counts, a question of 14 tokens in each."""
+def synthetic_inputs(
+    counts: Sequence[int], *, pad_to: int | None = None, seed: int = 0
+) -> dict[str, NDArray[np.int64]]:
+    """Return random inputs with these token counts, int64 (B, n)."""
     width = pad_to or max(counts)
     column = np.arange(width)[None, :]
     real = column < np.asarray(counts)[:, None]
+    # Ids from 5 on are no special tokens of BERT's; every vocabulary has the ids below 500.
     ids = np.random.default_rng(seed).integers(5, 500, real.shape)
     return {
         "input_ids": np.where(real, ids, 0).astype(np.int64),
         "attention_mask": real.astype(np.int64),
-        "segment_ids": (real & (column >= 14)).astype(np.int64),
+        "segment_ids": (real & (column >= QUESTION_TOKENS)).astype(np.int64),
     }

@@ -1,4 +1,4 @@
-"""A published architecture with random weights: good for timing, and for nothing else."""
+"""The measure stage: one row of scores, sizes and times for each model and length."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,8 @@ from quala.data.task import Task
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
-from quala.runtime.latency import Timed, measure_latency
-from quala.runtime.session import Session, TorchSession, open_session
+from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
+from quala.runtime.timing import interleaved
 from quala.search.result import choose
 from quala.search.trie import PrefixCache, TrieWalk
 from quala.stages.files import write_whole
@@ -33,7 +34,6 @@ from quala.stages.search import read_result
 
 if TYPE_CHECKING:
     from quala.checkpoint import Opened
-    from quala.data.features import Batch
     from quala.search.result import SearchResult
     from quala.stage import Progress, StageContext
     from quala.stages.options import MeasureConfig
@@ -57,6 +57,8 @@ def random_model(name: str, task: Task) -> LengthAdaptiveModel:
 
 FULL = "full"
 Outputs = list[list[np.ndarray]]
+Logits = Iterator[tuple[Sequence[int], np.ndarray]]
+"""The points that agree on the logits of a batch, and these logits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +94,14 @@ class Scores:
         return self._known.get(measured.name, {}).get(name_of(point), {})
 
     def add(
-        self, measured: Measured, session: Session, *, batch_size: int, progress: Progress
+        self, measured: Measured, engine: Engine, *, batch_size: int, progress: Progress
     ) -> None:
         """Score a model at all its points in one walk over the test set, unless it is done."""
         features = measured.opened.data.test.features
         if measured.name in self._known:
             progress.advance(len(features))
             return
-        outputs = _outputs(measured, session, batch_size, progress)
+        outputs = _outputs(measured, engine, batch_size, progress)
         data = measured.opened.data
         found = {}
         for point, values in zip(measured.points, outputs, strict=True):
@@ -116,17 +118,17 @@ def name_of(point: LengthConfig | None) -> str:
     return FULL if point is None else str(point)
 
 
-def _outputs(measured: Measured, session: Session, batch_size: int, progress: Progress) -> Outputs:
+def _outputs(measured: Measured, engine: Engine, batch_size: int, progress: Progress) -> Outputs:
     """Return the logits of every test feature at every point."""
-    opened = measured.opened
-    features = opened.data.test.features
-    spans = opened.model.task_kind == "question-answering"
+    features = measured.opened.data.test.features
+    spans = measured.opened.model.task_kind == "question-answering"
     outputs: Outputs = [[np.empty(0)] * len(features) for _ in measured.points]
-    # A fast runtime loses more to padding than it gains from fuller batches.
-    cut = eval_batches if isinstance(session, TorchSession) else equal_lengths
+    if engine.name == TorchEngine.name:
+        cut, run = eval_batches, _shared_logits
+    else:  # loses more to padding than it gains from fuller batches
+        cut, run = equal_lengths, _served_logits
     for rows in cut(features.lengths, batch_size):
-        batch = features.batch(rows, pad_to=opened.pad_to)
-        for members, logits in _logits(measured, session, batch):
+        for members, logits in run(measured, engine, rows):
             for row, values in zip(rows, logits, strict=True):
                 kept = values[: features.lengths[row]] if spans else values
                 for member in members:
@@ -135,20 +137,23 @@ def _outputs(measured: Measured, session: Session, batch_size: int, progress: Pr
     return outputs
 
 
-def _logits(
-    measured: Measured, session: Session, batch: Batch
-) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-    """Yield which points have which logits; PyTorch shares the layers that points agree on."""
-    if not isinstance(session, TorchSession):
-        for number, point in enumerate(measured.points):
-            yield [number], session.run(batch, point).numpy()
-        return
+def _served_logits(measured: Measured, engine: Engine, rows: Sequence[int]) -> Logits:
+    """Run each point by itself."""
     opened = measured.opened
-    model = opened.model.eval()
-    full = LengthConfig.full(layers=model.num_layers, sequence_length=opened.data.spec.max_length)
-    genes = [point or full for point in measured.points]
+    inputs = opened.data.test.features.arrays(rows, pad_to=opened.pad_to)
+    for number, point in enumerate(measured.points):
+        yield [number], engine.logits(inputs, point)
+
+
+def _shared_logits(measured: Measured, engine: Engine, rows: Sequence[int]) -> Logits:
+    """Run the layers that points agree on once, in PyTorch."""
+    opened = measured.opened
+    model, longest = opened.model.eval(), opened.data.spec.max_length
+    full = LengthConfig.full(layers=model.num_layers, sequence_length=longest)
+    lengths = [point or full for point in measured.points]
+    batch = opened.data.test.features.batch(rows, pad_to=opened.pad_to)
     with torch.inference_mode():
-        for members, logits in TrieWalk(model, PrefixCache(0), 0, batch).logits(genes):
+        for members, logits in TrieWalk(model, PrefixCache(0), 0, batch).logits(lengths):
             yield members, logits.float().numpy()
 
 
@@ -165,15 +170,23 @@ def run(
     found = read_result(inputs["search"]) if "search" in inputs else None
     models = _models(config, inputs, found)
     scores = Scores(context.scratch)
-    sessions = _sessions(models, config)
+    engines = {
+        measured.name: open_model(
+            config.runtime,
+            measured.opened.model,
+            sequence_length=measured.opened.data.spec.max_length,
+            threads=config.threads,
+        )
+        for measured in models
+    }
     scored = [measured for measured in models if measured.scored]
     features = models[-1].opened.data.test.features
     with context.progress("measure: test set", len(scored) * len(features)) as progress:
         for measured in scored:
-            session = sessions[measured.name]
-            scores.add(measured, session, batch_size=config.batch_size, progress=progress)
+            engine = engines[measured.name]
+            scores.add(measured, engine, batch_size=config.batch_size, progress=progress)
     with context.progress("measure: latency", config.latency_inputs) as progress:
-        latency = _latency(models, sessions, config, progress)
+        latency = _latency(models, engines, config, progress)
     rows = [row for measured in models for row in _rows(measured, scores, latency)]
     shutil.copytree(scores.predictions, context.output / "predictions")
     text = json.dumps([asdict(row) for row in rows], indent=1)
@@ -249,55 +262,37 @@ def _front_points(
     return tuple(point for point in reversed(lengths) if point in kept), chosen
 
 
-def _sessions(models: Sequence[Measured], config: MeasureConfig) -> dict[str, Session]:
-    """Open every model in the runtime that the rows speak of."""
-    return {
-        measured.name: open_session(
-            config.runtime,
-            measured.opened.model,
-            sequence_length=measured.opened.data.spec.max_length,
-            threads=config.threads,
-        )
-        for measured in models
-    }
-
-
 def _latency(
     models: Sequence[Measured],
-    sessions: Mapping[str, Session],
+    engines: Mapping[str, Engine],
     config: MeasureConfig,
     progress: Progress,
 ) -> dict[str, Latency]:
     """Time one input at a time, the same inputs for every row."""
-    timed = [
-        Timed(
-            name=f"{measured.name} {name_of(point)}",
-            session=sessions[measured.name],
-            lengths=point,
-            batches=_timed_inputs(measured, config),
-        )
+    calls = {
+        f"{measured.name} {name_of(point)}": [
+            partial(engines[measured.name].logits, inputs, point)
+            for inputs in _timed_inputs(measured, config)
+        ]
         for measured in models
         for point in measured.points
-    ]
-    milliseconds = measure_latency(
-        timed, warmup=config.warmup, threads=config.threads, advance=progress.advance
-    )
+    }
+    times = interleaved([*calls.values()], warmup=config.warmup, advance=progress.advance)
     return {
         name: Latency(*np.percentile(values, (50, 90, 99)).tolist())
-        for name, values in milliseconds.items()
+        for name, values in zip(calls, times, strict=True)
     }
 
 
-def _timed_inputs(measured: Measured, config: MeasureConfig) -> list[Batch]:
+def _timed_inputs(measured: Measured, config: MeasureConfig) -> Iterator[Inputs]:
     opened = measured.opened
     features, vocabulary = opened.data.test.features, opened.model.arch.vocabulary
     count = min(config.latency_inputs, len(features))
-    rows = np.random.default_rng(config.seed).permutation(len(features))[:count]
-    batches = [features.batch([int(row)], pad_to=opened.pad_to) for row in rows]
-    for batch in batches:
-        # A reference of another vocabulary reads other words; its time is the same.
-        batch["input_ids"] %= vocabulary
-    return batches
+    for row in np.random.default_rng(config.seed).permutation(len(features))[:count]:
+        inputs = features.arrays([int(row)], pad_to=opened.pad_to)
+        # The reference model may have a smaller vocabulary; its time does not depend on the ids.
+        inputs["input_ids"] %= vocabulary
+        yield inputs
 
 
 def _rows(measured: Measured, scores: Scores, latency: Mapping[str, Latency]) -> list[Row]:

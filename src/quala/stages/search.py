@@ -19,10 +19,9 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, constant_drop
 from quala.report.figure import draw_history
-from quala.runtime.engine import Engine, Facts
+from quala.runtime.engine import Engine, Facts, open_model
 from quala.runtime.hardware import processor
 from quala.runtime.latency_model import LatencyModel, measure_latency_model, time_cases
-from quala.runtime.session import model_engine
 from quala.search.evaluate import EvaluatorSettings, SharedEvaluator, TaskScoring, cut_chunks
 from quala.search.result import SearchResult
 from quala.search.space import Space
@@ -90,7 +89,7 @@ class Clock:
 
     @cached_property
     def _engine(self) -> Engine:
-        return model_engine(
+        return open_model(
             self._config.runtime,
             self._opened.model,
             sequence_length=self._opened.data.spec.max_length,
