@@ -18,7 +18,7 @@ from transformers import (
 from quala.models.adaptive import LengthAdaptiveModel
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-PAD = {"roberta": 1, "xlm-roberta": 1}
+PAD = {"roberta": 1, "xlm-roberta": 1, "camembert": 1}
 VOCABULARY = 50
 
 

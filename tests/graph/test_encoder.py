@@ -60,7 +60,7 @@ def run(
 
 
 def real(values: NDArray[Any], batch: dict[str, Tensor]) -> NDArray[Any]:
-    """Leave padding out: nobody reads its logits."""
+    """Leave padding out: its logits have no meaning."""
     return values[batch["attention_mask"].bool().numpy()] if values.ndim == 3 else values
 
 

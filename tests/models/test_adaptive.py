@@ -41,14 +41,14 @@ def test_bfloat16_on_the_cpu_attends_in_float32() -> None:
     assert torch.equal(context, exact.bfloat16())
 
 
-def test_padding_rows_vote_for_real_columns_only() -> None:
+def test_padding_rows_count_for_real_columns_only() -> None:
     valid = torch.arange(6) < torch.tensor([[6], [4]])
     _, scores = published_attention(*qkv(6, 4), valid=valid, dropout=0.0)
     torch.testing.assert_close(scores.sum(dim=1), torch.full((2,), 18.0))
     assert scores[1, 4:].tolist() == [0.0, 0.0]
 
 
-def test_the_votes_are_what_dropout_left() -> None:
+def test_the_column_sums_are_of_what_dropout_left() -> None:
     query, key, _ = qkv(6, 4)
     identity = torch.eye(6).expand(2, 3, 6, 6)  # makes the context show the probabilities
     with torch.random.fork_rng(devices=[]):

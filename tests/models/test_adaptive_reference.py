@@ -25,9 +25,9 @@ LENGTHS = LengthConfig((24, 14, 5), 32)
 TOKENS = [32, 19]  # the second example's padding outlives the first drop
 
 
-def top(votes: Tensor, count: int) -> list[int]:
-    """Rank as top-k does, with an order for ties: all padding scores zero, yet it votes."""
-    return sorted(range(len(votes)), key=lambda i: -float(votes[i]))[:count]
+def top(received: Tensor, count: int) -> list[int]:
+    """Rank as top-k does, with an order for ties: all padding scores zero, yet its rows count."""
+    return sorted(range(len(received)), key=lambda i: -float(received[i]))[:count]
 
 
 def published(hf: Any, example: dict[str, Tensor], *, cls: bool) -> tuple[Tensor, list[list[int]]]:
@@ -38,19 +38,19 @@ def published(hf: Any, example: dict[str, Tensor], *, cls: bool) -> tuple[Tensor
     restored, positions, kept = hidden.clone(), list(range(len(hidden))), []
     for layer, length in zip(hf.bert.encoder.layer, LENGTHS.lengths, strict=True):
         attention = layer.attention.self
-        context, votes = [], torch.zeros(len(hidden), dtype=torch.float64)
+        context, received = [], torch.zeros(len(hidden), dtype=torch.float64)
         for head in range(attention.num_attention_heads):
             size = attention.attention_head_size
             part = slice(head * size, (head + 1) * size)
             query, key = attention.query(hidden)[:, part], attention.key(hidden)[:, part]
             probabilities = torch.softmax(query @ key.T / math.sqrt(size) + penalty, dim=-1)
             context.append(probabilities @ attention.value(hidden)[:, part])
-            votes += probabilities.sum(dim=0)
+            received += probabilities.sum(dim=0)
         attended = layer.attention.output(torch.cat(context, dim=-1), hidden)
         if cls:
-            index = [0, *(i + 1 for i in top(votes[1:], length - 1))]
+            index = [0, *(i + 1 for i in top(received[1:], length - 1))]
         else:
-            index = top(votes, length)
+            index = top(received, length)
         attended, penalty = attended[index], penalty[index]
         positions = [positions[i] for i in index]
         hidden = layer.output(layer.intermediate(attended), attended)

@@ -26,16 +26,17 @@ def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
     Raises:
         QualaError: for a model of another family, or layers that it does not have.
     """
-    depth = len(family_of(hf).layers(hf))
+    family = family_of(hf)
+    depth = len(family.layers(hf))
     kept = list(layers)
     if not kept or kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < depth:
         raise QualaError(f"`layers` must rise within 0 to {depth - 1}, got {kept}.")
     small = copy.deepcopy(hf)
-    stack = family_of(small).layers(small)
+    stack = family.layers(small)
     for layer in reversed(range(depth)):
         if layer not in kept:
             del stack[layer]
-    small.config.num_hidden_layers = len(kept)
+    setattr(small.config, family.facts.keys["layers"], len(kept))
     if hasattr(small.config, KEY):  # the layers were pruned or factorized before
         record_structure(small)
     for place, kept_layer in enumerate(stack):

@@ -51,7 +51,7 @@ def published_attention(
 ) -> tuple[Tensor, Tensor]:
     """Return the context and the column sums (B, n) of the very probabilities that made it.
 
-    As published: rows of padding vote too, and in training the probabilities are those that
+    As published: rows of padding count too, and in training the probabilities are those that
     dropout left.
     """
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, n, n)
@@ -73,10 +73,10 @@ class LengthAdaptiveModel(nn.Module):
     A layer attends to the tokens present, drops the least significant ones, and feeds the rest
     forward; a dropped token answers with what it carried when it came to that layer.
 
-    `natural` semantics: lengths are shares of each example's real tokens, padding neither votes
+    `natural` semantics: lengths are shares of each example's real tokens, padding neither counts
     nor stays, tokens keep their order, layers that drop nothing cost nothing extra.
     `reference` semantics: as published; lengths are absolute on inputs padded to the sequence
-    length, every row votes, tokens stand in the order of their scores.
+    length, every row counts, tokens stand in the order of their scores.
 
     `hf` owns every parameter. Raises QualaError for unsupported models, names and combinations.
     """
