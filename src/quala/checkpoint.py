@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quala.compress.prune.sparse import is_sparse
-from quala.compress.quantize.files import load_integer, precision_of
+from quala.compress.quantize.files import load_integer
+from quala.compress.quantize.integer import precision_of
 from quala.compress.structure import is_structured, load_structured
 from quala.data.batches import eval_batches
 from quala.data.features import Batch, FeatureSet

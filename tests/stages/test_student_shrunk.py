@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from quala.checkpoint import Opened, open_checkpoint, score_slice
 from quala.compress.prune.magnitude import Masks, prunable_weights
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.files import integer_layers
+from quala.compress.quantize.integer import integer_layers
 from quala.compress.shrink import weight_budget
 from quala.data.spec import DataSpec
 from quala.errors import QualaError

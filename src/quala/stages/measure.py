@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification as AutoModelForClass
 
 from quala.architecture import config_facts
 from quala.checkpoint import open_checkpoint
-from quala.compress.quantize.files import bits_of, weight_counts
+from quala.compress.quantize.integer import bits_of, weight_counts
 from quala.cost import macs, mean_macs, preset, size_bytes
 from quala.data.batches import eval_batches
 from quala.data.features import equal_lengths

@@ -26,13 +26,13 @@ from quala.compress.prune.structured import (
 from quala.compress.quantize.latent import (
     LATENT_FILE,
     Latent,
-    in_training_form,
     read_latent,
     restore_float,
     restore_latent,
     save_latent,
 )
 from quala.compress.quantize.split import split_ternary
+from quala.compress.quantize.transform import is_fake_quantized
 from quala.compress.shrink import hybrid_compress, weight_budget
 from quala.compress.structure import record_structure, skeleton, structure_of
 from quala.cost import parameters
@@ -175,12 +175,12 @@ def into_training_form(student: Opened, config: DistillConfig) -> None:
     Raises:
         QualaError: for a float student to split, or to keep latent weights of.
     """
-    if config.quantizers is not None and not in_training_form(student.model):
+    if config.quantizers is not None and not is_fake_quantized(student.model):
         fake_quantize(student, config.quantizers, config)
     if config.split:
         split_ternary(student.model.hf)
         record_structure(student.model.hf)  # for cost, which counts both halves
-    if config.latent and not in_training_form(student.model):
+    if config.latent and not is_fake_quantized(student.model):
         raise QualaError("`latent` keeps what is behind integers, got a float student.")
 
 
@@ -336,7 +336,7 @@ def save_student(
 ) -> None:
     """Write the student, as integers where it is rounded, and what it copied of the teacher."""
     facts = origin.to_json() if origin else {}
-    if in_training_form(student.model):
+    if is_fake_quantized(student.model):
         if config.latent:
             save_latent(student.model.hf, folder)
         save_quantized(student, folder, facts)

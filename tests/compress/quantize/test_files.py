@@ -14,18 +14,14 @@ from transformers import BertForQuestionAnswering
 
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.files import (
+from quala.compress.quantize.files import load_integer, pack, packed_bytes, save_integer, unpack
+from quala.compress.quantize.integer import (
     bits_of,
     integer_layers,
-    load_integer,
-    pack,
-    packed_bytes,
     precision_of,
-    save_integer,
-    unpack,
+    to_integer,
     weight_counts,
 )
-from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, quantize
 from quala.compress.shrink import factorize
 from quala.errors import QualaError

@@ -13,12 +13,8 @@ from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering, PreTrainedModel
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.files import (
-    integer_layers,
-    load_integer,
-    save_integer,
-)
-from quala.compress.quantize.integer import IntegerLinear, to_integer
+from quala.compress.quantize.files import load_integer, save_integer
+from quala.compress.quantize.integer import IntegerLinear, integer_layers, to_integer
 from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import calibrate, quantize
 from quala.errors import QualaError

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.files import (
+from quala.compress.quantize.files import load_integer, save_integer
+from quala.compress.quantize.integer import (
+    IntegerLinear,
     bits_of,
+    has_integer_kernel,
     integer_layers,
-    load_integer,
     precision_of,
-    save_integer,
+    to_integer,
     weight_counts,
 )
-from quala.compress.quantize.integer import IntegerLinear, has_integer_kernel, to_integer
 from quala.compress.quantize.latent import read_latent, restore_float, restore_latent, save_latent
 from quala.compress.quantize.modules import Mode, QuantEmbedding, QuantLinear
 from quala.compress.quantize.transform import (
