@@ -117,8 +117,8 @@ class Line:
     @property
     def machines(self) -> tuple[str, ...]:
         """Where the models were trained."""
-        found = (machine for trial in self.trials for machine in trial.costs.machines)
-        return tuple(dict.fromkeys(found))
+        works = (work for trial in self.trials for work in trial.costs.training)
+        return tuple(dict.fromkeys(work.machine for work in works))
 
     @property
     def partial(self) -> bool:
