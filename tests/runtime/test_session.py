@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from quala.data.features import Batch
-from quala.data.task import Task
+from quala.data.task import Span
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model
@@ -17,7 +17,7 @@ from quala.runtime.session import TorchSession
 
 @pytest.fixture
 def model(tiny_checkpoint: Path) -> LengthAdaptiveModel:
-    return load_model(tiny_checkpoint, task=Task("question-answering", 2, "f1"))
+    return load_model(tiny_checkpoint, task=Span())
 
 
 @pytest.fixture

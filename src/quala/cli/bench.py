@@ -83,10 +83,10 @@ def _baselines(arguments: argparse.Namespace, card: Card) -> list[Entry[int]]:
 
 
 def _baseline_model(arguments: argparse.Namespace) -> LengthAdaptiveModel:
-    from quala.data.task import Task
+    from quala.data.task import Span
     from quala.stages.measure import random_model
 
-    return random_model(arguments.baseline, Task("question-answering", 2, "f1")).eval()
+    return random_model(arguments.baseline, Span()).eval()
 
 
 def _baseline_engines(
@@ -133,11 +133,11 @@ def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> list[
             (f"{name}, PyTorch, padded to {card.sequence_length}", padded),
             (f"{name}, {arguments.runtime}", engine),
         ):
-            entries.append(Entry(label, QuestionAnswerer(own, model.windows, runs).answer_batch))
+            entries.append(Entry(label, QuestionAnswerer(own, model.tokenizer, runs).answer_batch))
     for point in card.front:
         budget = Budget(lengths=point.lengths.lengths)
         entries.append(Entry(_name(card, point), partial(_ask, model, budget)))
-    no_model = QuestionAnswerer(card, model.windows, _Nothing())
+    no_model = QuestionAnswerer(card, model.tokenizer, _Nothing())
     return [*entries, Entry("tokenizing and decoding alone", no_model.answer_batch)]
 
 

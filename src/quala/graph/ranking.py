@@ -44,7 +44,7 @@ def scores(g: GraphBuilder, model: LengthAdaptiveModel, seen: Seen) -> tuple[str
         ranked = _votes(g, _first(g, seen.query, 1, axis=2), seen, None)
     else:
         raise QualaError(f"An export does not know the significance `{strategy.name}`.")
-    if model.task_kind != "question-answering":
+    if model.task.keeps_first:
         ranked = _protect_first(g, ranked)
     return ranked, True
 

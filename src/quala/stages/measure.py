@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForQuestionAnswering
-from transformers import AutoModelForSequenceClassification as AutoModelForClassification
+import transformers
+from transformers import AutoConfig
 
-from quala.checkpoint import open_checkpoint
+from quala.checkpoint import load_with_data
 from quala.compress.quantize.files import bits_of, weight_counts
 from quala.cost import Architecture, macs, mean_macs, preset, size_bytes
 from quala.data.batches import eval_batches
@@ -31,7 +31,7 @@ from quala.stages.files import write_whole
 from quala.stages.search import read_result
 
 if TYPE_CHECKING:
-    from quala.checkpoint import Opened
+    from quala.checkpoint import TaskCheckpoint
     from quala.data.features import Batch
     from quala.search.result import SearchResult
     from quala.stage import Progress, StageContext
@@ -41,15 +41,11 @@ if TYPE_CHECKING:
 def random_model(name: str, task: Task) -> LengthAdaptiveModel:
     """Return the preset `name` with random weights; time does not depend on them."""
     arch = preset(name)
-    auto = (
-        AutoModelForQuestionAnswering
-        if task.kind == "question-answering"
-        else AutoModelForClassification
-    )
+    auto = getattr(transformers, task.auto_class)
     config = AutoConfig.for_model(arch.family, num_labels=task.num_labels, **_sizes(arch))
     with torch.random.fork_rng(devices=[]):
         hf = auto.from_config(config)
-    return LengthAdaptiveModel(hf.eval(), task_kind=task.kind)
+    return LengthAdaptiveModel(hf.eval(), task=task)
 
 
 def _sizes(arch: Architecture) -> dict[str, int]:
@@ -82,7 +78,7 @@ class Measured:
     """A model that gives one row for each of its length configurations (None: full length)."""
 
     name: str
-    opened: Opened
+    opened: TaskCheckpoint
     points: tuple[LengthConfig | None, ...]
     roles: tuple[Role, ...]
     size_bytes: int
@@ -138,7 +134,7 @@ def _outputs(measured: Measured, session: Session, batch_size: int, progress: Pr
     """Return the logits of every test feature at every point."""
     opened = measured.opened
     features = opened.data.test.features
-    spans = opened.model.task_kind == "question-answering"
+    task = opened.model.task
     outputs: Outputs = [[np.empty(0)] * len(features) for _ in measured.points]
     # A fast runtime loses more to padding than it gains from fuller batches.
     cut = eval_batches if isinstance(session, TorchSession) else equal_lengths
@@ -146,7 +142,7 @@ def _outputs(measured: Measured, session: Session, batch_size: int, progress: Pr
         batch = features.batch(rows, pad_to=opened.pad_to)
         for members, logits in _logits(measured, session, batch):
             for row, values in zip(rows, logits, strict=True):
-                kept = values[: features.lengths[row]] if spans else values
+                kept = task.cut(values, features.lengths[row])
                 for member in members:
                     outputs[member][row] = kept
         progress.advance(len(rows))
@@ -207,7 +203,7 @@ def read_rows(folder: Path) -> list[Row]:
 def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[Measured]:
-    integer = open_checkpoint(inputs["model"], inputs["data"])
+    integer = load_with_data(inputs["model"], inputs["data"])
     data = integer.data
     points, roles = _front(config, found)
     models = []
@@ -227,7 +223,7 @@ def _models(
     ):
         if key not in inputs:
             continue
-        opened = open_checkpoint(inputs[key], inputs["data"])
+        opened = load_with_data(inputs[key], inputs["data"])
         size = size_bytes(opened.model.arch, "fp32")
         models.append(Measured(name, opened, lengths, each, size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
