@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import torch
 
-from quala.checkpoint import Opened, open_checkpoint, set_dropout
+from quala.checkpoint import TaskCheckpoint, load_with_data, set_dropout
 from quala.compress.depth import keep_layers
 from quala.compress.layer_maps import layer_pairs, layers_to_keep
 from quala.data.spec import DataSpec
@@ -44,7 +44,7 @@ Seconds = tuple[float, float]
 class Setting:
     """One distillation, by a teacher of either kind."""
 
-    opened: Opened
+    opened: TaskCheckpoint
     config: DistillConfig
     plan: Plan
     kept: list[int]
@@ -83,7 +83,7 @@ def setting(args: argparse.Namespace) -> Setting:
     spec = DataSpec(
         task="squad", name="demo", max_length=args.length, doc_stride=64, max_train=args.questions
     )
-    opened = open_checkpoint("offline", spec)
+    opened = load_with_data("offline", spec)
     workflow = find_workflow("quala_minilm")
     preset = typed(composed(workflow, ["stage/distill=hsk"]), workflow).stages["distill"]
     config = replace(

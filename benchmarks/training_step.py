@@ -29,7 +29,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 from quala.compress.losses import task_soft_loss
 from quala.cost import mean_macs
 from quala.data.features import Batch, FeatureSet
-from quala.data.task import Task, task_loss
+from quala.data.task import Span
 from quala.lengths import LengthConfig, constant_drop
 from quala.models import adaptive
 from quala.models.adaptive import LengthAdaptiveModel
@@ -38,7 +38,7 @@ from quala.stages.options import FinetuneConfig
 from quala.stages.training import Plan, fit, step_batches
 from quala.workflow import StageContext
 
-TASK = Task("question-answering", 2, "f1")
+TASK = Span()
 LONGEST = 384
 
 
@@ -103,7 +103,7 @@ def sandwich_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
 
     def full_pass(batch: Batch) -> torch.Tensor:
         logits: torch.Tensor = model(batch)
-        task_loss(TASK, logits, batch).backward()
+        TASK.loss(logits, batch).backward()
         return logits.detach()
 
     def sub_passes(batch: Batch, target: torch.Tensor) -> None:
@@ -143,7 +143,7 @@ def bare_loop(model: LengthAdaptiveModel, features: FeatureSet, rows: list[list[
     for some in rows:
         batch = features.batch(some)
         optimizer.zero_grad()
-        task_loss(TASK, model(batch), batch).backward()
+        TASK.loss(model(batch), batch).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
@@ -184,7 +184,7 @@ def attention_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(batch)
-        task_loss(TASK, logits.float(), batch).backward()
+        TASK.loss(logits.float(), batch).backward()
         model.zero_grad()
 
     ratios = []

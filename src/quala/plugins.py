@@ -74,6 +74,25 @@ class Registry(Generic[T]):
             raise QualaError(f"The {self.kind} `{path}` cannot be imported: {error}.") from error
 
 
+TASKS: Registry[Any] = Registry(
+    "task kind",
+    "quala.tasks",
+    {
+        "question-answering": "quala.data.task:Span",
+        "classification": "quala.data.task:Classes",
+        "regression": "quala.data.task:Value",
+    },
+    classes=True,
+)
+"""Keyed by `Task.kind`, which quala.json names."""
+
+FORMATS: Registry[Any] = Registry(
+    "data task",
+    "quala.formats",
+    {"squad": "quala.data.formats:Squad", "glue": "quala.data.formats:Glue"},
+)
+"""Keyed by `data.task`."""
+
 FAMILIES: Registry[Any] = Registry(
     "`model_type`",
     "quala.families",

@@ -19,7 +19,7 @@ from quala.compress.losses import (
     task_soft_loss,
 )
 from quala.data.features import Batch
-from quala.data.task import Task
+from quala.data.task import Classes, Span, Task, Value
 from quala.errors import QualaError
 
 LOWEST = torch.finfo(torch.float32).min
@@ -315,9 +315,9 @@ def test_both_sides_bring_the_same_kinds() -> None:
         relation_loss([_heads(2, 4, 0)], [], relation_heads=2, mask=RELATION_MASK)
 
 
-SPANS = Task("question-answering", 2, "f1")
-CLASSES = Task("classification", 3, "accuracy")
-VALUES = Task("regression", 1, "pearson_spearman")
+SPANS = Span()
+CLASSES = Classes(3)
+VALUES = Value()
 
 
 def batch() -> Batch:

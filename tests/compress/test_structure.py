@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import FAMILIES, BuildHf, MakeBatch
+from toys import FAMILIES, TASKS, BuildHf, MakeBatch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from quala.architecture import KEY, LayerSizes, Structure
@@ -56,7 +56,7 @@ def test_a_saved_model_comes_back_exactly(
     assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
     assert not loaded.training
     batch = make_batch([9, 20], family=family)
-    one, other = (LengthAdaptiveModel(hf, task_kind=kind)(batch) for hf in (small, loaded))
+    one, other = (LengthAdaptiveModel(hf, task=TASKS[kind])(batch) for hf in (small, loaded))
     assert torch.equal(one, other)
 
 

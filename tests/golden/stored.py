@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from commandline import QUESTIONS, SIZES, STAGES, quiet_logging
-from golden.use import DataSpec, LengthConfig, main, open_checkpoint, settled_at_once
+from golden.use import DataSpec, LengthConfig, load_with_data, main, settled_at_once
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 ARCHIVE = ARTIFACTS / "store.tar.xz"
@@ -160,7 +160,7 @@ def logits(folder: Path, batch: dict[str, Any]) -> dict[str, Any]:
     """Return what the checkpoint in `folder` says, at full and at shorter lengths."""
     import torch
 
-    model = open_checkpoint(folder, SPEC).model.eval()
+    model = load_with_data(folder, SPEC).model.eval()
     tensors: Any = {name: torch.tensor(values) for name, values in batch.items()}
     short = LengthConfig(LENGTHS, SPEC.max_length)
     with torch.inference_mode():

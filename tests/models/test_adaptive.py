@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from toys import restored_hidden
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -76,7 +77,7 @@ def untouched(model: LengthAdaptiveModel, batch: dict[str, Tensor]) -> Tensor:
     if model.arch.type_vocabulary > 1:
         inputs["token_type_ids"] = batch["segment_ids"]
     outputs = model.hf(**inputs)
-    if model.task_kind == "question-answering":
+    if model.task.per_token:
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
     logits: Tensor = outputs.logits
     return logits
@@ -127,7 +128,7 @@ def test_restored_logits_equal_the_head_on_restored_states(
     tokens: list[int], build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build(), make_batch(tokens)
-    expected = model.family.span(model.hf, model.forward_hidden(batch, LENGTHS))
+    expected = model.family.span(model.hf, restored_hidden(model, batch, LENGTHS))
     torch.testing.assert_close(model(batch, LENGTHS), expected)
 
 
@@ -135,14 +136,14 @@ def test_hidden_states_of_a_classifier_are_restored_too(
     build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build("bert", "classification"), make_batch([20, 20])
-    assert model.forward_hidden(batch, LENGTHS).shape == (2, 20, 16)
+    assert restored_hidden(model, batch, LENGTHS).shape == (2, 20, 16)
 
 
 def test_a_dropped_token_keeps_its_last_complete_layer(
     build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build(), make_batch([20])
-    hidden = model.forward_hidden(batch, LengthConfig((8, 8, 8), 32))
+    hidden = restored_hidden(model, batch, LengthConfig((8, 8, 8), 32))
     state = model.narrow(model.attend(model.begin(batch), 0, True), 0, [5])
     dropped = sorted(set(range(20)) - set(survivors(state.drops)[0].tolist()))
     torch.testing.assert_close(hidden[0, dropped], model.begin(batch).hidden[0, dropped])

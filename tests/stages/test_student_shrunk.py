@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import Opened, open_checkpoint, score_slice
+from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice
 from quala.compress.prune.magnitude import Masks, prunable_weights
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import integer_layers
@@ -52,15 +52,15 @@ def run(
 
 
 @pytest.fixture
-def teacher(tiny_checkpoint: Path, spec: DataSpec) -> Opened:
-    return open_checkpoint(tiny_checkpoint, spec)
+def teacher(tiny_checkpoint: Path, spec: DataSpec) -> TaskCheckpoint:
+    return load_with_data(tiny_checkpoint, spec)
 
 
-def count(opened: Opened) -> int:
+def count(opened: TaskCheckpoint) -> int:
     return sum(weight.numel() for weight in opened.model.hf.parameters())
 
 
-def kept(opened: Opened) -> int:
+def kept(opened: TaskCheckpoint) -> int:
     """Count the parameters besides the zeros of matrices that pruning may touch."""
     zeros = sum(int((weight == 0).sum()) for weight in prunable_weights(opened.model.hf).values())
     return count(opened) - zeros
@@ -71,11 +71,11 @@ def kept(opened: Opened) -> int:
     "changes", [{}, {"selection_every": 2}, {"freeze_word_embeddings": True, "precision": "bf16"}]
 )
 def test_a_trained_student_has_the_zeros_that_it_began_with(
-    run: Any, teacher: Opened, spec: DataSpec, share: float, changes: dict[str, Any]
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec, share: float, changes: dict[str, Any]
 ) -> None:
     config = ShrinkConfig(RATIO, svd_share=share)
     folder, _ = run(shrink=config, learning_rate=0.01, **changes)
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert kept(student) == round(count(teacher) / RATIO)
     start, masks = shrink(teacher, config, teacher=teacher)
     before, after = (prunable_weights(one.model.hf) for one in (start, student))
@@ -89,28 +89,28 @@ def test_a_trained_student_has_the_zeros_that_it_began_with(
 
 @pytest.mark.parametrize("ratio", [2.5, 5.0, 7.5])
 def test_the_ratio_counts_against_the_teacher(
-    run: Any, teacher: Opened, spec: DataSpec, ratio: float
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec, ratio: float
 ) -> None:
     folder, figures = run(shrink=ShrinkConfig(ratio), max_steps=1)
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert kept(student) == figures["shrink/parameters"] == round(count(teacher) / ratio)
     assert figures["shrink/ratio"] == pytest.approx(ratio, rel=1e-3)
 
 
-def test_fewer_layers_count_too(run: Any, teacher: Opened, spec: DataSpec) -> None:
+def test_fewer_layers_count_too(run: Any, teacher: TaskCheckpoint, spec: DataSpec) -> None:
     folder, figures = run(layers=1)
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert student.model.num_layers == 1
     assert kept(student) == figures["shrink/parameters"] == round(count(teacher) / RATIO)
 
 
 def test_steps_go_on_from_the_student_of_the_one_before(
-    run: Any, teacher: Opened, spec: DataSpec
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec
 ) -> None:
     first, second = ShrinkConfig(RATIO, steps=2).one_by_one()
     earlier, _ = run("first", shrink=first)
     later, _ = run("second", shrink=second, model=earlier)
-    students = [open_checkpoint(folder, spec) for folder in (earlier, later)]
+    students = [load_with_data(folder, spec) for folder in (earlier, later)]
     assert [kept(student) for student in students] == [
         round(count(teacher) / ratio) for ratio in (RATIO**0.5, RATIO)
     ]
@@ -122,7 +122,7 @@ def test_the_file_holds_a_bit_for_each_weight_and_those_that_are_left(
     run: Any, spec: DataSpec
 ) -> None:
     folder, _ = run()
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     matrices = prunable_weights(student.model.hf)
     payload = 4 * (count(student) - sum(weight.numel() for weight in matrices.values()))
     for weight in matrices.values():
@@ -138,7 +138,7 @@ def test_the_file_holds_a_bit_for_each_weight_and_those_that_are_left(
 
 def test_what_is_scored_is_what_the_folder_holds(run: Any, spec: DataSpec) -> None:
     folder, figures = run()
-    opened = open_checkpoint(folder, spec)
+    opened = load_with_data(folder, spec)
     assert opened.precision == "fp32"
     score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
     assert score == pytest.approx(figures["selection/f1"])
@@ -151,10 +151,12 @@ def test_a_later_stage_takes_the_student(
     context = StageContext.alone("length_adapt", tmp_path / "next")
     inputs = {"data": spec, "model": folder}
     length_adapt.run(configure("length_adapt", max_steps=1), context, inputs)
-    assert open_checkpoint(context.output, spec).model.num_layers == 2
+    assert load_with_data(context.output, spec).model.num_layers == 2
 
 
-def test_the_masks_are_in_the_checkpoint(run: Any, teacher: Opened, tmp_path: Path) -> None:
+def test_the_masks_are_in_the_checkpoint(
+    run: Any, teacher: TaskCheckpoint, tmp_path: Path
+) -> None:
     run()
     _, masks = shrink(teacher, SHRINK, teacher=teacher)
     (file,) = (tmp_path / "d/scratch").glob("*.ckpt")
@@ -164,7 +166,7 @@ def test_the_masks_are_in_the_checkpoint(run: Any, teacher: Opened, tmp_path: Pa
 
 
 @pytest.fixture
-def training(configure: Any, teacher: Opened) -> tuple[distill.DistillModule, Masks]:
+def training(configure: Any, teacher: TaskCheckpoint) -> tuple[distill.DistillModule, Masks]:
     """A training of a pruned student, after its first backward pass, and the student's masks."""
     student, masks = shrink(teacher, SHRINK, teacher=teacher)
     config = configure("distill", **WHOLE, **STILL, learning_rate=0.1, warmup_ratio=0.0)
@@ -223,10 +225,10 @@ def test_pruned_weights_are_zero_after_any_step(kind: type[torch.optim.Optimizer
     ],
 )  # fmt: skip
 def test_pruned_weights_are_rounded_to_zero(
-    run: Any, teacher: Opened, spec: DataSpec, options: dict[str, Any], precision: str
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec, options: dict[str, Any], precision: str
 ) -> None:
     folder, figures = run(quantizers=QuantizeConfig(**options))
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert student.precision == precision
     _, masks = shrink(teacher, SHRINK, teacher=teacher)
     layers = integer_layers(student.model.hf)
@@ -238,7 +240,7 @@ def test_pruned_weights_are_rounded_to_zero(
 
 def test_eight_bit_codes_are_stored_without_their_zeros(run: Any, spec: DataSpec) -> None:
     folder, _ = run(quantizers=QuantizeConfig())
-    layers = integer_layers(open_checkpoint(folder, spec).model.hf)
+    layers = integer_layers(load_with_data(folder, spec).model.hf)
     stored = load_file(folder / "model.safetensors")
     name = "bert.embeddings.word_embeddings.table"
     codes = layers[name].weight
@@ -247,7 +249,7 @@ def test_eight_bit_codes_are_stored_without_their_zeros(run: Any, spec: DataSpec
 
 
 def test_an_unreachable_last_ratio_is_refused_before_the_first_step(
-    run: Any, teacher: Opened, tmp_path: Path
+    run: Any, teacher: TaskCheckpoint, tmp_path: Path
 ) -> None:
     matrices = sum(weight.numel() for weight in prunable_weights(teacher.model.hf).values())
     most = count(teacher) / (count(teacher) - matrices)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from quala.compress.layer_maps import check_pairs
 from quala.compress.loss_weights import Direction
-from quala.data.task import Task, distributions
 from quala.errors import QualaError, unknown
 
 if TYPE_CHECKING:
     from quala.data.features import Batch
+    from quala.data.task import Task
 
 
 def soft_loss(
@@ -200,13 +200,6 @@ def task_soft_loss(
     direction: Direction,
     temperature: float,
 ) -> Tensor:
-    """Return the mean divergence over examples and answers; squared error for regression."""
-    if task.kind == "regression":
-        return functional.mse_loss(student.float(), teacher.float())
-    mask = batch["attention_mask"]
-    return soft_loss(
-        distributions(task, student, mask).float(),
-        distributions(task, teacher, mask).float(),
-        direction=direction,
-        temperature=temperature,
-    )
+    """Return the loss of soft labels as the task has it: for most, `soft_loss`."""
+    divergence = partial(soft_loss, direction=direction, temperature=temperature)
+    return task.soft_loss(student, teacher, batch["attention_mask"], divergence)

@@ -72,7 +72,7 @@ class _Exporter:
     def __init__(self, model: LengthAdaptiveModel, sequence_length: int) -> None:
         self.model = model
         self.sequence_length = sequence_length
-        self.spans = model.task_kind == "question-answering"
+        self.spans = model.task.per_token
         self._head_size = model.arch.hidden // model.arch.heads
         self.g = GraphBuilder()
 

@@ -8,14 +8,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,8 +22,9 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from quala.data.task import Task
 from quala.errors import QualaError
-from quala.models.adaptive import LengthAdaptiveModel, Semantics, TaskKind
+from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
 from quala.plugins import FAMILIES
 
@@ -88,22 +88,10 @@ METADATA_FILE = "quala.json"
 METADATA_FORMAT = 1
 
 
-class TaskLike(Protocol):
-    """What loading needs to know of a task."""
-
-    @property
-    def kind(self) -> TaskKind:
-        """Question answering, classification or regression."""
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the head."""
-
-
 def load_model(
     source: str | Path,
     *,
-    task: TaskLike,
+    task: Task,
     significance: str = "question",
     semantics: Semantics = "natural",
     seed: int = 0,
@@ -117,10 +105,8 @@ def load_model(
     config = _load_config(place)
     if config.num_labels != task.num_labels:
         config.num_labels = task.num_labels
-    hf = _load_weights(place, config, kind=task.kind, seed=seed)
-    return LengthAdaptiveModel(
-        hf, task_kind=task.kind, significance=significance, semantics=semantics
-    )
+    hf = _load_weights(place, config, task=task, seed=seed)
+    return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -148,7 +134,7 @@ def save_model(
         tokenizer.save_pretrained(target)
     facts = {
         "format": METADATA_FORMAT,
-        "task": model.task_kind,
+        "task": model.task.kind,
         "num_labels": model.arch.outputs,
         "significance": model.significance.name,
         "semantics": model.semantics,
@@ -190,10 +176,9 @@ def _load_config(place: Path | str) -> PreTrainedConfig:
 
 
 def _load_weights(
-    place: Path | str, config: PreTrainedConfig, *, kind: TaskKind, seed: int
+    place: Path | str, config: PreTrainedConfig, *, task: Task, seed: int
 ) -> PreTrainedModel:
-    spans = kind == "question-answering"
-    auto: Any = AutoModelForQuestionAnswering if spans else AutoModelForSequenceClassification
+    auto: Any = getattr(transformers, task.auto_class)
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

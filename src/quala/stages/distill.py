@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quala.checkpoint import Opened, open_checkpoint, score_slice, set_dropout
+from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice, set_dropout
 from quala.compress.layer_maps import hidden_pairs
 from quala.compress.losses import attention_loss, hidden_loss, relation_loss, task_soft_loss
 from quala.compress.partial_states import kept_loss
 from quala.compress.prune.magnitude import Masks
 from quala.cost import parameters
-from quala.data.task import Task, task_loss
+from quala.data.task import Task
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
@@ -99,7 +99,7 @@ class DistillModule(QuantizedTraining):
         else:
             logits = self.model(batch)
         if config.hard and answers:
-            losses["hard"] = task_loss(self.task, logits, batch)
+            losses["hard"] = self.task.loss(logits, batch)
         if config.soft and answers:
             losses["soft"] = task_soft_loss(
                 self.task,
@@ -166,7 +166,7 @@ def run(
     was, and goes on from its latent weights; with `cache` the teacher speaks once, before the
     training, and is then let go.
     """
-    teacher = open_checkpoint(inputs["teacher"], inputs["data"])
+    teacher = load_with_data(inputs["teacher"], inputs["data"])
     student, origin = student_of(config, teacher, inputs)
     masks: Masks = {}
     if config.shrink is not None:
@@ -208,11 +208,11 @@ def run(
 def _teacher(
     config: DistillConfig,
     context: StageContext,
-    teacher: Opened,
+    teacher: TaskCheckpoint,
     *,
     plan: Plan,
     pairs: list[tuple[int, int]],
-    student: Opened,
+    student: TaskCheckpoint,
 ) -> Teacher:
     """Return the teacher as it teaches: in the loop, or from a cache."""
     if config.cache is None:

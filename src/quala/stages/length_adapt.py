@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from quala.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
+from quala.checkpoint import (
+    TaskCheckpoint,
+    load_checkpoint,
+    load_with_data,
+    metadata,
+    score_slice,
+    set_dropout,
+)
 from quala.compress.losses import task_soft_loss
-from quala.data.task import Task, task_loss
+from quala.data.task import Task
+from quala.data.taskdata import TaskData
 from quala.lengths import (
     LengthConfig,
     constant_drop,
@@ -19,7 +27,7 @@ from quala.lengths import (
     sample_layer_drop,
     sample_length_drop,
 )
-from quala.models.load import save_model
+from quala.models.load import load_tokenizer, save_model
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -27,7 +35,6 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LambdaLR
 
     from quala.data.features import Batch
-    from quala.data.spec import DataSpec
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.stage import StageContext
     from quala.stages.options import LengthAdaptConfig, SandwichConfig
@@ -95,7 +102,7 @@ class SandwichModule(TrainingModule):
         logits, exits = self._full_logits(batch, skipped)
         loss = torch.zeros((), device=logits.device)
         if config.hard:
-            self.losses["task"] = task_loss(self.task, logits, batch)
+            self.losses["task"] = self.task.loss(logits, batch)
             loss = loss + config.hard * self.losses["task"]
         target = logits.detach()
         if exits:
@@ -152,7 +159,7 @@ class SandwichModule(TrainingModule):
         )
         followed = loss.detach()
         if config.sub_hard:
-            loss = loss + config.sub_hard * task_loss(self.task, logits, batch)
+            loss = loss + config.sub_hard * self.task.loss(logits, batch)
         self.manual_backward(weight * loss)
         return followed
 
@@ -181,14 +188,16 @@ def run(
     config: LengthAdaptConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train `model` on `data` under sampled lengths; `teacher` gives soft labels where wanted."""
-    opened = open_checkpoint(
+    data = TaskData(inputs["data"], load_tokenizer(inputs["model"]))
+    found = load_checkpoint(
         inputs["model"],
-        inputs["data"],
-        significance=config.significance or own_significance(inputs["data"]),
+        task=data.task,
+        significance=config.significance or data.task.significance,
         semantics=config.semantics,
         seed=config.seed,
     )
-    model, data = opened.model, opened.data
+    opened = TaskCheckpoint(found.model, found.tokenizer, data)
+    model = opened.model
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=opened.pad_to)
     module = SandwichModule(
@@ -205,19 +214,14 @@ def run(
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 
-def own_significance(spec: DataSpec) -> str:
-    """Return how a task ranks tokens where nobody says: by its span head, or by [CLS]."""
-    return "span" if spec.task == "squad" else "cls"
-
-
 def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> Any:
     """Return the teacher model where the configuration gives it a weight, else None."""
     if not (config.teacher or config.teacher_for_subs):
         return None
-    return open_checkpoint(inputs["teacher"], inputs["data"]).model
+    return load_with_data(inputs["teacher"], inputs["data"]).model
 
 
-def selection_scores(opened: Opened, config: SandwichConfig) -> dict[str, float]:
+def selection_scores(opened: TaskCheckpoint, config: SandwichConfig) -> dict[str, float]:
     """Score the selection slice at full length and at the smallest trained lengths."""
     metric = opened.data.task.metric
     smallest = constant_drop(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from quala.checkpoint import Opened, metadata, open_checkpoint
+from quala.checkpoint import TaskCheckpoint, load_with_data, metadata
 from quala.compress.depth import keep_layers
 from quala.compress.layer_maps import layer_pairs, layers_to_keep, uniform_layers
 from quala.compress.prune.magnitude import Masks, apply_masks
@@ -36,7 +36,6 @@ from quala.compress.quantize.transform import is_fake_quantized
 from quala.compress.shrink import hybrid_compress, weight_budget
 from quala.compress.structure import record_structure, skeleton, structure_of
 from quala.cost import parameters
-from quala.data.task import task_loss
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import METADATA_FILE, read_metadata, save_model, source_fingerprint
@@ -126,7 +125,7 @@ def heads_to_follow(
     return followed
 
 
-def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> Opened:
+def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> TaskCheckpoint:
     """Return the student at `source` with weights that can be trained.
 
     An integer student goes on from the weights behind its integers: in the form it was trained
@@ -136,7 +135,7 @@ def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> O
         QualaError: for an integer student saved without those weights, and for other quantizers
             than its own with `split`.
     """
-    opened = open_checkpoint(
+    opened = load_with_data(
         source,
         spec,
         significance=config.significance,
@@ -162,14 +161,14 @@ def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> O
     old = opened.model
     model = LengthAdaptiveModel(
         hf,
-        task_kind=old.task_kind,
+        task=old.task,
         significance=old.significance.name,
         semantics=old.semantics,
     )
     return replace(opened, model=model.eval())
 
 
-def into_training_form(student: Opened, config: DistillConfig) -> None:
+def into_training_form(student: TaskCheckpoint, config: DistillConfig) -> None:
     """Round what `quantizers` say and split what `split` says, in place, unless it is so already.
 
     Raises:
@@ -195,7 +194,7 @@ def _other(latent: Latent, wanted: QuantizeConfig) -> str:
 
 
 def narrow(
-    hf: PreTrainedModel, layers: Sequence[int], teacher: Opened, config: DistillConfig
+    hf: PreTrainedModel, layers: Sequence[int], teacher: TaskCheckpoint, config: DistillConfig
 ) -> tuple[PreTrainedModel, list[list[int]]]:
     """Return `hf`, a copy of these `layers` of the teacher, with `width` of its heads and neurons.
 
@@ -213,17 +212,17 @@ def narrow(
     return small, [order[:count] for order, count in zip(places, counts, strict=True)]
 
 
-def importance(teacher: Opened, config: DistillConfig) -> Importance:
+def importance(teacher: TaskCheckpoint, config: DistillConfig) -> Importance:
     """Score the teacher's heads and neurons on `importance_batches` batches of the train slice."""
     teacher.model.eval()
     return taylor_importance(
         teacher.model.hf,
         _batches(teacher, config),
-        lambda batch: task_loss(teacher.data.task, teacher.model(batch), batch),
+        lambda batch: teacher.data.task.loss(teacher.model(batch), batch),
     )
 
 
-def _batches(teacher: Opened, config: DistillConfig) -> Iterator[Batch]:
+def _batches(teacher: TaskCheckpoint, config: DistillConfig) -> Iterator[Batch]:
     features = teacher.data.train.features
     wanted = config.importance_batches or config.calibration_batches
     count = min(wanted, math.ceil(len(features) / config.batch_size))
@@ -260,7 +259,9 @@ class PrunedWeights(nn.Module):
         optimizer.register_step_post_hook(lambda *_: apply_masks(model, self.masks()))
 
 
-def shrink(student: Opened, config: ShrinkConfig, *, teacher: Opened) -> tuple[Opened, Masks]:
+def shrink(
+    student: TaskCheckpoint, config: ShrinkConfig, *, teacher: TaskCheckpoint
+) -> tuple[TaskCheckpoint, Masks]:
     """Return the student at the size of this step, and the masks that its training must keep.
 
     The ratio counts against the parameters of the `teacher`.
@@ -274,14 +275,14 @@ def shrink(student: Opened, config: ShrinkConfig, *, teacher: Opened) -> tuple[O
     small, masks = hybrid_compress(model.hf, now, original_parameters=original)
     made = LengthAdaptiveModel(
         small,
-        task_kind=model.task_kind,
+        task=model.task,
         significance=model.significance.name,
         semantics=model.semantics,
     )
     return replace(student, model=made), masks
 
 
-def shrink_figures(student: Opened, masks: Masks, *, original: int) -> dict[str, float]:
+def shrink_figures(student: TaskCheckpoint, masks: Masks, *, original: int) -> dict[str, float]:
     """Return how many parameters the masks leave, and how many times more the `original` has."""
     hidden = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
     left = parameters(student.model.arch) - hidden
@@ -289,8 +290,8 @@ def shrink_figures(student: Opened, masks: Masks, *, original: int) -> dict[str,
 
 
 def student_of(
-    config: DistillConfig, teacher: Opened, inputs: Mapping[str, Any]
-) -> tuple[Opened, Origin | None]:
+    config: DistillConfig, teacher: TaskCheckpoint, inputs: Mapping[str, Any]
+) -> tuple[TaskCheckpoint, Origin | None]:
     """Return the student, and what it copied of the teacher, None where it is of its own.
 
     Raises:
@@ -314,16 +315,16 @@ def student_of(
         hf, heads = narrow(hf, kept, teacher, config)
     model = LengthAdaptiveModel(
         hf,
-        task_kind=teacher.data.task.kind,
+        task=teacher.model.task,
         significance=config.significance or "question",
         semantics=config.semantics or "natural",
     )
     origin = copied_from(inputs["teacher"], kept, heads)
-    return Opened(model, teacher.tokenizer, teacher.data), origin
+    return TaskCheckpoint(model, teacher.tokenizer, teacher.data), origin
 
 
 def followed_layers(
-    config: DistillConfig, student: Opened, teacher: Opened, origin: Origin | None
+    config: DistillConfig, student: TaskCheckpoint, teacher: TaskCheckpoint, origin: Origin | None
 ) -> list[tuple[int, int]]:
     """Return the student's and the teacher's layers that belong together."""
     own, depth = student.model.num_layers, teacher.model.num_layers
@@ -332,7 +333,7 @@ def followed_layers(
 
 
 def save_student(
-    config: DistillConfig, student: Opened, folder: Path, origin: Origin | None
+    config: DistillConfig, student: TaskCheckpoint, folder: Path, origin: Origin | None
 ) -> None:
     """Write the student, as integers where it is rounded, and what it copied of the teacher."""
     facts = origin.to_json() if origin else {}

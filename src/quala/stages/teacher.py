@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from quala.checkpoint import Opened, on_device
+from quala.checkpoint import TaskCheckpoint, on_device
 from quala.compress.layer_maps import hidden_pairs
 from quala.compress.partial_states import (
     KeptState,
@@ -128,14 +128,14 @@ class CachedTeacher:
 class _Speaker:
     """A teacher model, and what is kept of what it says."""
 
-    opened: Opened
+    opened: TaskCheckpoint
     cache: CacheConfig
     states: tuple[int, ...]
     bf16: bool
 
     def layout(self, features: FeatureSet, rows: Ints) -> Layout:
         model, lengths = self.opened.model, features.lengths[rows]
-        spans = model.task_kind == "question-answering"
+        spans = model.task.per_token
         kept = lengths
         if self.cache.tokens is not None:
             kept = np.minimum(self._candidates(features)[rows], self.cache.tokens)
@@ -174,7 +174,7 @@ class _Speaker:
                 logits = trace.logits
             else:
                 logits = model(batch)
-        return logits[mask] if model.task_kind == "question-answering" else logits, kept
+        return logits[mask] if model.task.per_token else logits, kept
 
     def _candidates(self, features: FeatureSet) -> Ints:
         """Return how many tokens of each feature may be kept."""
@@ -183,7 +183,7 @@ class _Speaker:
 
 
 def cache_teacher(
-    opened: Opened,
+    opened: TaskCheckpoint,
     context: StageContext,
     *,
     cache: CacheConfig,

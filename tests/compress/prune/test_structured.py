@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from toys import FAMILIES, BuildHf, MakeBatch
+from toys import FAMILIES, TASKS, BuildHf, MakeBatch
 
 from quala.architecture import KEY
 from quala.compress.prune.structured import (
@@ -70,7 +70,7 @@ def test_the_pruned_model_is_the_masked_model(
     masked(hf)
     assert (answer(hf, batch) - before).abs().max() > 1e-3
     torch.testing.assert_close(answer(small, batch), answer(hf, batch), atol=1e-10, rtol=0)
-    full, cut = (LengthAdaptiveModel(model, task_kind=kind)(batch) for model in (hf, small))
+    full, cut = (LengthAdaptiveModel(model, task=TASKS[kind])(batch) for model in (hf, small))
     torch.testing.assert_close(cut, full, atol=1e-10, rtol=0)
 
 
