@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple
 from datetime import UTC, datetime
 from random import Random
 from typing import Any
 
-import psutil
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseGASampler
 from optuna.study import Study
@@ -19,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.process import Process
 from quala.search.space import Space
 from quala.search.strategy import Known, Origin, Proposal, Strategy
 
@@ -34,7 +32,6 @@ RETRY_OF = "retry_of"
 TAKEN = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
 _SECONDS_WITHOUT_WORKER = 5.0
 _SECONDS_ELSEWHERE = 3600.0
-_CLOCK_SLACK = 2.0
 
 
 def lengths_of(trial: FrozenTrial, space: Space) -> LengthConfig | None:
@@ -58,42 +55,13 @@ def free_slot(trials: Iterable[FrozenTrial]) -> int:
     return next(slot for slot in range(len(held) + 1) if slot not in held)
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A process, told apart from a later one with the same id by its start."""
-
-    host: str
-    pid: int
-    started: float
-
-    @classmethod
-    def this(cls) -> Worker:
-        """Return this process."""
-        return cls(platform.node(), os.getpid(), psutil.Process().create_time())
-
-    def record(self) -> list[str | int | float]:
-        """Return the form that a trial keeps."""
-        return [self.host, self.pid, self.started]
-
-    def lives(self) -> bool:
-        """Say whether the process still runs, as far as its own host can tell."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < _CLOCK_SLACK
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-
 def abandoned(trial: FrozenTrial) -> bool:
     """Say whether a running trial's worker is dead; of another host only the age can tell."""
     record = trial.user_attrs.get(WORKER)
     if record is None:
         return _age(trial) > _SECONDS_WITHOUT_WORKER
-    worker = Worker(*record)
-    if worker.host != platform.node():
-        return _age(trial) > _SECONDS_ELSEWHERE
-    return not worker.lives()
+    worker = Process(*record)
+    return not worker.lives() if worker.is_local else _age(trial) > _SECONDS_ELSEWHERE
 
 
 def _age(trial: FrozenTrial) -> float:
@@ -140,7 +108,7 @@ class EvolutionarySampler(BaseGASampler):
         self._strategy = strategy
         self._seeds = strategy.seeds()
         self._seed = seed
-        self._worker = Worker.this()
+        self._worker = list(astuple(Process.this()))
 
     def generation(self, slot: int) -> int:
         """Return the generation of a slot; the seeds are generation 0."""
@@ -150,7 +118,7 @@ class EvolutionarySampler(BaseGASampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Give the trial its worker and its slot; a trial taken up again keeps the slot."""
-        self._set(study, trial, {WORKER: self._worker.record()})
+        self._set(study, trial, {WORKER: self._worker})
         if SLOT not in trial.user_attrs:
             self._set(study, trial, {SLOT: free_slot(study.get_trials(deepcopy=False))})
         self.get_trial_generation(study, trial)

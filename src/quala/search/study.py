@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from quala.errors import QualaError, unknown
 from quala.lengths import LengthConfig
+from quala.process import Process
 from quala.search.bayesian import Bayesian
 from quala.search.evaluate import Evaluator, EvaluatorFactory, OnCandidate, Scored
 from quala.search.guided import Guided
@@ -34,7 +35,6 @@ from quala.search.sampler import (
     STOPPED,
     WORKER,
     EvolutionarySampler,
-    Worker,
     abandoned,
     free_slot,
     lengths_of,
@@ -196,7 +196,7 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            mine = Worker.this().record()
+            mine = list(astuple(Process.this()))
             self._give_back(lambda trial: trial.user_attrs.get(WORKER) == mine)
 
     def run(self, evaluator: Evaluator, on_candidate: OnCandidate | None) -> None:

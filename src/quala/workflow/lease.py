@@ -1,8 +1,8 @@
-"""Who works on a run: at most one process, and another one when it is dead.
+"""Ownership of a run: one process at a time; when it dies, another one may take over.
 
 A run under way belongs to the process that created it, or to the last one that took it over. A
-takeover is one row of the database, the parameter `takeover.<n>`: parameters cannot be changed,
-so of two processes that try to write it only the first succeeds, on any store, without a lock.
+takeover is one row of the database, the parameter `takeover.<n>`. A parameter cannot be changed:
+of two processes that write it, only the first succeeds, on any store and without a lock.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-import platform
 import threading
 import time
 import uuid
@@ -20,8 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import psutil
-
+from quala.process import Process
 from quala.workflow.store import ERROR, FINGERPRINT, KIND, PARENT, Store
 
 if TYPE_CHECKING:
@@ -38,39 +35,30 @@ SECONDS_BETWEEN_BEATS = 5.0
 SECONDS_TO_LIVE = 60.0
 SECONDS_TO_SETTLE = 0.5
 SECONDS_BETWEEN_LOOKS = 1.0
-CLOCK_SLACK = 2.0
 
 
 @dataclass(frozen=True)
-class Owner:
-    """A process, told apart from a later one with the same id by its start."""
+class Owner(Process):
+    """The process that a run belongs to, since when, and a token that no other owner has."""
 
-    host: str
-    pid: int
-    started: float
     since: float
     token: str
 
     @classmethod
     def this(cls) -> Owner:
         """Return this process, with a new token."""
-        started = psutil.Process().create_time()
-        return cls(platform.node(), os.getpid(), started, time.time(), uuid.uuid4().hex[:8])
+        own = dataclasses.asdict(Process.this())
+        return cls(**own, since=time.time(), token=uuid.uuid4().hex[:8])
 
     def text(self) -> str:
         """Return the JSON form."""
         return json.dumps(dataclasses.asdict(self))
 
     def alive(self, heartbeat: float) -> bool:
-        """Say whether the process lives; of another host only its heartbeat can tell."""
-        if self.host != platform.node():
-            return time.time() - max(heartbeat, self.since) < SECONDS_TO_LIVE
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < CLOCK_SLACK
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        """Return whether the process lives; on another host its heartbeat decides."""
+        if self.is_local:
+            return self.lives()
+        return time.time() - max(heartbeat, self.since) < SECONDS_TO_LIVE
 
 
 def attempt(run: Run) -> int:

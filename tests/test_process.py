@@ -1,0 +1,42 @@
+"""A process is alive, dead, or another one with its id."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+
+from quala.process import Process
+
+
+def test_this_process_lives_here() -> None:
+    mine = Process.this()
+    assert mine.is_local
+    assert mine.lives()
+
+
+def test_an_id_that_was_given_to_another_process_is_dead() -> None:
+    mine = Process.this()
+    assert not replace(mine, started=mine.started - 1000).lives()
+
+
+def test_a_process_id_that_is_free_is_dead() -> None:
+    assert not replace(Process.this(), pid=max(psutil.pids()) + 100_000).lives()
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    started = psutil.Process(child.pid).create_time()
+    limit = time.monotonic() + 30
+    while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    assert not Process(Process.this().host, child.pid, started).lives()
+    child.wait()
+
+
+def test_another_host_is_not_this_one() -> None:
+    assert not replace(Process.this(), host="elsewhere").is_local
