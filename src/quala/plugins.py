@@ -81,14 +81,27 @@ FAMILIES: Registry[Any] = Registry(
 SIGNIFICANCE: Registry[Any] = Registry(
     "significance",
     "quala.significance",
-    {},
+    {
+        "column_sum": "quala.models.significance:ColumnSum",
+        "query_rows": "quala.models.significance:QueryRows",
+        "question": "quala.models.significance:Question",
+        "cls": "quala.models.significance:Cls",
+        "span": "quala.models.significance:Span",
+    },
 )
 
 LOSSES: Registry[Any] = Registry(
     "distillation loss",
     "quala.losses",
-    {},
+    {
+        "hidden": "quala.compress.losses:HiddenLoss",
+        "attention": "quala.compress.losses:AttentionLoss",
+        "relation": "quala.compress.losses:RelationLoss",
+        "hard": "quala.compress.losses:HardLoss",
+        "soft": "quala.compress.losses:SoftLoss",
+    },
 )
+"""In the order in which a training adds them."""
 
 STRATEGIES: Registry[Any] = Registry(
     "search strategy",

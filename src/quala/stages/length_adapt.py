@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from quala.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
-from quala.compress.losses import task_soft_loss
+from quala.compress.losses import soft_loss
 from quala.data.task import Task, task_loss
 from quala.lengths import (
     LengthConfig,
@@ -20,6 +20,7 @@ from quala.lengths import (
     sample_length_drop,
 )
 from quala.models.load import save_model
+from quala.stages.teacher import LiveTeacher
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -54,14 +55,13 @@ class SandwichModule(TrainingModule):
         plan: Plan,
         *,
         sequence_length: int,
-        teacher: LengthAdaptiveModel | None = None,
+        teacher: LiveTeacher | None = None,
     ):
         super().__init__(model, config, plan)
         self.task = task
         self.sandwich = config
         self.sequence_length = sequence_length
-        # Outside the module tree: a frozen teacher belongs in no checkpoint.
-        self.teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+        self.teacher = teacher
 
     @property
     def passes(self) -> int:
@@ -69,8 +69,8 @@ class SandwichModule(TrainingModule):
         return 2 + self.sandwich.num_sandwich
 
     def on_fit_start(self) -> None:
-        for teacher in self.teacher:
-            teacher.to(self.device)
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         rng = Random(f"{self.settings.seed}:{self.global_step}")
@@ -101,10 +101,9 @@ class SandwichModule(TrainingModule):
         if exits:
             self.losses["exits"] = self._exit_loss(exits, target, batch)
             loss = loss + config.exits * self.losses["exits"]
-        for teacher in self.teacher:
-            with torch.no_grad():
-                taught = teacher(batch)
-            self.losses["teacher"] = task_soft_loss(
+        if self.teacher is not None:
+            taught = self.teacher.outputs(batch).logits
+            self.losses["teacher"] = soft_loss(
                 self.task,
                 logits,
                 taught,
@@ -127,7 +126,7 @@ class SandwichModule(TrainingModule):
     def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
         """Return the mean KL(full pass || span head at a layer) over layers."""
         losses = [
-            task_soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
+            soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
             for early in exits
         ]
         return torch.stack(losses).mean()
@@ -142,7 +141,7 @@ class SandwichModule(TrainingModule):
     ) -> Tensor:
         config = self.sandwich
         logits = self.model(batch, lengths, skip_layers=skipped)
-        loss = task_soft_loss(
+        loss = soft_loss(
             self.task,
             logits,
             target,
@@ -210,11 +209,11 @@ def own_significance(spec: DataSpec) -> str:
     return "span" if spec.task == "squad" else "cls"
 
 
-def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> Any:
-    """Return the teacher model where the configuration gives it a weight, else None."""
+def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> LiveTeacher | None:
+    """Return the teacher where the options give it a weight, else None."""
     if not (config.teacher or config.teacher_for_subs):
         return None
-    return open_checkpoint(inputs["teacher"], inputs["data"]).model
+    return LiveTeacher(open_checkpoint(inputs["teacher"], inputs["data"]).model)
 
 
 def selection_scores(opened: Opened, config: SandwichConfig) -> dict[str, float]:
