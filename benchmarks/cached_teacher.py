@@ -26,11 +26,18 @@ import torch
 from quala.checkpoint import TaskCheckpoint, load_with_data, set_dropout
 from quala.compress.depth import keep_layers
 from quala.compress.layer_maps import layer_pairs, layers_to_keep
+from quala.compress.losses import LossSetup
 from quala.data.spec import DataSpec
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages.distill import DistillModule
 from quala.stages.distill_options import CacheConfig, DistillConfig
-from quala.stages.teacher import CachedTeacher, LiveTeacher, Teacher, cache_teacher, taught_states
+from quala.stages.teacher import (
+    CachedTeacher,
+    LiveTeacher,
+    Teacher,
+    cache_teacher,
+    followed_states,
+)
 from quala.stages.training import Plan, fit, plan_training
 from quala.workflow import StageContext
 from quala.workflow.compose import composed, typed
@@ -64,15 +71,15 @@ class Setting:
             cache=self.config.cache,
             training=self.config,
             plan=self.plan,
-            pairs=taught_states(self.config.cache, self.pairs, **depths),
+            pairs=followed_states(self.config.cache, self.pairs, **depths),
         )
 
     def train(self, teacher: Teacher) -> None:
         """Train one epoch with the stage's loop, its checkpoint at the end included."""
         student = LengthAdaptiveModel(keep_layers(self.opened.model.hf, self.kept))
         student.requires_grad_(True)  # a copy of a teacher that is frozen by now
-        task = self.opened.data.task
-        module = DistillModule(student, teacher, task, self.config, self.plan, pairs=self.pairs)
+        setup = LossSetup(self.opened.data.task, self.pairs)
+        module = DistillModule(student, teacher, self.config, self.plan, setup=setup)
         with tempfile.TemporaryDirectory() as folder:
             context = StageContext.alone("benchmark", Path(folder))
             fit(module, context)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
-from quala.compress.losses import task_soft_loss
+from quala.compress.losses import soft_loss
 from quala.cost import mean_macs
 from quala.data.features import Batch, FeatureSet
 from quala.data.task import Span
@@ -109,9 +109,7 @@ def sandwich_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
     def sub_passes(batch: Batch, target: torch.Tensor) -> None:
         for lengths in passes:
             logits = model(batch, lengths)
-            task_soft_loss(
-                TASK, logits, target, batch, direction="forward", temperature=1
-            ).backward()
+            soft_loss(TASK, logits, target, batch, direction="forward", temperature=1).backward()
 
     ratios = []
     for batch in batches:

@@ -89,7 +89,7 @@ def test_a_family_of_a_package_works_everywhere(
     assert_graph_agrees(model, batch, 1e-4)
 
     pruned = keep_units(model.hf, heads=[[0, 2], [3], [1]], neurons=[range(16), [3], range(9)])
-    assert_graph_agrees(LengthAdaptiveModel(pruned, task_kind=model.task_kind), batch, 1e-4)
+    assert_graph_agrees(LengthAdaptiveModel(pruned, task=model.task), batch, 1e-4)
     assert len(family_of(model.hf).layers(keep_layers(model.hf, [0, 2]))) == 2
     assert embedding_name(model.hf) == "roberta.embeddings.word_embeddings"
 
@@ -161,16 +161,16 @@ def test_a_significance_of_ones_own_ranks_as_its_graph_does(
 def test_a_checkpoint_remembers_the_path_of_its_significance(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    from quala.checkpoint import metadata, open_checkpoint
+    from quala.checkpoint import load_with_data, metadata
     from quala.data.spec import DataSpec
     from quala.models.load import read_metadata, save_model
 
     name = "quala_similarity.Similarity"
     spec = DataSpec(task="squad", name="demo", max_length=128, doc_stride=32)
-    opened = open_checkpoint(tiny_checkpoint, spec, significance=name)
+    opened = load_with_data(tiny_checkpoint, spec, significance=name)
     save_model(opened.model, opened.tokenizer, tmp_path / "own", metadata=metadata(opened))
     assert read_metadata(tmp_path / "own")["significance"] == name
-    again = open_checkpoint(tmp_path / "own", spec).model.significance
+    again = load_with_data(tmp_path / "own", spec).model.significance
     assert type(again).__name__ == "Similarity"
 
 

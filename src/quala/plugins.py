@@ -122,8 +122,15 @@ SIGNIFICANCE: Registry[Any] = Registry(
 LOSSES: Registry[Any] = Registry(
     "distillation loss",
     "quala.losses",
-    {},
+    {
+        "hidden": "quala.compress.losses:HiddenLoss",
+        "attention": "quala.compress.losses:AttentionLoss",
+        "relation": "quala.compress.losses:RelationLoss",
+        "hard": "quala.compress.losses:HardLoss",
+        "soft": "quala.compress.losses:SoftLoss",
+    },
 )
+"""In the order in which a training adds them."""
 
 STRATEGIES: Registry[Any] = Registry(
     "search strategy",

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from quala.checkpoint import load_with_data, score_slice
+from quala.compress.losses import LossSetup
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.modules import ActivationQuantizer, QuantEmbedding, QuantLinear
 from quala.data.spec import DataSpec
@@ -57,8 +58,8 @@ def module(configure: Any, spec: DataSpec, tiny_checkpoint: Path) -> Callable[..
         fake_quantize(student, quantizers, config)
         plan = plan_training(student.data.train.features, config, pad_to=None)
         return distill.DistillModule(
-            student.model, LiveTeacher(teacher.model), student.data.task, config, plan,
-            pairs=[(0, 0), (1, 1)],
+            student.model, LiveTeacher(teacher.model), config, plan,
+            setup=LossSetup(student.data.task, [(0, 0), (1, 1)]),
         )  # fmt: skip
 
     return made

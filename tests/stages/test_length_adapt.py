@@ -19,6 +19,7 @@ from quala.lengths import constant_drop, sample_few_drops, sample_length_drop
 from quala.models.significance import significance
 from quala.stages import length_adapt
 from quala.stages.length_adapt import NOTHING, SandwichModule
+from quala.stages.teacher import LiveTeacher
 from quala.stages.training import fit, plan_training
 from quala.workflow import StageContext
 
@@ -39,7 +40,12 @@ def make(opened: TaskCheckpoint, configure: Any, monkeypatch: pytest.MonkeyPatch
         config = configure("length_adapt", **changes)
         plan = plan_training(opened.data.train.features, config, pad_to=opened.pad_to)
         return SandwichModule(
-            opened.model, opened.data.task, config, plan, sequence_length=128, teacher=external
+            opened.model,
+            opened.data.task,
+            config,
+            plan,
+            sequence_length=128,
+            teacher=None if external is None else LiveTeacher(external),
         )
 
     monkeypatch.setattr(SandwichModule, "manual_backward", lambda self, loss: loss.backward())
@@ -194,7 +200,12 @@ def test_a_teacher_is_in_no_checkpoint(
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     plan = plan_training(opened.data.train.features, config, pad_to=None)
     module = SandwichModule(
-        opened.model, opened.data.task, config, plan, sequence_length=128, teacher=teacher
+        opened.model,
+        opened.data.task,
+        config,
+        plan,
+        sequence_length=128,
+        teacher=LiveTeacher(teacher),
     )
     names = set(module.state_dict())
     assert names == {f"model.{name}" for name in opened.model.state_dict()}

@@ -21,7 +21,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, student
 from quala.stages.distill_options import ShrinkConfig
-from quala.stages.student import into_training_form, open_student
+from quala.stages.student import Student, open_student, split
 from quala.workflow import StageContext
 
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -153,18 +153,18 @@ def test_a_split_student_starts_as_the_ternary_one(
 ) -> None:
     folder, _ = run(quantizers=quantizers, latent=True, width=width, learning_rate=1e-2)
     config = configure("distill", split=True)
-    ternary, split = (open_student(folder, spec, config) for _ in range(2))
-    into_training_form(split, config)
+    ternary, halved = (open_student(folder, spec, config) for _ in range(2))
+    split(Student(halved))
     ternary_layers = sum("input_quantizer.step" in name for name in ternary.model.state_dict())
-    halves = sum("input_quantizer.step" in name for name in split.model.state_dict())
+    halves = sum("input_quantizer.step" in name for name in halved.model.state_dict())
     assert halves == 2 * ternary_layers > 0
     whole = dict(ternary.model.hf.named_modules())
-    for name, module in split.model.hf.named_modules():
+    for name, module in halved.model.hf.named_modules():
         if isinstance(module, Split):
             halves_sum = _rounded(module.first) + _rounded(module.second)
             torch.testing.assert_close(halves_sum, _rounded(whole[name]), atol=1e-6, rtol=0)
     # An input between two integers may fall to the other one by the seventh digit of a weight.
-    torch.testing.assert_close(_logits(split), _logits(ternary), atol=1e-2, rtol=0)
+    torch.testing.assert_close(_logits(halved), _logits(ternary), atol=1e-2, rtol=0)
 
 
 def test_rows_that_hardly_split_do_not_stop_the_recipe(
@@ -172,21 +172,21 @@ def test_rows_that_hardly_split_do_not_stop_the_recipe(
 ) -> None:
     folder, _ = run(quantizers=TWN, latent=True)
     config = configure("distill", split=True)
-    ternary, split = (open_student(folder, spec, config) for _ in range(2))
+    ternary, halved = (open_student(folder, spec, config) for _ in range(2))
     words = torch.full((32,), 0.03)  # all of one sign, two far larger than the rest
     words[:2] = 3.0
-    for opened in (ternary, split):
+    for opened in (ternary, halved):
         with torch.no_grad():
             opened.model.hf.get_input_embeddings().weight[::2] = words
             opened.model.hf.get_input_embeddings().weight[1] = 0
-    into_training_form(split, config)
+    split(Student(halved))
     whole = dict(ternary.model.hf.named_modules())
-    for name, module in split.model.hf.named_modules():
+    for name, module in halved.model.hf.named_modules():
         if isinstance(module, Split):
             halves_sum = _rounded(module.first) + _rounded(module.second)
             torch.testing.assert_close(halves_sum, _rounded(whole[name]), atol=1e-6, rtol=0)
     # An input between two integers may fall to the other one by the seventh digit of a weight.
-    torch.testing.assert_close(_logits(split), _logits(ternary), atol=1e-2, rtol=0)
+    torch.testing.assert_close(_logits(halved), _logits(ternary), atol=1e-2, rtol=0)
 
 
 def test_a_split_student_is_saved_at_one_bit(run: Any, spec: DataSpec) -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice
+from quala.compress.losses import LossSetup
 from quala.compress.prune.magnitude import Masks, prunable_weights
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import integer_layers
@@ -21,7 +22,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, length_adapt
 from quala.stages.distill_options import ShrinkConfig
-from quala.stages.student import PrunedWeights, shrink
+from quala.stages.student import PrunedWeights, Student, shrink
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import plan_training
 from quala.workflow import StageContext
@@ -56,6 +57,10 @@ def teacher(tiny_checkpoint: Path, spec: DataSpec) -> TaskCheckpoint:
     return load_with_data(tiny_checkpoint, spec)
 
 
+def shrunk(teacher: TaskCheckpoint, config: ShrinkConfig = SHRINK) -> Student:
+    return shrink(Student(teacher), config=config, original=count(teacher))
+
+
 def count(opened: TaskCheckpoint) -> int:
     return sum(weight.numel() for weight in opened.model.hf.parameters())
 
@@ -77,13 +82,13 @@ def test_a_trained_student_has_the_zeros_that_it_began_with(
     folder, _ = run(shrink=config, learning_rate=0.01, **changes)
     student = load_with_data(folder, spec)
     assert kept(student) == round(count(teacher) / RATIO)
-    start, masks = shrink(teacher, config, teacher=teacher)
+    start = shrunk(teacher, config)
     before, after = (prunable_weights(one.model.hf) for one in (start, student))
-    for name, mask in masks.items():
+    for name, mask in start.masks.items():
         assert torch.equal(after[name] != 0, mask), name
-    moved = [name for name in masks if not torch.equal(before[name], after[name])]
-    words = [name for name in masks if "word_embeddings" in name]
-    assert moved == [name for name in masks if not changes.get("freeze_word_embeddings")
+    moved = [name for name in start.masks if not torch.equal(before[name], after[name])]
+    words = [name for name in start.masks if "word_embeddings" in name]
+    assert moved == [name for name in start.masks if not changes.get("freeze_word_embeddings")
                      or name not in words]  # fmt: skip
 
 
@@ -158,7 +163,7 @@ def test_the_masks_are_in_the_checkpoint(
     run: Any, teacher: TaskCheckpoint, tmp_path: Path
 ) -> None:
     run()
-    _, masks = shrink(teacher, SHRINK, teacher=teacher)
+    masks = shrunk(teacher).masks
     (file,) = (tmp_path / "d/scratch").glob("*.ckpt")
     state = torch.load(file, weights_only=True)["state_dict"]
     saved = [value for name, value in state.items() if name.startswith("pruned.")]
@@ -168,15 +173,16 @@ def test_the_masks_are_in_the_checkpoint(
 @pytest.fixture
 def training(configure: Any, teacher: TaskCheckpoint) -> tuple[distill.DistillModule, Masks]:
     """A training of a pruned student, after its first backward pass, and the student's masks."""
-    student, masks = shrink(teacher, SHRINK, teacher=teacher)
+    student = shrunk(teacher)
     config = configure("distill", **WHOLE, **STILL, learning_rate=0.1, warmup_ratio=0.0)
-    plan = plan_training(student.data.train.features, config, pad_to=None)
+    data = teacher.data
+    plan = plan_training(data.train.features, config, pad_to=None)
     module = distill.DistillModule(
-        student.model, LiveTeacher(teacher.model), student.data.task, config, plan,
-        pairs=[(0, 0), (1, 1)], masks=masks,
+        student.model, LiveTeacher(teacher.model), config, plan,
+        setup=LossSetup(data.task, [(0, 0), (1, 1)], relation_heads=2), masks=student.masks,
     )  # fmt: skip
-    module.training_step(student.data.train.features.batch([0, 1]), 0).backward()
-    return module, masks
+    module.training_step(data.train.features.batch([0, 1]), 0).backward()
+    return module, student.masks
 
 
 def test_a_pruned_weight_has_no_gradient(training: tuple[distill.DistillModule, Masks]) -> None:
@@ -230,7 +236,7 @@ def test_pruned_weights_are_rounded_to_zero(
     folder, figures = run(quantizers=QuantizeConfig(**options))
     student = load_with_data(folder, spec)
     assert student.precision == precision
-    _, masks = shrink(teacher, SHRINK, teacher=teacher)
+    masks = shrunk(teacher).masks
     layers = integer_layers(student.model.hf)
     for name, mask in masks.items():
         assert not layers[name.removesuffix(".weight")].weight[~mask].any(), name

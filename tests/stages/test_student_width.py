@@ -213,8 +213,8 @@ def test_a_student_of_its_own_is_not_narrowed(run: Any, tiny_checkpoint: Path) -
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"width": 0.0}, r"`width` must be in \(0, 1\], got 0.0"),
-        ({"width": 1.5}, r"`width` must be in \(0, 1\], got 1.5"),
+        ({"width": 0.0}, "`width` must be above 0 and at most 1, got 0.0"),
+        ({"width": 1.5}, "`width` must be above 0 and at most 1, got 1.5"),
         ({"importance_batches": 0}, "`importance_batches` must be above 0, got 0"),
     ],
 )

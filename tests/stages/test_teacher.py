@@ -24,7 +24,7 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages import distill
 from quala.stages import teacher as cached_teacher
 from quala.stages.distill_options import CacheConfig
-from quala.stages.student import student_of
+from quala.stages.student import make_student
 from quala.stages.teacher_cache import AnswerStore
 from quala.stages.training import ProgressCallback, step_batches
 from quala.workflow import StageContext
@@ -82,13 +82,13 @@ def classifier(tmp_path: Path, tiny_tokenizer_folder: Path) -> Path:
 def spoken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The inputs that a teacher was asked about before the training, batch by batch."""
     inputs: list[int] = []
-    original = cached_teacher._Speaker.words
+    original = cached_teacher._Recorder.outputs
 
     def counted(self: Any, batch: Any) -> Any:
         inputs.extend(batch["feature"].tolist())
         return original(self, batch)
 
-    monkeypatch.setattr(cached_teacher._Speaker, "words", counted)
+    monkeypatch.setattr(cached_teacher._Recorder, "outputs", counted)
     return inputs
 
 
@@ -164,7 +164,7 @@ def test_the_hidden_loss_is_on_what_was_kept(
     assert separators.any(dim=1).all()
     (kept,) = keep_states(trace, [2], candidates=trace.mask & ~separators, tokens=4, width=0.25)
     copied = {"teacher": tiny_checkpoint}
-    student = student_of(configure("distill", layers=1), opened, copied)[0].model.train()
+    student = make_student(configure("distill", layers=1), opened, copied).model.train()
     distill.set_dropout(student.hf, hidden=0.0, attention=0.0)
     expected = kept_loss(student.trace(batch).hidden, [(1, kept)]).item()
     assert figures[0]["train/hidden"] == pytest.approx(expected, rel=1e-4)

@@ -17,7 +17,7 @@ from quala.checkpoint import (
     score_slice,
     set_dropout,
 )
-from quala.compress.losses import task_soft_loss
+from quala.compress.losses import soft_loss
 from quala.data.task import Task
 from quala.data.taskdata import TaskData
 from quala.lengths import (
@@ -28,6 +28,7 @@ from quala.lengths import (
     sample_length_drop,
 )
 from quala.models.load import load_tokenizer, save_model
+from quala.stages.teacher import LiveTeacher
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -61,14 +62,13 @@ class SandwichModule(TrainingModule):
         plan: Plan,
         *,
         sequence_length: int,
-        teacher: LengthAdaptiveModel | None = None,
+        teacher: LiveTeacher | None = None,
     ):
         super().__init__(model, config, plan)
         self.task = task
         self.sandwich = config
         self.sequence_length = sequence_length
-        # Outside the module tree: a frozen teacher belongs in no checkpoint.
-        self.teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+        self.teacher = teacher
 
     @property
     def passes(self) -> int:
@@ -76,8 +76,8 @@ class SandwichModule(TrainingModule):
         return 2 + self.sandwich.num_sandwich
 
     def on_fit_start(self) -> None:
-        for teacher in self.teacher:
-            teacher.to(self.device)
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         rng = Random(f"{self.settings.seed}:{self.global_step}")
@@ -108,10 +108,9 @@ class SandwichModule(TrainingModule):
         if exits:
             self.losses["exits"] = self._exit_loss(exits, target, batch)
             loss = loss + config.exits * self.losses["exits"]
-        for teacher in self.teacher:
-            with torch.no_grad():
-                taught = teacher(batch)
-            self.losses["teacher"] = task_soft_loss(
+        if self.teacher is not None:
+            taught = self.teacher.outputs(batch).logits
+            self.losses["teacher"] = soft_loss(
                 self.task,
                 logits,
                 taught,
@@ -134,7 +133,7 @@ class SandwichModule(TrainingModule):
     def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
         """Return the mean KL(full pass || span head at a layer) over layers."""
         losses = [
-            task_soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
+            soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
             for early in exits
         ]
         return torch.stack(losses).mean()
@@ -149,7 +148,7 @@ class SandwichModule(TrainingModule):
     ) -> Tensor:
         config = self.sandwich
         logits = self.model(batch, lengths, skip_layers=skipped)
-        loss = task_soft_loss(
+        loss = soft_loss(
             self.task,
             logits,
             target,
@@ -214,11 +213,11 @@ def run(
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 
-def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> Any:
-    """Return the teacher model where the configuration gives it a weight, else None."""
+def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> LiveTeacher | None:
+    """Return the teacher where the options give it a weight, else None."""
     if not (config.teacher or config.teacher_for_subs):
         return None
-    return load_with_data(inputs["teacher"], inputs["data"]).model
+    return LiveTeacher(load_with_data(inputs["teacher"], inputs["data"]).model)
 
 
 def selection_scores(opened: TaskCheckpoint, config: SandwichConfig) -> dict[str, float]:

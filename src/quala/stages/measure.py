@@ -222,7 +222,8 @@ def _models(
         size = size_bytes(opened.model.arch, "fp32")
         models.append(Measured(name, opened, lengths, each, size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
-    models.append(Measured(config.name, integer, (None, *points), ("full", *roles), stored))
+    name = config.name or "model"
+    models.append(Measured(name, integer, (None, *points), ("full", *roles), stored))
     return models
 
 

@@ -157,6 +157,9 @@ def make_plan(
     collector = _Collector()
     flow = Flow(settings, workflow.stages, sources, collector)
     workflow(flow)
+    for planned in collector.nodes.values():
+        if planned.recipe is not None and planned.given is None:
+            planned.recipe.check(workflow.name, planned.config)
     selection = select(collector.nodes, settings.flow)
     entries: dict[str, Entry] = {}
     for name in flow.names:
