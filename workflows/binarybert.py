@@ -5,7 +5,7 @@ from __future__ import annotations
 from quala.workflow import Flow, workflow
 
 
-@workflow("binarybert")
+@workflow("binarybert", stages=("finetune", "distill", "refine", "measure", "report", "export"))
 def binarybert(flow: Flow) -> None:
     """Distill half of the fine-tuned model at 2 bits, split it in two, distill it at 1 bit."""
     data = flow.data()

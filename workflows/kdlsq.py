@@ -5,7 +5,7 @@ from __future__ import annotations
 from quala.workflow import Flow, workflow
 
 
-@workflow("kdlsq")
+@workflow("kdlsq", stages=("finetune", "distill", "measure", "report", "export"))
 def kdlsq(flow: Flow) -> None:
     """Distill the fine-tuned model into itself with learned steps for all it rounds."""
     data = flow.data()

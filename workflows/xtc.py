@@ -5,7 +5,7 @@ from __future__ import annotations
 from quala.workflow import Flow, workflow
 
 
-@workflow("xtc")
+@workflow("xtc", stages=("finetune", "distill", "measure", "report", "export"))
 def xtc(flow: Flow) -> None:
     """Keep some layers of the fine-tuned model and distill it into them at 1 or 2 bits."""
     data = flow.data()
