@@ -8,7 +8,7 @@ from quala.workflow import Flow, workflow
 LOSSES = ("hidden", "attention", "soft")
 
 
-@workflow("binarybert")
+@workflow("binarybert", stages=("finetune", "distill", "refine", "measure", "report", "export"))
 def binarybert(flow: Flow) -> None:
     """Distill half of the fine-tuned model at 2 bits, split it in two, distill it at 1 bit.
 

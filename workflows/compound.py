@@ -5,8 +5,12 @@ from __future__ import annotations
 from quala.workflow import Flow, workflow
 from quala.workflow.script import find_workflow
 
+STAGES = (
+    "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export"
+)  # fmt: skip
 
-@workflow("compound")
+
+@workflow("compound", stages=STAGES)
 def compound(flow: Flow) -> None:
     """Reduce layers, adapt the float student to lengths, round it under lengths, search them.
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from quala.stages.recipe import distill, refine
 from quala.workflow import Flow, workflow
 
+STAGES = (
+    "finetune", "distill", "refine", "length_adapt", "quantize", "search", "measure",
+    "report", "export"
+)  # fmt: skip
 
-@workflow("dynamic_tinybert")
+
+@workflow("dynamic_tinybert", stages=STAGES)
 def dynamic_tinybert(flow: Flow) -> None:
     """Distill as TinyBERT does, then search lengths, with or without LengthDrop in between.
 

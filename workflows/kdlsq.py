@@ -6,7 +6,7 @@ from quala.stages.recipe import distill
 from quala.workflow import Flow, workflow
 
 
-@workflow("kdlsq")
+@workflow("kdlsq", stages=("finetune", "distill", "measure", "report", "export"))
 def kdlsq(flow: Flow) -> None:
     """Distill the fine-tuned model into itself with learned steps for all it rounds.
 

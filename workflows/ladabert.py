@@ -7,7 +7,7 @@ from quala.stages.recipe import distill
 from quala.workflow import Flow, workflow
 
 
-@workflow("ladabert")
+@workflow("ladabert", stages=("finetune", "distill", "measure", "report", "export"))
 def ladabert(flow: Flow) -> None:
     """Factorize and prune the fine-tuned model in steps, and heal each by distillation.
 

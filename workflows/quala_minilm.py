@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from quala.workflow import Flow, workflow
 
+STAGES = (
+    "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export"
+)  # fmt: skip
 
-@workflow("quala_minilm")
+
+@workflow("quala_minilm", stages=STAGES)
 def quala_minilm(flow: Flow) -> None:
     """MiniLM student, length-adaptive supernet, int8, searched lengths, measured front.
 

@@ -6,7 +6,7 @@ from quala.stages.recipe import distill
 from quala.workflow import Flow, workflow
 
 
-@workflow("ternarybert")
+@workflow("ternarybert", stages=("finetune", "distill", "measure", "report", "export"))
 def ternarybert(flow: Flow) -> None:
     """Distill the fine-tuned model into itself with ternary weights and 8-bit activations.
 

@@ -6,7 +6,7 @@ from quala.stages.recipe import distill
 from quala.workflow import Flow, workflow
 
 
-@workflow("xtc")
+@workflow("xtc", stages=("finetune", "distill", "measure", "report", "export"))
 def xtc(flow: Flow) -> None:
     """Keep some layers of the fine-tuned model and distill it into them at 1 or 2 bits.
 

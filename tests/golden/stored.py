@@ -11,7 +11,7 @@ from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from commandline import QUESTIONS, SIZES, STAGES, quiet_logging
+from commandline import QUESTIONS, SIZES, STAGES, options_of, quiet_logging
 from golden.use import DataSpec, LengthConfig, load_with_data, main, settled_at_once
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
@@ -132,7 +132,8 @@ class Stored:
 
     def run(self, workflow: str, *words: str, verb: str = "run") -> Any:
         """Return the JSON of a workflow's run; it must leave with 0."""
-        code, said = self.code(verb, workflow, *self.words, *words, "--json")
+        own = options_of(workflow, [*self.words, *words])
+        code, said = self.code(verb, workflow, *own, "--json")
         assert code == 0
         return json.loads(said)
 

@@ -6,14 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from quala.errors import QualaError, unknown
 from quala.stage import RecipeStage, Stage, StageConfig
 from quala.workflow.identity import config_identity, fingerprint
-
-if TYPE_CHECKING:
-    from quala.workflow.settings import Settings
+from quala.workflow.settings import Settings
 
 
 @dataclass(frozen=True)
