@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
 from omegaconf import OmegaConf
 
 from quala.cli.entry import main
