@@ -116,12 +116,12 @@ def test_a_family_of_a_package_has_its_dropout_replaced(build_hf: BuildHf) -> No
 def test_a_family_of_a_package_is_loaded_and_its_cost_is_known(
     build_hf: BuildHf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from quala.data.task import Task
+    from quala.data.task import Classes
     from quala.models.load import load_model
 
     hf = build_hf("camembert", type_vocab_size=1).float()
     hf.base_model.save_pretrained(tmp_path / "model")  # without a head
-    model = load_model(tmp_path / "model", task=Task("classification", 3, "accuracy"))
+    model = load_model(tmp_path / "model", task=Classes(3))
     assert torch.equal(
         family_of(model.hf).embeddings(model.hf).words.weight,  # type: ignore[arg-type]
         hf.get_input_embeddings().weight,
