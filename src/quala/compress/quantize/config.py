@@ -160,7 +160,7 @@ class WeightSpec:
         return top_code(self.bits)
 
     def groups(self, weight: Tensor) -> Tensor:
-        """View `weight` (..., columns) as (..., groups, values); the values of a group share a scale.
+        """View `weight` (..., columns) as (..., groups, values); a group shares one scale.
 
         `tensor` gives (1, 1, all), `row` (..., 1, columns), `group` (..., columns / size, size).
 
