@@ -42,6 +42,17 @@ class Module:
         """The file under the root, for messages."""
         return self.path.relative_to(ROOT).as_posix()
 
+    @property
+    def only_gives_out(self) -> bool:
+        """Whether it is an `__init__.py` of imports and dunder names, without code of its own."""
+        return self.is_package and all(
+            isinstance(node, ast.Import | ast.ImportFrom)
+            or (isinstance(node, ast.If) and _waits(node))
+            or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).startswith("__"))
+            for node in ast.parse(self.path.read_text(encoding="utf-8")).body
+        )
+
     def imports(self) -> Iterator[Import]:
         """Yield the imports, wherever they stand."""
         tree = ast.parse(self.path.read_text(encoding="utf-8"))
@@ -160,10 +171,13 @@ def _reached(graph: Mapping[str, list[str]], start: str) -> set[str]:
 
 
 def importers() -> dict[str, set[str]]:
-    """Return who imports each module of quala, in src and workflows."""
+    """Return who imports each module of quala, in src and workflows.
+
+    A package's `__init__` that only gives names out is no importer: it uses none of them.
+    """
     found: dict[str, set[str]] = {name: set() for name in modules()}
-    for name in modules():
-        for target, _ in edges(name):
+    for name, module in modules().items():
+        for target, _ in () if module.only_gives_out else edges(name):
             found[target].add(name)
     for path in sorted(WORKFLOWS.glob("*.py")):
         for target, _, _ in _targets(Module(f"workflows.{path.stem}", path)):

@@ -1,12 +1,31 @@
-"""quala: small, length-adaptive, integer transformer encoders for any latency budget."""
+"""quala: small, length-adaptive, integer transformer encoders for any latency budget.
+
+`quala.load` opens an exported model that answers questions within a budget. Everything else is in
+the packages: `quala.models` has the length-adaptive encoder, `quala.compress` distills, prunes and
+quantizes it, `quala.search` finds lengths, `quala.export` writes it, `quala.workflow` runs all of
+this as tracked, resumable stages.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quala._lazy import lazy
+
+if TYPE_CHECKING:
+    from quala.errors import QualaError
+    from quala.lengths import LengthConfig
+    from quala.runtime.answerer import load
+
+__all__ = ["LengthConfig", "QualaError", "__version__", "load"]
 
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> object:
-    """Import what is asked for: `quala.load` needs the runtime, `quala --help` does not."""
-    if name == "load":
-        from quala.runtime.answerer import load
-
-        return load
-    raise AttributeError(f"module `quala` has no attribute `{name}`")
+__getattr__ = lazy(
+    __name__,
+    {
+        "quala.errors": ["QualaError"],
+        "quala.lengths": ["LengthConfig"],
+        "quala.runtime.answerer": ["load"],
+    },
+)

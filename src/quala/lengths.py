@@ -9,6 +9,7 @@ from random import Random
 from quala.errors import QualaError
 
 MIN_TOKENS = 2
+"""The first token, which classification reads, and one more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +61,16 @@ class LengthConfig:
 
     @property
     def drops(self) -> tuple[bool, ...]:
-        """Say for each layer whether it drops tokens."""
+        """Return for each layer whether it drops tokens."""
         return tuple(
             later < earlier
             for earlier, later in zip((self.sequence_length, *self.lengths), self.lengths)
         )
 
     def kept(self, tokens: int) -> tuple[int, ...]:
-        """Return the tokens that each layer keeps of an input of `tokens` real tokens.
+        """Return how many of an input's `tokens` real tokens each layer keeps.
 
-        The share `length / sequence_length` is rounded up, never below 2 nor above `tokens`.
+        `tokens` times `length / sequence_length`, rounded up, at least 2 but at most `tokens`.
         """
         floor = min(MIN_TOKENS, tokens)
         return tuple(
@@ -78,7 +79,7 @@ class LengthConfig:
 
 
 def constant_drop(rate: float, *, layers: int, sequence_length: int) -> LengthConfig:
-    """Drop the share `rate` at every layer, rounding what is kept up (LAT's `ratio` mode)."""
+    """Drop the share `rate` at every layer; kept counts are rounded up (LAT's `ratio` mode)."""
     lengths, length = [], sequence_length
     for _ in range(layers):
         length = max(MIN_TOKENS, math.ceil(length * (1 - rate)))
@@ -106,10 +107,10 @@ def sample_length_drop(
 def sample_few_drops(
     bound: float, *, layers: int, sequence_length: int, rng: Random, skipped: frozenset[int]
 ) -> LengthConfig:
-    """Draw lengths that drop at one to three layers only, the rest paying nothing.
+    """Draw lengths that drop tokens at one to three layers only.
 
-    The total share that is dropped is uniform up to what `bound` at every layer would drop, cut
-    at random between the chosen layers. Late layers are chosen as often as early ones.
+    The total share that is dropped is uniform, up to what `bound` at every layer would drop, and
+    is divided at random between the chosen layers. Every layer is chosen equally often.
     """
     candidates = [layer for layer in range(layers) if layer not in skipped]
     chosen = set(rng.sample(candidates, min(len(candidates), rng.randint(1, 3))))

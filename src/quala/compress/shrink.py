@@ -1,4 +1,7 @@
-"""Factorize an encoder's matrices (LadaBERT, arXiv 2004.04124; ROSITA, arXiv 2103.11367)."""
+"""Shrink an encoder to a number of parameters: truncated SVD, then pruning (LadaBERT).
+
+LadaBERT is arXiv 2004.04124; word embeddings of low rank are from ROSITA, arXiv 2103.11367.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,9 @@ def rank_for_ratio(rows: int, columns: int, ratio: float) -> int:
 def factorize(hf: _Model, ratio: float, *, embeddings: bool = True) -> _Model:
     """Return a copy of `hf` whose encoder matrices and word embeddings are truncated SVDs.
 
-    The two factors have `ratio` times fewer weights than the dense matrix. The ratio counts
-    against the dense matrix, so the same call on a factorized model lowers its ranks further; a
-    layer whose rank is low enough already is left alone.
+    The two factors together have at most 1 / `ratio` of the weights of the dense matrix, or rank
+    1. In a model that is factorized already, layers of a higher rank are cut to the new one, and
+    the others stay as they are.
 
     Args:
         hf: a float model, dense or factorized.
@@ -96,7 +99,7 @@ def hybrid_compress(
 
 
 def weight_budget(hf: PreTrainedModel, config: HybridConfig, *, original_parameters: int) -> int:
-    """Return P / ratio - F: how many weights of the compressed matrices may be non-zero.
+    """Return how many weights of the compressed matrices may be non-zero: P / ratio - F.
 
     Raises:
         QualaError: for a ratio that the untouched parameters alone exceed, or a quantized model.

@@ -93,10 +93,10 @@ def structure_of(hf: PreTrainedModel) -> Structure:
 
 
 def record_structure(hf: _Model) -> _Model:
-    """Write the sizes of `hf` into its config, which saving and cost read, and return it.
+    """Write the sizes of `hf` into its config, for saving and for its cost, and return `hf`.
 
-    One feed-forward width for all layers becomes the config's own; a model whose layers are
-    equal and dense has no entry and stays an ordinary checkpoint.
+    If all layers have the same feed-forward width, it becomes the config's own. A model whose
+    layers are also dense and have all heads gets no entry and stays an ordinary checkpoint.
     """
     structure = structure_of(hf)
     widths = {layer.intermediate for layer in structure.layers}
@@ -124,7 +124,7 @@ def is_structured(source: str | Path) -> bool:
 def load_structured(folder: str | Path) -> PreTrainedModel:
     """Read a float model from the folder that `save_pretrained` or `save_model` wrote.
 
-    In float32, on the CPU, in evaluation mode; zeros that the file leaves out are filled in.
+    It is in float32, on the CPU, in evaluation mode. Zeros that the file leaves out are filled in.
 
     Raises:
         QualaError: for a folder without a structure, or weights that do not fit it.
@@ -141,7 +141,7 @@ def load_structured(folder: str | Path) -> PreTrainedModel:
 
 
 def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
-    """Return a float model of the kind and sizes in config.json, its weights to be overwritten.
+    """Return a float model of the kind and sizes in config.json, with weights to be overwritten.
 
     `options` go to transformers' `from_config`. Raises QualaError for a kind that quala cannot
     build.
@@ -153,7 +153,7 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
         auto = AutoModelForQuestionAnswering
     elif kind.endswith("ForSequenceClassification"):
         auto = AutoModelForSequenceClassification
-    with torch.random.fork_rng(devices=[]):  # the throw-away initial weights draw numbers
+    with torch.random.fork_rng(devices=[]):  # initial weights draw random numbers
         model: PreTrainedModel = auto.from_config(config, **options)
         if type(model).__name__ != kind:
             raise QualaError(
@@ -165,7 +165,7 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
 
 
 def rebuild(hf: PreTrainedModel) -> None:
-    """Give a freshly initialized `hf`, in place, the sizes that its config records.
+    """Replace the layers of a new `hf`, in place, by those of the sizes that its config records.
 
     Raises:
         QualaError: for a record that does not fit the model's depth or hidden size.

@@ -1,20 +1,42 @@
-"""Metrics: the official SQuAD scores, the GLUE metrics, Pareto fronts."""
+"""Metrics: the official SQuAD scores, the metrics of GLUE, Pareto fronts.
 
-from quala.metrics.pareto import hypervolume, pareto_front
-from quala.metrics.squad import (
-    SquadScore,
-    answer_exact,
-    answer_f1,
-    evaluate_predictions,
-    normalize_answer,
-)
+`evaluate_predictions` scores SQuAD, `compute_metric` one metric of GLUE by name. `pareto_front`
+and `hypervolume` compare scores at a cost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quala._lazy import lazy
+
+if TYPE_CHECKING:
+    from quala.metrics.glue import compute_metric, task_metrics
+    from quala.metrics.pareto import hypervolume, pareto_front
+    from quala.metrics.squad import (
+        SquadScore,
+        answer_exact,
+        answer_f1,
+        evaluate_predictions,
+        normalize_answer,
+    )
 
 __all__ = [
-    "SquadScore",
-    "answer_exact",
-    "answer_f1",
-    "evaluate_predictions",
-    "hypervolume",
-    "normalize_answer",
-    "pareto_front",
-]
+    "SquadScore", "answer_exact", "answer_f1", "compute_metric", "evaluate_predictions",
+    "hypervolume", "normalize_answer", "pareto_front", "task_metrics",
+]  # fmt: skip
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "quala.metrics.glue": ["compute_metric", "task_metrics"],
+        "quala.metrics.pareto": ["hypervolume", "pareto_front"],
+        "quala.metrics.squad": [
+            "SquadScore",
+            "answer_exact",
+            "answer_f1",
+            "evaluate_predictions",
+            "normalize_answer",
+        ],
+    },
+)

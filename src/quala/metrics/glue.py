@@ -17,7 +17,7 @@ TASK_METRICS = {
     "qqp": ("f1", "accuracy"),
     "stsb": ("pearson_spearman", "pearson", "spearman"),
 }
-"""Metrics of each GLUE task, the primary one first; tasks not named have accuracy alone."""
+"""Metrics of each GLUE task, the primary one first; other tasks have accuracy only."""
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
 REGRESSION_METRICS = ("pearson_spearman", "pearson", "spearman")
@@ -33,9 +33,12 @@ def task_metrics(subset: str | None, *, regression: bool) -> tuple[str, ...]:
 def compute_metric(name: str, predictions: ArrayLike, labels: ArrayLike) -> float:
     """Return a metric in percent: class indices for classification, values for regression.
 
-    `pearson_spearman` is the mean of both. The correlation with a constant (matthews is one too)
-    is 0. Raises QualaError for unknown names, for no examples, and for unequal numbers of
-    predictions and labels.
+    `pearson_spearman` is the mean of both. A correlation with a constant, `matthews` included, is
+    0.
+
+    Raises:
+        QualaError: for an unknown name, for no examples, and for unequal numbers of predictions
+            and labels.
     """
     if name not in (*CLASSIFICATION_METRICS, *REGRESSION_METRICS):
         raise unknown("metric", name, (*CLASSIFICATION_METRICS, *REGRESSION_METRICS))
@@ -60,7 +63,7 @@ def _classification(name: str, predicted: NDArray[np.generic], gold: NDArray[np.
             raise QualaError("`f1` is for two classes, labeled 0 and 1, got a third class.")
         return float(binary_f1_score(ours, theirs))
     if len(ours.unique()) == 1 or len(theirs.unique()) == 1:
-        return 0.0  # torchmetrics smooths this case away from the 0 of the GLUE scorer
+        return 0.0  # as the GLUE scorer; torchmetrics smooths this case
     classes = max(2, int(torch.stack((ours, theirs)).max()) + 1)
     return float(matthews_corrcoef(ours, theirs, task="multiclass", num_classes=classes))
 
@@ -80,5 +83,5 @@ def _correlation(name: str, predicted: NDArray[np.generic], gold: NDArray[np.gen
 
 
 def _constant(values: Tensor) -> bool:
-    # a spread below float32 resolution is constant for a model whose outputs are float32
+    # Model outputs are float32: values that differ by less than its resolution are constant.
     return bool(values.max() - values.min() <= 1e-7 * values.abs().max())

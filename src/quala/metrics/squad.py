@@ -1,7 +1,7 @@
-"""Exact match and F1 of SQuAD 1.1, to the last digit those of the official evaluator.
+"""Exact match and F1 of SQuAD 1.1, equal to the official evaluator's to the last digit.
 
-Own code because torchmetrics computes in float32, and because it gives two answers that both
-normalize to nothing an F1 of 1 where the evaluator of SQuAD 1.1 gives 0.
+Not from torchmetrics: it computes in float32, and if both answers are empty after normalization,
+its F1 is 1, where the official evaluator gives 0.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SquadScore:
 
 
 def normalize_answer(text: str) -> str:
-    """Lower the text and remove ASCII punctuation, English articles and extra whitespace."""
+    """Return the text in lower case, without ASCII punctuation, English articles, extra space."""
     bare = text.lower().translate(_NO_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
@@ -59,7 +59,7 @@ def answer_f1(prediction: str, golds: Sequence[str]) -> float:
 def evaluate_predictions(
     examples: Iterable[Answered], predictions: Mapping[str, str]
 ) -> SquadScore:
-    """Score predictions by question id; a missing prediction is wrong, and counted.
+    """Score predictions by question id; a missing prediction counts as wrong.
 
     Raises QualaError when there are no questions.
     """

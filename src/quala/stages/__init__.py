@@ -1,4 +1,8 @@
-"""The stages of quala's workflows: what each takes, what it makes, where its code is."""
+"""The stages of quala's workflows: what each takes, what it makes, where its code is.
+
+`STAGES` has each `Stage` by name. Its options are a dataclass of `quala.stages.options` or
+`quala.stages.distill_options`; its code is imported when it runs.
+"""
 
 from quala.stage import Stage
 from quala.stages.distill_options import DistillConfig

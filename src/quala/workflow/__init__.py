@@ -1,4 +1,9 @@
-"""Stage graph, fingerprints, resume, tracking: what turns a workflow script into tracked runs."""
+"""Workflows: scripts that become tracked, resumable runs of stages.
+
+A script is a function of a `Flow`, marked by `workflow`; the flow names inputs and runs stages. A
+`Stage` names its options, a `StageConfig`, and a function that gets a `StageContext`: its folder,
+log and progress.
+"""
 
 from quala.stage import Candidate, Progress, Stage, StageConfig, StageContext
 from quala.workflow.declare import Workflow, workflow

@@ -1,4 +1,4 @@
-""""""
+"""Options: which values share a scale, and which values are refused."""
 
 from __future__ import annotations
 

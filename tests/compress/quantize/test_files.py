@@ -1,4 +1,4 @@
-""""""
+"""Folders of integer models: packed codes, and everything back to the bit."""
 
 from __future__ import annotations
 

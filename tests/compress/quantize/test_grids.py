@@ -1,4 +1,4 @@
-""""""
+"""Codes and scales against slow references and exhaustive search; first steps of LSQ."""
 
 from __future__ import annotations
 

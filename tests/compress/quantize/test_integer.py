@@ -1,3 +1,5 @@
+"""Integer layers against the fake-quantized layers that they are made of."""
+
 from __future__ import annotations
 
 import copy

@@ -38,7 +38,7 @@ LSQ = {
 def _trained(
     model: BertForQuestionAnswering, inputs: Inputs, options: dict[str, Any], *, split: bool
 ) -> BertForQuestionAnswering:
-    """Bring a model into training form and let one step move all that learns."""
+    """Fake-quantize a model and let one step move all that learns."""
     quantize(model, QuantizeConfig(**options))
     calibrate(model, lambda: _forward(model, inputs))
     if split:
@@ -118,7 +118,7 @@ def test_a_float_model_gets_the_weights_before_rounding(
         assert torch.equal(other.get_submodule(name).get_parameter(leaf), total)
 
 
-def test_training_form_ends_with_integers(bert: BertForQuestionAnswering, inputs: Inputs) -> None:
+def test_integers_are_not_fake_quantized(bert: BertForQuestionAnswering, inputs: Inputs) -> None:
     assert not is_fake_quantized(bert)
     trained = _trained(bert, inputs, TERNARY, split=False)
     assert is_fake_quantized(trained)
@@ -128,7 +128,7 @@ def test_training_form_ends_with_integers(bert: BertForQuestionAnswering, inputs
 def test_a_float_model_has_no_latent_weights(
     bert: BertForQuestionAnswering, tmp_path: Path
 ) -> None:
-    with pytest.raises(QualaError, match="not in training form"):
+    with pytest.raises(QualaError, match="not fake-quantized"):
         save_latent(bert, tmp_path)
 
 

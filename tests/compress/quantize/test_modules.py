@@ -1,4 +1,4 @@
-""""""
+"""Fake quantizers: ranges, learned steps, weights per tensor, row and group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""""""
+"""Rounding against the kernels of torch, and gradients against finite differences."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Ternary weights as sums of two binary ones, against the formulas of the paper."""
+
 from __future__ import annotations
 
 from typing import Any

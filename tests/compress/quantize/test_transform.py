@@ -1,4 +1,4 @@
-""""""
+"""Models that are fake-quantized in place: layers, ranges, outliers, curvature."""
 
 from __future__ import annotations
 

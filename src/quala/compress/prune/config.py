@@ -1,4 +1,4 @@
-"""How far SVD and pruning shrink a model together, and in which steps: plain facts."""
+"""How far factorizing and pruning shrink a model together, and in which steps. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quala.errors import QualaError
 
 @dataclass(frozen=True)
 class HybridConfig:
-    """The compression of a model and how both methods share it.
+    """The compression of a model, and how factorizing and pruning share it.
 
     Raises:
         QualaError: for a ratio of 1 or less, or a share outside 0 to 1.
@@ -18,7 +18,7 @@ class HybridConfig:
     ratio: float
     """Parameters of the original model over non-zero parameters of the compressed one."""
     svd_share: float = 0.5
-    """Exponent of the ratio that factorizing takes; 0 only prunes, 1 only factorizes."""
+    """Exponent s: factorizing shrinks by ratio^s, pruning by ratio^(1 - s). 0 only prunes."""
     embeddings: bool = True
     """Whether the word embeddings are compressed as well."""
 
@@ -30,7 +30,7 @@ class HybridConfig:
 
 
 def ratio_steps(ratio: float, steps: int) -> list[float]:
-    """Return the rising ratios ratio^(1/K), ratio^(2/K), ..., ratio of an iterative compression.
+    """Return the rising ratios ratio^(1/K), ratio^(2/K), ..., ratio of a compression in K steps.
 
     Raises:
         QualaError: for a ratio of 1 or less, or no step.

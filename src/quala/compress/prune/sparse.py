@@ -1,4 +1,4 @@
-"""Matrices with zeros as they are saved: one bit per weight, and the weights that are left."""
+"""How matrices with many zeros are saved: one bit per weight, and the weights that are not 0."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from quala.errors import QualaError
 
 FILE = "model.safetensors"
 ENTRY = 256
-"""Bytes, at least what one more tensor takes in the header of a file."""
+"""Bytes that one more tensor takes in the header of a file, rounded up."""
 
 
 def pack_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Return where the N weights are not zero, and those that are not, in the order of memory.
+    """Return the bits of the N weights, 1 where a weight is not 0, and the weights that are not 0.
 
-    The first are ceil(N / 8) bytes, uint8, little-endian. All values come back exactly; only a
-    negative zero comes back positive.
+    The bits are ceil(N / 8) bytes, uint8, little-endian; both follow the order in memory. All
+    values come back exactly, but a negative zero comes back positive.
     """
     flat = weight.detach().cpu().flatten()
     there = flat != 0
@@ -31,7 +31,7 @@ def pack_sparse(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unpack_sparse(bits: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the weight of `shape` that `pack_sparse` took apart.
+    """Return the weight of `shape` that `pack_sparse` packed.
 
     Raises:
         QualaError: for bytes that do not hold a bit per weight, or another number of values.
@@ -53,7 +53,7 @@ def unpack_sparse(bits: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def sparse_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `tensors` with each matrix that so takes less room as `<name>.mask` and `.values`."""
+    """Return `tensors`; a matrix that it makes smaller becomes `<name>.mask` and `.values`."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if _saves(tensor):
@@ -64,7 +64,7 @@ def sparse_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dense_state(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `tensors`, made by `sparse_state`, whole; `like` has their shapes.
+    """Return the dense tensors of a `sparse_state`; `like` has their shapes.
 
     Tensors that are not in the sparse form are left as they are.
 
@@ -88,7 +88,7 @@ def dense_state(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> di
 def store_sparse(folder: Path) -> None:
     """Rewrite the weights of a saved model as `sparse_state` has them."""
     file, partial = folder / FILE, folder / f"{FILE}.partial"
-    # Beside the file, which the tensors read from it may still be mapped to.
+    # To another file first: the tensors may be mapped from this one.
     save_file(sparse_state(load_file(file)), partial, metadata={"format": "pt"})
     partial.replace(file)
 
@@ -102,7 +102,7 @@ def is_sparse(source: str | Path) -> bool:
         with safe_open(file, "pt") as tensors:
             return bool(_sparse_names(tensors.keys()))
     except SafetensorError:
-        return False  # who reads the weights says what is wrong with them
+        return False  # reading the weights will say what is wrong
 
 
 def _saves(tensor: Tensor) -> bool:

@@ -50,8 +50,8 @@ class QuantizeConfig:
     embedding_granularity: Granularity = "row"
     """As `weight_granularity`, for embeddings."""
     outliers: int = field(default=0, metadata={"identity": "if set"})
-    """Inputs of a linear layer that stay float with their weights, where that at least halves the
-    range of the others (LLM.int8(), arXiv 2208.07339); `minmax` weights only."""
+    """Inputs of a linear layer that stay float with their weights, if that halves the range of the
+    others or more (LLM.int8(), arXiv 2208.07339); `minmax` weights only."""
     activation_range: RangeKind = "ema"
     """`minmax`: extremes seen; `ema`: moving average of the extremes of each batch; `percentile`:
     mean of the tail quantiles of each batch; `lsq`: a learned step, see `activation_init`."""
@@ -160,7 +160,7 @@ class WeightSpec:
         return top_code(self.bits)
 
     def groups(self, weight: Tensor) -> Tensor:
-        """View `weight` (..., columns) as (..., groups, values); a group shares a scale.
+        """View `weight` (..., columns) as (..., groups, values); a group shares one scale.
 
         `tensor` gives (1, 1, all), `row` (..., 1, columns), `group` (..., columns / size, size).
 

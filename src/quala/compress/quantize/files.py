@@ -1,4 +1,4 @@
-"""Small integers as a dense stream of bits."""
+"""How an integer model is stored: a folder with packed weights, config.json and quala.json."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from quala.errors import QualaError
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """Return int8 `codes` as ceil(n bits / 8) bytes, uint8, little-endian, without gaps.
+    """Return n int8 `codes` as ceil(n bits / 8) bytes, uint8, little-endian, without gaps.
 
     Codes of `bits` lie in -t..t with t = 2^(bits-1) - 1 and are stored as code + t; one bit holds
     -1 and 1, as 0 and 1.
@@ -56,7 +56,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
-    """Return the int8 codes of `shape` that `pack` made `packed` of.
+    """Return the int8 codes of `shape` that `pack` packed.
 
     Raises:
         QualaError: for another width, or bytes that do not hold that many codes.
@@ -108,9 +108,9 @@ def packed_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def unpacked_state(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return `tensors`, made by `packed_state`, in the shapes of the state of `model`.
+    """Return the tensors of a `packed_state` in the shapes of the state of `model`.
 
-    Tensors that are missing or not in the saved form are left as they are.
+    Tensors that are missing or not packed are left as they are.
 
     Raises:
         QualaError: when a packed weight does not hold the codes of its layer.
@@ -144,7 +144,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 def save_integer(
     model: PreTrainedModel, folder: str | Path, metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the integer `model` to `folder`; `metadata` joins quala.json. The tokenizer is yours.
+    """Write the integer `model` to `folder`, without a tokenizer; `metadata` joins quala.json.
 
     Raises:
         QualaError: when `model` has no integer layer.
@@ -231,7 +231,7 @@ def _plan(path: Path) -> dict[str, Any]:
 
 
 def _packing(plan: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    # Folders of older versions have not all of these.
+    # Folders of older versions lack some of these.
     bits, groups, split = plan.get("bits", {}), plan.get("groups", {}), plan.get("split", [])
     outliers = plan.get("outliers", {})
     if not isinstance(split, list) or not all(

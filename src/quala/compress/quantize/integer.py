@@ -1,4 +1,4 @@
-"""Layers that hold small integers and multiply them: the deployed form of a quantized model."""
+"""Layers for inference that store small integers and multiply them, and models made of them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class IntegerLinear(nn.Module):
 
     y = (q(x) - z) W^T * (s_x * s_w) + b, the product accumulated in int32. State: `weight` int8
     (out, in), `weight_scale` float32 (out,), `input_scale` and `input_zero_point` scalars, `bias`.
-    With several `groups` of columns, `weight_scale` is (out, groups) and the product is a float32
-    one on the dequantized weight. `bits` is the width of the codes in a saved model. Inputs at the
-    places `outliers` int64 (k,) are multiplied by `outlier_weight` float32 (out, k) instead; their
-    integers are 0.
+    With several `groups` of columns, `weight_scale` is (out, groups) and the product is computed
+    in float32 on the dequantized weight. `bits` is the width of the codes in a saved model. The
+    inputs numbered `outliers` int64 (k,) are multiplied by `outlier_weight` float32 (out, k)
+    instead; their integers are 0.
     """
 
     weight: Tensor
@@ -109,7 +109,7 @@ class IntegerLinear(nn.Module):
         return product.add_(x[..., self.outliers].float() @ self.outlier_weight.T)
 
     def float_weight(self) -> Tensor:
-        """Return the float32 weight that the integers and outliers stand for, (out, in)."""
+        """Return the float32 weight of the integers and outliers, (out, in)."""
         weight = _scaled(self.weight, self.weight_scale)
         if self.outliers is not None and self.outlier_weight is not None:
             weight[:, self.outliers] = self.outlier_weight
@@ -121,7 +121,7 @@ class IntegerLinear(nn.Module):
         return functional.linear(rounded, _scaled(self.weight, self.weight_scale), self.bias)
 
     def _packed(self) -> Callable[[Tensor], Tensor]:
-        """Return the layer as a closure on a weight that oneDNN has laid out for itself."""
+        """Return the layer as a closure on a weight in the layout of oneDNN."""
         product = torch.ops.onednn.qlinear_pointwise
         packed = torch.ops.onednn.qlinear_prepack(self.weight, None)
         weight_zeros = torch.zeros(self.out_features, dtype=torch.int64)
@@ -154,12 +154,12 @@ class IntegerLinear(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A packed weight is opaque and cannot be copied; a copy packs its own.
+        # A packed weight cannot be copied; the copy packs again.
         return {**self.__dict__, "_kernel": None}
 
 
 class IntegerEmbedding(nn.Module):
-    """Embedding that gathers int8 rows and scales them.
+    """Embedding that gathers int8 rows and multiplies them by their scales.
 
     State: `weight` (V, H), `scale` (V,), or (V, groups) with several `groups` of columns. `bits`
     is the width of the codes in a saved model.
@@ -196,7 +196,7 @@ class IntegerEmbedding(nn.Module):
         return _scaled(rows, self.scale[ids])
 
     def float_weight(self) -> Tensor:
-        """Return the float32 rows that the integers stand for, (V, H)."""
+        """Return the float32 rows of the integers, (V, H)."""
         return _scaled(self.weight, self.scale)
 
     def extra_repr(self) -> str:
@@ -213,7 +213,7 @@ def _per_row(scale: Tensor) -> Tensor:
 
 
 def _scaled(codes: Tensor, scale: Tensor) -> Tensor:
-    """Multiply int8 `codes` (..., columns) with their `scale` (...) or (..., groups)."""
+    """Multiply int8 `codes` (..., columns) by their `scale` (...) or (..., groups)."""
     values = codes.float()
     if scale.dim() < codes.dim():
         return values.mul_(scale.unsqueeze(-1))
@@ -261,9 +261,9 @@ def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
 def precision_of(model: nn.Module) -> str:
     """Return `fp32`, `int8`, or for narrower integers their bits, such as `w2e2a8`.
 
-    `w` are linear weights, `e` embeddings (32 where they are float), `a` the inputs of linear
-    layers; several widths of a kind are joined, `w2-4`. `int8` has 8-bit linear layers; its
-    embeddings are 8-bit or float.
+    `w` is for linear weights, `e` for embeddings (32 if they are float), `a` for the inputs of
+    linear layers; several widths of a kind are joined, `w2-4`. `int8` has 8-bit linear layers and
+    8-bit or float embeddings.
     """
     layers = integer_layers(model).values()
     linears = [layer for layer in layers if isinstance(layer, IntegerLinear)]
@@ -295,11 +295,11 @@ def bits_of(model: nn.Module) -> str:
 def weight_counts(model: nn.Module) -> tuple[int, int]:
     """Count the weights and biases of a float or integer model, and those that are not zero.
 
-    Scales and zero points do not count. Pruning makes zeros, and so does rounding to few bits.
+    Scales and zero points are not counted. Pruning makes zeros, and so does rounding to few bits.
     """
     tensors: list[Tensor] = list(model.parameters())
     for layer in integer_layers(model).values():
-        tensors.append(layer.float_weight())  # with what stays float of it
+        tensors.append(layer.float_weight())  # with its outliers
         if isinstance(layer, IntegerLinear) and layer.bias is not None:
             tensors.append(layer.bias)
     total = sum(tensor.numel() for tensor in tensors)

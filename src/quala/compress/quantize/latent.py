@@ -1,4 +1,4 @@
-"""The weights behind a model's integers, in a file: what a later training goes on from."""
+"""How a fake-quantized model is stored, so that a later training can continue from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _QUANTIZERS = ("weight_quantizer", "input_quantizer", "outliers")
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """A quantized model in training: all its tensors, and what builds it around them."""
+    """A fake-quantized model: all its tensors, and what is needed to build it around them."""
 
     config: QuantizeConfig
     split: tuple[str, ...]
@@ -33,15 +33,15 @@ class Latent:
 
 
 def save_latent(model: nn.Module, folder: str | Path) -> None:
-    """Write the training form of a quantized `model` into `folder`.
+    """Write a fake-quantized `model` into `folder`.
 
     Raises:
-        QualaError: for a model that no `quantize` brought into this form.
+        QualaError: for a model that is not fake-quantized.
     """
     quantizers = (one for one in model.modules() if isinstance(one, ActivationQuantizer))
     first = next(quantizers, None)
     if first is None:
-        raise QualaError("`save_latent` got a model that is not in training form; `quantize` it.")
+        raise QualaError("`save_latent` got a model that is not fake-quantized; `quantize` it.")
     tensors = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
     facts = {
         "format": FORMAT,
@@ -71,9 +71,9 @@ def read_latent(folder: str | Path) -> Latent:
 
 
 def restore_latent(model: nn.Module, latent: Latent) -> None:
-    """Turn a float `model` of the same sizes, in place, into what `save_latent` was given.
+    """Turn a float `model` of the same sizes, in place, into the one that `save_latent` stored.
 
-    Every tensor is the same to the bit, ranges and learned steps included.
+    Every tensor is equal to the bit, with ranges and learned steps.
 
     Raises:
         QualaError: for a model of other sizes.
@@ -85,7 +85,7 @@ def restore_latent(model: nn.Module, latent: Latent) -> None:
 
 
 def restore_float(model: nn.Module, latent: Latent) -> None:
-    """Give a float `model` of the same sizes, in place, the weights before they are rounded.
+    """Load the weights before rounding into a float `model` of the same sizes, in place.
 
     Halves of a split layer are added up. Raises QualaError for a model of other sizes.
     """

@@ -16,12 +16,13 @@ from quala.compress.quantize.modules import QuantEmbedding, QuantLinear, WeightQ
 from quala.errors import QualaError
 
 _Layer = QuantLinear | QuantEmbedding
-# How much of the halves' size the weight itself takes where the ternary scale is too small for it.
 SLACK = 0.5
+"""Sum of |w| over that of its halves, where w is too large for the ternary scale. A guess below 1:
+with 1, one half of each dropped weight would be 0."""
 
 
 class Split(nn.Module):
-    """Sum of two layers on one input: the two binary halves of what was one ternary layer.
+    """Sum of two layers on one input: the two binary halves of one ternary layer.
 
     Together they have the parameters of a layer twice as wide.
     """
@@ -48,17 +49,19 @@ def split_weights(
 ) -> tuple[Tensor, Tensor]:
     """Split `groups` (..., n) into w1 + w2 so that bwn(w1) + bwn(w2) is its ternary form.
 
-    `codes` and `scale` (..., 1) are that form, TWN's when left out. Kept weights are shared out as
-    a w and (1 - a) w; of the others one half takes w pushed away from 0 by b > 0, the other b
-    with the opposite sign, such that mean|w1| = mean|w2| = scale / 2. Computed in float64.
+    `codes` and `scale` (..., 1) are that form, TWN's by default. A kept weight is divided into
+    a w and (1 - a) w. Of a dropped weight, one half takes w moved away from 0 by b > 0, and the
+    other takes b with the opposite sign. a and b make mean|w1| = mean|w2| = scale / 2. Computed
+    in float64.
 
-    As published the first half takes the positive of the dropped weights. Where they are nearly
-    all of one sign that leaves no a in (0, 1), and the halves take turns instead, by falling size.
-    A loss-aware scale may be one that no two halves of w have: not above mean|w|, or another than
-    it where nothing is dropped. There w1 + w2 = c w, and only the sum before rounding differs.
+    As published, the first half takes the positive dropped weights. If nearly all dropped weights
+    have one sign, no a in (0, 1) exists; then the halves take them in turns, by falling size. For
+    some loss-aware scales no two halves add up to w: a scale not above mean|w|, or one that
+    differs from it while nothing is dropped. Then w1 + w2 = c w, and only the sum before rounding
+    differs.
 
     Raises:
-        QualaError: for weights that are not finite, and codes that drop one which is larger than
+        QualaError: for weights that are not finite, and codes that drop a weight larger than
             those that they keep.
     """
     w = groups.double()
@@ -89,7 +92,7 @@ def split_ternary(model: nn.Module) -> list[str]:
     """Swap the ternary layers of a quantized `model` in place for `Split`s of binary halves.
 
     Weights and inputs keep their grids, biases are halved, and each half has its own copy of the
-    input quantizer. A new model for optimizers: the parameters are new.
+    input quantizer. The parameters are new, so an optimizer must be made after the split.
 
     Returns:
         The names of the swapped modules, in module order.
@@ -115,7 +118,7 @@ def split_ternary(model: nn.Module) -> list[str]:
 
 
 def split_shells(model: nn.Module, names: Iterable[str]) -> None:
-    """Swap layers of a quantized `model` in place for `Split`s whose weights are still to come."""
+    """Swap layers of a quantized `model` in place for `Split`s whose weights are loaded later."""
     for name in names:
         layer = model.get_submodule(name)
         if not isinstance(layer, (QuantLinear, QuantEmbedding)):
@@ -160,9 +163,9 @@ def _half(layer: _Layer, weight: Tensor) -> _Layer:
 
 
 def _shrunk(w: Tensor, wanted: Tensor, count: Tensor) -> Tensor:
-    """Return `w`, smaller where its halves could not be as small as `wanted` in all.
+    """Return `w`, scaled down where its halves could not have the size `wanted` together.
 
-    Halves of opposite sign need room beyond w; without a dropped weight (`count`) they have none.
+    Only dropped weights, `count` of them, can have halves that are larger than w together.
     """
     mass = w.abs().sum(-1, keepdim=True)
     target = torch.where(count > 0, SLACK * wanted, wanted)
@@ -171,7 +174,7 @@ def _shrunk(w: Tensor, wanted: Tensor, count: Tensor) -> Tensor:
 
 
 def _sides(dropped: Tensor, kept_mass: Tensor) -> Tensor:
-    """Return where the first half takes a dropped weight and the second only the shift."""
+    """Return True where the first half takes a dropped weight and the second only the shift."""
     positive = dropped > 0
     lopsided = (dropped.sum(-1, keepdim=True).abs() >= kept_mass).squeeze(-1)  # (...)
     if lopsided.any():

@@ -56,10 +56,10 @@ def is_fake_quantized(model: nn.Module) -> bool:
 
 
 def calibrate(model: nn.Module, run: Callable[[], None]) -> None:
-    """Find the activation ranges of `model` from the forward passes that `run` makes, only.
+    """Find the activation ranges of `model` from the forward passes that `run` makes.
 
-    Earlier observations are forgotten; the model is left in mode `fake`. Without gradients; train
-    or eval mode is the caller's.
+    Earlier observations are forgotten, and the model is left in mode `fake`. No gradients are
+    recorded. The caller chooses train or eval mode.
 
     Raises:
         QualaError: when `run` does not reach every quantized layer.
@@ -148,7 +148,7 @@ def _largest(values: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearnedStep:
-    """A step of LSQ in training, the largest code of its grid, and what it rounds."""
+    """A learned step (LSQ), the largest code of its grid, and whether it rounds activations."""
 
     step: nn.Parameter
     top: int
@@ -173,13 +173,13 @@ def learned_steps(model: nn.Module) -> list[LearnedStep]:
 
 @torch.no_grad()
 def set_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Give the loss-aware ternary weights their diagonal Hessian, from Adam's second moments.
+    """Set the diagonal Hessian of loss-aware ternary weights from Adam's second moments v.
 
-    The Hessian is taken as sqrt(v) + 1e-8 (TernaryBERT, arXiv 2009.12812); weights
-    that the `optimizer` has no `exp_avg_sq` of keep what they have.
+    The Hessian is taken as sqrt(v) + 1e-8 (TernaryBERT, arXiv 2009.12812). Weights without an
+    `exp_avg_sq` in `optimizer` keep theirs.
 
     Returns:
-        The number of weights that were given one.
+        The number of weights that were set.
     """
     given = 0
     for module in model.modules():
