@@ -1,1 +1,1 @@
-"""Tracked runs side by side: what their stages cost and scored, grouped by system and setting."""
+"""Comparison of tracked runs, grouped by system and setting."""

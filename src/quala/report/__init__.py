@@ -1,1 +1,1 @@
-"""The report of one run: table, charts, figure and page."""
+"""Reports: charts, figures, pages and tables."""
