@@ -1,4 +1,4 @@
-"""What a report holds: one row per measured model and lengths, one point per candidate."""
+"""Results of a run: measured rows, candidates of the search, and the report of both."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from quala.metrics.pareto import hypervolume
 Role = Literal["baseline", "full", "supernet", "front", "chosen"]
 
 FINE_TUNED = "fine-tuned"
-"""The model name of the teacher's row, which every recipe starts from."""
+"""The model name of the teacher's row."""
 SUPERNET = "supernet"
-"""The model name of the float model that the integer one was rounded from."""
+"""The model name of the float model that was quantized."""
 FORMAT = 1
 GIGA = 1e9
 
@@ -32,13 +32,13 @@ class Latency:
 class Row:
     """One measured model at one set of lengths, scored on the test set.
 
-    `role` says what it is there for: the `baseline` that speed-ups refer to, a model at `full`
-    length, the float `supernet` at lengths of the front, a point of the `front`, or the `chosen`
-    one of them. `lengths` None means that nothing is dropped; `tokens` says in words what each
-    layer keeps. `score` and `exact_match` are percent. `macs_padded` counts an input padded to the
-    full sequence, `macs_mean` is the average over the real inputs. `bits` are those of weights,
-    embeddings and activations, `2-2-8`; `nonzero` counts those of the `parameters` that are not 0.
-    Older reports lack the last three.
+    `role`: `baseline` is the row that speed-ups refer to, `full` a model at full length,
+    `supernet` the float model at lengths of the front, `front` a point of the front, and `chosen`
+    the point of the front that the budget selected. `lengths` None means that no token is dropped;
+    `tokens` is the text for it. `score` and `exact_match` are in percent. `macs_padded` is for an
+    input padded to the full sequence, `macs_mean` the mean over the real inputs. `bits` are those
+    of weights, embeddings and activations, such as `2-2-8`; `nonzero` counts the `parameters` that
+    are not 0. Reports of older versions lack the last three.
     """
 
     model: str
@@ -100,7 +100,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that a report shows; `provenance` maps a label to the text beside it."""
+    """The content of a report; `provenance` maps labels to texts."""
 
     rows: tuple[Row, ...]
     candidates: tuple[Point, ...] = ()
@@ -121,27 +121,27 @@ class Report:
 
     @property
     def full(self) -> Row | None:
-        """The last model measured at full length: the one that the front belongs to."""
+        """The last model measured at full length: the model of the front."""
         return next((row for row in reversed(self.rows) if row.role == "full"), None)
 
     @property
     def chosen(self) -> Row | None:
-        """The point that the budget selected."""
+        """The point of the front that the budget selected."""
         return next((row for row in self.rows if row.role == "chosen"), None)
 
     @property
     def supernet(self) -> tuple[Row, ...]:
-        """The float model's rows, full length first; none where it is the model itself."""
+        """The rows of the float model, full length first; none if nothing was quantized."""
         return tuple(row for row in self.rows if row.model == SUPERNET)
 
     @property
     def front(self) -> tuple[Row, ...]:
-        """The measured front, the chosen point among it, by rising cost."""
+        """The measured front with the chosen point, by rising cost."""
         points = (row for row in self.rows if row.role in ("front", "chosen"))
         return tuple(sorted(points, key=lambda row: row.macs_mean))
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures that two reports are compared by, by metric name."""
+        """Return the figures that summarize the report, by metric name."""
         found = {"front_points": float(len(self.front)), "hypervolume": self._hypervolume()}
         for name, row in (("full", self.full), ("chosen", self.chosen)):
             if row is not None:
@@ -151,20 +151,20 @@ class Report:
         return found
 
     def _hypervolume(self) -> float:
-        """Return the share, 0 to 1, of score x cost that front and full length dominate.
+        """Return the area, 0 to 1, that the front and the full length dominate.
 
-        The cost is measured against the dearest row, so that a front which costs nothing and
-        answers everything has the volume 1.
+        Costs are relative to the most expensive row, so that a point with score 100 at no cost
+        has the area 1.
         """
         points = [
             (row.score, row.macs_mean)
             for row in (*self.front, *([self.full] if self.full else []))
             if row.score is not None
         ]
-        dearest = max(row.macs_mean for row in self.rows)
+        highest = max(row.macs_mean for row in self.rows)
         return hypervolume(
             [score / 100 for score, _ in points],
-            [cost / dearest for _, cost in points],
+            [cost / highest for _, cost in points],
             reference_score=0.0,
             reference_cost=1.0,
         )
@@ -210,7 +210,7 @@ def _figures(row: Row, name: str) -> dict[str, float]:
 def with_speedups(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with their speed-up over the baseline, by median latency.
 
-    The first row stands in for a missing baseline; rows without a latency get no speed-up.
+    Without a baseline the first row is used. Rows without a latency get no speed-up.
     """
     base = next((row for row in rows if row.role == "baseline"), rows[0] if rows else None)
     if base is None or base.latency_ms is None:

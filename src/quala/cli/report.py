@@ -1,9 +1,9 @@
-"""`quala report`: the table of a tracked workflow, of a sweep, or of systems side by side."""
+"""`quala report`: show the results of a workflow or a sweep, or compare systems."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from quala.compare.group import Comparison
     from quala.compare.store import Reports, SweepJob
-    from quala.compare.trials import Trial
+    from quala.compare.trials import Collector, Trial
     from quala.results import Report
 
 
@@ -30,14 +30,7 @@ def main(argv: Sequence[str]) -> int:
 
     reports = Reports.open(arguments.tracking_uri or default_tracking_uri(Path.cwd()))
     if arguments.compare:
-        compare(
-            reports,
-            arguments.runs,
-            out=Path(arguments.out) if arguments.out else None,
-            as_json=arguments.json,
-            experiment=arguments.experiment,
-            task=arguments.task,
-        )
+        _compare(reports, arguments)
         return 0
     run = reports.run(arguments.runs[0]) if arguments.runs else reports.newest()
     if run.data.tags["quala.kind"] == "sweep":
@@ -68,8 +61,8 @@ def _workflow(reports: Reports, run: Run, *, as_json: bool, out: str | None) -> 
     report = reports.report(run)
     if report is None:
         raise QualaError(
-            f"Run `{run.info.run_id}` ({run.info.status.lower()}) has no report: it did not come "
-            "that far, or its report stage was left out."
+            f"Run `{run.info.run_id}` ({run.info.status.lower()}) has no report: it stopped "
+            "before its report stage, or that stage was left out."
         )
     folder = reports.export(run, Path(out)) if out else None
     if as_json:
@@ -148,12 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare",
         action="store_true",
-        help="compare systems: seeds together, one table for each data; --out DIR gets the page",
+        help="compare systems over seeds, one table per data set; --out DIR gets the page",
     )
     parser.add_argument(
         "--experiment",
         metavar="NAME",
-        help="with --compare: only runs filed under this `tracking.experiment`",
+        help="with --compare: only runs of this `tracking.experiment`",
     )
     parser.add_argument(
         "--task", metavar="NAME", help="with --compare: only this task, such as squad or mnli"
@@ -166,48 +159,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def compare(
-    reports: Reports,
-    runs: Sequence[str],
-    *,
-    out: Path | None,
-    as_json: bool,
-    experiment: str | None = None,
-    task: str | None = None,
-) -> None:
+def _compare(reports: Reports, arguments: argparse.Namespace) -> None:
     """Compare the named runs, else all finished workflows with a report, and write the page.
 
-    A sweep stands for its jobs. Raises QualaError when a named run has no report, when there is
-    nothing to compare, and when `out` is a file.
+    Raises QualaError when a named run has no report, when there is nothing to compare, and when
+    `--out` is a file.
     """
+    out = Path(arguments.out) if arguments.out else None
     if out is not None and out.exists() and not out.is_dir():
         raise QualaError(f"`--out` names a folder to write into, got the file `{out}`.")
     # matplotlib and plotly take a second to import
     from quala.compare.group import Comparison
     from quala.compare.text import to_json
+    from quala.compare.trials import Collector
     from quala.compare.write import build_comparison
 
-    trials, left_out = _named(reports, runs) if runs else _all(reports, experiment)
-    comparison = Comparison.of(_of_task(trials, task) if task else trials, left_out)
+    collector, left_out = Collector(reports), dict[str, str]()
+    if arguments.runs:
+        named = {run.info.run_id: run for name in arguments.runs for run in _runs(reports, name)}
+        trials = [trial for run in named.values() for trial in collector.trials(run)]
+    else:
+        trials, left_out = _all(reports, collector, arguments.experiment)
+    if arguments.task:
+        trials = _of_task(trials, arguments.task)
+    comparison = Comparison.of(trials, left_out)
     written = build_comparison(out, comparison) if out else []
-    if as_json:
+    if arguments.json:
         write_json(to_json(comparison))
         return
     lines = [Text(f"Written to {file}") for file in written]
-    lines += [Text(f"Left out {run}: {why}") for run, why in left_out.items()]
+    lines += [Text(f"Left out {run}: {reason}") for run, reason in left_out.items()]
     show(*_shown(comparison), *lines)
 
 
-def _named(reports: Reports, names: Sequence[str]) -> tuple[list[Trial], dict[str, str]]:
-    from quala.compare.trials import Collector
-
-    collector = Collector(reports)
-    found = {run.info.run_id: run for name in names for run in _workflows(reports, name)}
-    return [trial for run in found.values() for trial in collector.trials(run)], {}
-
-
-def _workflows(reports: Reports, name: str) -> Iterable[Run]:
-    """Yield a workflow run, or those of a sweep's jobs that came to an end."""
+def _runs(reports: Reports, name: str) -> list[Run]:
+    """Return the workflow run of this name, or the runs of a sweep's finished jobs."""
     run = reports.run(name)
     if run.data.tags["quala.kind"] == "workflow":
         return [run]
@@ -217,11 +203,10 @@ def _workflows(reports: Reports, name: str) -> Iterable[Run]:
     return jobs
 
 
-def _all(reports: Reports, experiment: str | None) -> tuple[list[Trial], dict[str, str]]:
-    """Return the trials of all finished workflows with a report, and why others have none."""
-    from quala.compare.trials import Collector
-
-    collector = Collector(reports)
+def _all(
+    reports: Reports, collector: Collector, experiment: str | None
+) -> tuple[list[Trial], dict[str, str]]:
+    """Return the trials of all finished workflows with a report, and why runs were left out."""
     trials: list[Trial] = []
     left_out: dict[str, str] = {}
     for run in reports.finished(experiment):
@@ -252,7 +237,7 @@ def _of_task(trials: Sequence[Trial], task: str) -> list[Trial]:
 
 
 def _shown(comparison: Comparison) -> list[RenderableType]:
-    """Return the tables for the terminal, without the columns that need a page."""
+    """Return the tables for the terminal, with the columns that fit there."""
     from quala.compare.text import legends, measured_texts
     from quala.report.table import metric_name, to_terminal
 

@@ -26,7 +26,7 @@ SIGNED = "±"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The values of one figure, one for each seed; there is at least one."""
+    """The values of one figure, at least one: one value per seed."""
 
     values: tuple[float, ...]
 
@@ -67,7 +67,7 @@ class Spread:
 TEACHER_NAME = "fine-tuned teacher"
 KINDS = {"teacher": "", "full": "full length", "chosen": "chosen lengths"}
 UNKNOWN_BITS = {"fp32": "32-32-32", "int8": "8-?-8"}
-"""Bits by precision, for reports that do not name them: int8 embeddings are 8-bit or float."""
+"""Bits by precision, for older reports without bits: int8 embeddings are 8-bit or float."""
 SQUAD = "SQuAD 1.1"
 GLUE = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
 
@@ -76,9 +76,9 @@ GLUE = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
 class Line:
     """One row of a comparison: a system in one setting, over its seeds.
 
-    `trials` has one trial for each model, its newest measurement; `latencies` has all places
-    where they were timed, `shares` the same as shares of the teacher's latency. `differences` are
-    all the options in which lines of the system differ.
+    `trials` holds the newest measurement of each model. `latencies` are milliseconds by place,
+    `shares` the same as shares of the teacher's latency. `differences` are all the options in
+    which the lines of the system differ.
     """
 
     number: int
@@ -91,11 +91,11 @@ class Line:
     claim: Claim | None
 
     def spread(self, figure: Callable[[Row], float | None]) -> Spread | None:
-        """Return a figure of the report's rows over the seeds."""
+        """Return a figure of the rows over the seeds."""
         return Spread.of(figure(trial.row) for trial in self.trials)
 
     def cost(self, figure: Callable[[Costs], float], *, teacher: bool = False) -> Spread:
-        """Return what the training (or the teacher's) cost, over the seeds."""
+        """Return a cost of the training, or of the teacher's, over the seeds."""
         costs = (trial.teacher if teacher else trial.costs for trial in self.trials)
         return Spread(tuple(map(figure, costs)))
 
@@ -111,24 +111,24 @@ class Line:
 
     @property
     def tokens(self) -> str:
-        """The lengths, where all seeds have the same."""
+        """The tokens per layer; of several seeds, all that differ."""
         return _joined(trial.row.tokens for trial in self.trials)
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """Where the models were trained."""
+        """The machines of the trainings."""
         works = (work for trial in self.trials for work in trial.costs.training)
         return tuple(dict.fromkeys(work.machine for work in works))
 
     @property
     def partial(self) -> bool:
-        """Whether the training cost more than what is known of it."""
+        """Whether the known costs are a lower bound."""
         return any(trial.costs.partial for trial in self.trials)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """The lines of one task and data; they have one metric."""
+    """The lines of one task and data, which have one metric."""
 
     title: str
     data: str
@@ -137,25 +137,25 @@ class Table:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Where latencies were measured, the place of most lines first."""
+        """Where latencies were measured, the place of the most lines first."""
         counts = Counter(place for line in self.lines for place in line.latencies)
         return tuple(place for place, _ in counts.most_common())
 
     @property
     def one_teacher(self) -> bool:
-        """Whether all lines have the same teacher, so that shares of its latency compare."""
+        """Whether all lines have one teacher, so that shares of its latency can be compared."""
         return [line.system for line in self.lines].count(TEACHER) == 1
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """Where models were trained, the machine of most lines first."""
+        """The machines of the trainings, the machine of the most lines first."""
         counts = Counter(machine for line in self.lines for machine in line.machines)
         return tuple(machine for machine, _ in counts.most_common())
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Tables of measured rows, what the papers report, and the runs that could not be read.
+    """Tables of measured rows, published results, and the runs that could not be read.
 
     Raises QualaError without a row.
     """
@@ -186,7 +186,7 @@ class Comparison:
 
     @property
     def shown_claims(self) -> tuple[Claim, ...]:
-        """What the papers report of the systems that are compared."""
+        """Published results of the systems that are compared."""
         return self.claims.of(self.systems)
 
 
@@ -278,7 +278,7 @@ def _by_place(frame: DataFrame, figure: str) -> dict[Place, Spread]:
 
 
 def data_name(spec: Mapping[str, Any]) -> str:
-    """Return what papers call the data of a specification."""
+    """Return the papers' name of the data of a specification."""
     if spec["task"] == "squad":
         return SQUAD
     subset = str(spec["subset"] or "GLUE")
@@ -286,7 +286,7 @@ def data_name(spec: Mapping[str, Any]) -> str:
 
 
 def _titles(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a title for each data, with the options that tell apart what has one name."""
+    """Return a title for each data; options are added where titles would be equal."""
     sources = [
         {key: str(value) for key, value in spec.items() if key != "path" and value is not None}
         for spec in specs
@@ -305,7 +305,7 @@ def _titles(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def bits_of(row: Row) -> str:
-    """Return the bits of a row; a report of an older version has its precision only."""
+    """Return the bits of a row; reports of older versions have only its precision."""
     if row.bits is not None:
         return row.bits
     if row.precision in UNKNOWN_BITS:

@@ -13,10 +13,10 @@ FILE = "published.toml"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """One published result; `bits` is None for one that belongs to no width in particular.
+    """One published result; `bits` is None where it is not for a certain width.
 
-    `kind` is `chosen` for a result at shortened lengths.
-    `source` says where it was read: a letter of `Published.sources`.
+    `kind` is `chosen` for a result at shortened lengths. `source` is a letter of
+    `Published.sources`: where the result was read.
     """
 
     system: str
@@ -28,13 +28,13 @@ class Claim:
     kind: str = "full"
 
     def text(self) -> str:
-        """Return the claim with what it was made of."""
+        """Return the claim with its data, setting and source."""
         return f"{self.data}: {self.claim} ({self.setting}) [{self.source}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """All claims; names and arXiv ids by system, the meaning of a source by its letter."""
+    """All claims; names and arXiv ids by system, sources by their letters."""
 
     names: Mapping[str, str]
     papers: Mapping[str, str]
@@ -42,7 +42,7 @@ class Published:
     claims: tuple[Claim, ...]
 
     def name(self, system: str) -> str:
-        """Return what the paper calls a system; one without a paper keeps its own name."""
+        """Return the paper's name of a system; without a paper, the name that was given."""
         return self.names.get(system, system)
 
     def of(self, systems: Sequence[str]) -> tuple[Claim, ...]:
@@ -52,8 +52,8 @@ class Published:
     def nearest(self, system: str, *, bits: str, kind: str, data: str) -> Claim | None:
         """Return the claim of a system that is nearest to a row.
 
-        One of the row's bits comes before one of no bits, which comes before others; then the
-        kind and the data count.
+        Equal bits come first, then claims without bits, then others. Ties are broken by the kind,
+        then by the data.
         """
         ranks = {bits: 0, None: 1}
         return min(
@@ -65,7 +65,7 @@ class Published:
 
 @cache
 def published() -> Published:
-    """Return what the package knows of the papers."""
+    """Return the published results in `published.toml`."""
     text = (files("quala.compare") / FILE).read_text(encoding="utf-8")
     facts = tomllib.loads(text)
     systems = facts["system"]

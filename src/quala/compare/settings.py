@@ -1,4 +1,4 @@
-"""What tells runs of one system apart, in few words: the options in which they differ."""
+"""Short labels of settings: the options in which runs of one system differ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 
 Setting = Mapping[str, str]
-"""Options by dotted name, first things first; what is off or null has no entry."""
+"""Options by dotted name, in the order of the stages; false and null options are absent."""
 
 OFF = "off"
 BASE = "base"
@@ -21,13 +21,13 @@ def differing(settings: Sequence[Setting]) -> list[str]:
 
 
 def labels(settings: Sequence[Setting], named: Collection[str] = ()) -> list[str]:
-    """Return a label for each setting; equal settings get equal labels, others do not.
+    """Return a label for each setting; labels are equal if and only if settings are.
 
-    A label has the options that differ and are `named` (by a person, on the command line), and
-    others only where settings could not be told apart without them. With several such options, a
-    label leaves out the values that most settings have; one that has them all is the `base`.
+    A label has the options that differ and are `named` (on the command line), and others only
+    where they are needed to distinguish settings. If there are several such options, values that
+    most settings have are left out; a setting with all of these values is called `base`.
     """
-    keys = _telling(settings, named)
+    keys = _distinguishing(settings, named)
     if not keys:
         return [""] * len(settings)
     names = {key: _short(key, keys) for key in keys}
@@ -37,18 +37,18 @@ def labels(settings: Sequence[Setting], named: Collection[str] = ()) -> list[str
 
 
 def natural_order(label: str) -> tuple[bool, list[tuple[str, float]]]:
-    """Return what sorts labels: the base first, numbers by value (ratio=5 before ratio=10)."""
+    """Return a sort key: the base first, numbers by value (ratio=5 before ratio=10)."""
     pieces = re.findall(r"([^\d]*)(\d+(?:\.\d+)?)?", label)
     return label != BASE, [(text, float(number or 0)) for text, number in pieces]
 
 
 def all_differences(settings: Sequence[Setting]) -> list[str]:
-    """Return for each setting all options in which settings differ, with their values."""
+    """Return for each setting its values of all options in which settings differ."""
     keys = differing(settings)
     return [", ".join(f"{key}={one.get(key, OFF)}" for key in keys) for one in settings]
 
 
-def _telling(settings: Sequence[Setting], named: Collection[str]) -> list[str]:
+def _distinguishing(settings: Sequence[Setting], named: Collection[str]) -> list[str]:
     found = differing(settings)
     keys: list[str] = []
     for key in found:
@@ -61,7 +61,7 @@ def _telling(settings: Sequence[Setting], named: Collection[str]) -> list[str]:
 
 
 def _repeats(key: str, other: str, settings: Sequence[Setting]) -> bool:
-    """Say whether a second use of a stage only says again what the first does."""
+    """Return whether an option of a stage used twice has the values of its first use."""
     if key.partition(".")[2] != other.partition(".")[2]:
         return False
     return all(key not in one or one[key] == one.get(other) for one in settings)
@@ -72,18 +72,18 @@ def _kinds(settings: Sequence[Setting], keys: Sequence[str]) -> int:
 
 
 def _label(texts: Mapping[str, str], names: Mapping[str, str], usual: Mapping[str, str]) -> str:
-    told = [(texts[key], names[key]) for key in texts if texts[key] != usual.get(key)]
-    if not told:
+    shown = [(texts[key], names[key]) for key in texts if texts[key] != usual.get(key)]
+    if not shown:
         return BASE
     # Options of one value share it: soft=hidden=attention=0.
     return ", ".join(
         "=".join([*(name for _, name in group), value])
-        for value, group in groupby(told, key=lambda pair: pair[0])
+        for value, group in groupby(shown, key=lambda pair: pair[0])
     )
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest end of a dotted name that is its alone."""
+    """Return the shortest unique end of a dotted name."""
     parts = key.split(".")
     for start in range(len(parts) - 1, 0, -1):
         end = ".".join(parts[start:])

@@ -1,8 +1,9 @@
-"""Finds finished runs and their reports in the tracking store; changes nothing there."""
+"""Finished runs and their reports in a tracking store, which is only read."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def require_store(uri: str) -> None:
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise QualaError(
             f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
-            "`--tracking-uri` names another."
+            "`--tracking-uri` selects another."
         )
     if uri.startswith(("http://", "https://")):
         check_server(uri)
@@ -43,7 +44,7 @@ def require_store(uri: str) -> None:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job of a sweep; `run` is None when it failed before it had a workflow run to show."""
+    """One job of a sweep; `run` is None when it failed before its workflow run began."""
 
     overrides: str
     status: str
@@ -101,9 +102,20 @@ class Reports:
         """
         if experiment is not None and experiment not in self.experiments:
             raise unknown("experiment", experiment, self.experiments)
-        terms = f"tags.`{KIND}` = 'workflow' AND attributes.status = 'FINISHED'"
         names = self.experiments if experiment is None else [experiment]
-        return self._search(terms, [self.experiments[name] for name in names])
+        found: list[Run] = []
+        page: str | None = None
+        while page != "":
+            runs = self.client.search_runs(
+                [self.experiments[name] for name in names],
+                filter_string=f"tags.`{KIND}` = 'workflow' AND attributes.status = 'FINISHED'",
+                max_results=RUNS_A_PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=page,
+            )
+            found += runs
+            page = runs.token or ""
+        return found
 
     def newest(self) -> Run:
         """Return the newest finished workflow that has a report. Raises QualaError if none has."""
@@ -113,11 +125,11 @@ class Reports:
         raise QualaError(f"No finished workflow in {self.uri} has a report yet: `quala run` one.")
 
     def has_report(self, run: Run) -> bool:
-        """Say whether a workflow came as far as its report."""
+        """Return whether a workflow has a report."""
         return self._report_run(run) is not None
 
     def jobs(self, sweep: Run) -> list[SweepJob]:
-        """Return the jobs of a sweep in order; the workflow run of one may be older than it."""
+        """Return the jobs of a sweep in order; a job may have reused an older workflow run."""
         tags = sweep.data.tags
         noted = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
         return [
@@ -130,16 +142,15 @@ class Reports:
         ]
 
     def report(self, run: Run) -> Report | None:
-        """Return a workflow's report, None while it has none."""
+        """Return a workflow's report, None if it has none."""
         run_id = self._report_run(run)
         if run_id is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            file = self._download(run_id, f"{OUTPUT}/{REPORT}", folder)
-            return read_report(file.parent)
+            return read_report(self._download(run_id, f"{OUTPUT}/{REPORT}", folder).parent)
 
     def facts(self, run_id: str, path: str) -> Any:
-        """Return what a JSON artifact of a run holds. Raises QualaError when it cannot be read."""
+        """Return the content of a JSON artifact. Raises QualaError when it cannot be read."""
         with tempfile.TemporaryDirectory() as folder:
             file = self._download(run_id, path, folder)
             try:
@@ -153,15 +164,11 @@ class Reports:
         if run_id is None:
             raise QualaError(f"Run `{run.info.run_id}` has no report.")
         folder.mkdir(parents=True, exist_ok=True)
-        for file in self.client.list_artifacts(run_id, OUTPUT):
-            if not file.is_dir:
-                self._copy(run_id, file.path, folder)
-        return folder
-
-    def _copy(self, run_id: str, path: str, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as copies:
-            file = self._download(run_id, path, copies)
-            (folder / file.name).write_bytes(file.read_bytes())
+            for file in self._download(run_id, OUTPUT, copies).iterdir():
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
+        return folder
 
     def _report_run(self, run: Run) -> str | None:
         """Return the id of the stage run that made the report; another workflow may own it."""
@@ -174,18 +181,3 @@ class Reports:
             return Path(self.client.download_artifacts(run_id, path, folder))
         except (MlflowException, OSError) as error:
             raise QualaError(f"The artifact `{path}` of run `{run_id}` cannot be read.") from error
-
-    def _search(self, terms: str, experiments: list[str]) -> list[Run]:
-        found: list[Run] = []
-        page: str | None = None
-        while page != "":
-            runs = self.client.search_runs(
-                experiments,
-                filter_string=terms,
-                max_results=RUNS_A_PAGE,
-                order_by=["attributes.start_time DESC"],
-                page_token=page,
-            )
-            found += runs
-            page = runs.token or ""
-        return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from quala.compare.group import (
@@ -17,7 +18,7 @@ from quala.compare.group import (
     system_name,
 )
 from quala.compare.published import Published
-from quala.compare.trials import TEACHER, Costs, Place, Trial
+from quala.compare.trials import TEACHER, Place, Trial
 from quala.report.table import ABSENT, MIB, metric_name, to_csv, to_frame
 from quala.results import GIGA, Row
 
@@ -32,8 +33,8 @@ MILLION = 1e6
 LATENCY, MACHINES = string.ascii_lowercase, string.ascii_uppercase
 """Letters of the places of latencies and of the machines of trainings."""
 LATENCIES = (
-    "Latency: the median per input, each run timed by itself; speed-up: over the fine-tuned "
-    "teacher, timed side by side in that run"
+    "Latency: the median per input, timed separately in each run. Speed-up: over the fine-tuned "
+    "teacher, timed in the same run."
 )
 CLAIMS_NOTE = (
     "What the papers report of their own models: other teachers, other data, other machines and "
@@ -93,8 +94,8 @@ def _measured(line: Line, table: Table, claims: Published, *, exact: bool) -> di
         "n": str(len(line.trials)),
         "Latency ms": timed(line.latencies, "{:.2f}"),
         "Speed-up": timed(speedups, "{:.2f}x"),
-        "Training s": _training_figure(line, lambda costs: costs.seconds) + machines,
-        "Passes": _training_figure(line, lambda costs: costs.passes),
+        "Training s": _count(line.cost(attrgetter("seconds")), line.partial) + machines,
+        "Passes": _count(line.cost(attrgetter("passes")), line.partial),
         "Published by its paper": line.claim.text() if line.claim else ABSENT,
     }
 
@@ -111,32 +112,27 @@ def _training(line: Line) -> dict[str, str]:
         f"{work.stage} {work.steps:,} x {work.passes // work.steps}, {work.inputs // work.passes}"
         for work in costs.training
     ] + [f"{name} from outside" for name in costs.missing]
+    other_partial = any(trial.costs.other_partial for trial in line.trials)
     teacher_partial = any(trial.teacher.partial for trial in line.trials)
-    teacher = {
-        "Teacher: steps": line.cost(lambda costs: costs.steps, teacher=True),
-        "Teacher: seconds": line.cost(lambda costs: costs.seconds, teacher=True),
-    }
     return {
         "#": str(line.number),
         "Training: steps x passes in a step, inputs in a batch": "; ".join(stages) or "none",
-        "Steps": _training_figure(line, lambda costs: costs.steps),
-        "Passes": _training_figure(line, lambda costs: costs.passes),
-        "Inputs": _training_figure(line, lambda costs: costs.inputs),
-        "Seconds": _training_figure(line, lambda costs: costs.seconds),
-        "Calibration, search: seconds": format_spread(
-            line.cost(lambda costs: costs.other_seconds),
-            "{:,.0f}",
-            lower_bound=any(trial.costs.other_partial for trial in line.trials),
+        "Steps": _count(line.cost(attrgetter("steps")), line.partial),
+        "Passes": _count(line.cost(attrgetter("passes")), line.partial),
+        "Inputs": _count(line.cost(attrgetter("inputs")), line.partial),
+        "Seconds": _count(line.cost(attrgetter("seconds")), line.partial),
+        "Calibration, search: seconds": _count(
+            line.cost(attrgetter("other_seconds")), other_partial
         ),
-        **{
-            name: format_spread(spread, "{:,.0f}", lower_bound=teacher_partial)
-            for name, spread in teacher.items()
-        },
+        "Teacher: steps": _count(line.cost(attrgetter("steps"), teacher=True), teacher_partial),
+        "Teacher: seconds": _count(
+            line.cost(attrgetter("seconds"), teacher=True), teacher_partial
+        ),
     }
 
 
-def _training_figure(line: Line, figure: Callable[[Costs], float]) -> str:
-    return format_spread(line.cost(figure), "{:,.0f}", lower_bound=line.partial)
+def _count(spread: Spread, partial: bool) -> str:
+    return format_spread(spread, "{:,.0f}", lower_bound=partial)
 
 
 def _parameters(line: Line) -> str:
@@ -169,15 +165,15 @@ def claim_texts(comparison: Comparison) -> DataFrame | None:
 
 
 def notes(table: Table) -> list[str]:
-    """Return the sentences without which the table would mislead."""
+    """Return the explanations that a table needs."""
     return list(_notes(table))
 
 
 def _notes(table: Table) -> Iterator[str]:
     yield (
-        "A row is one system in one setting; runs that differ in the seed only are its n models. "
-        "Scores, percent, on the test set: the mean and, for n = 2, both values, for more "
-        f"{SIGNED} the standard deviation (n - 1); other figures are means."
+        "A row is one system in one setting; its n models are runs that differ only in the seed. "
+        "Scores are in percent, on the test set: the mean and, for n = 2, both values, for larger "
+        f"n {SIGNED} the standard deviation (n - 1). Other figures are means."
     )
     yield (
         "GMACs padded: an input padded to the full sequence; GMACs mean: the average over the "
@@ -188,38 +184,34 @@ def _notes(table: Table) -> Iterator[str]:
     elsewhere = [line for line in table.lines if not {*table.places[:1]} <= line.latencies.keys()]
     if table.places and elsewhere:
         numbers = ", ".join(str(line.number) for line in elsewhere)
-        yield f"Not in the latency chart, because they were not timed there: {numbers}."
+        yield f"Not in the latency chart: lines timed elsewhere or not at all, {numbers}."
     if any(trial.front for line in table.lines for trial in line.trials):
         yield (
-            "Faint marks: other lengths of a length-adaptive model, one measurement each; the "
-            "front is drawn over the rows."
+            "Faint marks are other lengths of a length-adaptive model, one measurement each; the "
+            "front is the front of the rows."
         )
     if any("not 0" in _parameters(line) for line in table.lines):
         yield "Parameters that are 0 were pruned or rounded to 0."
     if any(line.bits == UNKNOWN_BITS["int8"] for line in table.lines):
-        yield "8-?-8: a report of an older version, which does not say how wide embeddings are."
+        yield "8-?-8: an older version made the report; it did not record the bits of embeddings."
     if any(line.partial for line in table.lines):
         yield (
             f"{AT_LEAST.strip()}: a lower bound. An output was given from outside, or a training "
-            "was resumed by a version that timed its last process only."
+            "was resumed by an older version, which recorded only its last process."
         )
 
 
 def legends(table: Table) -> Iterator[str]:
-    """Yield where latencies and training seconds were taken, with the letters that cells bear."""
+    """Yield where latencies and training seconds were measured, with the letters used in cells."""
     for lead, names, letters in (
         (LATENCIES, [str(place) for place in table.places], LATENCY),
-        ("Training seconds", list(table.machines), MACHINES),
+        ("Training seconds.", list(table.machines), MACHINES),
     ):
-        if names:
-            yield f"{lead}; {_legend(names, letters)}."
-
-
-def _legend(names: Sequence[str], letters: str) -> str:
-    if len(names) == 1:
-        return names[0]
-    told = "; ".join(f"[{letter}] {name}" for letter, name in zip(letters, names))
-    return f"not to be compared between {told}"
+        if len(names) == 1:
+            yield f"{lead} Measured on {names[0]}."
+        elif names:
+            places = "; ".join(f"[{letter}] {name}" for letter, name in zip(letters, names))
+            yield f"{lead} Not comparable between {places}."
 
 
 def _mark(names: Sequence[object], name: object, letters: str) -> str:
@@ -239,21 +231,8 @@ def _origins(line: Line) -> Iterator[str]:
         yield f"run {trial.run} (seed {seeds}, commit {commit}, {day})"
 
 
-_FIGURES: dict[str, Callable[[Row], float | None]] = {
-    "exact_match": lambda row: row.exact_match,
-    "parameters": lambda row: row.parameters,
-    "nonzero": lambda row: row.nonzero,
-    "size_bytes": lambda row: row.size_bytes,
-    "macs_padded": lambda row: row.macs_padded,
-    "macs_mean": lambda row: row.macs_mean,
-}
-_COSTS: dict[str, Callable[[Costs], float]] = {
-    "train_steps": lambda costs: costs.steps,
-    "train_passes": lambda costs: costs.passes,
-    "train_inputs": lambda costs: costs.inputs,
-    "train_seconds": lambda costs: costs.seconds,
-    "other_seconds": lambda costs: costs.other_seconds,
-}
+_FIGURES = ("exact_match", "parameters", "nonzero", "size_bytes", "macs_padded", "macs_mean")
+"""Attributes of a row whose spreads are in the JSON and in the CSV."""
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -291,7 +270,7 @@ def _row(line: Line, comparison: Comparison) -> dict[str, Any]:
         "tokens": line.tokens,
         "n": len(line.trials),
         "score": _values(line.score),
-        **{name: _values(line.spread(figure)) for name, figure in _FIGURES.items()},
+        **{name: _values(line.spread(attrgetter(name))) for name in _FIGURES},
         "latency_ms": [
             {**asdict(place), **_values(spread)} for place, spread in line.latencies.items()
         ],
@@ -334,7 +313,7 @@ def csv_text(comparison: Comparison) -> str:
 
 def _csv_record(line: Line, table: Table) -> dict[str, object]:
     score = line.score
-    figures = {name: line.spread(figure) for name, figure in _FIGURES.items()}
+    figures = {name: line.spread(attrgetter(name)) for name in _FIGURES}
     place = next((place for place in table.places if place in line.latencies), None)
     share = line.shares.get(place) if place else None
     return {
@@ -353,10 +332,14 @@ def _csv_record(line: Line, table: Table) -> dict[str, object]:
         "score_lowest": min(score.values),
         "score_highest": max(score.values),
         **{name: spread.mean if spread else None for name, spread in figures.items()},
-        **{name: line.cost(cost).mean for name, cost in _COSTS.items()},
+        "train_steps": line.cost(attrgetter("steps")).mean,
+        "train_passes": line.cost(attrgetter("passes")).mean,
+        "train_inputs": line.cost(attrgetter("inputs")).mean,
+        "train_seconds": line.cost(attrgetter("seconds")).mean,
+        "other_seconds": line.cost(attrgetter("other_seconds")).mean,
         "train_partial": str(line.partial).lower(),
-        "teacher_steps": line.cost(lambda costs: costs.steps, teacher=True).mean,
-        "teacher_seconds": line.cost(lambda costs: costs.seconds, teacher=True).mean,
+        "teacher_steps": line.cost(attrgetter("steps"), teacher=True).mean,
+        "teacher_seconds": line.cost(attrgetter("seconds"), teacher=True).mean,
         "latency_ms": line.latencies[place].mean if place else None,
         "latency_place": place,
         "speedup": 1 / share.mean if share else None,

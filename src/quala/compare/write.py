@@ -1,4 +1,4 @@
-"""Write a comparison: JSON, CSV, Markdown, PNG and the page, in one folder."""
+"""Write a comparison: its charts, and the files of its folder."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FRONT = FrontLine("#9ca3af", "Pareto front of the rows", steps=True)
 
 
 def build_comparison(folder: Path, comparison: Comparison) -> list[Path]:
-    """Write compare.json, .csv, .md, .html and one picture for each table; return the files."""
+    """Write compare.html, .md, .csv, .json and one figure per table; return the files."""
     looks = styles(comparison.systems)
     drawn = [table_charts(table, comparison.names, looks) for table in comparison.tables]
     pictures = [f"compare-{number}.png" for number in range(1, len(drawn) + 1)]

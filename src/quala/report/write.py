@@ -1,4 +1,4 @@
-"""Write a report: JSON, Markdown, CSV, PNG and the page, in one folder."""
+"""Write the report of one run: JSON, Markdown, CSV, PNG and the page, in one folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def build_report(
     """Write report.json, report.md, report.csv, front.png and report.html; return the metrics.
 
     Speed-ups are computed here. `provenance` maps a label (run, command, seed, hardware, date,
-    data) to its text. Raises QualaError without rows.
+    data) to its text. Raises QualaError if there are no rows.
     """
     report = Report(tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title)
     charts, metrics = report_charts(report), report.metrics()
