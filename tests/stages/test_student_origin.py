@@ -9,16 +9,10 @@ from typing import Any
 
 import pytest
 
+from quala.data.task import Span
 from quala.errors import QualaError
 from quala.models.load import load_model
 from quala.stages.student import Origin, copied_from, heads_to_follow, origin_of
-
-
-class Spans:
-    """What loading needs to know of the task."""
-
-    kind = "question-answering"
-    num_labels = 2
 
 
 def _saved(folder: Path, **facts: Any) -> Path:
@@ -57,7 +51,7 @@ def test_a_damaged_record_is_one_sentence(tiny_checkpoint: Path, tmp_path: Path)
 
 
 def test_copied_layers_follow_their_heads_and_others_all_in_order(tiny_checkpoint: Path) -> None:
-    teacher = load_model(tiny_checkpoint, task=Spans())  # 2 layers of 2 heads
+    teacher = load_model(tiny_checkpoint, task=Span())  # 2 layers of 2 heads
     origin = Origin("", [0, 1], [[1, 0], [1, 0]])
     pairs = [(0, 0), (1, 0)]
     assert heads_to_follow(pairs, teacher, teacher, origin) == [[1, 0], [0, 1]]
