@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data.multilabel import Topics
+from data.own_tasks import Tags, Topics
 from torch.nn import functional
+from transformers import AutoModel
 
 from quala.checkpoint import load_checkpoint, load_with_data, predict, score_slice
 from quala.compress.losses import soft_loss
@@ -41,7 +42,7 @@ def topics(tmp_path_factory: pytest.TempPathFactory) -> DataSpec:
     file = tmp_path_factory.mktemp("topics") / "all.jsonl"
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     return DataSpec(
-        task="data.multilabel.TopicsFormat",
+        task="data.own_tasks.TopicsFormat",
         path=str(file),
         max_length=32,
         search_size=16,
@@ -89,7 +90,7 @@ def test_a_saved_model_says_its_task_without_data(trained: Path) -> None:
 
 
 def test_data_of_another_task_are_refused(trained: Path, spec: DataSpec) -> None:
-    with pytest.raises(QualaError, match=r"trained for data\.multilabel\.Topics with 3 outputs"):
+    with pytest.raises(QualaError, match=r"trained for data\.own_tasks\.Topics with 3 outputs"):
         load_with_data(trained, spec)
 
 
@@ -117,3 +118,23 @@ def test_the_small_adaptive_integer_model_is_exported(
     exported = [engine.logits(features.arrays([row]), lengths)[0] for row in range(len(features))]
     expected = predict(model, features, batch_size=1, pad_to=None, lengths=lengths)
     np.testing.assert_allclose(exported, expected, atol=1e-3)
+
+
+def test_outputs_of_each_token_are_restored_and_exported(
+    tiny_checkpoint: Path, topics: DataSpec, tmp_path: Path
+) -> None:
+    source = load_with_data(tiny_checkpoint, topics)
+    features = source.data.test.features
+    AutoModel.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
+    source.tokenizer.save_pretrained(tmp_path)
+    checkpoint = load_checkpoint(tmp_path, task=Tags(5), significance="cls")
+    model = checkpoint.model.eval()
+    lengths = LengthConfig((24, 12), 32)
+    expected = predict(model, features, batch_size=1, pad_to=None, lengths=lengths)
+    assert [one.shape for one in expected] == [(count, 5) for count in features.lengths]
+    settings = ExportSettings(windows=topics.windows, repeats=0)
+    card = write_export(checkpoint, tmp_path / "export", ladder(model, 32), settings)
+    engine = open_export(tmp_path / "export", card, runtime="onnxruntime", threads=1)
+    for row, logits in enumerate(expected):
+        found = engine.logits(features.arrays([row]), lengths)[0]
+        np.testing.assert_allclose(found, logits, atol=1e-4)

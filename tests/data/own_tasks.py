@@ -1,4 +1,4 @@
-"""A task of one's own: sentences with any number of topics each."""
+"""Tasks of one's own: topics of a sentence, any number of them; tags of tokens."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Topics(Task):
     metrics: tuple[str, ...] = ("accuracy",)
     names: tuple[str, ...] = ()
 
-    kind: ClassVar[str] = "data.multilabel.Topics"
+    kind: ClassVar[str] = "data.own_tasks.Topics"
 
     @property
     def additive(self) -> bool:
@@ -96,3 +96,15 @@ class TopicsFormat:
         texts = [ClassificationExample(one.id, one.text, None) for one in examples]
         features = sentence_features(texts, tokenizer, max_length=spec.max_length)
         return replace(features, labels=np.array([one.labels for one in examples]))
+
+
+@dataclass(frozen=True)
+class Tags(Topics):
+    """One of K tags for each token. The question-answering head is a linear map of each token."""
+
+    kind: ClassVar[str] = "data.own_tasks.Tags"
+    auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
+    per_token: ClassVar[bool] = True
+
+    def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
+        return logits  # (B, n, K): n choices
