@@ -28,13 +28,15 @@ from quala.runtime.engine import Engine, GraphEngine, open_export
 from quala.runtime.pretrained import shipped
 from quala.runtime.timing import Words, words
 
+# A usual question with its context; five runs after two warm ones give a stable median.
 PACE_TOKENS, PACE_RUNS = 128, 7
+# A guess: larger batches gain little on CPUs and need more memory.
 MOST_ROWS = 16
 
 
 @dataclass(slots=True)
 class _Job:
-    """A query under way."""
+    """A query that is being answered."""
 
     query: Query
     example: QAExample
@@ -136,7 +138,7 @@ class QuestionAnswerer:
         self.pace()
 
     def pace(self) -> float:
-        """Return how many times slower full length is here than where it was exported."""
+        """Return how many times slower this machine is than the one that exported."""
         with self._lock:
             if self._pace is None:
                 self._pace = self._measured_pace()
@@ -189,7 +191,7 @@ class QuestionAnswerer:
         return answers[: job.query.top_k]
 
     def _layers(self, job: _Job, features: FeatureSet) -> tuple[Layer, ...]:
-        """Say for every layer which characters of the context it passed on."""
+        """Return for each layer the characters of the context whose tokens it kept."""
         if not job.query.survivors:
             return ()
         present = {row: list(range(features.lengths[row])) for row in job.rows}
