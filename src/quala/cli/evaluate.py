@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str]) -> int:
     """Score a prediction file. Raises QualaError for files that are not what they should be."""
     arguments = _parser().parse_args(argv)
-    # pyarrow and the readers take a moment, which `--help` should not
+    # pyarrow takes a moment to import, which `--help` does not need.
     from quala.data.read import read_squad
     from quala.data.spec import DataSpec
     from quala.metrics.squad import evaluate_predictions

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
     source = locate_model(arguments.model, arguments.tracking_uri)
-    # onnx and torch take a moment, which `--help` should not
+    # onnx and torch take a moment to import, which `--help` does not need.
     from quala.runtime.card import FILE, Card
     from quala.runtime.engine import GRAPH
 

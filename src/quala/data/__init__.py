@@ -1,7 +1,7 @@
-"""Data: SQuAD, GLUE and the demo set, as slices of features and batches of tensors.
+"""Data: tasks, data sets read from files or the hub, their slices, tokens and batches.
 
 A `DataSpec` says which data; `TaskData` has its slices, tokenized, and the `Task` that scores
-them. A `FeatureSet` makes a `Batch` of any of its rows.
+them: `Span`, `Classes` or `Value`. A `FeatureSet` makes a `Batch` of any of its rows.
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 from quala._lazy import lazy
 
 if TYPE_CHECKING:
-    from quala.data.batches import eval_batches
     from quala.data.features import Batch, ClassificationExample, FeatureSet, QAExample
-    from quala.data.spec import DataSpec
-    from quala.data.task import Task
+    from quala.data.spec import DataSpec, Decoding, Windows
+    from quala.data.task import Classes, Span, Task, Value
     from quala.data.taskdata import TaskData
+    from quala.data.tokenize import FastTokenizer
 
 __all__ = [
-    "Batch", "ClassificationExample", "DataSpec", "FeatureSet", "QAExample", "Task",
-    "TaskData", "eval_batches",
+    "DataSpec", "Windows", "Decoding", "Task", "Span", "Classes", "Value", "TaskData",
+    "FastTokenizer", "FeatureSet", "Batch", "QAExample", "ClassificationExample",
 ]  # fmt: skip
 
 __getattr__ = lazy(
     __name__,
     {
-        "quala.data.batches": ["eval_batches"],
         "quala.data.features": ["Batch", "ClassificationExample", "FeatureSet", "QAExample"],
-        "quala.data.spec": ["DataSpec"],
-        "quala.data.task": ["Task"],
+        "quala.data.spec": ["DataSpec", "Decoding", "Windows"],
+        "quala.data.task": ["Classes", "Span", "Task", "Value"],
         "quala.data.taskdata": ["TaskData"],
+        "quala.data.tokenize": ["FastTokenizer"],
     },
 )

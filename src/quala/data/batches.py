@@ -1,4 +1,4 @@
-"""Which features form which batch: pure functions of a seed and a step."""
+"""Batches of features: for training a function of a seed and a step, for scoring by length."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch.utils.data import Dataset, Sampler
 
 from quala.data.features import Batch, FeatureSet
@@ -17,27 +17,22 @@ Rows = list[int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """How an epoch is cut: batches of `batch_size` rows or of at most `tokens_per_batch` tokens.
+    """How an epoch is cut into batches of `batch_size` rows.
 
-    Tokens count padding: rows times the longest row. With `bucketed`, pools of about
-    `pool_batches` batches are sorted by length, so that a batch holds rows of similar length.
+    With `bucketed`, pools of `pool_batches` batches are sorted by length, so that a batch holds
+    rows of similar length. Raises QualaError for sizes below 1.
     """
 
     seed: int
-    batch_size: int | None = None
-    tokens_per_batch: int | None = None
+    batch_size: int
     bucketed: bool = True
     pool_batches: int = 50
+    """Large enough for little padding, small enough for batches that differ between epochs."""
 
     def __post_init__(self) -> None:
-        if (self.batch_size is None) == (self.tokens_per_batch is None):
-            raise QualaError(
-                "Batches have either `batch_size` or `tokens_per_batch`, "
-                f"got {self.batch_size} and {self.tokens_per_batch}."
-            )
-        for name in ("batch_size", "tokens_per_batch", "pool_batches"):
+        for name in ("batch_size", "pool_batches"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value < 1:
                 raise QualaError(f"`{name}` must be at least 1, got {value}.")
 
 
@@ -45,8 +40,8 @@ class StepBatches(Sampler[Rows]):
     """The batches of the steps `start` to `total_steps`, for a DataLoader's `sampler`.
 
     The order of epoch e depends on the seed and e alone, and every row comes once in an epoch,
-    so a run resumed at any step goes on exactly as it would have. Raises QualaError for no
-    rows, and for rows longer than `tokens_per_batch`.
+    so a run that is resumed at any step continues as it would have. The length counts the steps
+    before `start` too, as Lightning does. Raises QualaError for no rows.
     """
 
     def __init__(
@@ -58,89 +53,45 @@ class StepBatches(Sampler[Rows]):
             raise QualaError("Batches need at least one row, got none.")
         if not 0 <= start <= total_steps:
             raise QualaError(f"`start` must lie in 0 to {total_steps}, got {start}.")
-        longest = int(self.lengths.max())
-        if plan.tokens_per_batch is not None and plan.tokens_per_batch < longest:
-            raise QualaError(
-                f"`tokens_per_batch` must be at least {longest}, the longest row, "
-                f"got {plan.tokens_per_batch}."
-            )
 
     def __len__(self) -> int:
-        return self.total_steps - self.start
+        return self.total_steps
 
     def __iter__(self) -> Iterator[Rows]:
-        return self.iter(self.start)
+        per_epoch = self.steps_per_epoch
+        for number in range(self.start // per_epoch, -(-self.total_steps // per_epoch)):
+            first = number * per_epoch
+            yield from self.epoch(number)[max(0, self.start - first) : self.total_steps - first]
 
     def resumed(self, start: int) -> StepBatches:
         """Return the same batches from the step `start` on."""
         return StepBatches(self.lengths, self.plan, total_steps=self.total_steps, start=start)
 
-    def iter(self, start: int = 0) -> Iterator[Rows]:
-        """Yield the batches of the steps `start` to `total_steps`."""
-        step, epoch = 0, 0
-        if self.plan.batch_size is not None:
-            epoch = start // self.steps_per_epoch
-            step = epoch * self.steps_per_epoch
-        while step < self.total_steps:
-            batches = self.epoch(epoch)
-            yield from batches[max(0, start - step) : self.total_steps - step]
-            step, epoch = step + len(batches), epoch + 1
-
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch; of epoch 0 when the batches are cut by tokens."""
-        if self.plan.batch_size is None:
-            return len(self.epoch(0))
+        """Batches of an epoch, the last of which may be short."""
         return -(-len(self.lengths) // self.plan.batch_size)
 
     def epoch(self, number: int) -> list[Rows]:
         """Return all batches of an epoch in their order."""
+        size = self.plan.batch_size
         rng = np.random.default_rng((self.plan.seed, number))
         order = rng.permutation(len(self.lengths))
         if not self.plan.bucketed:
-            return self._cut(order)
-        pool = max(1, int(self.plan.pool_batches * self._rows_per_batch()))
-        batches = [
-            batch
-            for first in range(0, len(order), pool)
-            for batch in self._cut(self._sorted(order[first : first + pool]))
-        ]
+            return [order[first : first + size].tolist() for first in range(0, len(order), size)]
+        pool = self.plan.pool_batches * size
+        batches: list[Rows] = []
+        for first in range(0, len(order), pool):
+            rows = order[first : first + pool]
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            batches += [rows[at : at + size].tolist() for at in range(0, len(rows), size)]
         return [batches[index] for index in rng.permutation(len(batches))]
-
-    def _rows_per_batch(self) -> float:
-        if self.plan.batch_size is not None:
-            return self.plan.batch_size
-        return (self.plan.tokens_per_batch or 1) / float(self.lengths.mean())
-
-    def _sorted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        return rows[np.argsort(self.lengths[rows], kind="stable")]
-
-    def _cut(self, rows: NDArray[np.int64]) -> list[Rows]:
-        size = self.plan.batch_size
-        if size is not None:
-            return [rows[first : first + size].tolist() for first in range(0, len(rows), size)]
-        return _cut_by_tokens(
-            rows.tolist(), self.lengths[rows].tolist(), limit=self.plan.tokens_per_batch or 0
-        )
-
-
-def _cut_by_tokens(rows: Rows, lengths: list[int], *, limit: int) -> list[Rows]:
-    batches: list[Rows] = []
-    longest = limit
-    for row, length in zip(rows, lengths):
-        grown = max(longest, length)
-        if not batches or grown * (len(batches[-1]) + 1) > limit:
-            batches.append([])
-            grown = length
-        batches[-1].append(row)
-        longest = grown
-    return batches
 
 
 def eval_batches(lengths: ArrayLike, batch_size: int) -> list[Rows]:
     """Return every row once, longest first, in batches that need little padding.
 
-    The longest first, so that a batch too large for the memory fails at once.
+    The longest come first, so that a batch too large for the memory fails at once.
     """
     if batch_size < 1:
         raise QualaError(f"`batch_size` must be at least 1, got {batch_size}.")

@@ -1,4 +1,4 @@
-"""From the logits of a question's windows to answers in its context."""
+"""Answers in a context from the logits of its windows."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def decode_answers(
     """Return for each example (by its index) its distinct answers, the best first.
 
     `outputs[i]` are the logits (n, 2) of feature `rows[i]` (of feature i without `rows`). Only
-    context tokens are answers; an answer scores the best of its windows, and probabilities are
-    shares of the answers kept. An example whose windows hold no context has no answers; one
-    without windows is not returned.
+    context tokens are answers. The score of an answer is the best of its windows; probabilities
+    are shares of the answers that are kept. An example whose windows hold no context has no
+    answers, and an example without windows is not returned.
     """
     chosen = np.arange(len(features)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(outputs) != len(chosen):

@@ -1,4 +1,4 @@
-"""Examples before tokenizing, and their tokens afterwards."""
+"""Examples, and the features that tokenizing makes of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QAExample:
-    """A question about a context; no answers when it is only to be answered.
+    """A question about a context; without answers at inference.
 
     `answer_starts` are character offsets into `context`, one per answer.
     """
@@ -31,12 +31,12 @@ class QAExample:
 
     @property
     def article(self) -> Hashable:
-        """What keeps slices apart: questions about one article are in one slice."""
+        """Questions about one article are in one slice."""
         return ("title", self.title) if self.title else self.passage
 
     @property
     def passage(self) -> Hashable:
-        """The same where there are too few articles."""
+        """Replaces the article where there are fewer articles than slices."""
         return ("context", self.context)
 
 
@@ -51,12 +51,12 @@ class ClassificationExample:
 
     @property
     def article(self) -> Hashable:
-        """What keeps slices apart: equal texts are in one slice."""
+        """Equal texts are in one slice."""
         return self.passage
 
     @property
     def passage(self) -> Hashable:
-        """The same: a sentence belongs to no article."""
+        """The text, because a sentence belongs to no article."""
         return ("text", self.text, self.text_pair)
 
 
@@ -65,7 +65,7 @@ class Example(Protocol):
 
     @property
     def id(self) -> str:
-        """A name that no other example of the split has."""
+        """Unique within a split."""
 
     @property
     def article(self) -> Hashable:
@@ -73,7 +73,7 @@ class Example(Protocol):
 
     @property
     def passage(self) -> Hashable:
-        """What takes the place of the article where there are fewer articles than slices."""
+        """Replaces the article where there are fewer articles than slices."""
 
 
 class Batch(TypedDict):
@@ -107,7 +107,7 @@ def equal_lengths(
 
 
 Ints = NDArray[np.integer[Any]]
-Words = NDArray[np.int64]
+Arrays = dict[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,21 +145,21 @@ class FeatureSet:
 
         Raises QualaError for no rows, and for rows that are longer than `pad_to`.
         """
-        # the runtime, which needs no tensors, starts without torch
+        # The runtime uses `arrays` only and starts without torch.
         import torch
 
-        words = self.arrays(rows, pad_to=pad_to)
+        arrays = self.arrays(rows, pad_to=pad_to)
         batch = Batch(
-            input_ids=torch.from_numpy(words["input_ids"]),  # (B, n)
-            attention_mask=torch.from_numpy(words["attention_mask"]),  # (B, n)
-            segment_ids=torch.from_numpy(words["segment_ids"]),  # (B, n)
+            input_ids=torch.from_numpy(arrays["input_ids"]),  # (B, n)
+            attention_mask=torch.from_numpy(arrays["attention_mask"]),  # (B, n)
+            segment_ids=torch.from_numpy(arrays["segment_ids"]),  # (B, n)
             feature=torch.tensor(np.asarray(rows, dtype=np.int64)),  # (B,)
         )
         if self.labels is not None:
             batch["labels"] = torch.from_numpy(self.labels[np.asarray(rows)])  # (B, D)
         return batch
 
-    def arrays(self, rows: Sequence[int], *, pad_to: int | None = None) -> dict[str, Words]:
+    def arrays(self, rows: Sequence[int], *, pad_to: int | None = None) -> Arrays:
         """Return input_ids, attention_mask and segment_ids as `batch` does, int64 (B, n)."""
         chosen = np.asarray(rows, dtype=np.int64)
         if chosen.size == 0:
@@ -171,7 +171,7 @@ class FeatureSet:
             raise QualaError(f"`pad_to` must be at least {longest}, the longest row, got {width}.")
         return self._padded(chosen, (stops - starts)[:, None], width=width)
 
-    def _padded(self, rows: NDArray[np.int64], lengths: Ints, *, width: int) -> dict[str, Words]:
+    def _padded(self, rows: NDArray[np.int64], lengths: Ints, *, width: int) -> Arrays:
         column = np.arange(width)[None, :]
         real = column < lengths  # (B, n)
         position = np.minimum(self.offsets[rows][:, None] + column, len(self.input_ids) - 1)

@@ -1,4 +1,4 @@
-"""Rows of a data file, each with the place where it stands, whatever the file's format."""
+"""Rows of a data file of any format, each with its place in the file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = (".parquet", ".jsonl", ".json", ".tsv", ".csv")
 
 
 class Place(NamedTuple):
-    """Where a row stands, for the sentence of an error."""
+    """The place of a row, for error messages."""
 
     file: str
     unit: str
@@ -194,9 +194,9 @@ _ALIASES = {
 
 
 def source_path(path: str, subset: str | None) -> Path:
-    """Return the file or folder that `path` (with the sub-folder `subset`, if any) means.
+    """Return the file or folder at `path`, or its sub-folder `subset` where there is one.
 
-    Raises QualaError, with the nearest name there is, when it does not exist.
+    Raises QualaError, which names the nearest path, when it does not exist.
     """
     place = Path(path).expanduser()
     if not place.exists():
@@ -210,7 +210,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
     """Return the files of a split: `validation.parquet`, `dev-v1.1.json`, `data/train-00000.*`.
 
     Of several formats the first of parquet, jsonl, json, tsv, csv is taken; shards are sorted.
-    An empty list means that the folder's names say nothing of the split.
+    The list is empty where no file is named for the split.
     """
     files = data_files(folder)
     for alias in _ALIASES.get(split, (split,)):
@@ -225,7 +225,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 
 def names_splits(folder: Path) -> bool:
-    """Say whether the names of the folder's files tell a usual split."""
+    """Return whether any file of the folder is named for a usual split."""
     return any(split_files(folder, split) for split in _ALIASES)
 
 
@@ -236,7 +236,7 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def missing_split(folder: Path, split: str) -> QualaError:
-    """Return the error for a folder without the split, saying what it does hold."""
+    """Return the error for a folder without the split; it lists the files that are there."""
     found = ", ".join(str(file.relative_to(folder)) for file in data_files(folder)[:8])
     return QualaError(
         f"`{folder}` has no `{split}` split: expected {split}.parquet, .jsonl, .json, .tsv "

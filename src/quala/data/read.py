@@ -23,17 +23,17 @@ from quala.data.spec import DataSpec
 from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 
-# More are taken for an id column or a count that was meant as a label.
+# A guess: more classes mean that the column is no label but an id or a count.
 MAX_CLASSES = 1000
 
 
 def labeled_task(labels: Sequence[Any], subset: str | None) -> Classes | Value:
-    """Return the task that the training labels make.
+    """Return the task that fits the training labels.
 
     Fractional numbers, or the subset `stsb`, make a regression. Whole numbers from 0 are class
     indices; anything else is a name, and the names are indexed in sorted order.
     """
-    # torchmetrics imports torch
+    # This module imports torch.
     from quala.metrics.glue import task_metrics
 
     numbers = _numbers(labels)
@@ -160,7 +160,7 @@ def _answers(row: Row, place: Place) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def classification_rows(rows: Placed) -> tuple[list[ClassificationExample], list[Any]]:
-    """Return unlabeled examples and, beside them, their labels as the source writes them.
+    """Return unlabeled examples, and their labels as the source writes them.
 
     Raises QualaError, with the place of the row, for missing columns and for missing labels.
     """
@@ -243,7 +243,7 @@ def read_glue(
 
 
 def split_rows(spec: DataSpec, split: str) -> Rows:
-    """Yield the rows of a split from wherever the specification points."""
+    """Yield the rows of a split: from a file, a folder or the hub."""
     if spec.path is None:
         return _loaded(str(spec.name), spec.subset, split=split, revision=spec.revision)
     source = source_path(spec.path, spec.subset)
@@ -256,7 +256,7 @@ def split_rows(spec: DataSpec, split: str) -> Rows:
 
 
 def is_single_file(spec: DataSpec) -> bool:
-    """Say whether the source is one file, which has no splits of its own."""
+    """Return whether the source is one file, which has no splits."""
     return spec.path is not None and source_path(spec.path, spec.subset).is_file()
 
 
@@ -277,7 +277,7 @@ def _chained(files: list[Path]) -> Rows:
 
 
 def _loaded(name: str, subset: str | None, *, split: str, revision: str | None) -> Rows:
-    # datasets takes seconds to import, and local files do not need it
+    # `datasets` takes seconds to import, and local files do not need it.
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 

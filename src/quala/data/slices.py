@@ -24,12 +24,12 @@ E = TypeVar("E", bound=Example)
 def cut(
     examples: Sequence[E], sizes: Mapping[str, int], *, seed: int, rest: str = "train"
 ) -> dict[str, list[E]]:
-    """Cut slices of about `sizes` examples from train; what is left is the slice `rest`.
+    """Cut slices of about `sizes` examples from train; the other examples are the slice `rest`.
 
-    A slice takes whole articles until it has enough and is then subsampled to its size, so no
-    title (GLUE: no text) is in two slices. With fewer titles than slices, contexts take their
-    place. The cut depends on the examples and the seed only; order is kept. Raises QualaError
-    when nothing would be left.
+    Whole articles are added to a slice until it is large enough; then it is subsampled to its
+    size. So no article is in two slices. With fewer articles than slices, passages are used
+    instead. The cut depends on the examples and the seed only, and keeps the order. Raises
+    QualaError when nothing would be left.
     """
     groups = _groups(examples, len([size for size in sizes.values() if size]) + 1)
     names = sorted(groups, key=repr)
@@ -73,8 +73,7 @@ def _by(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
     return groups
 
 
-# Search and selection are at most a fifth of train each, so that small data sets keep most of it;
-# a tenth of a single file is a usual test set. Both are guesses.
+# Both shares are guesses: most of a small data set is trained on.
 SHARE_OF_TRAIN = 5
 SHARE_OF_FILE = 10
 
@@ -82,7 +81,7 @@ SHARE_OF_FILE = 10
 class Source:
     """The slices of a specification: search and selection are cut from train, never from test.
 
-    Each of them is at most a fifth of train, so that small data sets keep something to learn.
+    Each of them is at most a fifth of train, so that most of a small data set is trained on.
     A single file has no splits: a tenth of it, whole articles, becomes its test slice.
     """
 
@@ -92,7 +91,7 @@ class Source:
 
     @property
     def task(self) -> Task:
-        """The task; where the format does not settle it, the training labels do."""
+        """The task; where the format does not define it, the training labels do."""
         return self._format.known_task(self.spec) or self._train[1]
 
     def examples(self, name: str) -> list[Example]:
@@ -129,9 +128,9 @@ class Source:
 
 
 def data_fingerprint(spec: DataSpec) -> str:
-    """Return the sha256 of everything in the specification that shapes what is learned or scored.
+    """Return the SHA-256 of everything in a specification that changes training or scores.
 
-    `path` does not count, the content of its files does; for the hub name and revision count.
+    Not `path` counts but the content of its files; for the hub, name and revision.
     Raises QualaError when the files do not exist.
     """
     fields = asdict(spec)

@@ -1,4 +1,4 @@
-"""Which data an experiment uses, and how it is cut: the typed end of the `data` config group."""
+"""The data of an experiment: the typed form of the `data` config group."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Decoding:
     """Limits of the answers that are decoded."""
 
     n_best: int = 20
-    """Starts and ends of a window that are paired."""
+    """Starts and ends of a window that are paired, the best of each."""
     max_answer_length: int = 30
     """Tokens of the longest answer."""
     keep: int | None = None

@@ -59,10 +59,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What a model computes for an input, and how that is trained and scored.
+    """The outputs of a model, and how they are trained and scored.
 
-    A subclass is one kind of task: it holds all that differs between kinds. `metrics` names the
-    scores, the primary one first. Raises QualaError for fewer than one output.
+    Each subclass is one kind of task and holds all that differs between kinds. `metrics` names
+    the scores, the primary one first. Raises QualaError for fewer than one output.
     """
 
     num_labels: int
@@ -70,18 +70,18 @@ class Task(ABC):
     metrics: tuple[str, ...]
 
     kind: ClassVar[str]
-    """The name in `quala.plugins.TASKS`, stored in quala.json; own classes: the dotted path."""
+    """The name in `quala.plugins.TASKS`, or the dotted path of the class. quala.json stores it."""
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     """The class of transformers that loads the model with its head."""
     per_token: ClassVar[bool] = False
-    """Whether each token has logits, (B, n, K), else each input has, (B, K).
+    """Whether each token has logits, (B, n, K); otherwise each input has, (B, K).
 
-    Logits of dropped tokens are restored: they are those of the last layer that had the token.
+    Logits of dropped tokens are restored: they come from the last layer that had the token.
     """
     keeps_first: ClassVar[bool] = True
     """Whether the first token, [CLS], is never dropped, because the head reads it."""
     significance: ClassVar[str] = "cls"
-    """The ranking of tokens that fits, where the configuration names none."""
+    """The ranking of tokens where the configuration names none."""
 
     def __post_init__(self) -> None:
         if self.num_labels < 1:
@@ -98,7 +98,7 @@ class Task(ABC):
         return False
 
     def cut(self, logits: Logits, tokens: int) -> Logits:
-        """Return the logits of one feature of so many tokens without those of its padding."""
+        """Return the logits of one feature of `tokens` tokens, without padding."""
         return logits[:tokens] if self.per_token else logits
 
     @abstractmethod
@@ -227,7 +227,7 @@ class Value(Task):
         _check_outputs(self, 1)
 
     def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
-        """Raise QualaError: a number is no choice."""
+        """Raise QualaError: a regression has no choices."""
         raise QualaError("A regression has no distributions.")
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -285,7 +285,7 @@ def _scored(
     predicted: NDArray[Any],
     gold: NDArray[Any],
 ) -> tuple[dict[str, float], dict[str, str]]:
-    # torchmetrics imports torch
+    # This module imports torch.
     from quala.metrics.glue import compute_metric
 
     scores = {name: compute_metric(name, predicted, gold) for name in metrics}

@@ -1,4 +1,4 @@
-"""A task with its four slices and the way its outputs are scored."""
+"""A task with its four slices, and the scores of its outputs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Slice:
 
 
 class TaskData:
-    """A task and its slices, read and tokenized on first use and kept on the object.
+    """A task and its slices, which are read and tokenized on first use.
 
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
     """

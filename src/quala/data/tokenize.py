@@ -84,7 +84,7 @@ class FastTokenizer:
         return cls(backend, pad)
 
     def _unlimit(self) -> None:
-        # The settings of a backend are not set where they are right: other threads may encode.
+        # Right settings are left alone: they cannot be changed while another thread encodes.
         if self.backend.truncation is not None:
             self.backend.no_truncation()
         if self.backend.padding is not None:

@@ -87,7 +87,7 @@ class _Exporter:
         logits = self._finish(tokens)
         g.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"], name="logits"))
         row: list[str | int] = ["batch", "tokens"]
-        shape: list[str | int] = [*row, 2] if self.spans else ["batch", arch.outputs]
+        shape: list[str | int] = [*row, arch.outputs] if self.spans else ["batch", arch.outputs]
         words = dict.fromkeys(INPUTS[:3], (TensorProto.INT64, row))
         lengths: dict[str, tuple[int, list[str | int]]] = {
             "lengths": (TensorProto.INT64, [arch.layers])
@@ -122,7 +122,7 @@ class _Exporter:
             "Concat",
             rows,
             g("Reshape", g("Add", tokens, one), one),
-            g.constant([2], np.int64),
+            g.constant([self.model.arch.outputs], np.int64),
             axis=0,
         )
         answers = g("Expand", g.constant(0.0, np.float32), size)

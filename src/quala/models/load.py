@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, a name on the hub, or the backbone inside a pip package."""
+"""Load and save models: folders, names on the hub, the backbone of a pip package."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _load_weights(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and its report on missing heads, which are expected, away."""
+    """Hide transformers' progress bars, and its report of missing heads, which are expected."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()

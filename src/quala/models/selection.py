@@ -1,4 +1,4 @@
-"""From a length configuration to how many tokens each example of a batch keeps."""
+"""Which tokens of each example stay at a layer, and how dropped ones are restored."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def gather_tokens(values: Tensor, index: Tensor) -> Tensor:
 
 
 def restore(values: Tensor, drops: Sequence[Drop]) -> Tensor:
-    """Lay the survivors' `values` (B, m, K) over what the dropped tokens carried: (B, n, K)."""
+    """Return values (B, n, K): `values` (B, m, K) of the tokens left, the drops' of the others."""
     for drop in reversed(drops):
         if drop.values is None:
             raise ValueError("`restore` needs the values of every drop, got a drop without.")

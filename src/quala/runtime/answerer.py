@@ -31,12 +31,13 @@ from quala.runtime.timing import interleaved, synthetic_inputs
 PACE_TOKENS, PACE_RUNS, PACE_WARMUP = 128, 5, 2
 """An input that the export timed too, the runs whose median counts, and those before them that
 compile and fill caches. Chosen by hand, not tuned: a fraction of a second at the first budget."""
+# A guess: larger batches gain little on CPUs and need more memory.
 MOST_ROWS = 16
 
 
 @dataclass(slots=True)
 class _Job:
-    """A query under way."""
+    """A query that is being answered."""
 
     query: Query
     example: QAExample
@@ -138,7 +139,7 @@ class QuestionAnswerer:
         self.pace()
 
     def pace(self) -> float:
-        """Return how many times slower full length is here than where it was exported."""
+        """Return how many times slower this machine is than the one that exported."""
         with self._lock:
             if self._pace is None:
                 self._pace = self._measured_pace()
@@ -188,7 +189,7 @@ class QuestionAnswerer:
         return answers[: job.query.top_k]
 
     def _layers(self, job: _Job, features: FeatureSet) -> tuple[Layer, ...]:
-        """Say for every layer which characters of the context it passed on."""
+        """Return for each layer the characters of the context whose tokens it kept."""
         if not job.query.survivors:
             return ()
         present = {row: list(range(features.lengths[row])) for row in job.rows}

@@ -1,4 +1,4 @@
-"""What an answering model is asked and what it replies, whatever runs it."""
+"""Queries, budgets and replies of an answering model, and the card of its export."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from quala.lengths import LengthConfig
 class Budget:
     """What one input may cost: at most one of milliseconds, MACs, share of the work, lengths.
 
-    Nothing given means full length. `keep` is a share of the full length's MACs. Where no point
-    of the front is cheap enough the fastest answers, unless `strict` forbids it. Raises QualaError
-    for two limits at once and for numbers that are no limit.
+    Without a limit the full length is used. `keep` is a share of the full length's MACs. Where no
+    point of the front is cheap enough, the cheapest one is used, unless `strict` forbids it.
+    Raises QualaError for two limits at once and for numbers that are not above 0.
     """
 
     ms: float | None = None
@@ -73,7 +73,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """What a layer kept of the context: character ranges of the tokens that went on."""
+    """The tokens that a layer kept, and their character ranges in the context."""
 
     kept: int
     tokens: int
@@ -82,10 +82,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Answers, the best first, and how they came about.
+    """Answers, the best first, with the lengths and the time that they took.
 
-    `milliseconds` is the time from text to answer, of the whole batch where the query was one of
-    several. `note` says in one sentence where the budget could not be kept.
+    `milliseconds` is the time from text to answer; for one query of several, that of all. `note`
+    is a sentence where the budget could not be kept.
     """
 
     answers: tuple[Answer, ...]
@@ -120,7 +120,10 @@ class Point:
         return sum(macs(arch, self.lengths.kept(count), count) for count in tokens)
 
     def milliseconds(self, tokens: Sequence[int]) -> float:
-        """Predict the time of inputs of these token counts; in proportion beyond the last."""
+        """Predict the time of inputs of these token counts: linear between measured counts.
+
+        Beyond the longest measured count it is proportional to the tokens.
+        """
         known = sorted(self.ms)
         times = [self.ms[count] for count in known]
         inside = np.interp(tokens, known, times)
@@ -292,5 +295,5 @@ class Card:
 
 
 def _rank(point: Point) -> float:
-    """Return the score; without one the dearer point counts as the better."""
+    """Return the score; without scores a point that costs more ranks higher."""
     return point.macs_mean / 1e12 if point.score is None else point.score

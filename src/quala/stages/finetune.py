@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FinetuneModule(TrainingModule):
-    """Cross-entropy with the labels: the mean of start and end for spans."""
+    """The loss of the task, with the labels."""
 
     def __init__(self, model: LengthAdaptiveModel, task: Task, config: TrainingConfig, plan: Plan):
         super().__init__(model, config, plan)
@@ -36,17 +36,17 @@ def run(
     config: FinetuneConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train `model` on the train slice of `data`; the output is a Hugging Face folder."""
-    opened = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
-    model, data = opened.model, opened.data
+    checkpoint = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
+    model, data = checkpoint.model, checkpoint.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
-    plan = plan_training(data.train.features, config, pad_to=opened.pad_to)
+    plan = plan_training(data.train.features, config, pad_to=checkpoint.pad_to)
     module = FinetuneModule(model, data.task, config, plan)
 
     def selection() -> float:
-        scores = score_slice(opened, data.selection, batch_size=config.batch_size)
+        scores = score_slice(checkpoint, data.selection, batch_size=config.batch_size)
         return scores[data.task.metric]
 
     figures = fit(module, context, score=selection)
-    scores = score_slice(opened, data.selection, batch_size=config.batch_size)
-    save_model(model, opened.tokenizer, context.output, metadata=metadata(opened))
+    scores = score_slice(checkpoint, data.selection, batch_size=config.batch_size)
+    save_model(model, checkpoint.tokenizer, context.output, metadata=metadata(checkpoint))
     return figures | {f"selection/{name}": value for name, value in scores.items()}

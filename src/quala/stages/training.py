@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
 from quala.compress.quantize.integer import precision_of
@@ -170,7 +170,7 @@ class Plan:
         """Return the batches of the steps `start`, `start + 1`, …, a pure function of the seed."""
         batches = step_batches(self.features, config, self.total_steps)
         dataset = BatchDataset(self.features, pad_to=self.pad_to)
-        return _Resumable(dataset, sampler=_From(batches, start), batch_size=None)
+        return _Resumable(dataset, sampler=batches.resumed(start), batch_size=None)
 
 
 class _Resumable(DataLoader["Batch"]):
@@ -182,19 +182,6 @@ class _Resumable(DataLoader["Batch"]):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Do nothing: the loader was made for the trainer's step."""
-
-
-class _From(Sampler[list[int]]):
-    """The batches from a step on, with the length of all: Lightning counts the earlier ones."""
-
-    def __init__(self, batches: StepBatches, start: int):
-        self.batches, self.start = batches, start
-
-    def __len__(self) -> int:
-        return self.batches.total_steps
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self.batches.iter(self.start)
 
 
 def step_batches(features: FeatureSet, config: TrainingConfig, total_steps: int) -> StepBatches:
