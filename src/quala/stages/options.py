@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
+from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
 
 Precision = Literal["fp32", "bf16"]
@@ -157,50 +158,34 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
         return self.quantizer_learning_rate
 
 
-Strategy = Literal["quala", "published", "bayesian"]
 Cost = Literal["macs", "latency"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 SupernetLengths = Literal["full", "chosen", "front"]
 
 
 @dataclass(kw_only=True)
-class SearchConfig(StageConfig):
+class SearchConfig(SearchSettings, StageConfig):
     """Look for the lengths that give the most accuracy for each cost."""
 
-    seed: int
-    strategy: Strategy
-    """`quala`, `published` (arXiv 2010.07003) or `bayesian` (as in arXiv 2111.09645)."""
     cost: Cost
     """`macs`, or `latency`: milliseconds by a model that is measured on `runtime` first."""
     runtime: Runtime
     """Where the latency is measured, on the exported model: onnxruntime or openvino."""
     threads: int
     """Threads of that runtime."""
-    max_evaluations: int
-    generations: int
-    population: int
-    """Lengths that the search starts from; for `bayesian` those scored before it has a model."""
-    mutations: int
-    """With `crossovers` the size of a generation, all of whose lengths are chosen before any of
-    them is scored; only `published` tells the two apart."""
-    crossovers: int
     step: int
     """Lengths are multiples of this."""
     floor: float
     """Drop rate of the constant-rate lengths below whose cost nothing is tried."""
-    max_cost: float | None = None
-    """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
-    min_score: float | None = None
-    """Lengths that score less are not part of the front."""
     patience: float | None
     """Standard errors behind a cheaper candidate at which scoring stops early; null never."""
     chunk: int
-    """Questions scored between two looks at who is hopeless."""
+    """Questions scored between two looks at which candidates have lost."""
     batch_size: int
-    workers: int = not_identity(1)
     cache_mebibytes: int = not_identity(2048)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.cost == "latency" and self.runtime == "torch":
             raise QualaError(
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "
