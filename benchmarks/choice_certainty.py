@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from quala.search.evaluate import Array, standard_error
-from quala.search.result import Candidate, SearchResult, choose
+from quala.search.result import SearchCandidate, SearchResult, choose
 from quala.search.sampler import EXAMPLES, STOPPED
 from quala.stages.search import read_result
 
@@ -46,7 +46,9 @@ def on_slice(found: SearchResult, seen: dict[tuple[int, ...], Array], rows: Arra
             mine = scores[rows]
             error = float(standard_error(mine - full))
             candidates.append(
-                Candidate(one.lengths, one.cost, mine.mean(), 0, "slice", len(rows), error=error)
+                SearchCandidate(
+                    one.lengths, one.cost, mine.mean(), 0, "slice", len(rows), error=error
+                )
             )
     return SearchResult(tuple(candidates), found.cheapest, found.dearest)
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -29,16 +29,15 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model, load_tokenizer
 from quala.search.evaluate import (
     Chunk,
-    EvaluatorSettings,
-    Scored,
+    Evaluation,
     SharedEvaluator,
     TaskScoring,
     cut_chunks,
 )
 from quala.search.result import SearchResult
 from quala.search.space import Space
-from quala.search.strategy import Known, frontier
-from quala.search.study import SearchSettings, run_search
+from quala.search.strategy import EvaluatedLengths, SearchSettings, frontier
+from quala.search.study import run_search
 
 
 class TimedEvaluator:
@@ -52,14 +51,14 @@ class TimedEvaluator:
         """Return the cost of a gene."""
         return self.inner.cost(lengths)
 
-    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
         """Score genes and time it."""
         start = time.process_time()
         scored = self.inner.evaluate(configs)
         self.seconds += time.process_time() - start
         return scored
 
-    def recall(self, scored: Sequence[Scored]) -> None:
+    def recall(self, scored: Sequence[Evaluation]) -> None:
         """Pass on what is known."""
         self.inner.recall(scored)
 
@@ -145,8 +144,11 @@ def measure(
     padded_chunks = cut_chunks(part, **sizes, pad_to=data.spec.max_length)
     scoring = TaskScoring(data, part)
     cost = partial(mean_macs, model.arch, real_lengths=part.features.lengths)
-    settings = EvaluatorSettings(z=arguments.z, cache_bytes=arguments.cache_mib * 2**20)
-    shared = TimedEvaluator(SharedEvaluator(model, chunks, scoring, cost, settings))
+    evaluator = SharedEvaluator(
+        model, chunks, scoring, cost,
+        patience=arguments.z, cache_bytes=arguments.cache_mib * 2**20,
+    )  # fmt: skip
+    shared = TimedEvaluator(evaluator)
     space = Space(model.num_layers, data.spec.max_length, step=arguments.step)
     result = run_search(shared, space, plan(name, arguments.candidates), folder / name)
     alone, seconds = score_alone(model, chunks, scoring, result)
@@ -166,15 +168,16 @@ def measure(
 
 def plan(name: str, candidates: int) -> SearchSettings:
     """Return a search of the given size."""
-    sizes = {"mutations": 10, "crossovers": 10} if name == "published" else {}
+    mutations, crossovers = (10, 10) if name == "published" else (6, 4)
     return SearchSettings(
-        strategy=cast("Any", name), generations=100, max_evaluations=candidates, **sizes
-    )
+        seed=1, strategy=name, max_evaluations=candidates, generations=100, population=20,
+        mutations=mutations, crossovers=crossovers,
+    )  # fmt: skip
 
 
 def score_alone(
     model: LengthAdaptiveModel, chunks: Sequence[Chunk], scoring: TaskScoring, result: SearchResult
-) -> tuple[list[Known], float]:
+) -> tuple[list[EvaluatedLengths], float]:
     """Score each candidate by itself with the plain forward pass; also return CPU seconds."""
     known, start = [], time.process_time()
     for point in result.candidates:
@@ -186,11 +189,11 @@ def score_alone(
                     zip(batch["feature"].tolist(), batch["attention_mask"])
                 ):
                     outputs[feature] = logits[row, : int(mask.sum())]
-        known.append(Known(point.lengths, point.cost, scoring.total(outputs)))
+        known.append(EvaluatedLengths(point.lengths, point.cost, scoring.total(outputs)))
     return known, time.process_time() - start
 
 
-def difference(alone: Sequence[Known], result: SearchResult) -> str:
+def difference(alone: Sequence[EvaluatedLengths], result: SearchResult) -> str:
     """Say which genes one front has and the other lacks."""
     naive, ours = {k.lengths for k in frontier(alone)}, {p.lengths for p in result.front}
     return f"missed {len(naive - ours)} of {len(naive)}, {len(ours - naive)} instead"

@@ -12,9 +12,9 @@ from typing import Any
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, constant_drop
-from quala.search.evaluate import Evaluator, Scored
+from quala.search.evaluate import Evaluation, Evaluator
 from quala.search.space import Space
-from quala.search.strategy import Known
+from quala.search.strategy import EvaluatedLengths
 
 WEIGHTS = (30.0, 12.0, 5.0, 2.0, 1.0, 0.5)
 GIGA = 1e9
@@ -28,11 +28,11 @@ class Synthetic:
         before = (lengths.sequence_length, *lengths.lengths)
         return float(sum(b + b * b / 100 + 2 * a for b, a in zip(before, lengths.lengths)))
 
-    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
         """Score genes."""
-        return [Scored(gene, self.cost(gene), _synthetic_score(gene)) for gene in configs]
+        return [Evaluation(gene, self.cost(gene), _synthetic_score(gene)) for gene in configs]
 
-    def recall(self, scored: Sequence[Scored]) -> None:
+    def recall(self, scored: Sequence[Evaluation]) -> None:
         """Forget: there is nothing to gain from earlier scores."""
 
 
@@ -78,19 +78,22 @@ class Store:
             self._costs[lengths] = self.inner.cost(lengths)
         return self._costs[lengths]
 
-    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
         """Score genes, the new ones together, `piece` at a time."""
         fresh = [gene for gene in dict.fromkeys(configs) if gene not in self._scores]
         for start in range(0, len(fresh), self.piece):
             self._score(fresh[start : start + self.piece])
-        return [Scored(gene, self.cost(gene), self._scores[gene]) for gene in configs]
+        return [Evaluation(gene, self.cost(gene), self._scores[gene]) for gene in configs]
 
-    def recall(self, scored: Sequence[Scored]) -> None:
+    def recall(self, scored: Sequence[Evaluation]) -> None:
         """Ignore earlier scores: the file has them."""
 
-    def known(self, configs: Sequence[LengthConfig]) -> list[Known]:
+    def known(self, configs: Sequence[LengthConfig]) -> list[EvaluatedLengths]:
         """Score genes and return what a strategy learns of them."""
-        return [Known(found.lengths, found.cost, found.score) for found in self.evaluate(configs)]
+        return [
+            EvaluatedLengths(found.lengths, found.cost, found.score)
+            for found in self.evaluate(configs)
+        ]
 
     def _score(self, genes: Sequence[LengthConfig]) -> None:
         start = time.process_time()
@@ -138,7 +141,7 @@ def checkpoint_store(
     from quala.checkpoint import load_with_data
     from quala.cost import mean_macs
     from quala.data.spec import DataSpec
-    from quala.search.evaluate import EvaluatorSettings, SharedEvaluator, TaskScoring, cut_chunks
+    from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
 
     sizes = {"max_length": 128, "doc_stride": 32, "max_question_length": 32}
     place: dict[str, Any] = {"path": data} if data else {"name": "demo", **sizes}
@@ -152,7 +155,8 @@ def checkpoint_store(
         chunks,
         TaskScoring(opened.data, part),
         lambda gene: mean_macs(opened.model.arch, gene, part.features.lengths) / GIGA,
-        EvaluatorSettings(z=None, cache_bytes=1024 * 2**20),
+        patience=None,
+        cache_bytes=1024 * 2**20,
     )
     identity = {
         "objective": opened.precision,

@@ -35,7 +35,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.trial import TrialState
@@ -44,8 +44,7 @@ from search_objectives import Store, checkpoint_store, synthetic_store
 from quala.lengths import LengthConfig
 from quala.metrics.pareto import hypervolume
 from quala.search.space import Space
-from quala.search.strategy import Known, frontier
-from quala.search.study import SearchSettings, build_strategy
+from quala.search.strategy import EvaluatedLengths, SearchSettings, build_strategy, frontier
 
 NAMES = ("quala", "published", "nsga2")
 CHOICES = (*NAMES, "bayesian")
@@ -56,7 +55,7 @@ _MOST_ASKED = 20
 _SHOWN = 40
 _COLORS = {"quala": "#0369a1", "published": "#b45309", "nsga2": "#6b7280", "bayesian": "#15803d"}
 
-Volume = Callable[[Sequence[Known]], float]
+Volume = Callable[[Sequence[EvaluatedLengths]], float]
 Runs = dict[str, dict[int, "Run"]]
 
 
@@ -65,7 +64,7 @@ class Run:
     """One search: its genes in their order, the CPU seconds that it took to choose them, and the
     hypervolume of its fronts on questions that it did not see, by evaluations."""
 
-    known: Sequence[Known]
+    known: Sequence[EvaluatedLengths]
     seconds: float
     held_out: dict[str, float]
 
@@ -123,7 +122,9 @@ def open_store(arguments: argparse.Namespace) -> tuple[Store, Space]:
     return checkpoint_store(arguments.model, arguments.data, file, **sizes)
 
 
-def open_holdout(arguments: argparse.Namespace) -> Callable[[Sequence[Known]], dict[str, float]]:
+def open_holdout(
+    arguments: argparse.Namespace,
+) -> Callable[[Sequence[EvaluatedLengths]], dict[str, float]]:
     """Return what scores the fronts of a search on held-out questions, nothing without any."""
     if not arguments.holdout:
         return lambda known: {}
@@ -134,7 +135,7 @@ def open_holdout(arguments: argparse.Namespace) -> Callable[[Sequence[Known]], d
     )
     volume = partial(area, cheapest=store.cost(space.lowest), dearest=store.cost(space.full))
 
-    def scored(known: Sequence[Known]) -> dict[str, float]:
+    def scored(known: Sequence[EvaluatedLengths]) -> dict[str, float]:
         ends = sorted({min(arguments.quala_budget, len(known)), len(known)})
         fronts = {end: [point.lengths for point in frontier(known[:end])] for end in ends}
         return {str(end): volume(store.known(genes)) for end, genes in fronts.items()}
@@ -142,14 +143,16 @@ def open_holdout(arguments: argparse.Namespace) -> Callable[[Sequence[Known]], d
     return scored
 
 
-def area(known: Sequence[Known], *, cheapest: float, dearest: float) -> float:
+def area(known: Sequence[EvaluatedLengths], *, cheapest: float, dearest: float) -> float:
     """Return the hypervolume divided by the range of costs."""
     scores, costs = [point.score for point in known], [point.cost for point in known]
     whole = hypervolume(scores, costs, reference_score=0.0, reference_cost=dearest)
     return whole / (dearest - cheapest)
 
 
-def search(name: str, store: Store, space: Space, *, seed: int, budget: int) -> list[Known]:
+def search(
+    name: str, store: Store, space: Space, *, seed: int, budget: int
+) -> list[EvaluatedLengths]:
     """Return the genes that a strategy evaluates, each once, in their order."""
     if name == "nsga2":
         return search_nsga2(store, space, seed=seed, budget=budget)
@@ -158,15 +161,16 @@ def search(name: str, store: Store, space: Space, *, seed: int, budget: int) -> 
 
 def search_strategy(
     name: str, store: Store, space: Space, *, seed: int, budget: int
-) -> list[Known]:
+) -> list[EvaluatedLengths]:
     """Search as `quala.search.study.run_search` does, without a study on disk."""
-    strategy = build_strategy(settings(name, seed=seed), space, store.cost)
+    sizes = settings(name, seed=seed)
+    strategy = build_strategy(sizes, space, store.cost)
     known = store.known(strategy.seeds()[:budget])
     while len(known) < budget:
         chosen = set(strategy.parents(known))
         parents = [point for point in known if point in chosen]
         seen, accepted = {point.lengths for point in known}, list[LengthConfig]()
-        for slot in range(len(known), min(len(known) + strategy.generation_size, budget)):
+        for slot in range(len(known), min(len(known) + sizes.generation_size, budget)):
             proposal = strategy.propose(
                 Random(f"{seed}:{slot}"), parents=parents, accepted=accepted, seen=frozenset(seen)
             )
@@ -185,19 +189,21 @@ def settings(name: str, *, seed: int) -> SearchSettings:
     sizes = {"published": (20, 30, 30), "quala": (20, 10, 10), "bayesian": (10, 1, 0)}
     population, mutations, crossovers = sizes[name]
     return SearchSettings(
-        strategy=cast("Any", name),
+        seed=seed,
+        strategy=name,
+        max_evaluations=sys.maxsize,  # the caller's budget ends the search
+        generations=1,
         population=population,
         mutations=mutations,
         crossovers=crossovers,
-        seed=seed,
     )
 
 
-def search_nsga2(store: Store, space: Space, *, seed: int, budget: int) -> list[Known]:
+def search_nsga2(store: Store, space: Space, *, seed: int, budget: int) -> list[EvaluatedLengths]:
     """Search with Optuna's NSGA-II, a generation at a time; it gives up when nothing new comes."""
     sampler = optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=seed)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    cheapest, known = store.cost(space.lowest), dict[LengthConfig, Known]()
+    cheapest, known = store.cost(space.lowest), dict[LengthConfig, EvaluatedLengths]()
     while len(known) < budget and len(study.get_trials(deepcopy=False)) < _MOST_ASKED * budget:
         asked: list[tuple[optuna.Trial, LengthConfig]] = []
         fresh: set[LengthConfig] = set()
@@ -215,7 +221,7 @@ def search_nsga2(store: Store, space: Space, *, seed: int, budget: int) -> list[
     return list(known.values())
 
 
-def needed(known: Sequence[Known], volume: Volume, level: float) -> int | None:
+def needed(known: Sequence[EvaluatedLengths], volume: Volume, level: float) -> int | None:
     """Return after how many evaluations the hypervolume is at `level`, None if it never is."""
     count = bisect_left(range(len(known) + 1), level, key=lambda end: volume(known[:end]))
     return count if count <= len(known) else None

@@ -139,7 +139,7 @@ def integer(
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of a search, made up: two points on the front, and one that is beaten."""
     from quala.lengths import LengthConfig
-    from quala.search.result import Candidate as Found
+    from quala.search.result import SearchCandidate as Found
     from quala.search.result import SearchResult
 
     points = [((128, 128), 0.004, 50.0), ((96, 64), 0.003, 49.5), ((64, 32), 0.002, 40.0),

@@ -135,7 +135,11 @@ LOSSES: Registry[Any] = Registry(
 STRATEGIES: Registry[Any] = Registry(
     "search strategy",
     "quala.strategies",
-    {},
+    {
+        "quala": "quala.search.guided:Guided",
+        "published": "quala.search.published:Published",
+        "bayesian": "quala.search.bayesian:Bayesian",
+    },
     classes=True,
 )
 

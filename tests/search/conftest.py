@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from quala.lengths import LengthConfig
-from quala.search.evaluate import Scored
+from quala.search.evaluate import Evaluation
 
 WEIGHTS = (30.0, 12.0, 5.0, 2.0, 1.0, 0.5)
 
@@ -30,19 +30,21 @@ class FakeEvaluator:
 
     def __init__(self, *, fail_after: int | None = None) -> None:
         self.asked: list[LengthConfig] = []
-        self.recalled: list[Scored] = []
+        self.recalled: list[Evaluation] = []
         self.fail_after = fail_after
 
     def cost(self, lengths: LengthConfig) -> float:
         return toy_cost(lengths)
 
-    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
         if self.fail_after is not None and len(self.asked) >= self.fail_after:
             raise KeyboardInterrupt
         self.asked.extend(configs)
-        return [Scored(c, toy_cost(c), toy_score(c), examples=(toy_score(c),)) for c in configs]
+        return [
+            Evaluation(c, toy_cost(c), toy_score(c), examples=(toy_score(c),)) for c in configs
+        ]
 
-    def recall(self, scored: Sequence[Scored]) -> None:
+    def recall(self, scored: Sequence[Evaluation]) -> None:
         self.recalled.extend(scored)
 
 

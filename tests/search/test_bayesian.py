@@ -15,13 +15,16 @@ from optuna.samplers import TPESampler
 from quala.lengths import LengthConfig, constant_drop
 from quala.search.bayesian import Bayesian
 from quala.search.space import Space
-from quala.search.strategy import Acceptance, Known
-from quala.search.study import SearchSettings, build_strategy
+from quala.search.strategy import Acceptance, EvaluatedLengths, SearchSettings, build_strategy
 
 SPACE = Space(4, 64, lower=constant_drop(0.2, layers=4, sequence_length=64))
 SHORTEST = SPACE.lowest.lengths[-1]
 ENDS = [SPACE.full, SPACE.lowest]
 NOTHING: frozenset[LengthConfig] = frozenset()
+SETTINGS = SearchSettings(
+    seed=1, strategy="bayesian", max_evaluations=150, generations=150, population=10,
+    mutations=1, crossovers=0,
+)  # fmt: skip
 
 Measure = Callable[[LengthConfig], float]
 
@@ -36,7 +39,7 @@ class Seeded(Random):
 @pytest.fixture
 def strategy(cost: Measure) -> Bayesian:
     """The strategy without a lower bound of costs, so that nothing is asked for in vain."""
-    return Bayesian(SPACE, Acceptance(cost, cheapest=0.0, dearest=cost(SPACE.full)))
+    return Bayesian(SPACE, Acceptance(cost, cheapest=0.0, dearest=cost(SPACE.full)), SETTINGS)
 
 
 def genes(count: int, seed: int = 0) -> list[LengthConfig]:
@@ -44,14 +47,16 @@ def genes(count: int, seed: int = 0) -> list[LengthConfig]:
     return [box.draw(rng) for _ in range(count)]
 
 
-def lengths_asked(strategy: Bayesian, known: Sequence[Known], seed: int) -> tuple[int, ...]:
+def lengths_asked(
+    strategy: Bayesian, known: Sequence[EvaluatedLengths], seed: int
+) -> tuple[int, ...]:
     proposal = strategy.propose(Random(seed), parents=known, accepted=[], seen=NOTHING)
     assert proposal is not None
     return proposal.lengths.lengths
 
 
 def asked_by_hand(
-    known: Sequence[Known],
+    known: Sequence[EvaluatedLengths],
     running: Sequence[LengthConfig],
     *,
     max_cost: float = math.inf,
@@ -80,9 +85,9 @@ def asked_by_hand(
 
 
 @pytest.fixture
-def known(cost: Measure, score: Measure) -> list[Known]:
+def known(cost: Measure, score: Measure) -> list[EvaluatedLengths]:
     return [
-        Known(gene, cost(gene), score(gene), stopped=place % 5 == 4)
+        EvaluatedLengths(gene, cost(gene), score(gene), stopped=place % 5 == 4)
         for place, gene in enumerate([*ENDS, *genes(40)])
     ]
 
@@ -90,7 +95,7 @@ def known(cost: Measure, score: Measure) -> list[Known]:
 @pytest.mark.parametrize("running", [0, 3])
 @pytest.mark.parametrize("count", [7, 14, 42])
 def test_a_proposal_is_what_an_ordinary_study_asks_for(
-    strategy: Bayesian, known: list[Known], count: int, running: int
+    strategy: Bayesian, known: list[EvaluatedLengths], count: int, running: int
 ) -> None:
     accepted = genes(running, seed=1)
     found = strategy.propose(Seeded(), parents=known[:count], accepted=accepted, seen=NOTHING)
@@ -98,11 +103,14 @@ def test_a_proposal_is_what_an_ordinary_study_asks_for(
     assert list(found.lengths.lengths) == asked_by_hand(known[:count], accepted)
 
 
-def test_points_outside_the_limits_are_infeasible(strategy: Bayesian, known: list[Known]) -> None:
+def test_points_outside_the_limits_are_infeasible(
+    strategy: Bayesian, known: list[EvaluatedLengths]
+) -> None:
     costs, scores = (sorted(values) for values in zip(*((k.cost, k.score) for k in known)))
     limits = {"max_cost": costs[-8], "min_score": scores[12]}
     accept = replace(strategy.accept, dearest=limits["max_cost"])
-    bounded = replace(strategy, accept=accept, min_score=limits["min_score"])
+    settings = replace(SETTINGS, min_score=limits["min_score"])
+    bounded = replace(strategy, accept=accept, settings=settings)
     by_hand = asked_by_hand(known, [], **limits)
     assert by_hand != asked_by_hand(known, [])
     found = bounded.propose(Seeded(), parents=known, accepted=[], seen=NOTHING)
@@ -113,16 +121,16 @@ def test_points_outside_the_limits_are_infeasible(strategy: Bayesian, known: lis
 def test_no_layer_keeps_less_than_the_cheapest_gene_does(
     strategy: Bayesian, cost: Measure
 ) -> None:
-    known = [Known(gene, cost(gene), -cost(gene)) for gene in [*ENDS, *genes(30)]]
+    known = [EvaluatedLengths(gene, cost(gene), -cost(gene)) for gene in [*ENDS, *genes(30)]]
     shortest = [lengths_asked(strategy, known, seed)[-1] for seed in range(20)]
     assert min(shortest) >= SHORTEST
     assert mean(shortest) < SHORTEST + 8  # all that this score asks for is to be short
 
 
 def test_a_generation_of_one_sees_all_that_came_before(cost: Measure) -> None:
-    settings = SearchSettings(strategy="bayesian", mutations=1, crossovers=0, population=3)
+    settings = replace(SETTINGS, population=3)
     strategy = build_strategy(settings, SPACE, cost)
-    known = [Known(gene, cost(gene), 1.0) for gene in [*ENDS, *genes(3)]]
-    assert strategy.generation_size == 1
+    known = [EvaluatedLengths(gene, cost(gene), 1.0) for gene in [*ENDS, *genes(3)]]
+    assert settings.generation_size == 1
     assert strategy.parents(known) == known
     assert list(strategy.seeds()) == ENDS

@@ -20,7 +20,6 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_tokenizer
 from quala.search.evaluate import (
     Chunk,
-    EvaluatorSettings,
     Outputs,
     Race,
     SharedEvaluator,
@@ -28,7 +27,7 @@ from quala.search.evaluate import (
     cut_chunks,
 )
 from quala.search.space import Space
-from quala.search.strategy import Known, frontier
+from quala.search.strategy import EvaluatedLengths, frontier
 
 RACE = Race(z=3.0, minimum=10, total=100)
 EVEN = np.full(20, 50.0)
@@ -158,18 +157,24 @@ def genes(count: int) -> list[LengthConfig]:
     return [SPACE.full, *dict.fromkeys(SPACE.draw(rng) for _ in range(count))]
 
 
+class Sooner(SharedEvaluator):
+    """Stops after one chunk of these tests."""
+
+    minimum_examples = 16
+
+
 def evaluator(
     model: LengthAdaptiveModel, chunks: list[Chunk], scoring: Any, **options: Any
 ) -> SharedEvaluator:
-    settings = EvaluatorSettings(**{"minimum_examples": 16, **options})
-    return SharedEvaluator(model, chunks, scoring, cost, settings)
+    settings = {"cache_bytes": 256 * 2**20, **options}
+    return Sooner(model, chunks, scoring, cost, **settings)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 2**20])
 def test_scores_are_those_of_the_plain_model(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness, cache_bytes: int
 ) -> None:
-    shared = evaluator(model, chunks, scoring, z=None, cache_bytes=cache_bytes)
+    shared = evaluator(model, chunks, scoring, patience=None, cache_bytes=cache_bytes)
     for scored in shared.evaluate(genes(20)):
         alone = scoring.total(naive_outputs(model, chunks, scored.lengths))
         assert scored.score == pytest.approx(alone, abs=1e-3)
@@ -178,9 +183,12 @@ def test_scores_are_those_of_the_plain_model(
 def test_early_stopping_finds_the_same_front(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    outcomes = evaluator(model, chunks, scoring, z=3.0).evaluate(genes(40))
-    naive = [Known(g, cost(g), scoring.total(naive_outputs(model, chunks, g))) for g in genes(40)]
-    raced = [Known(s.lengths, s.cost, s.score, s.stopped) for s in outcomes]
+    outcomes = evaluator(model, chunks, scoring, patience=3.0).evaluate(genes(40))
+    naive = [
+        EvaluatedLengths(g, cost(g), scoring.total(naive_outputs(model, chunks, g)))
+        for g in genes(40)
+    ]
+    raced = [EvaluatedLengths(s.lengths, s.cost, s.score, s.stopped) for s in outcomes]
     assert [k.lengths for k in frontier(raced)] == [k.lengths for k in frontier(naive)]
     assert any(scored.stopped for scored in outcomes)
 
@@ -188,14 +196,14 @@ def test_early_stopping_finds_the_same_front(
 def test_a_stopped_gene_saw_fewer_examples(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    for scored in evaluator(model, chunks, scoring, z=3.0).evaluate(genes(40)):
+    for scored in evaluator(model, chunks, scoring, patience=3.0).evaluate(genes(40)):
         assert scored.stopped == (len(scored.examples) < CHUNKS * SIZE)
 
 
 def test_without_a_certainty_nothing_is_stopped(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    outcomes = evaluator(model, chunks, scoring, z=None).evaluate(genes(40))
+    outcomes = evaluator(model, chunks, scoring, patience=None).evaluate(genes(40))
     assert not any(scored.stopped for scored in outcomes)
 
 
@@ -203,7 +211,7 @@ def test_genes_share_the_layers_that_agree(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
     pair = [LengthConfig((24, 12, 6), 24), LengthConfig((24, 12, 3), 24)]
-    shared = evaluator(model, chunks, scoring, z=None)
+    shared = evaluator(model, chunks, scoring, patience=None)
     model.attended = model.fed = 0
     shared.evaluate(pair)
     assert (model.attended, model.fed) == (3 * CHUNKS, 4 * CHUNKS)
@@ -213,7 +221,7 @@ def test_genes_that_overlap_share_a_feed_forward(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
     overlapping = [LengthConfig((24, 12, 9), 24), LengthConfig((24, 12, 8), 24)]
-    shared = evaluator(model, chunks, scoring, z=None)
+    shared = evaluator(model, chunks, scoring, patience=None)
     model.fed = 0
     outcomes = shared.evaluate(overlapping)
     assert model.fed == 3 * CHUNKS
@@ -225,7 +233,7 @@ def test_genes_that_overlap_share_a_feed_forward(
 def test_undropped_layers_are_kept_between_generations(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    shared = evaluator(model, chunks, scoring, z=None)
+    shared = evaluator(model, chunks, scoring, patience=None)
     shared.evaluate([LengthConfig((24, 24, 6), 24)])
     model.attended = model.fed = 0
     shared.evaluate([LengthConfig((24, 24, 3), 24)])
@@ -235,8 +243,8 @@ def test_undropped_layers_are_kept_between_generations(
 def test_a_recalled_gene_is_not_computed_again(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    known = evaluator(model, chunks, scoring, z=None).evaluate(genes(3))
-    fresh = evaluator(model, chunks, scoring, z=None)
+    known = evaluator(model, chunks, scoring, patience=None).evaluate(genes(3))
+    fresh = evaluator(model, chunks, scoring, patience=None)
     fresh.recall(known)
     model.attended = 0
     assert fresh.evaluate(genes(3)) == known
@@ -248,7 +256,7 @@ def test_a_metric_that_is_no_mean_is_taken_over_everything(
 ) -> None:
     whole = Closeness(scoring.whole)
     whole.additive = False
-    outcomes = evaluator(model, chunks, whole, z=3.0).evaluate(genes(5))
+    outcomes = evaluator(model, chunks, whole, patience=3.0).evaluate(genes(5))
     assert outcomes[0].score == pytest.approx(100.0, abs=1e-3)
     assert not any(scored.stopped for scored in outcomes)
 

@@ -7,7 +7,7 @@ import pytest
 from quala.lengths import LengthConfig
 from quala.search.guided import expected_improvement, fit, likeliest, new_work, shared_prefixes
 from quala.search.space import Space
-from quala.search.strategy import Known
+from quala.search.strategy import EvaluatedLengths
 
 
 def test_it_ranks_genes_it_has_not_seen(score: Callable[[LengthConfig], float]) -> None:
@@ -32,7 +32,9 @@ def test_it_is_sure_of_what_it_has_seen_only() -> None:
 
 def test_expected_improvement_is_the_mean_gain_of_area() -> None:
     genes = [LengthConfig((length,), 16) for length in (4, 8, 12)]
-    front = [Known(g, c, s) for g, c, s in zip(genes, (1.0, 2.0, 4.0), (10.0, 12.0, 13.0))]
+    front = [
+        EvaluatedLengths(g, c, s) for g, c, s in zip(genes, (1.0, 2.0, 4.0), (10.0, 12.0, 13.0))
+    ]
     belief = (np.array([12.5]), np.array([1.0]))
     value = expected_improvement(front, belief, costs=np.array([1.5]), dearest=6.0)
     draws = np.random.default_rng(0).normal(12.5, 1.0, 200_000)

@@ -10,15 +10,15 @@ import pytest
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.search.evaluate import standard_error
-from quala.search.result import Candidate, SearchResult, choose
+from quala.search.result import SearchCandidate, SearchResult, choose
 
 
-def candidate(kept: int, score: float, error: float | None = None) -> Candidate:
+def candidate(kept: int, score: float, error: float | None = None) -> SearchCandidate:
     lengths = LengthConfig((kept, kept), 128)
-    return Candidate(lengths, float(kept), score, 0, "seed", examples=10, error=error)
+    return SearchCandidate(lengths, float(kept), score, 0, "seed", examples=10, error=error)
 
 
-def result(*candidates: Candidate) -> SearchResult:
+def result(*candidates: SearchCandidate) -> SearchResult:
     return SearchResult(candidates, cheapest=0.0, dearest=128.0)
 
 

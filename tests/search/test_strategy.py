@@ -1,29 +1,46 @@
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 
 from quala.lengths import LengthConfig, constant_drop
 from quala.search.space import Space
-from quala.search.strategy import Known, Strategy, frontier
-from quala.search.study import SearchSettings, build_strategy
+from quala.search.strategy import (
+    EvaluatedLengths,
+    SearchSettings,
+    Strategy,
+    build_strategy,
+    frontier,
+)
 
 Cost = Callable[[LengthConfig], float]
 LOWER = constant_drop(0.2, layers=6, sequence_length=128)
+SIZES: dict[str, Any] = {
+    "seed": 1, "strategy": "quala", "max_evaluations": 2000, "generations": 16,
+    "population": 20, "mutations": 6, "crossovers": 4,
+}  # fmt: skip
+
+
+def settings(**changes: Any) -> SearchSettings:
+    return SearchSettings(**{**SIZES, **changes})
 
 
 def strategy_named(name: str, space: Space, cost: Cost) -> Strategy:
-    return build_strategy(SearchSettings(strategy=name), space, cost)  # type: ignore[arg-type]
+    return build_strategy(settings(strategy=name), space, cost)
 
 
 def search(
-    strategy: Strategy, known: list[Known], evaluate: Callable[[LengthConfig], Known], count: int
-) -> list[Known]:
+    strategy: Strategy,
+    known: list[EvaluatedLengths],
+    evaluate: Callable[[LengthConfig], EvaluatedLengths],
+    count: int,
+) -> list[EvaluatedLengths]:
     """Run a strategy without a study."""
     known = known or [evaluate(gene) for gene in strategy.seeds()]
     while len(known) < count:
         parents, accepted = strategy.parents(known), []
-        for index in range(strategy.generation_size):
+        for index in range(settings().generation_size):
             seen = {point.lengths for point in known} | set(accepted)
             proposal = strategy.propose(
                 Random(len(known) + index), parents=parents, accepted=accepted, seen=seen
@@ -34,7 +51,7 @@ def search(
     return known
 
 
-def area(known: list[Known], dearest: float) -> float:
+def area(known: list[EvaluatedLengths], dearest: float) -> float:
     front = frontier(known)
     ends = [point.cost for point in front[1:]] + [dearest]
     return sum(point.score * (end - point.cost) for point, end in zip(front, ends))
@@ -52,7 +69,7 @@ def test_proposals_are_new_and_within_the_bounds(
 ) -> None:
     space = Space(6, 128, lower=LOWER)
     strategy = strategy_named(name, space, cost)
-    known = search(strategy, [], lambda g: Known(g, cost(g), score(g)), 60)
+    known = search(strategy, [], lambda g: EvaluatedLengths(g, cost(g), score(g)), 60)
     assert len({point.lengths for point in known}) == len(known)
     assert all(cost(LOWER) <= point.cost <= cost(space.full) for point in known)
 
@@ -61,16 +78,15 @@ def test_proposals_are_new_and_within_the_bounds(
 def test_an_exhausted_space_gives_no_proposal(name: str, cost: Cost) -> None:
     space = Space(2, 4)
     everything = frozenset(LengthConfig((a, b), 4) for a in range(2, 5) for b in range(2, a + 1))
-    known = [Known(gene, cost(gene), 1.0) for gene in sorted(everything, key=str)]
+    known = [EvaluatedLengths(gene, cost(gene), 1.0) for gene in sorted(everything, key=str)]
     strategy = strategy_named(name, space, cost)
     assert strategy.propose(Random(0), parents=known, accepted=[], seen=everything) is None
 
 
 def test_published_generations_mutate_then_cross(cost: Cost) -> None:
-    strategy = build_strategy(
-        SearchSettings(strategy="published", mutations=1, crossovers=1), Space(6, 128), cost
-    )
-    known = [Known(gene, cost(gene), cost(gene)) for gene in strategy.seeds()]
+    sizes = settings(strategy="published", mutations=1, crossovers=1)
+    strategy = build_strategy(sizes, Space(6, 128), cost)
+    known = [EvaluatedLengths(gene, cost(gene), cost(gene)) for gene in strategy.seeds()]
     first = strategy.propose(Random(0), parents=known, accepted=[], seen=frozenset())
     assert first is not None
     second = strategy.propose(Random(0), parents=known, accepted=[first.lengths], seen=frozenset())
@@ -81,10 +97,10 @@ def test_published_generations_mutate_then_cross(cost: Cost) -> None:
 def test_the_frontier_leaves_stopped_and_dominated_genes_out() -> None:
     genes = [LengthConfig((length,), 16) for length in (4, 6, 8, 10)]
     known = [
-        Known(genes[0], 1.0, 5.0),
-        Known(genes[1], 2.0, 9.0, stopped=True),
-        Known(genes[2], 3.0, 4.0),
-        Known(genes[3], 4.0, 6.0),
+        EvaluatedLengths(genes[0], 1.0, 5.0),
+        EvaluatedLengths(genes[1], 2.0, 9.0, stopped=True),
+        EvaluatedLengths(genes[2], 3.0, 4.0),
+        EvaluatedLengths(genes[3], 4.0, 6.0),
     ]
     assert [point.cost for point in frontier(known)] == [1.0, 4.0]
 
@@ -94,7 +110,7 @@ def test_ours_needs_a_tenth_of_the_published_evaluations(
     seed: int, cost: Cost, score: Callable[[LengthConfig], float]
 ) -> None:
     space = Space(6, 128)
-    evaluate = lambda gene: Known(gene, cost(gene), score(gene))  # noqa: E731
+    evaluate = lambda gene: EvaluatedLengths(gene, cost(gene), score(gene))  # noqa: E731
     published = search(strategy_named("published", space, cost), [], evaluate, 20 * 60)
     ours = search(strategy_named("quala", space, cost), [], evaluate, 2 * 60)
     assert area(ours, cost(space.full)) >= area(published, cost(space.full))

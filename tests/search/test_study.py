@@ -15,10 +15,11 @@ import pytest
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.search.evaluate import Scored
-from quala.search.result import Candidate, SearchResult
+from quala.search.evaluate import Evaluation
+from quala.search.result import SearchCandidate, SearchResult
 from quala.search.space import Space
-from quala.search.study import SearchSettings, run_search
+from quala.search.strategy import SearchSettings
+from quala.search.study import run_search
 
 SPACE = Space(4, 32)
 SEEDS = {"published": 6, "quala": 6, "bayesian": 2}
@@ -26,7 +27,10 @@ STRATEGIES = list(SEEDS)
 
 
 def small(**changes: Any) -> SearchSettings:
-    sizes: dict[str, Any] = {"population": 4, "generations": 3, "mutations": 3, "crossovers": 2}
+    sizes: dict[str, Any] = {
+        "seed": 1, "strategy": "quala", "max_evaluations": 1000,
+        "population": 4, "generations": 3, "mutations": 3, "crossovers": 2,
+    }  # fmt: skip
     return SearchSettings(**{**sizes, **changes})
 
 
@@ -56,7 +60,7 @@ def test_a_candidate_knows_how_unsure_its_loss_is(tmp_path: Path, fake: Any) -> 
     class Spread(fake):  # type: ignore[misc]
         """Two examples: what is dropped is lost by the second one only."""
 
-        def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
+        def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
             best = super().evaluate([SPACE.full])[0].score
             return [
                 replace(one, examples=(best, 2 * one.score - best))
@@ -110,7 +114,7 @@ def test_an_interrupted_search_goes_on_as_it_would_have(
 
 
 def test_the_callback_sees_each_gene_once(tmp_path: Path, fake: Any) -> None:
-    seen: list[Candidate] = []
+    seen: list[SearchCandidate] = []
     result = run_search(fake(), SPACE, small(), tmp_path, seen.append)
     assert seen == list(result.candidates)
 
@@ -170,8 +174,8 @@ def test_several_workers_need_a_factory(tmp_path: Path, fake: Any) -> None:
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from quala.search.evaluate import Scored
-from quala.search.study import SearchSettings
+from quala.search.evaluate import Evaluation
+from quala.search.strategy import SearchSettings
 from quala.search.space import Space
 from quala.search.study import run_search, run_workers
 
@@ -182,14 +186,14 @@ class Slow:
         with (Path(sys.argv[1]) / "asked").open("a") as file:
             file.writelines(f"{gene}\\n" for gene in genes)
         time.sleep(float(sys.argv[3]))
-        return [Scored(g, self.cost(g), self.cost(g) ** 0.5) for g in genes]
+        return [Evaluation(g, self.cost(g), self.cost(g) ** 0.5) for g in genes]
     def recall(self, scored):
         pass
 
 if __name__ == "__main__":
     workers = int(sys.argv[2])
-    settings = SearchSettings(strategy=sys.argv[4], population=4, generations=3, mutations=3,
-                              crossovers=2, workers=workers)
+    settings = SearchSettings(seed=1, strategy=sys.argv[4], max_evaluations=1000, population=4,
+                              generations=3, mutations=3, crossovers=2, workers=workers)
     folder = Path(sys.argv[1])
     if workers > 1:
         result = run_workers(Slow, Space(4, 32), settings, folder)

@@ -1,8 +1,8 @@
 """Bayesian optimization, as Dynamic-TinyBERT finds its lengths (arXiv 2111.09645).
 
-Optuna's tree-structured Parzen estimator does the work: it models where the best tenth of the
-lengths lies, by score and cost together, and where the others lie, and asks for what is likeliest
-in the first and least likely in the second.
+Optuna's tree-structured Parzen estimator models the density of the best tenth of the lengths, by
+score and cost together, and the density of the others. It proposes lengths where the ratio of
+the two is largest.
 """
 
 from __future__ import annotations
@@ -18,76 +18,80 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from quala.lengths import LengthConfig
 from quala.search.space import Space
-from quala.search.strategy import Acceptance, Known, Proposal, distinct
+from quala.search.strategy import Acceptance, EvaluatedLengths, Proposal, SearchSettings, distinct
 
 _TRIES = 16
 _DRAWS = 2000
+"""Proposals of the estimator, then random draws, before a generation ends; chosen by hand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bayesian:
-    """Proposes what Optuna's estimator asks for, given all that is known.
+    """Proposes the lengths that Optuna's estimator asks for, given all that is known.
 
-    A proposal is a function of the known genes and the generator alone: the study that it is
-    asked of is made anew each time. No layer keeps less than the cheapest gene does at its last.
-    The first `startup` genes are random; the genes accepted earlier in a generation count as
-    running trials, which the estimator keeps away from. Genes that were stopped, that cost too
-    much or score below `min_score` are infeasible to it.
+    A proposal depends on the known lengths and the random generator alone: each one is asked of
+    a new study. No layer keeps less than the cheapest lengths do at their last layer. The first
+    `population` lengths are random. Those accepted earlier in a generation count as running
+    trials, which the estimator keeps away from. Lengths that were stopped, cost too much or
+    score below `min_score` are infeasible.
     """
 
     space: Space
     accept: Acceptance
-    startup: int = 10
-    generation_size: int = 1
-    min_score: float | None = None
+    settings: SearchSettings
 
     def seeds(self) -> tuple[LengthConfig, ...]:
         """Return both ends."""
         return distinct([self.space.full, self.space.lowest])
 
-    def parents(self, known: Sequence[Known]) -> list[Known]:
-        """Return everything known: the estimator learns from the bad genes too."""
+    def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
+        """Return everything known: the estimator also needs the bad lengths."""
         return list(known)
 
     def propose(
         self,
         rng: Random,
         *,
-        parents: Sequence[Known],
+        parents: Sequence[EvaluatedLengths],
         accepted: Sequence[LengthConfig],
         seen: AbstractSet[LengthConfig],
     ) -> Proposal | None:
-        """Return what the estimator asks for, or a random gene when it has nothing new."""
+        """Return what the estimator asks for, or random lengths when that is never new."""
         box = self._box()
         study = self._study(box, parents, accepted, rng)
         for _ in range(_TRIES):
             trial = study.ask(box.distributions())
-            gene = box.repair(sorted(trial.params.values(), reverse=True))
-            if self.accept(gene, seen):
-                return Proposal(gene, "bayesian")
+            asked = box.repair(sorted(trial.params.values(), reverse=True))
+            if self.accept(asked, seen):
+                return Proposal(asked, "bayesian")
             study.tell(trial, state=TrialState.FAIL)
         draws = (box.draw(rng) for _ in range(_DRAWS))
-        drawn = next((gene for gene in draws if self.accept(gene, seen)), None)
+        drawn = next((lengths for lengths in draws if self.accept(lengths, seen)), None)
         return None if drawn is None else Proposal(drawn, "bayesian")
 
     def _box(self) -> Space:
-        """Return the lengths that the estimator chooses each layer's from."""
+        """Return the space that the estimator chooses each layer's length from."""
         return replace(self.space, floor=self.space.lowest.lengths[-1], lower=None)
 
     def _study(
-        self, box: Space, parents: Sequence[Known], accepted: Sequence[LengthConfig], rng: Random
+        self,
+        box: Space,
+        parents: Sequence[EvaluatedLengths],
+        accepted: Sequence[LengthConfig],
+        rng: Random,
     ) -> optuna.Study:
-        # both ends are no sample of the space and do not count as the random start
-        sampler = TPESampler(seed=rng.getrandbits(32), n_startup_trials=self.startup + 2)
+        # Both ends are no random sample of the space: they do not count as the random start.
+        startup = self.settings.population + 2
+        sampler = TPESampler(seed=rng.getrandbits(32), n_startup_trials=startup)
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
         study.add_trials([self._trial(box, known) for known in parents])
-        study.add_trials([self._running(box, gene) for gene in accepted])
+        study.add_trials([self._running(box, lengths) for lengths in accepted])
         return study
 
-    def _trial(self, box: Space, known: Known) -> FrozenTrial:
+    def _trial(self, box: Space, known: EvaluatedLengths) -> FrozenTrial:
         limits = {"stopped": float(known.stopped), "cost": known.cost - self.accept.dearest}
-        if self.min_score is not None:
-            limits["score"] = self.min_score - known.score
+        if self.settings.min_score is not None:
+            limits["score"] = self.settings.min_score - known.score
         return create_trial(
             params=box.to_params(known.lengths),
             distributions=box.distributions(),
@@ -95,9 +99,9 @@ class Bayesian:
             constraints=limits,
         )
 
-    def _running(self, box: Space, gene: LengthConfig) -> FrozenTrial:
+    def _running(self, box: Space, lengths: LengthConfig) -> FrozenTrial:
         return create_trial(
             state=TrialState.RUNNING,
-            params=box.to_params(gene),
+            params=box.to_params(lengths),
             distributions=box.distributions(),
         )

@@ -1,4 +1,4 @@
-"""When a gene may be given up before all examples have been seen."""
+"""Scoring lengths together: shared layers, and early stops for those that have lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.search.result import Candidate
+from quala.search.result import SearchCandidate
+from quala.search.strategy import EvaluatedLengths
 from quala.search.trie import PrefixCache, TrieWalk
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ def standard_error(differences: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """The rule: a gene that costs no less than a rival and is surely worse has lost.
+    """The rule of early stopping: lengths lose to a rival that costs no more and scores more.
 
-    `z` standard errors of the mean difference on the same examples count as sure; with fewer
-    than `minimum` examples nothing does. Against a rival scored on all `total` examples, a gene
-    has lost for certain when `highest` on all that remain would not lift it to the rival.
+    The rival must lead by `z` standard errors of the mean difference on the same examples, at
+    least `minimum` of them. Lengths have also lost to a rival that was scored on all `total`
+    examples when the score `highest` on all remaining examples would leave them below it.
     """
 
     z: float
@@ -50,10 +51,10 @@ class Race:
     def lost(
         self, seen: Array, rivals: Sequence[Array], *, finished: Sequence[float] = ()
     ) -> bool:
-        """Say whether a gene has lost.
+        """Return whether lengths with the scores `seen` on the first examples have lost.
 
-        `seen` are its scores on the first examples, `rivals` the scores of no dearer genes on at
-        least these examples, `finished` the final scores of no dearer genes.
+        `rivals` are the scores of rivals on at least these examples, `finished` the final scores
+        of rivals; no rival costs more.
         """
         count = len(seen)
         reachable = (seen.sum() + self.highest * (self.total - count)) / self.total
@@ -66,19 +67,15 @@ class Race:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A gene with its score; `examples` are the scores of the examples seen, in their order.
+class Evaluation(EvaluatedLengths):
+    """Evaluated lengths; `examples` are the scores of the examples seen, in their order.
 
-    A `stopped` gene was given up early: its score is an estimate and it is on no front.
+    `stopped` lengths were given up early: their score is an estimate and they are on no front.
     """
 
-    lengths: LengthConfig
-    cost: float
-    score: float
-    stopped: bool = False
     examples: tuple[float, ...] = ()
 
-    def difference_error(self, other: Scored) -> float | None:
+    def difference_error(self, other: Evaluation) -> float | None:
         """Return the standard error of the difference of two scores on the same examples.
 
         None where fewer than two were seen.
@@ -94,20 +91,20 @@ class Evaluator(Protocol):
     """Scores length configurations. The cost is known before the score."""
 
     def cost(self, lengths: LengthConfig) -> float:
-        """Return the cost of a gene (MACs, or milliseconds)."""
+        """Return the cost of lengths (MACs, or milliseconds)."""
         ...
 
-    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
-        """Score genes together."""
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
+        """Score lengths together, in their order."""
         ...
 
-    def recall(self, scored: Sequence[Scored]) -> None:
-        """Learn what was scored before a restart, or by another worker."""
+    def recall(self, known: Sequence[Evaluation]) -> None:
+        """Take over what was scored before a restart, or by another worker."""
         ...
 
 
 EvaluatorFactory = Callable[[], Evaluator]
-OnCandidate = Callable[[Candidate], None]
+OnCandidate = Callable[[SearchCandidate], None]
 
 
 Outputs = Mapping[int, Array]
@@ -126,7 +123,7 @@ class Scoring(Protocol):
 
     @property
     def additive(self) -> bool:
-        """Say whether the score is the mean of the examples' scores."""
+        """Return whether the score is the mean of the examples' scores."""
         ...
 
     def examples(self, chunk: Chunk, outputs: Outputs) -> Array:
@@ -138,22 +135,9 @@ class Scoring(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluatorSettings:
-    """`z` is the certainty of early stopping in standard errors; None scores every gene fully.
-
-    `minimum_examples` are seen before any gene is stopped; `cache_bytes` bound what is kept of
-    inputs that nothing was dropped from.
-    """
-
-    z: float | None = 3.0
-    minimum_examples: int = 32
-    cache_bytes: int = 256 * 2**20
-
-
 @dataclass
 class _Runner:
-    """A gene under way."""
+    """Lengths that are being scored."""
 
     lengths: LengthConfig
     cost: float
@@ -163,13 +147,17 @@ class _Runner:
 
 
 class SharedEvaluator:
-    """Scores genes over chunks of examples, sharing the work (see `TrieWalk`).
+    """Scores lengths over chunks of examples, sharing the work (see `TrieWalk`).
 
-    After each chunk the genes that have lost (see `Race`) are stopped. The full length, the
-    genes that were scored before and everything on their front run to the end. A stopped gene's
-    score is estimated from its difference to the full length, where that was scored.
-    Early stopping needs a score that is a mean over examples; without one no gene is stopped.
+    After each chunk the lengths that have lost (see `Race`) are stopped. The full length is
+    never stopped. A stopped score is estimated by the difference to the full length on the
+    examples seen, where the full length was scored. `patience` is the certainty of a stop in
+    standard errors; None scores all lengths fully, and so does a score that is no mean over
+    examples. `cache_bytes` bounds what is kept of inputs from which nothing was dropped.
     """
+
+    minimum_examples = 32
+    """Seen before any lengths are stopped: a standard error needs a sample; chosen by hand."""
 
     def __init__(
         self,
@@ -177,7 +165,9 @@ class SharedEvaluator:
         chunks: Sequence[Chunk],
         scoring: Scoring,
         cost: Callable[[LengthConfig], float],
-        settings: EvaluatorSettings,
+        *,
+        patience: float | None,
+        cache_bytes: int,
     ) -> None:
         if not chunks:
             raise QualaError("The search needs at least one example, got none.")
@@ -185,18 +175,21 @@ class SharedEvaluator:
         self._model = model
         self._chunks = chunks
         self._scoring = scoring
-        self._cache = PrefixCache(settings.cache_bytes)
-        self._known: dict[LengthConfig, Scored] = {}
-        self._race = self._rule(settings)
+        self._cache = PrefixCache(cache_bytes)
+        self._known: dict[LengthConfig, Evaluation] = {}
+        self._race: Race | None = None
+        if patience is not None and scoring.additive:
+            total = sum(len(chunk.examples) for chunk in chunks)
+            self._race = Race(patience, self.minimum_examples, total)
 
-    def recall(self, scored: Sequence[Scored]) -> None:
-        """Learn earlier scores: they are not computed again, and new genes race against them."""
-        self._known.update((outcome.lengths, outcome) for outcome in scored)
+    def recall(self, known: Sequence[Evaluation]) -> None:
+        """Take over earlier scores: they are not computed again and may stop new lengths."""
+        self._known.update((one.lengths, one) for one in known)
 
-    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Scored]:
-        """Score genes together; the result has their order."""
-        fresh = [gene for gene in dict.fromkeys(configs) if gene not in self._known]
-        runners = [_Runner(gene, self.cost(gene)) for gene in fresh]
+    def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
+        """Score lengths together; the result has their order."""
+        fresh = [lengths for lengths in dict.fromkeys(configs) if lengths not in self._known]
+        runners = [_Runner(lengths, self.cost(lengths)) for lengths in fresh]
         self._model.eval()
         with torch.inference_mode():
             for number, chunk in enumerate(self._chunks):
@@ -207,22 +200,16 @@ class SharedEvaluator:
                 if number + 1 < len(self._chunks):
                     self._stop(alive)
         self._finish(runners)
-        return [self._known[gene] for gene in configs]
-
-    def _rule(self, settings: EvaluatorSettings) -> Race | None:
-        if settings.z is None or not self._scoring.additive:
-            return None
-        total = sum(len(chunk.examples) for chunk in self._chunks)
-        return Race(settings.z, settings.minimum_examples, total)
+        return [self._known[lengths] for lengths in configs]
 
     def _advance(self, number: int, chunk: Chunk, alive: Sequence[_Runner]) -> None:
-        """Run the alive genes over a chunk and append the scores of its examples."""
+        """Run the lengths that are not stopped over a chunk and add the scores of its examples."""
         first = sum(len(earlier.batches) for earlier in self._chunks[:number])
-        genes = [runner.lengths for runner in alive]
+        lengths = [runner.lengths for runner in alive]
         outputs: list[dict[int, Array]] = [{} for _ in alive]
         for offset, batch in enumerate(chunk.batches):
             walk = TrieWalk(self._model, self._cache, first + offset, batch)
-            for members, logits in walk.logits(genes):
+            for members, logits in walk.logits(lengths):
                 rows = _rows(batch, logits)
                 for member in members:
                     outputs[member].update(rows)
@@ -234,7 +221,7 @@ class SharedEvaluator:
                 runner.outputs.update(found)
 
     def _stop(self, alive: Sequence[_Runner]) -> None:
-        """Stop the genes that have lost to one that costs no more."""
+        """Stop the lengths that have lost to others that cost no more."""
         if self._race is None:
             return
         seen = len(alive[0].scores)
@@ -260,15 +247,15 @@ class SharedEvaluator:
 
     def _record(self, runner: _Runner, score: float) -> None:
         examples = tuple(runner.scores.tolist())
-        outcome = Scored(runner.lengths, runner.cost, score, runner.stopped, examples)
-        self._known[runner.lengths] = outcome
+        evaluation = Evaluation(runner.lengths, runner.cost, score, runner.stopped, examples)
+        self._known[runner.lengths] = evaluation
 
     def _estimate(self, runner: _Runner) -> float:
         seen = runner.scores
-        for outcome in self._known.values():
-            if not any(outcome.lengths.drops):
-                loss = np.array(outcome.examples[: len(seen)]).mean() - seen.mean()
-                return max(0.0, float(outcome.score - loss))
+        for known in self._known.values():
+            if not any(known.lengths.drops):
+                loss = np.array(known.examples[: len(seen)]).mean() - seen.mean()
+                return max(0.0, float(known.score - loss))
         return float(seen.mean())
 
 
@@ -320,7 +307,7 @@ class TaskScoring:
 
     @property
     def additive(self) -> bool:
-        """Say whether the metric is a mean over examples."""
+        """Return whether the metric is a mean over examples."""
         return self.data.task.additive
 
     def examples(self, chunk: Chunk, outputs: Outputs) -> Array:

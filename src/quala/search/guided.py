@@ -1,13 +1,13 @@
-"""A small Gaussian process that predicts a gene's score from the shares it keeps.
+"""quala's own strategy: a Gaussian process predicts scores and proposes what improves the front.
 
-The kernel is a mixture of a sum over layers and a product over layers: most of what a drop costs
-adds up layer by layer, the rest is interaction.
+The kernel mixes a sum over layers with a product over layers: most of the loss from dropping
+tokens adds up layer by layer, the rest is interaction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,11 +16,28 @@ from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from quala.lengths import LengthConfig
-from quala.search import space as operators
-from quala.search.space import Space
-from quala.search.strategy import Acceptance, Known, Proposal, distinct, frontier
+from quala.search.space import (
+    Space,
+    average,
+    constant_rates,
+    jitter,
+    mutate,
+    pick,
+    set_suffix,
+    splice,
+    stop_dropping,
+)
+from quala.search.strategy import (
+    Acceptance,
+    EvaluatedLengths,
+    Proposal,
+    SearchSettings,
+    distinct,
+    frontier,
+)
 
 Array = NDArray[np.float64]
 
@@ -28,6 +45,8 @@ _POWERS = (0.5, 1.0)
 _SCALES = (0.15, 0.3, 0.6, 1.2)
 _ADDITIVE = (0.3, 0.9)
 _NOISES = (1e-4, 3e-3, 5e-2)
+"""The grid of hyper-parameters for standardized scores: 48 kernels, from which the likeliest is
+taken. Small enough to try anew in every generation; chosen by hand, not tuned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +62,18 @@ class Kernel:
     noise: float
 
     def __call__(self, a: Array, b: Array) -> Array:
-        """Return the covariances of the genes with shares `a` (A, L) and `b` (B, L)."""
+        """Return the covariances (A, B) of lengths with shares `a` (A, L) and `b` (B, L)."""
         near, far = a[:, None, :] ** self.power, b[None, :, :] ** self.power
         apart = ((near - far) / self.scale) ** 2  # (A, B, L)
         smooth: Array = np.exp(-0.5 * apart).mean(axis=-1)  # (A, B)
-        # the product's scale grows with the layers, or distinct genes would never be neighbors
+        # Without the division distinct lengths of many layers would have no covariance at all.
         joint = np.exp(-0.5 * apart.sum(axis=-1) / a.shape[1])
         return np.asarray(self.additive * smooth + (1 - self.additive) * joint)
 
 
-def _shares(genes: Sequence[LengthConfig]) -> Array:
-    lengths = np.array([gene.lengths for gene in genes], dtype=np.float64)  # (N, L)
-    return np.asarray(lengths / genes[0].sequence_length, dtype=np.float64)
+def _shares(candidates: Sequence[LengthConfig]) -> Array:
+    lengths = np.array([one.lengths for one in candidates], dtype=np.float64)  # (N, L)
+    return np.asarray(lengths / candidates[0].sequence_length, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +87,33 @@ class Surrogate:
     mean: float
     deviation: float
 
-    def predict(self, genes: Sequence[LengthConfig]) -> tuple[Array, Array]:
-        """Return the mean and the standard deviation of the scores of genes."""
-        cross = self.kernel(_shares(genes), self.known)  # (G, N)
-        solved = np.linalg.solve(self.factor, cross.T)  # (N, G)
+    def predict(self, candidates: Sequence[LengthConfig]) -> tuple[Array, Array]:
+        """Return the mean and the standard deviation of the candidates' scores, (C,) each."""
+        cross = self.kernel(_shares(candidates), self.known)  # (C, N)
+        solved = np.linalg.solve(self.factor, cross.T)  # (N, C)
         variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-9)
         mean = self.mean + self.deviation * (cross @ self.weights)
         deviation = self.deviation * np.sqrt(variance)
         return np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
 
 
-def fit(genes: Sequence[LengthConfig], scores: Sequence[float], *, kernel: Kernel) -> Surrogate:
-    """Fit to evaluated genes."""
+def fit(
+    evaluated: Sequence[LengthConfig], scores: Sequence[float], *, kernel: Kernel
+) -> Surrogate:
+    """Fit to evaluated lengths."""
     values = np.array(scores, dtype=np.float64)
     mean, deviation = float(values.mean()), float(values.std()) or 1.0
-    known, targets = _shares(genes), (values - mean) / deviation
+    known, targets = _shares(evaluated), (values - mean) / deviation
     factor, weights = _solve(kernel, known, targets)
     return Surrogate(kernel, known, factor, weights, mean, deviation)
 
 
 @lru_cache(maxsize=4)
-def likeliest(genes: tuple[LengthConfig, ...], scores: tuple[float, ...]) -> Kernel:
+def likeliest(evaluated: tuple[LengthConfig, ...], scores: tuple[float, ...]) -> Kernel:
     """Return the kernel of a small grid under which the scores are likeliest."""
     values = np.array(scores, dtype=np.float64)
     targets = (values - values.mean()) / (values.std() or 1.0)
-    shares = _shares(genes)
+    shares = _shares(evaluated)
     grid = (Kernel(*point) for point in product(_POWERS, _SCALES, _ADDITIVE, _NOISES))
     return max(grid, key=lambda kernel: _likelihood(kernel, shares, targets))
 
@@ -109,41 +130,43 @@ def _likelihood(kernel: Kernel, known: Array, targets: Array) -> float:
     return float(-0.5 * targets @ weights - np.log(np.diag(factor)).sum())
 
 
+# Chosen by hand, not tuned; docs/performance.md, "Evaluations to a front", says how far they get.
 _POOL = 192
-_REFINED = 8
-_ROUNDS = 3
+"""Draws of children for one proposal, two from each: few enough that choosing stays cheap beside
+scoring, some 5 CPU seconds for 200 proposals."""
+_ROUNDS, _REFINED = 3, 8
+"""Rounds in which the best so many children are each varied so many times."""
 _KEEPS = (0.5, 0.15, 0.3, 0.7)
+"""Shares that the single drops of the first generation keep, tried in this order."""
 _OVERHEAD = 0.1
+"""Work of scoring, in full passes, that does not depend on the lengths; it also keeps lengths
+that add almost no work from an infinite worth."""
 _THRIFT = 1.0
-_ERF = np.vectorize(math.erf, otypes=[np.float64])
-
-Unary = Callable[[LengthConfig, Random], LengthConfig]
+"""Power of the work that an improvement is divided by: 1 is gain per work, 0 gain alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guided:
     """Proposes the child with the largest expected hypervolume improvement.
 
-    Children come from the frontier, more from its widest gaps. The frontier is that of the scores
-    that the surrogate believes, and the genes accepted earlier in the generation are part of it,
-    which keeps a generation diverse.
+    Children come from the frontier, more from its widest gaps. The frontier is made of predicted
+    scores, and the lengths accepted earlier in the generation are part of it, which keeps a
+    generation diverse.
     """
 
     space: Space
     accept: Acceptance
-    population: int = 20
-    generation_size: int = 10
+    settings: SearchSettings
 
     def seeds(self) -> tuple[LengthConfig, ...]:
         """Return both ends, single drops from the last layer on, and constant rates."""
-        rates = operators.constant_rates(self.space, max(2, self.population // 4))
+        population = self.settings.population
+        rates = constant_rates(self.space, max(2, population // 4))
         ends = [self.space.full, self.space.lowest]
-        drops = [self._single_drop(layer, keep) for keep in _KEEPS for layer in self._layers()]
-        bounded = [gene for gene in (*rates, *drops) if self.accept(gene, frozenset(ends))]
-        return distinct([*ends, *bounded])[: self.population + 2]
-
-    def _layers(self) -> Sequence[int]:
-        return range(self.space.layers - 1, -1, -1)
+        layers = range(self.space.layers - 1, -1, -1)
+        drops = [self._single_drop(layer, keep) for keep in _KEEPS for layer in layers]
+        bounded = [one for one in (*rates, *drops) if self.accept(one, frozenset(ends))]
+        return distinct([*ends, *bounded])[: population + 2]
 
     def _single_drop(self, layer: int, keep: float) -> LengthConfig:
         whole = self.space.sequence_length
@@ -151,15 +174,15 @@ class Guided:
             [whole if i < layer else keep * whole for i in range(self.space.layers)]
         )
 
-    def parents(self, known: Sequence[Known]) -> list[Known]:
-        """Return everything known: the surrogate learns from the bad genes too."""
+    def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
+        """Return everything known: the surrogate also needs the bad lengths."""
         return list(known)
 
     def propose(
         self,
         rng: Random,
         *,
-        parents: Sequence[Known],
+        parents: Sequence[EvaluatedLengths],
         accepted: Sequence[LengthConfig],
         seen: AbstractSet[LengthConfig],
     ) -> Proposal | None:
@@ -173,61 +196,61 @@ class Guided:
         worth = partial(self._worth, surrogate, front, known)
         for _ in range(_ROUNDS):
             best = _best(pool, worth(pool), _REFINED)
-            near = [operators.jitter(gene, rng, space=self.space) for gene in best * _REFINED]
+            near = [jitter(one, rng, space=self.space) for one in best * _REFINED]
             pool = [*best, *self._admitted(near, seen)]
         return Proposal(_best(pool, worth(pool), 1)[0], "guided")
 
     def _believe(
-        self, parents: Sequence[Known], accepted: Sequence[LengthConfig]
-    ) -> tuple[Surrogate, list[Known]]:
-        """Return the surrogate, and everything known or accepted with the scores it believes.
+        self, parents: Sequence[EvaluatedLengths], accepted: Sequence[LengthConfig]
+    ) -> tuple[Surrogate, list[EvaluatedLengths]]:
+        """Return the surrogate, and everything known or accepted with its predicted scores.
 
-        A score on few examples is partly luck, and a front of lucky scores cannot be improved on.
+        A score on few examples is partly luck, and a front of lucky scores cannot be improved.
         """
-        genes, scores = [known.lengths for known in parents], [known.score for known in parents]
-        kernel = likeliest(tuple(genes), tuple(scores))
-        surrogate = fit(genes, scores, kernel=kernel)
-        believed = [*genes, *accepted]
+        evaluated, scores = [one.lengths for one in parents], [one.score for one in parents]
+        kernel = likeliest(tuple(evaluated), tuple(scores))
+        surrogate = fit(evaluated, scores, kernel=kernel)
+        believed = [*evaluated, *accepted]
         means = surrogate.predict(believed)[0].tolist()
         if accepted:
-            surrogate = fit(believed, [*scores, *means[len(genes) :]], kernel=kernel)
+            surrogate = fit(believed, [*scores, *means[len(evaluated) :]], kernel=kernel)
         stopped = [*(known.stopped for known in parents), *(False for _ in accepted)]
         return surrogate, [
-            Known(gene, self.accept.cost(gene), mean, stop)
-            for gene, mean, stop in zip(believed, means, stopped, strict=True)
+            EvaluatedLengths(lengths, self.accept.cost(lengths), mean, stop)
+            for lengths, mean, stop in zip(believed, means, stopped, strict=True)
         ]
 
     def _children(
         self,
-        front: Sequence[Known],
+        front: Sequence[EvaluatedLengths],
         accepted: Sequence[LengthConfig],
         rng: Random,
         *,
         seen: AbstractSet[LengthConfig],
     ) -> list[LengthConfig]:
         gaps = _gaps(front, self.accept.dearest)
-        genes = [known.lengths for known in front]
+        parents = [known.lengths for known in front]
         stems = [self.space.full, *accepted]
         children = []
         for _ in range(_POOL):
-            first, second = rng.choices(genes, weights=gaps, k=2)
+            first, second = rng.choices(parents, weights=gaps, k=2)
             child = self._child(first, second, rng)
             stem = rng.choice(stems)
-            children += [child, operators.splice(stem, child, rng, space=self.space)]
+            children += [child, splice(stem, child, rng, space=self.space)]
         return self._admitted(children, seen)
 
     def _child(self, first: LengthConfig, second: LengthConfig, rng: Random) -> LengthConfig:
         space = self.space
         binary = (
-            partial(operators.splice, first, second, rng, space=space),
-            partial(operators.pick, first, second, rng, space=space),
-            partial(operators.average, first, second, space=space),
+            partial(splice, first, second, rng, space=space),
+            partial(pick, first, second, rng, space=space),
+            partial(average, first, second, space=space),
         )
         unary = (
-            partial(operators.jitter, first, rng, space=space),
-            partial(operators.set_suffix, first, rng, space=space),
-            partial(operators.stop_dropping, first, rng, space=space),
-            partial(operators.mutate, first, rng, space=space, probability=0.5),
+            partial(jitter, first, rng, space=space),
+            partial(set_suffix, first, rng, space=space),
+            partial(stop_dropping, first, rng, space=space),
+            partial(mutate, first, rng, space=space, probability=0.5),
             partial(space.draw, rng),
         )
         return rng.choice((*binary, *unary))()
@@ -240,64 +263,62 @@ class Guided:
     def _worth(
         self,
         surrogate: Surrogate,
-        front: Sequence[Known],
+        front: Sequence[EvaluatedLengths],
         known: AbstractSet[tuple[int, ...]],
         pool: Sequence[LengthConfig],
     ) -> Array:
-        """Return what a gene is expected to add for the work that scoring it takes."""
-        costs = np.array([self.accept.cost(gene) for gene in pool])
+        """Return the expected improvement of each child per work of scoring it, (C,)."""
+        costs = np.array([self.accept.cost(one) for one in pool])
         gain = expected_improvement(
             front, surrogate.predict(pool), costs=costs, dearest=self.accept.dearest
         )
-        work = np.array([new_work(gene, known) for gene in pool])
+        work = np.array([new_work(one, known) for one in pool])
         return np.asarray(gain / (_OVERHEAD + work) ** _THRIFT, dtype=np.float64)
 
 
-def shared_prefixes(genes: Sequence[LengthConfig], space: Space) -> frozenset[tuple[int, ...]]:
-    """Return the beginnings whose layers are computed anyway: of `genes`, and without a drop."""
-    known = [space.full, *genes]
-    return frozenset(gene.lengths[:end] for gene in known for end in range(1, space.layers + 1))
+def shared_prefixes(
+    candidates: Sequence[LengthConfig], space: Space
+) -> frozenset[tuple[int, ...]]:
+    """Return the beginnings of `candidates` and of the full length: their layers are computed."""
+    known = [space.full, *candidates]
+    return frozenset(one.lengths[:end] for one in known for end in range(1, space.layers + 1))
 
 
-def new_work(gene: LengthConfig, known: AbstractSet[tuple[int, ...]]) -> float:
-    """Return the share of a full pass that scoring a gene adds to what is `known`.
+def new_work(config: LengthConfig, known: AbstractSet[tuple[int, ...]]) -> float:
+    """Return the share of a full pass that scoring lengths adds to the beginnings in `known`.
 
     A third of a layer is attention, on the tokens that reach it, the rest feed-forward, on the
-    tokens that it keeps; an evaluator computes each once for all genes that begin alike.
+    tokens that it keeps; an evaluator computes each once for all lengths that begin alike.
     """
-    work, reaching, shared = 0.0, gene.sequence_length, True
-    for layer, length in enumerate(gene.lengths, start=1):
+    work, reaching, shared = 0.0, config.sequence_length, True
+    for layer, length in enumerate(config.lengths, start=1):
         work += 0.0 if shared else reaching / 3
-        shared = shared and gene.lengths[:layer] in known
+        shared = shared and config.lengths[:layer] in known
         work += 0.0 if shared else 2 * length / 3
         reaching = length
-    return work / (gene.sequence_length * len(gene.lengths))
+    return work / (config.sequence_length * len(config.lengths))
 
 
 def expected_improvement(
-    front: Sequence[Known], belief: tuple[Array, Array], *, costs: Array, dearest: float
+    front: Sequence[EvaluatedLengths], belief: tuple[Array, Array], *, costs: Array, dearest: float
 ) -> Array:
-    """Return the expected growth of the area under the front, per gene.
+    """Return the expected growth of the area under the front, for each candidate, (C,).
 
-    `belief` holds the means and deviations of the genes' scores; `dearest` is the right end of
-    the area. Left of the front's cheapest point the area starts at that point's score.
+    `belief` holds the means and deviations of the candidates' scores; `dearest` is the right end
+    of the area. Left of the front's cheapest point the area starts at that point's score.
     """
     mean, deviation = belief
     starts = np.array([-math.inf, *(known.cost for known in front)])  # (S,)
     ends = np.array([*(known.cost for known in front), max(dearest, front[-1].cost)])
     levels = np.array([front[0].score, *(known.score for known in front)])
     widths = np.clip(ends[None, :] - np.maximum(starts[None, :], costs[:, None]), 0, None)
-    above = (mean[:, None] - levels[None, :]) / deviation[:, None]  # (G, S)
+    above = (mean[:, None] - levels[None, :]) / deviation[:, None]  # (C, S)
     density = np.exp(-0.5 * above**2) / math.sqrt(2 * math.pi)
-    gain = deviation[:, None] * (density + above * _normal_cdf(above))
+    gain = deviation[:, None] * (density + above * ndtr(above))
     return np.asarray((widths * gain).sum(axis=1), dtype=np.float64)
 
 
-def _normal_cdf(values: Array) -> Array:
-    return np.asarray(0.5 * (1 + _ERF(values / math.sqrt(2))), dtype=np.float64)
-
-
-def _gaps(front: Sequence[Known], dearest: float) -> list[float]:
+def _gaps(front: Sequence[EvaluatedLengths], dearest: float) -> list[float]:
     """Return the weight of each front point: the mean share of all points plus its step's area."""
     ends = [*(known.cost for known in front[1:]), dearest]
     rises = [*(known.score for known in front[1:]), front[-1].score]

@@ -9,37 +9,39 @@ from random import Random
 
 from quala.lengths import LengthConfig
 from quala.search.space import Space, average, constant_rates, mutate
-from quala.search.strategy import Acceptance, Known, Proposal, distinct, frontier
+from quala.search.strategy import (
+    Acceptance,
+    EvaluatedLengths,
+    Proposal,
+    SearchSettings,
+    distinct,
+    frontier,
+)
 
 _TRIES = 2000
+"""Children that are refused before mutation or crossover gives up; chosen by hand, not tuned."""
+MUTATION_PROBABILITY = 0.5
+"""Share of the layers that a mutation redraws, as published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
     """Bounded mutation and mean crossover of parents drawn uniformly.
 
-    Parents are the frontier and the genes accepted so far in the generation. An exhausted space
-    ends the generation after a bounded number of tries, where the published loop would spin.
+    Parents are the frontier and the lengths accepted so far in the generation. An exhausted
+    space ends the generation after a bounded number of tries; the published loop would not end.
     """
 
     space: Space
     accept: Acceptance
-    population: int = 20
-    mutations: int = 30
-    crossovers: int = 30
-    probability: float = 0.5
-
-    @property
-    def generation_size(self) -> int:
-        """Return the proposals of one generation after the seeds."""
-        return self.mutations + self.crossovers
+    settings: SearchSettings
 
     def seeds(self) -> tuple[LengthConfig, ...]:
-        """Return both ends and constant-rate genes between them."""
+        """Return both ends and constant-rate lengths between them."""
         ends = [self.space.full, self.space.lowest]
-        return distinct([*ends, *constant_rates(self.space, self.population)])
+        return distinct([*ends, *constant_rates(self.space, self.settings.population)])
 
-    def parents(self, known: Sequence[Known]) -> list[Known]:
+    def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
         """Return the frontier."""
         return frontier(known)
 
@@ -47,25 +49,23 @@ class Published:
         self,
         rng: Random,
         *,
-        parents: Sequence[Known],
+        parents: Sequence[EvaluatedLengths],
         accepted: Sequence[LengthConfig],
         seen: AbstractSet[LengthConfig],
     ) -> Proposal | None:
         """Return a mutation for the first slots of a generation, then a crossover."""
         pool = [*(parent.lengths for parent in parents), *accepted]
-        mutating = len(accepted) < self.mutations
+        mutating = len(accepted) < self.settings.mutations
         for attempt in range(2 * _TRIES):
             crossing = mutating == (attempt >= _TRIES)
             if crossing and len(pool) < 2:
                 continue
-            child = self._cross(pool, rng) if crossing else self._mutate(pool, rng)
+            if crossing:
+                first, second = rng.sample(pool, k=2)
+                child = average(first, second, space=self.space)
+            else:
+                parent = rng.choice(pool)
+                child = mutate(parent, rng, space=self.space, probability=MUTATION_PROBABILITY)
             if self.accept(child, seen):
                 return Proposal(child, "crossover" if crossing else "mutation")
         return None
-
-    def _mutate(self, pool: Sequence[LengthConfig], rng: Random) -> LengthConfig:
-        return mutate(rng.choice(pool), rng, space=self.space, probability=self.probability)
-
-    def _cross(self, pool: Sequence[LengthConfig], rng: Random) -> LengthConfig:
-        first, second = rng.sample(pool, k=2)
-        return average(first, second, space=self.space)

@@ -1,4 +1,4 @@
-"""What a search found: every candidate, the front, and how the front grew."""
+"""The result of a search: all candidates, the front, how the front grew, and the choice."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from quala.metrics.pareto import hypervolume, pareto_front
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """An evaluated gene; `examples` is the number of examples that it was scored on."""
+class SearchCandidate:
+    """Evaluated lengths; `examples` is the number of examples that they were scored on."""
 
     lengths: LengthConfig
     cost: float
@@ -36,27 +36,27 @@ class Candidate:
 class SearchResult:
     """All candidates in their order; `cheapest` and `dearest` are the ends of the cost range.
 
-    `unit` is what costs are counted in, `gmacs` or `ms`.
+    `unit` is that of the costs, `gmacs` or `ms`.
     """
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[SearchCandidate, ...]
     cheapest: float
     dearest: float
     unit: str = "gmacs"
 
     @property
-    def full(self) -> Candidate | None:
-        """Return the gene that drops nothing, where it was scored."""
+    def full(self) -> SearchCandidate | None:
+        """Return the candidate that drops nothing, where it was scored."""
         return next((one for one in self.candidates if not any(one.lengths.drops)), None)
 
     @property
-    def front(self) -> tuple[Candidate, ...]:
+    def front(self) -> tuple[SearchCandidate, ...]:
         """Return the non-dominated feasible candidates, cheapest first."""
         return _front(self.candidates)
 
     @property
     def hypervolume(self) -> float:
-        """Return the best score that a budget buys, averaged over the range of costs."""
+        """Return the best score within a budget, averaged over the range of costs."""
         return self._volume(self.candidates)
 
     @property
@@ -65,7 +65,7 @@ class SearchResult:
         counts = range(1, len(self.candidates) + 1)
         return tuple(self._volume(self.candidates[:count]) for count in counts)
 
-    def _volume(self, candidates: Sequence[Candidate]) -> float:
+    def _volume(self, candidates: Sequence[SearchCandidate]) -> float:
         front = _front(candidates)
         area = hypervolume(
             [point.score for point in front],
@@ -99,7 +99,7 @@ class SearchResult:
         return cls(candidates, cheapest=fields["cheapest"], dearest=fields["dearest"], unit=unit)
 
 
-def _front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+def _front(candidates: Sequence[SearchCandidate]) -> tuple[SearchCandidate, ...]:
     able = [point for point in candidates if point.feasible and not point.stopped_early]
     if not able:
         return ()
@@ -107,21 +107,21 @@ def _front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(able[int(index)] for index in order)
 
 
-def _candidate(entry: dict[str, Any]) -> Candidate:
+def _candidate(entry: dict[str, Any]) -> SearchCandidate:
     lengths = LengthConfig(tuple(entry["lengths"]["lengths"]), entry["lengths"]["sequence_length"])
-    return Candidate(**{**entry, "lengths": lengths})
+    return SearchCandidate(**{**entry, "lengths": lengths})
 
 
-def choose(found: SearchResult, *, max_loss: float, certainty: float) -> Candidate:
-    """Return the cheapest point of the front that loses no more than `max_loss`, surely.
+def choose(found: SearchResult, *, max_loss: float, certainty: float) -> SearchCandidate:
+    """Return the cheapest point of the front that loses no more than `max_loss`, with certainty.
 
-    The loss is against the full length, on the search slice. A point counts when its loss plus z
-    standard errors stays within the bound, z the normal quantile of `certainty` (0.5: the loss as
-    seen): the cheapest of many noisy scores is mostly a lucky one. A point without an error is
-    taken at its word. Where no point is that sure it is the full length, or the best score where
-    that one was not scored or may not be used. The rule is that of one standard error (Breiman et
-    al. 1984, Classification and Regression Trees, 3.4.3), with the errors of differences on the
-    same examples. Raises QualaError for an empty front.
+    The loss is against the full length, on the search slice. The loss plus z standard errors
+    must stay within the bound, where z is the normal quantile of `certainty` (0.5: the loss as
+    seen), because the cheapest of many noisy scores is mostly a lucky one. Without a standard
+    error, the score is used as it is. Where no point qualifies, the result is the full length,
+    or the best score where the full length was not scored or is not feasible. This is the rule
+    of one standard error (Breiman et al. 1984, Classification and Regression Trees, 3.4.3), with
+    the errors of differences on the same examples. Raises QualaError for an empty front.
     """
     front = found.front
     if not front:

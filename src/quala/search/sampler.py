@@ -1,4 +1,4 @@
-"""How a trial of the study tells what the search needs to know about it."""
+"""Optuna's sampler for a search: a strategy's proposals in slots, and what trials record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.process import Process
 from quala.search.space import Space
-from quala.search.strategy import Known, Origin, Proposal, Strategy
+from quala.search.strategy import EvaluatedLengths, Proposal, SearchSettings, Strategy
 
 SLOT = "slot"
 ORIGIN = "origin"
@@ -31,32 +31,34 @@ RETRY_OF = "retry_of"
 
 TAKEN = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
 _SECONDS_WITHOUT_WORKER = 5.0
+"""A trial has its worker a moment after it starts; without one for so long it is abandoned."""
 _SECONDS_ELSEWHERE = 3600.0
+"""Longer than one batch takes; on another host only the age of a trial is known."""
 
 
 def lengths_of(trial: FrozenTrial, space: Space) -> LengthConfig | None:
-    """Return a trial's gene, None while it is not complete."""
+    """Return a trial's lengths, None while it does not have all of them."""
     fixed = trial.system_attrs.get("fixed_params", {})
     return space.from_params({**fixed, **trial.params})
 
 
-def known_of(trial: FrozenTrial, space: Space) -> Known | None:
-    """Return what a finished trial found out, None for any other."""
+def known_of(trial: FrozenTrial, space: Space) -> EvaluatedLengths | None:
+    """Return the evaluated lengths of a finished trial, None for any other trial."""
     lengths = lengths_of(trial, space)
     if trial.state != TrialState.COMPLETE or lengths is None:
         return None
     score, cost = trial.values
-    return Known(lengths, cost=cost, score=score, stopped=trial.user_attrs[STOPPED])
+    return EvaluatedLengths(lengths, cost=cost, score=score, stopped=trial.user_attrs[STOPPED])
 
 
 def free_slot(trials: Iterable[FrozenTrial]) -> int:
-    """Return the first place of the search that no trial holds; failed trials give theirs up."""
+    """Return the first slot of the search that no trial holds; a failed trial holds none."""
     held = {trial.user_attrs.get(SLOT) for trial in trials if trial.state in TAKEN}
     return next(slot for slot in range(len(held) + 1) if slot not in held)
 
 
 def abandoned(trial: FrozenTrial) -> bool:
-    """Say whether a running trial's worker is dead; of another host only the age can tell."""
+    """Return whether a running trial's worker is dead; on another host the age decides."""
     record = trial.user_attrs.get(WORKER)
     if record is None:
         return _age(trial) > _SECONDS_WITHOUT_WORKER
@@ -75,46 +77,47 @@ def _age(trial: FrozenTrial) -> float:
 def original_of(
     trial: FrozenTrial, trials: Sequence[FrozenTrial], space: Space
 ) -> tuple[int | None, bool]:
-    """Return the earlier trial with the same gene or slot, and whether one may still become it.
+    """Return the earlier trial with the same lengths or slot, and whether one is undecided.
 
-    Two workers may find the same slot free; the one that asked first holds it.
+    An undecided trial has no lengths yet and may still get these. Two workers may find the same
+    slot free; the one that asked first holds it.
     """
     lengths, slot, undecided = lengths_of(trial, space), trial.user_attrs.get(SLOT), False
     for other in trials:
         if other.number >= trial.number or other.state not in TAKEN:
             continue
-        gene = lengths_of(other, space)
+        others = lengths_of(other, space)
         given_up = other.state == TrialState.RUNNING and (
             other.number == trial.user_attrs.get(RETRY_OF) or abandoned(other)
         )
-        same = gene == lengths or (slot is not None and other.user_attrs.get(SLOT) == slot)
+        same = others == lengths or (slot is not None and other.user_attrs.get(SLOT) == slot)
         if same and not given_up:
             return other.number, False
-        undecided |= gene is None and not given_up
+        undecided |= others is None and not given_up
     return None, undecided
 
 
 class EvolutionarySampler(BaseGASampler):
-    """Samples `length_1` to `length_L`, non-increasing and never the same gene twice.
+    """Samples `length_1` to `length_L`, non-increasing and never the same lengths twice.
 
     A trial takes the first free slot of the search. The slot decides the generation and, with
     the seed, the randomness, so that a resumed study goes on exactly as it would have. When the
-    strategy finds no new gene, the trial is marked `exhausted` and carries the full length.
+    strategy finds no new lengths, the trial is marked `exhausted` and carries the full length.
     """
 
-    def __init__(self, space: Space, strategy: Strategy, *, seed: int) -> None:
-        super().__init__(population_size=strategy.generation_size)
+    def __init__(self, space: Space, strategy: Strategy, settings: SearchSettings) -> None:
+        super().__init__(population_size=settings.generation_size)
         self._space = space
         self._strategy = strategy
         self._seeds = strategy.seeds()
-        self._seed = seed
+        self._settings = settings
         self._worker = list(astuple(Process.this()))
 
     def generation(self, slot: int) -> int:
         """Return the generation of a slot; the seeds are generation 0."""
         if slot < len(self._seeds):
             return 0
-        return 1 + (slot - len(self._seeds)) // self._strategy.generation_size
+        return 1 + (slot - len(self._seeds)) // self._settings.generation_size
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Give the trial its worker and its slot; a trial taken up again keeps the slot."""
@@ -156,7 +159,7 @@ class EvolutionarySampler(BaseGASampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Refuse parameters that are no lengths of this space."""
+        """Raise QualaError: a trial has no parameters but the lengths of the space."""
         raise QualaError(f"The search samples lengths of its space only, got `{param_name}`.")
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
@@ -168,22 +171,21 @@ class EvolutionarySampler(BaseGASampler):
     def _propose(self, study: Study, trial: FrozenTrial) -> Proposal | None:
         slot, generation = trial.user_attrs[SLOT], self.get_trial_generation(study, trial)
         if generation == 0:
-            origin: Origin = "seed"
-            return Proposal(self._seeds[slot], origin)
+            return Proposal(self._seeds[slot], "seed")
         parents = self._known(self.get_parent_population(study, generation))
         trials = study.get_trials(deepcopy=False)
-        genes = (lengths_of(other, self._space) for other in trials)
+        asked = (lengths_of(other, self._space) for other in trials)
         return self._strategy.propose(
-            Random(f"{self._seed}:{slot}"),
+            Random(f"{self._settings.seed}:{slot}"),
             parents=parents,
             accepted=self._accepted(trials, slot, generation),
-            seen=frozenset(gene for gene in genes if gene is not None),
+            seen=frozenset(one for one in asked if one is not None),
         )
 
     def _accepted(
         self, trials: Sequence[FrozenTrial], slot: int, generation: int
     ) -> list[LengthConfig]:
-        """Return the genes of this generation's earlier slots, in their order."""
+        """Return the lengths of this generation's earlier slots, in their order."""
         earlier = {
             other.user_attrs[SLOT]: lengths_of(other, self._space)
             for other in trials
@@ -191,10 +193,10 @@ class EvolutionarySampler(BaseGASampler):
             and self._generation_of(other) == generation
             and other.user_attrs[SLOT] < slot
         }
-        genes = (earlier[key] for key in sorted(earlier))
-        return [gene for gene in genes if gene is not None]
+        ordered = (earlier[key] for key in sorted(earlier))
+        return [lengths for lengths in ordered if lengths is not None]
 
-    def _known(self, trials: Sequence[FrozenTrial]) -> list[Known]:
+    def _known(self, trials: Sequence[FrozenTrial]) -> list[EvaluatedLengths]:
         ordered = sorted(trials, key=lambda trial: (trial.user_attrs[SLOT], trial.number))
         known = (known_of(trial, self._space) for trial in ordered)
         return [point for point in known if point is not None]

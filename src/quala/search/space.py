@@ -46,12 +46,12 @@ class Space:
 
     @property
     def full(self) -> LengthConfig:
-        """Return the gene that drops nothing (the published upper gene)."""
+        """Return the lengths that drop nothing (the published upper gene)."""
         return LengthConfig.full(layers=self.layers, sequence_length=self.sequence_length)
 
     @property
     def lowest(self) -> LengthConfig:
-        """Return the cheapest gene to consider (the published lower gene)."""
+        """Return the cheapest lengths to consider (the published lower gene)."""
         if self.lower is None:
             return self.repair([self.smallest] * self.layers)
         return self.repair(self.lower.lengths)
@@ -94,41 +94,42 @@ class Space:
 
 
 _BISECTIONS = 60
+"""More than a float64 between 0 and 1 has bits."""
 
 
 def constant_rates(space: Space, size: int) -> list[LengthConfig]:
-    """Return `size` constant-rate genes, evenly spaced in mean relative length.
+    """Return `size` lengths with one drop rate each, evenly spaced in mean relative length.
 
-    They lie strictly between the space's cheapest gene and the full length.
+    They lie strictly between the space's cheapest lengths and the full length.
     """
     lowest = _mean_share(space.lowest)
     targets = (lowest + (1 - lowest) * (i + 1) / (size + 1) for i in range(size))
     return [_constant_rate(space, target) for target in targets]
 
 
-def _mean_share(gene: LengthConfig) -> float:
-    return sum(gene.lengths) / (len(gene.lengths) * gene.sequence_length)
+def _mean_share(config: LengthConfig) -> float:
+    return sum(config.lengths) / (len(config.lengths) * config.sequence_length)
 
 
 def _constant_rate(space: Space, target: float) -> LengthConfig:
     low, high = 0.0, 1.0
-    gene = space.full
+    found = space.full
     for _ in range(_BISECTIONS):
         rate = (low + high) / 2
         drop = constant_drop(rate, layers=space.layers, sequence_length=space.sequence_length)
-        gene = space.repair(drop.lengths)
-        low, high = (rate, high) if _mean_share(gene) > target else (low, rate)
-    return gene
+        found = space.repair(drop.lengths)
+        low, high = (rate, high) if _mean_share(found) > target else (low, rate)
+    return found
 
 
-def mutate(gene: LengthConfig, rng: Random, *, space: Space, probability: float) -> LengthConfig:
+def mutate(parent: LengthConfig, rng: Random, *, space: Space, probability: float) -> LengthConfig:
     """Redraw each layer with `probability`, between its neighbors' lengths.
 
     A redrawn length is uniform on [the parent's next length, the child's previous length].
     """
-    following = (*gene.lengths[1:], space.smallest)
+    following = (*parent.lengths[1:], space.smallest)
     lengths, previous = [], space.sequence_length
-    for length, lowest in zip(gene.lengths, following):
+    for length, lowest in zip(parent.lengths, following):
         if rng.random() < probability:
             length = rng.randint(min(lowest, previous), previous)
         previous = min(length, previous)
@@ -137,7 +138,7 @@ def mutate(gene: LengthConfig, rng: Random, *, space: Space, probability: float)
 
 
 def average(first: LengthConfig, second: LengthConfig, *, space: Space) -> LengthConfig:
-    """Cross two genes over by their element-wise mean, halves rounded up."""
+    """Return the element-wise mean of two parents, halves rounded up."""
     pairs = zip(first.lengths, second.lengths)
     return space.repair([(a + b + 1) // 2 for a, b in pairs])
 
@@ -145,7 +146,7 @@ def average(first: LengthConfig, second: LengthConfig, *, space: Space) -> Lengt
 def splice(
     first: LengthConfig, second: LengthConfig, rng: Random, *, space: Space
 ) -> LengthConfig:
-    """Join the first layers of one gene to the last layers of another."""
+    """Join the first layers of one parent to the last layers of another."""
     cut = rng.randint(0, space.layers)
     return space.repair((*first.lengths[:cut], *second.lengths[cut:]))
 
@@ -156,10 +157,10 @@ def pick(first: LengthConfig, second: LengthConfig, rng: Random, *, space: Space
     return space.repair([choose(pair) for pair in zip(first.lengths, second.lengths)])
 
 
-def jitter(gene: LengthConfig, rng: Random, *, space: Space) -> LengthConfig:
+def jitter(parent: LengthConfig, rng: Random, *, space: Space) -> LengthConfig:
     """Move one to three layers a little; the width of the move is log-uniform."""
     widest = max(space.step, space.sequence_length // 4)
-    lengths = [float(length) for length in gene.lengths]
+    lengths = [float(length) for length in parent.lengths]
     for layer in rng.sample(range(space.layers), k=min(space.layers, rng.randint(1, 3))):
         width = space.step * (widest / space.step) ** rng.random()
         lengths[layer] += rng.choice((-1, 1)) * max(width, space.step)
@@ -167,7 +168,7 @@ def jitter(gene: LengthConfig, rng: Random, *, space: Space) -> LengthConfig:
 
 
 def _carried(lengths: list[float], rng: Random) -> list[float]:
-    """Let a layer that grew past its predecessor raise it, half of the time."""
+    """Raise, half of the time, the layers before one that grew past them."""
     if rng.random() < 0.5:
         return lengths
     raised, highest = [], 0.0
@@ -177,21 +178,21 @@ def _carried(lengths: list[float], rng: Random) -> list[float]:
     return raised[::-1]
 
 
-def stop_dropping(gene: LengthConfig, rng: Random, *, space: Space) -> LengthConfig:
-    """Let one layer, or all layers up to it, keep what reaches it."""
+def stop_dropping(parent: LengthConfig, rng: Random, *, space: Space) -> LengthConfig:
+    """Make one layer, or all layers up to it, drop nothing."""
     layer = rng.randrange(space.layers)
-    before = (space.sequence_length, *gene.lengths)
+    before = (space.sequence_length, *parent.lengths)
     if rng.random() < 0.5:
         kept = (space.sequence_length,) * (layer + 1)
     else:
-        kept = (*gene.lengths[:layer], before[layer])
-    return space.repair((*kept, *gene.lengths[layer + 1 :]))
+        kept = (*parent.lengths[:layer], before[layer])
+    return space.repair((*kept, *parent.lengths[layer + 1 :]))
 
 
-def set_suffix(gene: LengthConfig, rng: Random, *, space: Space) -> LengthConfig:
+def set_suffix(parent: LengthConfig, rng: Random, *, space: Space) -> LengthConfig:
     """Scale, or set to one length, all layers from one layer on."""
     layer = rng.randrange(space.layers)
-    head, tail = gene.lengths[:layer], gene.lengths[layer:]
+    head, tail = parent.lengths[:layer], parent.lengths[layer:]
     top = head[-1] if head else space.sequence_length
     if rng.random() < 0.5:
         length = rng.uniform(space.smallest, top)

@@ -1,22 +1,76 @@
-"""What a search strategy is: seeds, the choice of parents, and one proposal at a time."""
+"""What a search strategy is, the settings that it is made from, and the registry of strategies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
-from typing import Literal, Protocol
+from typing import Any, Protocol
 
+from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.plugins import STRATEGIES
+from quala.search.space import Space
 
 Cost = Callable[[LengthConfig], float]
-Origin = Literal["seed", "mutation", "crossover", "guided", "bayesian"]
+
+
+@dataclass(kw_only=True)
+class SearchSettings:
+    """How long to search, by which strategy, and within which limits.
+
+    Raises QualaError for an unknown strategy and for sizes that make no search.
+    """
+
+    seed: int
+    strategy: str
+    """`quala`, `published` (arXiv 2010.07003), `bayesian` (as in arXiv 2111.09645), the name of
+    an installed strategy, or the dotted path of a class."""
+    max_evaluations: int
+    """The search ends here even if its generations are not over."""
+    generations: int
+    population: int
+    """Lengths that the search starts from; for `bayesian` those scored before it has a model."""
+    mutations: int
+    """With `crossovers` the size of a generation, all of whose lengths are chosen before any of
+    them is scored; only `published` tells the two apart."""
+    crossovers: int
+    max_cost: float | None = None
+    """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
+    min_score: float | None = None
+    """Lengths that score less are not part of the front."""
+    workers: int = field(default=1, metadata={"identity": False})
+
+    def __post_init__(self) -> None:
+        STRATEGIES.check(self.strategy)
+        if self.generations < 0 or self.population < 0 or self.workers < 1:
+            raise QualaError(
+                "`generations` and `population` must not be negative and `workers` at least 1, "
+                f"got {self.generations}, {self.population}, {self.workers}."
+            )
+        if min(self.mutations, self.crossovers) < 0 or self.generation_size < 1:
+            raise QualaError(
+                "`mutations` and `crossovers` must add up to at least 1, "
+                f"got {self.mutations} and {self.crossovers}."
+            )
+        if self.max_evaluations < 1:
+            raise QualaError(f"`max_evaluations` must be positive, got {self.max_evaluations}.")
+
+    @property
+    def generation_size(self) -> int:
+        """Return the proposals of one generation after the first."""
+        return self.mutations + self.crossovers
+
+    def evaluations(self, strategy: Strategy) -> int:
+        """Return how many lengths the whole search evaluates."""
+        planned = len(strategy.seeds()) + self.generations * self.generation_size
+        return min(planned, self.max_evaluations)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """An evaluated gene; the score of a `stopped` one is an estimate."""
+class EvaluatedLengths:
+    """Lengths with their cost and score; the score of `stopped` ones is an estimate."""
 
     lengths: LengthConfig
     cost: float
@@ -26,65 +80,76 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A gene to evaluate next, and the operator it comes from."""
+    """Lengths to evaluate next, and a word for how they were made, recorded with them."""
 
     lengths: LengthConfig
-    origin: Origin
-
-
-class Strategy(Protocol):
-    """How a search chooses what to evaluate. Implementations keep no state between calls."""
-
-    @property
-    def generation_size(self) -> int:
-        """Return the proposals of one generation after the seeds."""
-        ...
-
-    def seeds(self) -> tuple[LengthConfig, ...]:
-        """Return the distinct genes of generation 0; the full length is the first."""
-        ...
-
-    def parents(self, known: Sequence[Known]) -> list[Known]:
-        """Return what a new generation is made from."""
-        ...
-
-    def propose(
-        self,
-        rng: Random,
-        *,
-        parents: Sequence[Known],
-        accepted: Sequence[LengthConfig],
-        seen: AbstractSet[LengthConfig],
-    ) -> Proposal | None:
-        """Return a gene that is not in `seen`, or None when no new one was found.
-
-        `accepted` are this generation's proposals so far, in order.
-        """
-        ...
-
-
-def frontier(known: Sequence[Known]) -> list[Known]:
-    """Return the non-dominated fully evaluated genes, cheapest first."""
-    front: list[Known] = []
-    for point in sorted(known, key=lambda k: (k.cost, -k.score, k.lengths.lengths)):
-        if not point.stopped and (not front or point.score > front[-1].score):
-            front.append(point)
-    return front
+    origin: str
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """The test that a child must pass: a cost within bounds, and lengths not seen before."""
+    """The test that a proposal must pass: a cost within bounds, and lengths not seen before."""
 
     cost: Cost
     cheapest: float
     dearest: float
 
     def __call__(self, child: LengthConfig, seen: AbstractSet[LengthConfig]) -> bool:
-        """Say whether the child may be evaluated."""
+        """Return whether the child may be evaluated."""
         return child not in seen and self.cheapest <= self.cost(child) <= self.dearest
 
 
-def distinct(genes: Sequence[LengthConfig]) -> tuple[LengthConfig, ...]:
-    """Return the genes without repetitions, in order."""
-    return tuple(dict.fromkeys(genes))
+class Strategy(Protocol):
+    """How a search chooses what to evaluate. Implementations keep no state between calls."""
+
+    def __init__(self, space: Space, accept: Acceptance, settings: SearchSettings) -> None:
+        """Take the space, the test that proposals must pass, and the settings."""
+        ...
+
+    def seeds(self) -> tuple[LengthConfig, ...]:
+        """Return the distinct lengths of generation 0; the full length is the first."""
+        ...
+
+    def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
+        """Return those of `known` that a new generation is made from."""
+        ...
+
+    def propose(
+        self,
+        rng: Random,
+        *,
+        parents: Sequence[EvaluatedLengths],
+        accepted: Sequence[LengthConfig],
+        seen: AbstractSet[LengthConfig],
+    ) -> Proposal | None:
+        """Return lengths that are not in `seen`, or None when no new ones were found.
+
+        `accepted` are this generation's proposals so far, in order. All randomness comes from
+        `rng`, so that a search that was killed goes on as it would have.
+        """
+        ...
+
+
+def build_strategy(settings: SearchSettings, space: Space, cost: Cost) -> Strategy:
+    """Return the strategy that the settings name. Raises QualaError as `STRATEGIES.find`."""
+    dearest = cost(space.full)
+    if settings.max_cost is not None:
+        dearest = min(dearest, settings.max_cost)
+    accept = Acceptance(cost, cheapest=cost(space.lowest), dearest=dearest)
+    kind: Any = STRATEGIES.find(settings.strategy)
+    made: Strategy = kind(space, accept, settings)
+    return made
+
+
+def frontier(known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
+    """Return the non-dominated fully evaluated lengths, cheapest first."""
+    front: list[EvaluatedLengths] = []
+    for point in sorted(known, key=lambda k: (k.cost, -k.score, k.lengths.lengths)):
+        if not point.stopped and (not front or point.score > front[-1].score):
+            front.append(point)
+    return front
+
+
+def distinct(candidates: Sequence[LengthConfig]) -> tuple[LengthConfig, ...]:
+    """Return the candidates without repetitions, in order."""
+    return tuple(dict.fromkeys(candidates))

@@ -1,15 +1,15 @@
-"""The study on disk: an append-only journal that survives a kill at any moment."""
+"""A search on disk: an append-only journal that survives a kill at any moment."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, fields
 from multiprocessing import get_context
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -17,14 +17,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.process import Process
-from quala.search.bayesian import Bayesian
-from quala.search.evaluate import Evaluator, EvaluatorFactory, OnCandidate, Scored
-from quala.search.guided import Guided
-from quala.search.published import Published
-from quala.search.result import Candidate, SearchResult
+from quala.search.evaluate import Evaluation, Evaluator, EvaluatorFactory, OnCandidate
+from quala.search.published import MUTATION_PROBABILITY
+from quala.search.result import SearchCandidate, SearchResult
 from quala.search.sampler import (
     DUPLICATE_OF,
     EXAMPLES,
@@ -41,7 +39,7 @@ from quala.search.sampler import (
     original_of,
 )
 from quala.search.space import Space
-from quala.search.strategy import Acceptance, Cost, Strategy
+from quala.search.strategy import SearchSettings, build_strategy
 
 STUDY = "search"
 IDENTITY = "identity"
@@ -77,7 +75,7 @@ def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any
 
 
 def _mend(path: Path) -> None:
-    """Cut off a last line that its writer was killed in: Optuna could not read past it."""
+    """Cut off a last line without an end, left by a kill: Optuna could not read past it."""
     if not path.exists():
         return
     lock = JournalFileSymlinkLock(str(path))
@@ -91,91 +89,30 @@ def _mend(path: Path) -> None:
         lock.release()
 
 
-StrategyName = Literal["quala", "published", "bayesian"]
+def identity_of(space: Space, settings: SearchSettings) -> dict[str, Any]:
+    """Return what makes two searches the same, in the form that the study keeps.
 
-
-@dataclass(frozen=True, slots=True)
-class SearchSettings:
-    """How long to search and by which strategy.
-
-    A generation has `mutations + crossovers` genes; only `published` tells the two apart. The
-    first `population` genes of `bayesian` after both ends are random. The search ends after
-    `generations`, or after `max_evaluations` if that comes first. Points above `max_cost` are not
-    evaluated, points below `min_score` are on no front. Raises QualaError for sizes that make no
-    search.
+    Two keys are kept for studies of earlier versions: `workers`, always 0, since any number may
+    go on with a search, and `mutation_probability`, which was an option.
     """
-
-    strategy: StrategyName = "quala"
-    generations: int = 16
-    population: int = 20
-    mutations: int = 6
-    crossovers: int = 4
-    mutation_probability: float = 0.5
-    max_evaluations: int | None = None
-    max_cost: float | None = None
-    min_score: float | None = None
-    seed: int = 1
-    workers: int = 1
-
-    def __post_init__(self) -> None:
-        if self.strategy not in get_args(StrategyName):
-            raise unknown("search strategy", self.strategy, get_args(StrategyName))
-        if self.generations < 0 or self.population < 0 or self.workers < 1:
-            raise QualaError(
-                "`generations` and `population` must not be negative and `workers` at least 1, "
-                f"got {self.generations}, {self.population}, {self.workers}."
-            )
-        if min(self.mutations, self.crossovers) < 0 or self.mutations + self.crossovers < 1:
-            raise QualaError(
-                "`mutations` and `crossovers` must add up to at least 1, "
-                f"got {self.mutations} and {self.crossovers}."
-            )
-        if self.max_evaluations is not None and self.max_evaluations < 1:
-            raise QualaError(f"`max_evaluations` must be positive, got {self.max_evaluations}.")
-
-    def evaluations(self, strategy: Strategy) -> int:
-        """Return how many genes the whole search evaluates."""
-        planned = len(strategy.seeds()) + self.generations * strategy.generation_size
-        return planned if self.max_evaluations is None else min(planned, self.max_evaluations)
-
-
-def build_strategy(settings: SearchSettings, space: Space, cost: Cost) -> Strategy:
-    """Return the strategy that the settings name."""
-    dearest = cost(space.full)
-    if settings.max_cost is not None:
-        dearest = min(dearest, settings.max_cost)
-    accept = Acceptance(cost, cheapest=cost(space.lowest), dearest=dearest)
-    size = settings.mutations + settings.crossovers
-    if settings.strategy == "quala":
-        return Guided(space, accept, population=settings.population, generation_size=size)
-    if settings.strategy == "bayesian":
-        return Bayesian(
-            space,
-            accept,
-            startup=settings.population,
-            generation_size=size,
-            min_score=settings.min_score,
-        )
-    return Published(
-        space,
-        accept,
-        population=settings.population,
-        mutations=settings.mutations,
-        crossovers=settings.crossovers,
-        probability=settings.mutation_probability,
-    )
+    chosen = {field.name: getattr(settings, field.name) for field in fields(SearchSettings)}
+    constant = {"workers": 0, "mutation_probability": MUTATION_PROBABILITY}
+    identity = {"space": asdict(space), "settings": {**chosen, **constant}}
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain
 
 
 _POLL_SECONDS = 0.05
+"""Between two looks at the journal for the work of others; chosen by hand."""
 
 Asked = tuple[optuna.Trial, LengthConfig]
 
 
 @dataclass
-class Session:
-    """Works on a study until `target` genes are scored.
+class StudyWorker:
+    """Works on a study until `target` lengths are scored.
 
-    Leaving the `with` block by an exception gives the trials under way back to the study.
+    Leaving the `with` block by an exception gives unfinished trials back to the study.
     """
 
     study: optuna.Study
@@ -200,28 +137,28 @@ class Session:
             self._give_back(lambda trial: trial.user_attrs.get(WORKER) == mine)
 
     def run(self, evaluator: Evaluator, on_candidate: OnCandidate | None) -> None:
-        """Score batch after batch until the search is at its end."""
+        """Score batch after batch until the search ends."""
         while batch := self._ask():
             self._recall(evaluator)
-            scored = evaluator.evaluate([gene for _, gene in batch])
-            for (trial, _), outcome in zip(batch, scored, strict=True):
-                candidate = self._tell(trial, outcome)
+            found = evaluator.evaluate([lengths for _, lengths in batch])
+            for (trial, _), evaluation in zip(batch, found, strict=True):
+                candidate = self._tell(trial, evaluation)
                 if on_candidate:
                     on_candidate(candidate)
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[SearchCandidate]:
         """Return what was scored, in the order of the slots."""
         done = self._trials(TrialState.COMPLETE)
         done.sort(key=lambda trial: (trial.user_attrs[SLOT], trial.number))
-        scored = map(self._scored, done)
-        full = next((one for one in scored if not any(one.lengths.drops)), None)
+        evaluations = map(self._evaluation, done)
+        full = next((one for one in evaluations if not any(one.lengths.drops)), None)
         return [self._candidate(trial, full) for trial in done]
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
     def _ask(self) -> list[Asked]:
-        """Return the next genes to score, none at the end; wait while others may leave some."""
+        """Return the next lengths to score, none at the end; wait while others work."""
         while True:
             self._give_back(abandoned)
             batch = self._ask_batch()
@@ -230,7 +167,7 @@ class Session:
             time.sleep(_POLL_SECONDS)
 
     def _ask_batch(self) -> list[Asked]:
-        share = -(-(self.sampler.population_size or 1) // self.settings.workers)
+        share = -(-(self.settings.generation_size) // self.settings.workers)
         batch: list[Asked] = []
         while (len(batch) < share or self.settings.workers == 1) and self._ready():
             trial = self.study.ask(self.space.distributions())
@@ -239,25 +176,25 @@ class Session:
                 self.study.tell(trial, state=TrialState.FAIL)
                 self._exhausted_at = len(self._trials(TrialState.COMPLETE))
                 break
-            gene = self._original_or_gene(trial)
-            if gene is not None:
-                batch.append((trial, gene))
+            lengths = self._new_lengths(trial)
+            if lengths is not None:
+                batch.append((trial, lengths))
             if batch and self.sampler.generation(slot + 1) != self.sampler.generation(slot):
                 break
         return batch
 
     def _ready(self) -> bool:
-        """Say whether there is a gene to ask for, and something to breed it from."""
+        """Return whether there are lengths to ask for, and parents to make them from."""
         trials = self._trials()
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         slot = free_slot(trials)
         complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
-        breedable = complete > 0 or self.sampler.generation(slot) == 0
-        return slot < self.target and breedable and complete != self._exhausted_at
+        has_parents = complete > 0 or self.sampler.generation(slot) == 0
+        return slot < self.target and has_parents and complete != self._exhausted_at
 
-    def _original_or_gene(self, trial: optuna.Trial) -> LengthConfig | None:
-        """Return the gene to score; None when an earlier trial already has it."""
+    def _new_lengths(self, trial: optuna.Trial) -> LengthConfig | None:
+        """Return the lengths to score; None when an earlier trial already has them."""
         while True:
             trials = self._trials()
             original, undecided = original_of(trials[trial.number], trials, self.space)
@@ -271,62 +208,62 @@ class Session:
         return None
 
     def _recall(self, evaluator: Evaluator) -> None:
-        """Tell the evaluator what others, or this search before a restart, have scored."""
+        """Give the evaluator what others, or this search before a restart, have scored."""
         news = [t for t in self._trials(TrialState.COMPLETE) if t.number not in self._recalled]
-        evaluator.recall([self._scored(trial) for trial in news])
+        evaluator.recall([self._evaluation(trial) for trial in news])
         self._recalled.update(trial.number for trial in news)
 
-    def _tell(self, trial: optuna.Trial, scored: Scored) -> Candidate:
-        trial.set_user_attr(EXAMPLES, list(scored.examples))
-        trial.set_user_attr(STOPPED, scored.stopped)
-        # a constraint keeps early-stopped genes out of `study.best_trials` too
-        trial.set_constraint(STOPPED, float(scored.stopped))
+    def _tell(self, trial: optuna.Trial, found: Evaluation) -> SearchCandidate:
+        trial.set_user_attr(EXAMPLES, list(found.examples))
+        trial.set_user_attr(STOPPED, found.stopped)
+        # A constraint keeps lengths that were stopped early out of `study.best_trials` too.
+        trial.set_constraint(STOPPED, float(found.stopped))
         if self.settings.max_cost is not None:
-            trial.set_constraint("max_cost", scored.cost - self.settings.max_cost)
+            trial.set_constraint("max_cost", found.cost - self.settings.max_cost)
         if self.settings.min_score is not None:
-            trial.set_constraint("min_score", self.settings.min_score - scored.score)
-        told = self.study.tell(trial, [scored.score, scored.cost])
+            trial.set_constraint("min_score", self.settings.min_score - found.score)
+        told = self.study.tell(trial, [found.score, found.cost])
         self._recalled.add(told.number)
         return self._candidate(told)
 
-    def _gene(self, trial: FrozenTrial) -> LengthConfig:
-        lengths = (int(trial.params[name]) for name in self.space.distributions())
-        return LengthConfig(tuple(lengths), self.space.sequence_length)
-
-    def _scored(self, trial: FrozenTrial) -> Scored:
+    def _evaluation(self, trial: FrozenTrial) -> Evaluation:
+        lengths = LengthConfig(
+            tuple(int(trial.params[name]) for name in self.space.distributions()),
+            self.space.sequence_length,
+        )
         score, cost = trial.values
         attributes = trial.user_attrs
         examples = tuple(attributes[EXAMPLES])
-        return Scored(self._gene(trial), cost, score, attributes[STOPPED], examples)
+        return Evaluation(lengths, cost, score, attributes[STOPPED], examples)
 
-    def _candidate(self, trial: FrozenTrial, full: Scored | None = None) -> Candidate:
-        scored = self._scored(trial)
+    def _candidate(self, trial: FrozenTrial, full: Evaluation | None = None) -> SearchCandidate:
+        found = self._evaluation(trial)
         limits = {key: value for key, value in trial.constraints.items() if key != STOPPED}
-        return Candidate(
-            lengths=scored.lengths,
-            cost=scored.cost,
-            score=scored.score,
+        return SearchCandidate(
+            lengths=found.lengths,
+            cost=found.cost,
+            score=found.score,
             generation=self.sampler.generation(trial.user_attrs[SLOT]),
             origin=trial.user_attrs[ORIGIN],
-            examples=len(scored.examples),
-            stopped_early=scored.stopped,
+            examples=len(found.examples),
+            stopped_early=found.stopped,
             feasible=all(value <= 0 for value in limits.values()),
-            error=scored.difference_error(full) if full else None,
+            error=found.difference_error(full) if full else None,
         )
 
     def _give_back(self, dead: Callable[[FrozenTrial], bool]) -> None:
-        """Fail the running trials of dead workers and put their genes back into the queue."""
+        """Fail the running trials of dead workers and put their lengths back into the queue."""
         trials = self._trials()
         retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
         for trial in trials:
             if trial.state != TrialState.RUNNING or not dead(trial):
                 continue
-            gene, attributes = lengths_of(trial, self.space), trial.user_attrs
-            # queued before the trial fails: a kill in between must not lose the gene
-            if gene is not None and EXHAUSTED not in attributes and trial.number not in retried:
+            lengths, attributes = lengths_of(trial, self.space), trial.user_attrs
+            # Queued before the trial fails: a kill in between must not lose the lengths.
+            if lengths is not None and EXHAUSTED not in attributes and trial.number not in retried:
                 kept = {SLOT: attributes[SLOT], ORIGIN: attributes[ORIGIN]}
                 self.study.enqueue_trial(
-                    self.space.to_params(gene), user_attrs={**kept, RETRY_OF: trial.number}
+                    self.space.to_params(lengths), user_attrs={**kept, RETRY_OF: trial.number}
                 )
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
@@ -343,8 +280,8 @@ def run_search(
 ) -> SearchResult:
     """Search in this process; the study lives in the folder `storage_path`.
 
-    A search that was killed goes on where it stopped, a finished one is returned as it is.
-    `on_candidate` is called once for each gene that this call scores. Raises QualaError when the
+    A search that was killed goes on where it stopped; the result of a finished one is returned.
+    `on_candidate` is called once for all lengths that this call scores. Raises QualaError when the
     folder holds another search, and for several workers, which need `run_workers`.
     """
     if settings.workers > 1:
@@ -364,7 +301,7 @@ def run_workers(
 ) -> SearchResult:
     """Search with `settings.workers` processes, each with an evaluator of its own.
 
-    `factory` must be picklable. `on_candidate` is called for every gene at the end. Raises
+    `factory` must be picklable. `on_candidate` is called for all candidates at the end. Raises
     QualaError when a worker fails; what the others scored is kept.
     """
     context = get_context("spawn")
@@ -399,17 +336,15 @@ def _work(
     on_candidate: OnCandidate | None,
 ) -> SearchResult:
     strategy = build_strategy(settings, space, evaluator.cost)
-    sampler = EvolutionarySampler(space, strategy, seed=settings.seed)
-    fields = {"space": asdict(space), "settings": {**asdict(settings), "workers": 0}}
-    identity = json.loads(json.dumps(fields))
-    study = open_study(Path(storage_path), sampler, identity=identity)
-    session = Session(study, space, settings, sampler, settings.evaluations(strategy))
+    sampler = EvolutionarySampler(space, strategy, settings)
+    study = open_study(Path(storage_path), sampler, identity=identity_of(space, settings))
+    worker = StudyWorker(study, space, settings, sampler, settings.evaluations(strategy))
     if _FINISHED not in study.user_attrs:
-        with session:
-            session.run(evaluator, on_candidate)
+        with worker:
+            worker.run(evaluator, on_candidate)
         study.set_user_attr(_FINISHED, True)
     return SearchResult(
-        tuple(session.candidates()),
+        tuple(worker.candidates()),
         cheapest=evaluator.cost(space.lowest),
         dearest=evaluator.cost(space.full),
     )

@@ -1,4 +1,4 @@
-"""One batch, many length configurations: every step that two of them share is computed once."""
+"""One batch, many length configurations: a step that two of them share is computed once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Leaf = tuple[list[int], Tensor]
 class PrefixCache:
     """Attention blocks of inputs that nothing was dropped from, kept within `budget` bytes.
 
-    Every gene passes through some of them. What does not fit is computed again.
+    All lengths pass through some of them. A block that does not fit is computed again.
     """
 
     budget: int
@@ -52,11 +52,11 @@ def _bytes(tensor: Tensor | None) -> int:
 
 @dataclass(frozen=True)
 class TrieWalk:
-    """Runs a model over the batch `number` for several genes, sharing the layers that agree.
+    """Runs a model over the batch `number` at several lengths, sharing the layers that agree.
 
-    Two genes share a layer's attention when all earlier layers keep the same tokens, and its
-    feed-forward when that layer does too. Genes may thus share work though their lengths differ,
-    where the batch's inputs are too short to tell them apart.
+    Two length configurations share a layer's attention when all earlier layers keep the same
+    tokens, and its feed-forward when that layer does too. Different lengths may keep the same
+    tokens of short inputs, and then share the work too.
     """
 
     model: LengthAdaptiveModel
@@ -64,10 +64,10 @@ class TrieWalk:
     number: int
     batch: Batch
 
-    def logits(self, genes: Sequence[LengthConfig]) -> Iterator[Leaf]:
-        """Yield the indices of genes that agree throughout, and the logits of their pass."""
-        plans = [self.model.keep_counts(self.batch, gene) for gene in genes]
-        members, before = list(range(len(genes))), None
+    def logits(self, candidates: Sequence[LengthConfig]) -> Iterator[Leaf]:
+        """Yield the indices of candidates that keep the same tokens, and their logits."""
+        plans = [self.model.keep_counts(self.batch, lengths) for lengths in candidates]
+        members, before = list(range(len(candidates))), None
         for layer in range(self.model.num_layers):
             groups = _groups(plans, layer, members)
             members = groups.pop(None, [])
@@ -99,7 +99,7 @@ class TrieWalk:
     def _branch(
         self, state: State, layer: int, plans: Sequence[Plan], members: list[int]
     ) -> Iterator[Leaf]:
-        """Walk on from the input of `layer` with genes that agree so far."""
+        """Go on from the input of `layer` with candidates that agree so far."""
         if layer == self.model.num_layers:
             yield members, self.model.finish(state)
             return
@@ -112,9 +112,9 @@ class TrieWalk:
     def _narrowed(
         self, attended: State, layer: int, groups: Mapping[Keep, list[int]]
     ) -> Iterator[tuple[State, list[int]]]:
-        """Yield the input of the next layer for each way to drop, and the genes that go it.
+        """Yield the input of the next layer for each way to drop, and its candidates.
 
-        The feed-forward of a token is the same whoever stays beside it: where the ways together
+        The feed-forward of a token does not depend on the other tokens: where all ways together
         keep more tokens than there are, it is computed once for all tokens.
         """
         wanted = sum(sum(attended.present if keep is None else keep) for keep in groups)

@@ -9,7 +9,8 @@ from typing import Any, Literal, get_args
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError, unknown
 from quala.plugins import SIGNIFICANCE
-from quala.stage import StageConfig, ranged
+from quala.search.strategy import SearchSettings
+from quala.stage import StageConfig, check_ranges, ranged
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -158,56 +159,35 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
         return self.quantizer_learning_rate
 
 
-Strategy = Literal["quala", "published", "bayesian"]
 Cost = Literal["macs", "latency"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 SupernetLengths = Literal["full", "chosen", "front"]
 
 
 @dataclass(kw_only=True)
-class SearchConfig(StageConfig):
+class SearchConfig(SearchSettings, StageConfig):
     """Look for the lengths that give the most accuracy for each cost."""
 
-    seed: int
-    strategy: Strategy
-    """`quala`, `published` (arXiv 2010.07003) or `bayesian` (as in arXiv 2111.09645)."""
     cost: Cost
     """`macs`, or `latency`: milliseconds by a model that is measured on `runtime` first."""
     runtime: Runtime
     """Where the latency is measured, on the exported model: onnxruntime or openvino."""
     threads: int = ranged(at_least=1)
     """Threads of that runtime."""
-    max_evaluations: int = ranged(at_least=1)
-    generations: int = ranged(at_least=0)
-    population: int = ranged(at_least=0)
-    """Lengths that the search starts from; for `bayesian`, those scored before it has a model."""
-    mutations: int = ranged(at_least=0)
-    """With `crossovers` the size of a generation, whose lengths are all chosen before any of them
-    is scored; only `published` tells the two apart."""
-    crossovers: int = ranged(at_least=0)
     step: int = ranged(at_least=1)
     """Lengths are multiples of this."""
     floor: float = ranged(at_least=0, below=1)
     """Nothing is tried that costs less than dropping this share of the tokens at each layer."""
-    max_cost: float | None = ranged(None, above=0)
-    """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
-    min_score: float | None = None
-    """Lengths that score less are not part of the front."""
     patience: float | None = ranged(at_least=0)
     """Standard errors behind a cheaper candidate at which scoring stops early; null never."""
     chunk: int = ranged(at_least=1)
     """Questions scored between two checks of whether a candidate can still win."""
     batch_size: int = ranged(at_least=1)
-    workers: int = not_identity(1)
     cache_mebibytes: int = ranged(2048, identity=False, at_least=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mutations + self.crossovers < 1:
-            raise QualaError(
-                "`mutations` and `crossovers` must be at least 1 together, got "
-                f"{self.mutations} and {self.crossovers}."
-            )
+        check_ranges(self)
         if self.cost == "latency" and self.runtime == "torch":
             raise QualaError(
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "

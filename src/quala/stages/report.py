@@ -13,7 +13,7 @@ from quala.stages.search import GIGA, read_result
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quala.search.result import Candidate
+    from quala.search.result import SearchCandidate
     from quala.stage import StageContext
     from quala.stages.options import ReportConfig
 
@@ -41,7 +41,7 @@ def _candidates(folder: Path) -> list[Point]:
     return [_point(item, found.unit) for item in found.candidates]
 
 
-def _point(item: Candidate, unit: str) -> Point:
+def _point(item: SearchCandidate, unit: str) -> Point:
     gmacs = item.cost if item.gmacs is None else item.gmacs
     milliseconds = item.cost if unit == "ms" else None
     return Point(item.lengths.lengths, item.score, gmacs * GIGA, milliseconds)

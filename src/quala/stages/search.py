@@ -22,15 +22,15 @@ from quala.report.figure import draw_history
 from quala.runtime.engine import Engine, Facts, open_model
 from quala.runtime.hardware import processor
 from quala.runtime.latency_model import LatencyModel, measure_latency_model, time_cases
-from quala.search.evaluate import EvaluatorSettings, SharedEvaluator, TaskScoring, cut_chunks
+from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
 from quala.search.result import SearchResult
 from quala.search.space import Space
-from quala.search.study import SearchSettings, run_search, run_workers
+from quala.search.study import run_search, run_workers
 from quala.stage import Candidate
 from quala.stages.files import write_whole
 
 if TYPE_CHECKING:
-    from quala.search.result import Candidate as Found
+    from quala.search.result import SearchCandidate
     from quala.stage import StageContext
     from quala.stages.options import SearchConfig
 
@@ -151,7 +151,8 @@ class EvaluatorFactory:
             chunks,
             TaskScoring(opened.data, part),
             lambda lengths: self.cost(opened, lengths),
-            EvaluatorSettings(z=config.patience, cache_bytes=config.cache_mebibytes * 2**20),
+            patience=config.patience,
+            cache_bytes=config.cache_mebibytes * 2**20,
         )
 
     def cost(self, opened: TaskCheckpoint, lengths: LengthConfig) -> float:
@@ -170,24 +171,23 @@ def run(
     latency = clock.model(context.scratch) if clock else None
     factory = EvaluatorFactory(inputs["model"], inputs["data"], config, latency)
     space = _space(config, opened)
-    settings = _settings(config)
     metric = opened.data.task.metric
     folder = context.scratch / "study"
 
-    def priced(found: Found) -> Found:
+    def priced(found: SearchCandidate) -> SearchCandidate:
         """Note the GMACs beside a cost in milliseconds."""
         return replace(found, gmacs=macs_cost(opened, found.lengths)) if clock else found
 
     with context.progress("search: lengths", config.max_evaluations) as progress:
 
-        def record(found: Found) -> None:
+        def record(found: SearchCandidate) -> None:
             progress.advance()
             context.log_candidates([_as_run(priced(found), metric)])
 
         if config.workers > 1:
-            result = run_workers(factory, space, settings, folder, record)
+            result = run_workers(factory, space, config, folder, record)
         else:
-            result = run_search(factory.evaluator(opened), space, settings, folder, record)
+            result = run_search(factory.evaluator(opened), space, config, folder, record)
     result = replace(
         result,
         candidates=tuple(map(priced, result.candidates)),
@@ -223,22 +223,7 @@ def _space(config: SearchConfig, opened: TaskCheckpoint) -> Space:
     return Space(layers=layers, sequence_length=longest, step=config.step, lower=lower)
 
 
-def _settings(config: SearchConfig) -> SearchSettings:
-    return SearchSettings(
-        strategy=config.strategy,
-        generations=config.generations,
-        population=config.population,
-        mutations=config.mutations,
-        crossovers=config.crossovers,
-        max_evaluations=config.max_evaluations,
-        max_cost=config.max_cost,
-        min_score=config.min_score,
-        seed=config.seed,
-        workers=config.workers,
-    )
-
-
-def _as_run(found: Found, metric: str) -> Candidate:
+def _as_run(found: SearchCandidate, metric: str) -> Candidate:
     return Candidate(
         name=str(found.lengths),
         metrics=_figures(found, metric),
@@ -251,7 +236,7 @@ def _as_run(found: Found, metric: str) -> Candidate:
     )
 
 
-def _figures(found: Found, metric: str) -> dict[str, float]:
+def _figures(found: SearchCandidate, metric: str) -> dict[str, float]:
     figures = {metric: found.score, "examples": float(found.examples)}
     if found.gmacs is None:
         return figures | {"gmacs": found.cost}
