@@ -18,7 +18,7 @@ from quala.errors import QualaError
 from quala.lengths import constant_drop, sample_few_drops, sample_length_drop
 from quala.models.significance import significance
 from quala.stages import length_adapt
-from quala.stages.length_adapt import NOTHING, SandwichModule
+from quala.stages.length_adapt import NO_LAYERS, SandwichModule
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import fit, plan_training
 from quala.workflow import StageContext
@@ -115,9 +115,9 @@ def test_sub_passes_learn_nothing_but_the_target(make: Make, batch: Batch) -> No
     target = module.model(batch).detach() + 1.5 * torch.arange(2)
     target[:, 3] += 4.0
     other: Batch = {**batch, "labels": batch["labels"].flip(0).roll(1, dims=1)}
-    module._sub_pass(batch, target, SMALLEST, NOTHING, 1.0)
+    module._sub_pass(batch, target, SMALLEST, NO_LAYERS, 1.0)
     first = gradients(module)
-    module._sub_pass(other, target, SMALLEST, NOTHING, 1.0)
+    module._sub_pass(other, target, SMALLEST, NO_LAYERS, 1.0)
     assert same(first, gradients(module))
     assert any(gradient.abs().max() > 1e-4 for gradient in first.values())
 
@@ -125,14 +125,14 @@ def test_sub_passes_learn_nothing_but_the_target(make: Make, batch: Batch) -> No
 def test_sub_passes_that_agree_learn_nothing(make: Make, batch: Batch) -> None:
     module = make(sub_hard=0.0, direction="forward")
     target = module.model(batch, SMALLEST).detach()
-    module._sub_pass(batch, target, SMALLEST, NOTHING, 1.0)
+    module._sub_pass(batch, target, SMALLEST, NO_LAYERS, 1.0)
     assert all(gradient.abs().max() < 1e-6 for gradient in gradients(module).values())
 
 
 def test_hard_labels_reach_the_sub_passes_where_asked(make: Make, batch: Batch) -> None:
     module = make(sub_hard=1.0)
     target = module.model(batch, SMALLEST).detach()
-    module._sub_pass(batch, target, SMALLEST, NOTHING, 1.0)
+    module._sub_pass(batch, target, SMALLEST, NO_LAYERS, 1.0)
     assert any(gradient.abs().max() > 1e-4 for gradient in gradients(module).values())
 
 
@@ -177,7 +177,7 @@ def test_the_bound_grows_over_the_first_half(
     module = make(bound_start=start, max_steps=8, epochs=9)
     monkeypatch.setattr(SandwichModule, "global_step", step)
     assert module._bound() == pytest.approx(bound)
-    smallest = module._lengths(Random(0), NOTHING, smallest=True)
+    smallest = module._lengths(Random(0), NO_LAYERS, smallest=True)
     assert smallest == constant_drop(bound, layers=2, sequence_length=128)
 
 

@@ -42,11 +42,9 @@ def run(
     plan = plan_training(data.train.features, config, pad_to=checkpoint.pad_to)
     module = FinetuneModule(model, data.task, config, plan)
 
-    def selection() -> float:
-        scores = score_slice(checkpoint, data.selection, batch_size=config.batch_size)
-        return scores[data.task.metric]
+    def score() -> dict[str, float]:
+        return score_slice(checkpoint, data.selection, batch_size=config.batch_size)
 
-    figures = fit(module, context, score=selection)
-    scores = score_slice(checkpoint, data.selection, batch_size=config.batch_size)
+    figures = fit(module, context, score=lambda: score()[data.task.metric])
     save_model(model, checkpoint.tokenizer, context.output, metadata=metadata(checkpoint))
-    return figures | {f"selection/{name}": value for name, value in scores.items()}
+    return figures | {f"selection/{name}": value for name, value in score().items()}

@@ -1,4 +1,4 @@
-"""Training under sampled lengths: the sandwich rule with in-place distillation."""
+"""LengthAdapt: training under sampled lengths, by the sandwich rule (arXiv 2010.07003)."""
 
 from __future__ import annotations
 
@@ -41,15 +41,16 @@ if TYPE_CHECKING:
     from quala.stages.options import LengthAdaptConfig, SandwichConfig
 
 
-NOTHING: frozenset[int] = frozenset()
+NO_LAYERS: frozenset[int] = frozenset()
 
 
 class SandwichModule(TrainingModule):
     """One full pass, the smallest pass and `num_sandwich` sampled passes in each step.
 
-    The full pass learns the task (and an external teacher's soft labels where one is given); the
-    others follow the detached full pass by KL divergence. All passes weigh the same. Each runs
-    backward at once, so memory holds one pass (arXiv 2010.07003, section 3.2).
+    The full pass is trained on the task, and on an external teacher's soft labels if one is
+    given. The other passes follow the detached full pass by KL divergence. All passes have the
+    same weight. Each is followed by its backward pass, so memory holds one of them (arXiv
+    2010.07003, section 3.2).
     """
 
     automatic_optimization = False
@@ -96,9 +97,9 @@ class SandwichModule(TrainingModule):
         cast("LambdaLR", self.lr_schedulers()).step()
 
     def _full_pass(self, batch: Batch, rng: Random, weight: float) -> Tensor:
-        """Run the full pass backward; return the logits that the other passes follow."""
+        """Run the full pass and its backward; return the logits that the other passes follow."""
         config = self.sandwich
-        skipped = self._skipped(rng) if config.full_layer_drop else NOTHING
+        skipped = self._skipped(rng) if config.full_layer_drop else NO_LAYERS
         logits, exits = self._full_logits(batch, skipped)
         loss = torch.zeros((), device=logits.device)
         if config.hard:

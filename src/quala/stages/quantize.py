@@ -1,4 +1,4 @@
-"""Training on fake-quantized layers: calibration, learned steps, curvature, the integer folder."""
+"""Quantize: calibration, training on fake-quantized layers, the integer folder."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class QuantizedTraining(TrainingModule):
-    """A training in which learned steps have rates of their own, and weights know their curvature.
+    """A training with own rates for learned steps, in which loss-aware weights get the curvature.
 
-    A model without quantized layers is trained as it is without this class.
+    A model without quantized layers is trained as by `TrainingModule`.
     """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ class QuantizedTraining(TrainingModule):
 
     def configure_optimizers(self) -> Any:
         made = super().configure_optimizers()
-        # Right after each step: a checkpoint of that step then holds its curvature.
+        # After each step, so that a checkpoint of that step holds its curvature.
         made["optimizer"].register_step_post_hook(
             lambda optimizer, *_: set_curvature(self.model, optimizer)
         )
@@ -58,7 +58,7 @@ class QuantizedTraining(TrainingModule):
 def fake_quantize(
     opened: TaskCheckpoint, quantizers: QuantizeConfig, config: QuantizedConfig
 ) -> None:
-    """Swap the layers of a float model for quantized twins, calibrated on train batches."""
+    """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
     quantize(opened.model.hf, quantizers)
     opened.model.eval()
     calibrate(opened.model.hf, lambda: _observe(opened, config))
@@ -67,9 +67,9 @@ def fake_quantize(
 def save_quantized(
     opened: TaskCheckpoint, folder: Path, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Turn a fake-quantized model into integers, in place, and write it with its tokenizer.
+    """Convert a fake-quantized model to integers, in place, and write it with its tokenizer.
 
-    `facts` join quala.json.
+    `facts` are added to quala.json.
     """
     model = opened.model.eval()
     model.hf = cast("PreTrainedModel", to_integer(model.hf, inplace=True))
@@ -78,7 +78,7 @@ def save_quantized(
 
 
 def _observe(opened: TaskCheckpoint, config: QuantizedConfig) -> None:
-    """Show the quantizers `calibration_batches` batches of the train slice."""
+    """Run `calibration_batches` batches of the train slice."""
     features = opened.data.train.features
     batches = min(config.calibration_batches, math.ceil(len(features) / config.batch_size))
     with torch.no_grad():
@@ -87,15 +87,15 @@ def _observe(opened: TaskCheckpoint, config: QuantizedConfig) -> None:
 
 
 class QuantizeModule(QuantizedTraining, SandwichModule):
-    """The sandwich on a fake-quantized model."""
+    """The sandwich rule on a fake-quantized model."""
 
 
 def run(
     config: QuantizeStageConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Calibrate `model` on train batches, train on if `qat`, and save it with integer weights.
+    """Calibrate `model` on train batches, train it if `qat`, and save it with integer weights.
 
-    The float model itself, as `teacher`, gives the soft labels of the training.
+    `teacher`, usually the float model itself, gives the soft labels of the training.
     """
     opened = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
     model, data = opened.model, opened.data

@@ -48,15 +48,19 @@ class Distillation:
         for name in config.steps:
             if name in OPTIONAL_STEPS and name not in self.steps:
                 step = OPTIONAL_STEPS[name]
-                self._refuse(workflow, name, step.option, step.off)
-        for name in config.weights:
+                got = getattr(config, step.option)
+                raise self._other(workflow, f"step `{name}`", step.option, step.off, got)
+        for name, weight in config.weights.items():
             if name in LOSSES.own and name not in self.losses:
-                self._refuse(workflow, f"the {name} loss", name, 0)
+                option = name if hasattr(config, name) else f"losses.{name}"
+                raise self._other(workflow, f"loss `{name}`", option, 0.0, weight)
 
-    def _refuse(self, workflow: str, what: str, option: str, off: object) -> None:
-        raise QualaError(
-            f"`{workflow}` has no {what} in its {self.stage} stage: "
-            f"`stage.{self.stage}.{option}` must be {json.dumps(off)}."
+    def _other(
+        self, workflow: str, what: str, option: str, off: object, got: object
+    ) -> QualaError:
+        return QualaError(
+            f"`{workflow}` has no {what}: `stage.{self.stage}.{option}` must be "
+            f"{json.dumps(off)}, got {got}."
         )
 
 

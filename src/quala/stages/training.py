@@ -1,4 +1,4 @@
-"""What happens around the steps of a training: progress, checkpoints, selection of weights."""
+"""The training loop: plan, progress, checkpoints, resumption, selection of weights."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and move it there, so that a kill leaves none half."""
+    """Write a checkpoint to another name and rename it, so that a kill leaves no partial file."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class ClockCallback(Callback):
     """Count the seconds of a training over all processes that worked on it.
 
-    What a killed process did after its last checkpoint is done again, and counts once.
+    Steps that a killed process took after its last checkpoint are repeated, and count once.
     """
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class ClockCallback(Callback):
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A checkpoint of an earlier version knows no seconds.
+        # Checkpoints of earlier versions have no seconds.
         self.before = float(state_dict.get("seconds", 0.0))
 
 
 class ProgressCallback(Callback):
-    """Move the bar with the steps and log the mean losses since the last log line."""
+    """Advance the bar with each step and log the mean losses since the last log line."""
 
     def __init__(self, context: StageContext, config: TrainingConfig, progress: Progress):
         self.context, self.config, self.progress = context, config, progress
@@ -154,30 +154,30 @@ class SelectionCallback(Callback):
             self.best_score, self.best_step = score, step
 
 
-# By Transformers' names: both rise linearly over the warm-up first.
+# The names in Transformers; both rise linearly over the warm-up first.
 _SCHEDULES: dict[Schedule, str] = {"linear": "linear", "constant": "constant_with_warmup"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many optimizer steps a training takes, and on which batches."""
+    """The optimizer steps of a training, and their batches."""
 
     features: FeatureSet
     total_steps: int
     pad_to: int | None
 
     def loader(self, config: TrainingConfig, start: int) -> DataLoader[Batch]:
-        """Return the batches of the steps `start`, `start + 1`, …, a pure function of the seed."""
+        """Return the batches from the step `start` on, a pure function of the seed."""
         batches = step_batches(self.features, config, self.total_steps)
         dataset = BatchDataset(self.features, pad_to=self.pad_to)
-        return _Resumable(dataset, sampler=batches.resumed(start), batch_size=None)
+        return _StatelessLoader(dataset, sampler=batches.resumed(start), batch_size=None)
 
 
-class _Resumable(DataLoader["Batch"]):
-    """A loader that Lightning may resume: its place is the optimizer step that it was made for."""
+class _StatelessLoader(DataLoader["Batch"]):
+    """A loader that Lightning may resume: it is made for the step that training resumes at."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the trainer's step says it all."""
+        """Return nothing: the trainer's step is all that a resumption needs."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -185,13 +185,13 @@ class _Resumable(DataLoader["Batch"]):
 
 
 def step_batches(features: FeatureSet, config: TrainingConfig, total_steps: int) -> StepBatches:
-    """Return the training batches, in an order that the seed decides."""
+    """Return the training batches, in an order that depends on the seed."""
     plan = BatchPlan(seed=config.seed, batch_size=config.batch_size, bucketed=config.bucketed)
     return StepBatches(features.lengths, plan, total_steps=total_steps)
 
 
 def plan_training(features: FeatureSet, config: TrainingConfig, *, pad_to: int | None) -> Plan:
-    """Turn epochs into optimizer steps; `max_steps` is the limit where it is set."""
+    """Convert epochs to optimizer steps, at most `max_steps`."""
     per_epoch = -(-len(features) // config.batch_size)
     steps = max(1, round(per_epoch * config.epochs))
     if config.max_steps is not None:
@@ -200,11 +200,11 @@ def plan_training(features: FeatureSet, config: TrainingConfig, *, pad_to: int |
 
 
 class TrainingModule(pl.LightningModule):
-    """A model in training: AdamW, its rate by a schedule, randomness by step.
+    """A model in training: AdamW, a learning rate schedule, a random state for each step.
 
-    Subclasses write `training_step`. The random state of a step is a function of the seed and
-    the step alone, so a resumed training repeats no batch, no dropout mask and no sampled length.
-    Raises QualaError for an integer model, which has no gradients.
+    Subclasses define `training_step`. The random state of a step depends on the seed and the step
+    alone, so a resumed training has the same batches, dropout masks and sampled lengths as one
+    that was not interrupted. Raises QualaError for an integer model, which has no gradients.
     """
 
     def __init__(self, model: LengthAdaptiveModel, config: TrainingConfig, plan: Plan):
@@ -221,11 +221,11 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def passes(self) -> int:
-        """How often one optimizer step runs the model forward and backward."""
+        """Forward and backward passes of one optimizer step."""
         return 1
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups; weight decay spares biases and LayerNorms."""
+        """Return AdamW's groups; biases and LayerNorms have no weight decay."""
         decay: list[Parameter] = []
         rest: list[Parameter] = []
         for parameter in self.parameters():
@@ -279,8 +279,8 @@ def fit(
 ) -> dict[str, float]:
     """Train to the end of the plan, from the newest checkpoint in the scratch folder if any.
 
-    `score` is the metric on the selection slice, used where the configuration asks for it; the
-    best weights are then in `module.model`. Returns the final training figures.
+    `score` is the metric on the selection slice. With `selection_every` the weights that score
+    best are in `module.model` afterwards. Returns the final training figures.
     """
     config, total = module.settings, module.plan.total_steps
     clock = ClockCallback()
@@ -308,7 +308,7 @@ def fit(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's notices of its set-up, and a deprecation inside it, from people."""
+    """Hide Lightning's notices of its set-up, and a deprecation inside it."""
     notices = logging.getLogger("pytorch_lightning")
     level = notices.level
     notices.setLevel(logging.WARNING)
@@ -342,7 +342,7 @@ def _trainer(
 
 
 def _resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None) -> None:
-    """Train from a checkpoint on; one of the last step only hands its weights over."""
+    """Train from a checkpoint on; from one of the last step only the weights are loaded."""
     if checkpoint is not None:
         saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if saved["global_step"] >= module.plan.total_steps:
