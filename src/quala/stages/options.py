@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
-from quala.stage import StageConfig
+from quala.stage import StageConfig, unfingerprinted
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -16,11 +16,6 @@ Sampler = Literal["length_drop", "few_drops"]
 Semantics = Literal["natural", "reference"]
 Method = Literal["ptq", "qat"]
 Schedule = Literal["linear", "constant"]
-
-
-def not_identity(default: Any) -> Any:
-    """Return a field that never decides whether a finished stage is computed again."""
-    return field(default=default, metadata={"identity": False})
 
 
 @dataclass(kw_only=True)
@@ -48,8 +43,8 @@ class TrainingConfig(StageConfig):
     precision: Precision = "fp32"
     selection_every: int | None = None
     """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
-    checkpoint_minutes: float = not_identity(2.0)
-    log_every: int = not_identity(20)
+    checkpoint_minutes: float = unfingerprinted(2.0)
+    log_every: int = unfingerprinted(20)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "max_steps", "selection_every", "log_every"):
@@ -197,8 +192,8 @@ class SearchConfig(StageConfig):
     chunk: int
     """Questions scored between two looks at who is hopeless."""
     batch_size: int
-    workers: int = not_identity(1)
-    cache_mebibytes: int = not_identity(2048)
+    workers: int = unfingerprinted(1)
+    cache_mebibytes: int = unfingerprinted(2048)
 
     def __post_init__(self) -> None:
         if self.cost == "latency" and self.runtime == "torch":
