@@ -16,7 +16,7 @@ from quala.compare.store import Reports
 from quala.compare.trials import Collector, Trial
 from quala.data.spec import DataSpec
 from quala.results import Latency, Report, Role, Row
-from quala.stages.options import not_identity
+from quala.stage import unfingerprinted
 from quala.workflow import Flow, Stage, StageConfig, StageContext, Workflow
 from quala.workflow.execute import Invocation, run_workflow
 from quala.workflow.settings import FlowConfig, Settings, TrackingConfig
@@ -38,7 +38,7 @@ class TrainConfig(StageConfig):
     seed: int = 0
     max_steps: int = 10
     batch_size: int = 8
-    log_every: int = not_identity(1)
+    log_every: int = unfingerprinted(1)
 
 
 @dataclass(frozen=True)

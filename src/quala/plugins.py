@@ -148,3 +148,4 @@ WORKFLOWS: Registry[Any] = Registry(
     "quala.workflows",
     {},
 )
+"""Workflows of other packages; quala's own are scripts, see `quala.workflow.script`."""

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left, or a few log lines."""
+"""Stages: their description, their options, and what a running stage has around it."""
 
 from __future__ import annotations
 
@@ -135,15 +135,29 @@ def check_ranges(config: Any, prefix: str = "") -> None:
 StageFunction = Callable[[Any, "StageContext", Mapping[str, Any]], dict[str, float]]
 
 
+def unfingerprinted(default: Any) -> Any:
+    """Return a field of a config that never decides whether a finished stage is computed again."""
+    return field(default=default, metadata={"identity": False})
+
+
+def fingerprinted_when_set(default: Any) -> Any:
+    """Return a field that counts only if it is not at its default.
+
+    An option that joins an existing stage is such a field, so that what was computed before is
+    not computed again.
+    """
+    return field(default=default, metadata={"identity": "if set"})
+
+
 @dataclass
 class StageConfig:
-    """What every stage's config has; none of it is part of the fingerprint."""
+    """The options that every stage has; none of them is part of the fingerprint."""
 
-    enabled: bool = field(default=True, metadata={"identity": False})
-    """A stage switched off hands its pass-through input on."""
-    given: str | None = field(default=None, metadata={"identity": False})
+    enabled: bool = unfingerprinted(True)
+    """If false, the stage is skipped and its pass-through input is its output."""
+    given: str | None = unfingerprinted(None)
     """An output from outside: a folder, `runs:/ID`, a run id or `models:/name@alias`."""
-    force: bool = field(default=False, metadata={"identity": False})
+    force: bool = unfingerprinted(False)
     """Run the stage although its output exists."""
 
     def __post_init__(self) -> None:
@@ -155,8 +169,8 @@ class Stage:
     """Describe a stage of a workflow.
 
     `version` is raised by hand when the stage's code changes what it makes: it is part of the
-    fingerprint. `config` is a dataclass; a field with `metadata={"identity": False}` does not
-    count, one with `"if set"` only off its default. `run` is `"module:function"`, imported only
+    fingerprint. `config` is a dataclass whose fields are part of it too, except for those made by
+    `unfingerprinted` and `fingerprinted_when_set`. `run` is `"module:function"`, imported only
     when the stage runs. `headline` names the final metrics that the workflow's own run carries
     under their plain name, for the charts.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from quala.checkpoint import open_checkpoint
+from quala.checkpoint import load_with_data
 from quala.cli.entry import main
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
@@ -91,7 +91,7 @@ def test_a_student_goes_through_the_steps_that_the_options_name(
 ) -> None:
     config = configure("distill", **options)
     assert config.steps == steps
-    teacher = open_checkpoint(tiny_checkpoint, spec)
+    teacher = load_with_data(tiny_checkpoint, spec)
     made = [getattr(step, "func", step) for step in student.student_steps(config, teacher)]
     assert made == [
         getattr(student, "fake_quantize_student" if step == "fake_quantize" else step)

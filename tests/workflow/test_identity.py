@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quala.workflow import identity as manifest
-from quala.workflow.identity import config_identity, differences, fingerprint
+from quala.workflow.identity import (
+    config_identity,
+    damaged_file,
+    differences,
+    fingerprint,
+    write_manifest,
+)
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,15 @@ def test_differences_name_version_options_and_inputs() -> None:
 def test_damage_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a").write_text("one")
-    seal = manifest.write(tmp_path)
-    assert manifest.damage(tmp_path, seal) is None
+    seal = write_manifest(tmp_path)
+    assert damaged_file(tmp_path, seal) is None
     (tmp_path / "sub/a").write_text("two")
-    assert manifest.damage(tmp_path, seal) == "sub/a"
+    assert damaged_file(tmp_path, seal) == "sub/a"
 
 
 def test_a_forged_manifest_is_damage(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one")
-    seal = manifest.write(tmp_path)
+    seal = write_manifest(tmp_path)
     (tmp_path / "a").write_text("two")
-    manifest.write(tmp_path)
-    assert manifest.damage(tmp_path, seal) == "manifest.json"
+    write_manifest(tmp_path)
+    assert damaged_file(tmp_path, seal) == "manifest.json"

@@ -45,3 +45,18 @@ def test_a_local_output_is_read_in_place(toy: Toy) -> None:
     folder = toy.run("flow.until=first").outcomes[0].folder
     assert folder is not None
     assert (toy.folder / "mlruns/artifacts") in folder.parents
+
+
+def test_runs_are_read_page_by_page(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quala.workflow.store.RUNS_A_PAGE", 2)
+    store = toy.run().store
+    tags, experiments = {"quala.kind": "stage"}, [store.experiment_id]
+    assert len(store.find_runs(experiments, tags, "FINISHED")) == 3
+    assert len(store.find_runs(experiments, tags, newest=1)) == 1
+
+
+def test_the_run_of_a_stage_is_found_by_that_of_its_workflow(toy: Toy) -> None:
+    done = toy.run()
+    first = done.outcomes[0].run_id
+    assert done.store.stage_run(done.run_id, "first") == first
+    assert done.store.stage_run(str(first), "first") == first

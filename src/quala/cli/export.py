@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quala.cli.locate import RUN_ID, add_model, export_run, locate_model
+from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import show, warn, write_json
-from quala.compare.store import default_tracking_uri
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 
 ALIAS = "chosen"
-OUTPUT = "output"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,21 +57,12 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
 
     Raises QualaError when the store refuses.
     """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+    from quala.workflow.store import Tracking, default_tracking_uri
 
-    uri = tracking_uri or default_tracking_uri(Path.cwd())
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    owner = export_run(client, run.removeprefix("runs:/"))
-    try:
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
-        version = client.create_model_version(name, f"runs:/{owner}/{OUTPUT}", owner)
-        client.set_registered_model_alias(name, ALIAS, version.version)
-    except MlflowException as error:
-        reason = str(error.message).partition("\n")[0]
-        raise QualaError(f"`{name}` could not be registered in {uri}: {reason}") from error
-    show(f"Registered as models:/{name}@{ALIAS}, version {version.version}.")
+    store = Tracking.connect(tracking_uri or default_tracking_uri(Path.cwd()))
+    owner = store.stage_run(run.removeprefix("runs:/"), EXPORT_STAGE)
+    version = store.register(name, owner, ALIAS)
+    show(f"Registered as models:/{name}@{ALIAS}, version {version}.")
 
 
 def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:

@@ -12,8 +12,6 @@ from quala.runtime.pretrained import shipped
 if TYPE_CHECKING:
     import argparse
 
-    from mlflow import MlflowClient
-
 
 RUN_ID = re.compile(r"(runs:/)?([0-9a-f]{32})")
 EXPORT_STAGE = "export"
@@ -49,35 +47,15 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
         raise QualaError(
             f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists{names}."
         )
-    from quala.compare.store import default_tracking_uri, require_store
+    from quala.workflow.store import OUTPUT, Tracking, default_tracking_uri
 
-    uri = tracking_uri or default_tracking_uri(Path.cwd())
-    require_store(uri)
-    import mlflow
+    store = Tracking.connect(tracking_uri or default_tracking_uri(Path.cwd()))
     from mlflow.exceptions import MlflowException
 
     try:
         if run:
-            return _export_of(run[2], uri)
-        mlflow.set_registry_uri(uri)
-        return Path(mlflow.artifacts.download_artifacts(model, tracking_uri=uri))
+            return store.download(f"runs:/{store.stage_run(run[2], EXPORT_STAGE)}/{OUTPUT}")
+        return store.download(model)
     except (MlflowException, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise QualaError(f"`{model}` cannot be read from {uri}: {reason}") from error
-
-
-def _export_of(run_id: str, uri: str) -> Path:
-    from mlflow import MlflowClient
-
-    from quala.workflow.store import OUTPUT
-
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    return Path(client.download_artifacts(export_run(client, run_id), OUTPUT))
-
-
-def export_run(client: MlflowClient, run_id: str) -> str:
-    """Return the stage run that holds a workflow's export; a run without one is returned."""
-    from quala.workflow.store import STAGE
-
-    tags = client.get_run(run_id).data.tags
-    return str(tags.get(f"{STAGE}.{EXPORT_STAGE}") or run_id)
+        raise QualaError(f"`{model}` cannot be read from {store.uri}: {reason}") from error

@@ -26,7 +26,8 @@ def main(argv: Sequence[str]) -> int:
     """Print a report. Raises QualaError for unknown runs and runs without a report."""
     arguments = _parser().parse_args(argv)
     _check(arguments)
-    from quala.compare.store import Reports, default_tracking_uri
+    from quala.compare.store import Reports
+    from quala.workflow.store import default_tracking_uri
 
     reports = Reports.open(arguments.tracking_uri or default_tracking_uri(Path.cwd()))
     if arguments.compare:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from quala.compare.store import default_tracking_uri, require_store
 from quala.errors import QualaError
+from quala.workflow.store import default_tracking_uri, require_store
 
 
 def main(argv: Sequence[str]) -> int:

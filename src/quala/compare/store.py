@@ -13,33 +13,14 @@ from typing import TYPE_CHECKING, Any
 from quala.errors import QualaError, unknown
 from quala.report.write import REPORT, read_report
 from quala.results import Report
-from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, check_server, keep_quiet
+from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking
 from quala.workflow.sweep import JOB
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 
 REPORT_STAGE = "report"
-SQLITE = "sqlite:///"
-RUNS_A_PAGE = 1000
-
-
-def default_tracking_uri(folder: Path) -> str:
-    """Return the embedded store of `folder`, the one that `quala run` uses there."""
-    return f"{SQLITE}{folder.absolute() / 'mlruns' / 'mlflow.db'}"
-
-
-def require_store(uri: str) -> None:
-    """Raise QualaError when nothing was tracked at `uri` yet or no server answers there."""
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise QualaError(
-            f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
-            "`--tracking-uri` selects another."
-        )
-    if uri.startswith(("http://", "https://")):
-        check_server(uri)
 
 
 @dataclass(frozen=True)
@@ -52,25 +33,19 @@ class SweepJob:
 
 
 @dataclass(frozen=True)
-class Reports:
+class Reports(Tracking):
     """The tracked runs of every experiment of one store."""
 
-    client: MlflowClient
-    uri: str
     experiments: Mapping[str, str]
     """Ids of the experiments by name."""
 
     @classmethod
     def open(cls, uri: str) -> Reports:
         """Connect to a store that exists. Raises QualaError when it cannot be read."""
-        require_store(uri)
-        keep_quiet()
-        # mlflow takes seconds to import
-        from mlflow import MlflowClient
+        client = Tracking.connect(uri).client
         from mlflow.exceptions import MlflowException
 
         try:
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             found = client.search_experiments()
         except MlflowException as error:
             reason = str(error.message).partition("\n")[0]
@@ -103,19 +78,8 @@ class Reports:
         if experiment is not None and experiment not in self.experiments:
             raise unknown("experiment", experiment, self.experiments)
         names = self.experiments if experiment is None else [experiment]
-        found: list[Run] = []
-        page: str | None = None
-        while page != "":
-            runs = self.client.search_runs(
-                [self.experiments[name] for name in names],
-                filter_string=f"tags.`{KIND}` = 'workflow' AND attributes.status = 'FINISHED'",
-                max_results=RUNS_A_PAGE,
-                order_by=["attributes.start_time DESC"],
-                page_token=page,
-            )
-            found += runs
-            page = runs.token or ""
-        return found
+        ids = [self.experiments[name] for name in names]
+        return self.find_runs(ids, {KIND: "workflow"}, "FINISHED")
 
     def newest(self) -> Run:
         """Return the newest finished workflow that has a report. Raises QualaError if none has."""
@@ -147,12 +111,13 @@ class Reports:
         if run_id is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
-            return read_report(self._download(run_id, f"{OUTPUT}/{REPORT}", folder).parent)
+            file = self.artifact(run_id, f"{OUTPUT}/{REPORT}", Path(folder))
+            return read_report(file.parent)
 
     def facts(self, run_id: str, path: str) -> Any:
         """Return the content of a JSON artifact. Raises QualaError when it cannot be read."""
         with tempfile.TemporaryDirectory() as folder:
-            file = self._download(run_id, path, folder)
+            file = self.artifact(run_id, path, Path(folder))
             try:
                 return json.loads(file.read_text(encoding="utf-8"))
             except ValueError as error:
@@ -165,7 +130,7 @@ class Reports:
             raise QualaError(f"Run `{run.info.run_id}` has no report.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as copies:
-            for file in self._download(run_id, OUTPUT, copies).iterdir():
+            for file in self.artifact(run_id, OUTPUT, Path(copies)).iterdir():
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
         return folder
@@ -173,11 +138,3 @@ class Reports:
     def _report_run(self, run: Run) -> str | None:
         """Return the id of the stage run that made the report; another workflow may own it."""
         return run.data.tags.get(f"{STAGE}.{REPORT_STAGE}") or None
-
-    def _download(self, run_id: str, path: str, folder: str) -> Path:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return Path(self.client.download_artifacts(run_id, path, folder))
-        except (MlflowException, OSError) as error:
-            raise QualaError(f"The artifact `{path}` of run `{run_id}` cannot be read.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError, unknown
@@ -18,11 +18,6 @@ Sampler = Literal["length_drop", "few_drops"]
 Semantics = Literal["natural", "reference"]
 Method = Literal["ptq", "qat"]
 Schedule = Literal["linear", "constant"]
-
-
-def not_identity(default: Any) -> Any:
-    """Return a field above 0 that is no part of a finished stage's fingerprint."""
-    return ranged(default, identity=False, above=0)
 
 
 @dataclass(kw_only=True)
@@ -52,8 +47,8 @@ class TrainingConfig(StageConfig):
     precision: Precision = "fp32"
     selection_every: int | None = ranged(None, above=0)
     """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
-    checkpoint_minutes: float = not_identity(2.0)
-    log_every: int = not_identity(20)
+    checkpoint_minutes: float = ranged(2.0, identity=False, above=0)
+    log_every: int = ranged(20, identity=False, above=0)
 
 
 @dataclass(kw_only=True)

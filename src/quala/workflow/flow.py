@@ -69,7 +69,7 @@ class Node:
 
 
 class Driver(Protocol):
-    """What happens at each stage: it is planned, or it is done."""
+    """What a stage's call does: it is planned, or it is run."""
 
     def step(self, node: Node) -> Artifact:
         """Return the output of `node`."""
@@ -89,10 +89,10 @@ class Sources(Protocol):
 
 
 class Flow:
-    """The hand of a workflow script: names inputs and runs stages.
+    """Builds the stage graph: a workflow script calls it to name inputs and run stages.
 
-    A script is called twice, first to plan and then for real, so it must call the same stages
-    with the same inputs both times and look at no output that is only planned.
+    A script is called twice, first to plan and then to run. Both times it must call the same
+    stages with the same inputs, and while planning it must not read an output.
     """
 
     def __init__(
@@ -123,16 +123,19 @@ class Flow:
         /,
         *,
         name: str | None = None,
-        otherwise: Source | Artifact | None = None,
+        otherwise: Artifact | None = None,
         changes: Mapping[str, Any] | None = None,
         **inputs: Source | Artifact | None,
-    ) -> Any:
-        """Run a stage on `inputs` and return its output (an `Artifact`).
+    ) -> Artifact:
+        """Run a stage on `inputs` and return its output.
 
         A stage is named, or is what a recipe says of it, such as `distill("copy_layers", ...)`.
-        A second use of the same stage takes another `name`, and `changes` on top of the stage's
-        config. A stage switched off returns `otherwise`, its pass-through. Inputs that are None
-        are left out.
+        A second use of the same stage needs another `name`; `changes` replaces options of the
+        stage. A stage that is switched off returns `otherwise`. Inputs that are None are left out.
+
+        Raises:
+            QualaError: for an unknown stage or option, a name that is used twice, and an input
+                from a stage that is switched off.
         """
         recipe = None if isinstance(stage, str) else stage
         stage = stage if isinstance(stage, str) else stage.stage

@@ -97,8 +97,8 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(folder: Path) -> dict[str, dict[str, str | int]]:
-    """Return checksum and size of every file under `folder`, the manifest itself left out."""
+def checksums(folder: Path) -> dict[str, dict[str, str | int]]:
+    """Return SHA-256 and size of every file under `folder` but the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {
@@ -112,18 +112,18 @@ def describe(folder: Path) -> dict[str, dict[str, str | int]]:
 
 def content_hash(folder: Path) -> str:
     """Return one hash of all the files of a folder, by name and content."""
-    return fingerprint({name: entry["sha256"] for name, entry in describe(folder).items()})
+    return fingerprint({name: entry["sha256"] for name, entry in checksums(folder).items()})
 
 
-def write(folder: Path) -> str:
+def write_manifest(folder: Path) -> str:
     """Write the manifest of `folder` into it and return the manifest's own SHA-256."""
-    text = json.dumps(describe(folder), indent=1, sort_keys=True)
+    text = json.dumps(checksums(folder), indent=1, sort_keys=True)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     return digest(folder / MANIFEST)
 
 
-def damage(folder: Path, expected: str) -> str | None:
-    """Name the first file that is not what it was when `expected` was taken, None if all are."""
+def damaged_file(folder: Path, expected: str) -> str | None:
+    """Return the first file that is not as the manifest with SHA-256 `expected` says, or None."""
     manifest = folder / MANIFEST
     if not manifest.is_file() or digest(manifest) != expected:
         return MANIFEST

@@ -1,4 +1,4 @@
-"""The embedded MLflow database: made once, whoever comes first."""
+"""The tracking store: the one place that talks to MLflow."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from quala.errors import QualaError
-from quala.workflow import identity as manifest
+from quala.workflow.identity import damaged_file, write_manifest
 from quala.workflow.settings import TrackingConfig
 
 if TYPE_CHECKING:
@@ -23,13 +23,30 @@ if TYPE_CHECKING:
 
 
 SECONDS_TO_ANSWER = 3.0
+SQLITE = "sqlite:///"
+
+
+def default_tracking_uri(folder: Path) -> str:
+    """Return the embedded store of `folder`, the one that `quala run` uses there."""
+    return f"{SQLITE}{folder.absolute() / 'mlruns' / 'mlflow.db'}"
+
+
+def require_store(uri: str) -> None:
+    """Raise QualaError when nothing was tracked at `uri` yet or no server answers there."""
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise QualaError(
+            f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
+            "`--tracking-uri` selects another."
+        )
+    if uri.startswith(("http://", "https://")):
+        check_server(uri)
 
 
 def ensure_database(path: Path, artifacts: Path) -> None:
-    """Create an MLflow database at `path` unless it is there.
+    """Create an MLflow database at `path` unless it exists.
 
-    MLflow's migrations race when several processes meet a fresh file, so each makes its own
-    beside it, and the file system lets exactly one of them have the name.
+    MLflow's migrations race when several processes meet a fresh file. So each process makes a
+    file of its own, and a hard link gives exactly one of them the name.
     """
     if path.exists():
         return
@@ -39,7 +56,7 @@ def ensure_database(path: Path, artifacts: Path) -> None:
     draft = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
     draft.unlink(missing_ok=True)
     try:
-        store = SqlAlchemyStore(f"sqlite:///{draft}", artifacts.as_uri())
+        store = SqlAlchemyStore(f"{SQLITE}{draft}", artifacts.as_uri())
         store.engine.dispose()
         _publish(draft, path)
     finally:
@@ -76,7 +93,10 @@ MANIFEST_TAG = "quala.manifest"
 DAMAGED = "quala.damaged"
 ERROR = "quala.error"
 OUTPUT = "output"
+RUNS_A_PAGE = 1000
+"""MLflow's servers refuse much larger pages."""
 LOOKED_AT = 200
+"""Runs of one fingerprint that are looked at: enough for all that were killed or forced."""
 QUIET = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -86,11 +106,111 @@ LONGEST_TAG = 8000
 
 
 @dataclass(frozen=True)
-class Store:
-    """One experiment of one tracking store, and the folder for work under way."""
+class Tracking:
+    """One tracking store with all its experiments: runs, artifacts and registered models."""
 
     client: MlflowClient
     uri: str
+
+    @classmethod
+    def connect(cls, uri: str) -> Tracking:
+        """Connect to a store that exists. Raises QualaError where there is none."""
+        require_store(uri)
+        keep_quiet()
+        # mlflow takes seconds to import
+        from mlflow import MlflowClient
+
+        return Tracking(MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
+
+    def find_runs(
+        self,
+        experiments: Sequence[str],
+        tags: Mapping[str, str],
+        status: str | None = None,
+        *,
+        newest: int | None = None,
+    ) -> list[Run]:
+        """Return the runs of some experiments that carry `tags`, newest first.
+
+        `newest` limits their number; without it all pages are read.
+        """
+        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        if status:
+            terms.append(f"attributes.status = '{status}'")
+        found: list[Run] = []
+        page: str | None = None
+        while page != "":
+            runs = self.client.search_runs(
+                list(experiments),
+                filter_string=" AND ".join(terms),
+                max_results=newest or RUNS_A_PAGE,
+                order_by=["attributes.start_time DESC"],
+                page_token=page,
+            )
+            found += runs
+            page = "" if newest else runs.token or ""
+        return found
+
+    def artifact(self, run_id: str, path: str, folder: Path) -> Path:
+        """Copy a file or folder of a run into `folder`. Raises QualaError if it cannot be read."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(self.client.download_artifacts(run_id, path, str(folder)))
+        except (MlflowException, OSError) as error:
+            raise QualaError(f"The artifact `{path}` of run `{run_id}` cannot be read.") from error
+
+    def download(self, artifact: str, cached: Path | None = None) -> Path:
+        """Return a folder by `runs:/ID/PATH`, `models:/NAME@ALIAS` or its address.
+
+        It is the folder of the store itself where that is local, else a copy under `cached`, or in
+        a new temporary folder.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        if artifact.startswith("runs:/"):
+            # MLflow copies what is named by a run; by its own address a local folder stays.
+            run_id, _, path = artifact.removeprefix("runs:/").partition("/")
+            artifact = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
+        local = artifact.startswith(("file:", "/"))
+        place = download_artifacts(
+            artifact_uri=artifact,
+            dst_path=None if local or cached is None else _emptied(cached),
+            tracking_uri=self.uri,
+            registry_uri=self.uri,
+        )
+        return Path(place)
+
+    def stage_run(self, run_id: str, stage: str) -> str:
+        """Return the run of a workflow's stage, or `run_id` itself where it has none."""
+        tags = self.client.get_run(run_id).data.tags
+        return str(tags.get(f"{STAGE}.{stage}") or run_id)
+
+    def register(self, name: str, run_id: str, alias: str) -> str:
+        """Make a run's output a version of a registered model and return its number.
+
+        Raises:
+            QualaError: when the store refuses.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if not self.client.search_registered_models(f"name = '{name}'"):
+                self.client.create_registered_model(name)
+            version = self.client.create_model_version(name, f"runs:/{run_id}/{OUTPUT}", run_id)
+            self.client.set_registered_model_alias(name, alias, version.version)
+        except MlflowException as error:
+            reason = str(error.message).partition("\n")[0]
+            raise QualaError(
+                f"`{name}` could not be registered in {self.uri}: {reason}"
+            ) from error
+        return str(version.version)
+
+
+@dataclass(frozen=True)
+class Store(Tracking):
+    """One experiment of one tracking store, and the folder for work under way."""
+
     experiment: str
     experiment_id: str
     work: Path
@@ -101,7 +221,7 @@ class Store:
     def open(cls, tracking: TrackingConfig) -> Store:
         """Connect, creating what is missing; raise QualaError if the store cannot be used."""
         folder = Path(tracking.folder).absolute()
-        uri = tracking.uri or f"sqlite:///{folder / 'mlflow.db'}"
+        uri = tracking.uri or f"{SQLITE}{folder / 'mlflow.db'}"
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
         keep_quiet()
         _prepare(uri, folder / "artifacts")
@@ -117,18 +237,8 @@ class Store:
         return cls(client, uri, tracking.experiment, experiment_id, work)
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Run]:
-        """Return the runs that carry `tags`, newest first."""
-        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        if status:
-            terms.append(f"attributes.status = '{status}'")
-        return list(
-            self.client.search_runs(
-                [self.experiment_id],
-                filter_string=" AND ".join(terms),
-                max_results=LOOKED_AT,
-                order_by=["attributes.start_time DESC"],
-            )
-        )
+        """Return the newest runs of the experiment that carry `tags`, newest first."""
+        return self.find_runs([self.experiment_id], tags, status, newest=LOOKED_AT)
 
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
         """Create a run that is RUNNING."""
@@ -145,7 +255,12 @@ class Store:
         self.client.log_batch(run_id, tags=entries)
 
     def record(
-        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, Any] | None = None
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        params: Mapping[str, Any] | None = None,
+        *,
+        step: int = 0,
     ) -> None:
         """Record metrics and params, all in one request."""
         from mlflow.entities import Metric, Param
@@ -153,7 +268,7 @@ class Store:
         now = int(time.time() * 1000)
         self.client.log_batch(
             run_id,
-            metrics=[Metric(key, float(value), now, 0) for key, value in metrics.items()],
+            metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()],
             params=[Param(key, str(value)) for key, value in (params or {}).items()],
         )
 
@@ -168,7 +283,7 @@ class Store:
 
     def publish(self, run_id: str, output: Path) -> None:
         """Store a finished output and make its checksums part of the run."""
-        seal = manifest.write(output)
+        seal = write_manifest(output)
         self.client.log_artifacts(run_id, str(output), OUTPUT)
         self.tag(run_id, {MANIFEST_TAG: seal})
 
@@ -186,32 +301,15 @@ class Store:
         seal = run.data.tags.get(MANIFEST_TAG, "")
         cached = self.work / "cache" / run_id
         folder = cached / OUTPUT
-        if manifest.damage(folder, seal) is not None:
+        if damaged_file(folder, seal) is not None:
             try:
                 folder = self.download(f"runs:/{run_id}/{OUTPUT}", cached)
             except (MlflowException, OSError):
                 return folder, OUTPUT
-        broken = manifest.damage(folder, seal)
+        broken = damaged_file(folder, seal)
         if broken is None:
             self._whole[run_id] = folder
         return folder, broken
-
-    def download(self, artifact: str, cached: Path) -> Path:
-        """Return a folder of the store: itself where it is local, else a copy under `cached`."""
-        from mlflow.artifacts import download_artifacts
-
-        if artifact.startswith("runs:/"):
-            # MLflow copies what is named by a run; by its own address a local folder stays.
-            run_id, _, path = artifact.removeprefix("runs:/").partition("/")
-            artifact = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
-        local = artifact.startswith(("file:", "/"))
-        place = download_artifacts(
-            artifact_uri=artifact,
-            dst_path=None if local else _emptied(cached),
-            tracking_uri=self.uri,
-            registry_uri=self.uri,
-        )
-        return Path(place)
 
 
 def keep_quiet() -> None:
@@ -221,8 +319,8 @@ def keep_quiet() -> None:
 
 
 def _prepare(uri: str, artifacts: Path) -> None:
-    if uri.startswith("sqlite:///"):
-        ensure_database(Path(uri.removeprefix("sqlite:///")), artifacts)
+    if uri.startswith(SQLITE):
+        ensure_database(Path(uri.removeprefix(SQLITE)), artifacts)
     elif uri.startswith(("http://", "https://")):
         check_server(uri)
 
