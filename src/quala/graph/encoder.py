@@ -118,11 +118,12 @@ class _Exporter:
         first = g("Equal", "segment_ids", g.constant(0, np.int64))
         one = g.constant([1], np.int64)
         rows = g("Slice", shape, g.constant([0], np.int64), one)
+        outputs = self.model.arch.outputs if self.spans else 2  # unused where none is restored
         size = g(
             "Concat",
             rows,
             g("Reshape", g("Add", tokens, one), one),
-            g.constant([self.model.arch.outputs], np.int64),
+            g.constant([outputs], np.int64),
             axis=0,
         )
         answers = g("Expand", g.constant(0.0, np.float32), size)
