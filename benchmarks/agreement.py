@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from quala.checkpoint import Opened, open_checkpoint
+from quala.checkpoint import TaskCheckpoint, load_with_data
 from quala.data.features import equal_lengths
 from quala.data.spec import DataSpec
 from quala.graph.encoder import build_graph
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(arguments.threads)
     spec = DataSpec(task="squad", path=arguments.data, max_test=arguments.questions)
-    opened = open_checkpoint(arguments.checkpoint, spec)
+    opened = load_with_data(arguments.checkpoint, spec)
     engines = open_engines(opened, arguments.runtimes, arguments.threads)
     sizes = {"layers": opened.model.num_layers, "sequence_length": spec.max_length}
     for text in arguments.lengths or [""]:
@@ -60,7 +60,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def open_engines(opened: Opened, runtimes: Sequence[str], threads: int) -> dict[str, Engine]:
+def open_engines(
+    opened: TaskCheckpoint, runtimes: Sequence[str], threads: int
+) -> dict[str, Engine]:
     """Return PyTorch first, then the runtimes, then the one with other kernels."""
     longest = opened.data.spec.max_length
     graph = build_graph(opened.model, sequence_length=longest)
@@ -72,7 +74,9 @@ def open_engines(opened: Opened, runtimes: Sequence[str], threads: int) -> dict[
     return engines
 
 
-def compare(opened: Opened, engines: dict[str, Engine], lengths: LengthConfig | None) -> None:
+def compare(
+    opened: TaskCheckpoint, engines: dict[str, Engine], lengths: LengthConfig | None
+) -> None:
     """Print how the runtimes' answers differ at one length configuration."""
     examples = opened.data.test.examples
     table = Table(title=f"{len(examples)} questions, lengths {lengths or 'full'}")
@@ -91,7 +95,9 @@ def compare(opened: Opened, engines: dict[str, Engine], lengths: LengthConfig | 
     Console().print(table)
 
 
-def answers(opened: Opened, engine: Engine, lengths: LengthConfig | None) -> dict[str, str]:
+def answers(
+    opened: TaskCheckpoint, engine: Engine, lengths: LengthConfig | None
+) -> dict[str, str]:
     """Return the best answer by question id."""
     part = opened.data.test
     outputs: list[np.ndarray] = [np.empty(0)] * len(part.features)

@@ -23,14 +23,21 @@ from typing import TypeVar
 
 import torch
 
-from quala.checkpoint import Opened, open_checkpoint, set_dropout
+from quala.checkpoint import TaskCheckpoint, load_with_data, set_dropout
 from quala.compress.depth import keep_layers
 from quala.compress.layer_maps import layer_pairs, layers_to_keep
+from quala.compress.losses import LossSetup
 from quala.data.spec import DataSpec
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages.distill import DistillModule
 from quala.stages.distill_options import CacheConfig, DistillConfig
-from quala.stages.teacher import CachedTeacher, LiveTeacher, Teacher, cache_teacher, taught_states
+from quala.stages.teacher import (
+    CachedTeacher,
+    LiveTeacher,
+    Teacher,
+    cache_teacher,
+    followed_states,
+)
 from quala.stages.training import Plan, fit, plan_training
 from quala.workflow import StageContext
 from quala.workflow.compose import composed, typed
@@ -44,7 +51,7 @@ Seconds = tuple[float, float]
 class Setting:
     """One distillation, by a teacher of either kind."""
 
-    opened: Opened
+    opened: TaskCheckpoint
     config: DistillConfig
     plan: Plan
     kept: list[int]
@@ -64,15 +71,15 @@ class Setting:
             cache=self.config.cache,
             training=self.config,
             plan=self.plan,
-            pairs=taught_states(self.config.cache, self.pairs, **depths),
+            pairs=followed_states(self.config.cache, self.pairs, **depths),
         )
 
     def train(self, teacher: Teacher) -> None:
         """Train one epoch with the stage's loop, its checkpoint at the end included."""
         student = LengthAdaptiveModel(keep_layers(self.opened.model.hf, self.kept))
         student.requires_grad_(True)  # a copy of a teacher that is frozen by now
-        task = self.opened.data.task
-        module = DistillModule(student, teacher, task, self.config, self.plan, pairs=self.pairs)
+        setup = LossSetup(self.opened.data.task, self.pairs)
+        module = DistillModule(student, teacher, self.config, self.plan, setup=setup)
         with tempfile.TemporaryDirectory() as folder:
             context = StageContext.alone("benchmark", Path(folder))
             fit(module, context)
@@ -83,7 +90,7 @@ def setting(args: argparse.Namespace) -> Setting:
     spec = DataSpec(
         task="squad", name="demo", max_length=args.length, doc_stride=64, max_train=args.questions
     )
-    opened = open_checkpoint("offline", spec)
+    opened = load_with_data("offline", spec)
     workflow = find_workflow("quala_minilm")
     preset = typed(composed(workflow, ["stage/distill=hsk"]), workflow).stages["distill"]
     config = replace(

@@ -25,7 +25,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, quantize
 from quala.cost import macs
-from quala.data.task import Task
+from quala.data.task import Span
 from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
@@ -35,7 +35,7 @@ from quala.runtime.timing import interleaved, synthetic_inputs
 from quala.stages.measure import random_model
 
 LONGEST = 384
-TASK = Task("question-answering", 2, "f1")
+TASK = Span()
 
 
 @dataclass(frozen=True)

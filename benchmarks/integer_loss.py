@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from quala.checkpoint import open_checkpoint
+from quala.checkpoint import load_with_data
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.modules import QuantEmbedding, QuantLinear
 from quala.compress.quantize.transform import calibrate, quantize
@@ -112,7 +112,7 @@ def main() -> None:
         task="squad", path=args.data, max_train=2 * inputs, max_test=args.windows,
         search_size=1, selection_size=1,
     )  # fmt: skip
-    opened = open_checkpoint(args.model, spec)
+    opened = load_with_data(args.model, spec)
     model = opened.model.eval()
     train, test = opened.data.train.features, opened.data.test.features
     seen = [train.batch(range(at, at + BATCH)) for at in range(0, inputs, BATCH)]

@@ -23,7 +23,7 @@ import torch
 
 from quala.cost import mean_macs
 from quala.data.spec import DataSpec
-from quala.data.taskdata import TaskData, load_task_data
+from quala.data.taskdata import TaskData
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model, load_tokenizer
@@ -105,7 +105,7 @@ def load_data(arguments: argparse.Namespace, source: str | Path) -> TaskData:
     place: dict[str, Any] = {"path": arguments.data} if arguments.data else {"name": "demo"}
     small: dict[str, Any] = {} if arguments.model else {"max_length": 128, "doc_stride": 32}
     spec = DataSpec(task="squad", search_size=arguments.questions, **place, **small)
-    return load_task_data(spec, load_tokenizer(source))
+    return TaskData(spec, load_tokenizer(source))
 
 
 def toy_checkpoint(folder: Path) -> Path:

@@ -138,7 +138,7 @@ def checkpoint_store(
     test set with `test`.
     """
     # torch is imported for a checkpoint only
-    from quala.checkpoint import open_checkpoint
+    from quala.checkpoint import load_with_data
     from quala.cost import mean_macs
     from quala.data.spec import DataSpec
     from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
@@ -146,7 +146,7 @@ def checkpoint_store(
     sizes = {"max_length": 128, "doc_stride": 32, "max_question_length": 32}
     place: dict[str, Any] = {"path": data} if data else {"name": "demo", **sizes}
     size = {"max_test": questions} if test else {"search_size": questions}
-    opened = open_checkpoint(model, DataSpec(task="squad", **size, **place))
+    opened = load_with_data(model, DataSpec(task="squad", **size, **place))
     part = opened.data.test if test else opened.data.search
     longest = opened.data.spec.max_length
     chunks = cut_chunks(part, examples=questions, batch_size=batch, seed=0, pad_to=opened.pad_to)

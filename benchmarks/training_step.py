@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
-from quala.compress.losses import task_soft_loss
+from quala.compress.losses import soft_loss
 from quala.cost import mean_macs
 from quala.data.features import Batch, FeatureSet
-from quala.data.task import Task, task_loss
+from quala.data.task import Span
 from quala.lengths import LengthConfig, constant_drop
 from quala.models import adaptive
 from quala.models.adaptive import LengthAdaptiveModel
@@ -38,7 +38,7 @@ from quala.stages.options import FinetuneConfig
 from quala.stages.training import Plan, fit, step_batches
 from quala.workflow import StageContext
 
-TASK = Task("question-answering", 2, "f1")
+TASK = Span()
 LONGEST = 384
 
 
@@ -103,15 +103,13 @@ def sandwich_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
 
     def full_pass(batch: Batch) -> torch.Tensor:
         logits: torch.Tensor = model(batch)
-        task_loss(TASK, logits, batch).backward()
+        TASK.loss(logits, batch).backward()
         return logits.detach()
 
     def sub_passes(batch: Batch, target: torch.Tensor) -> None:
         for lengths in passes:
             logits = model(batch, lengths)
-            task_soft_loss(
-                TASK, logits, target, batch, direction="forward", temperature=1
-            ).backward()
+            soft_loss(TASK, logits, target, batch, direction="forward", temperature=1).backward()
 
     ratios = []
     for batch in batches:
@@ -143,7 +141,7 @@ def bare_loop(model: LengthAdaptiveModel, features: FeatureSet, rows: list[list[
     for some in rows:
         batch = features.batch(some)
         optimizer.zero_grad()
-        task_loss(TASK, model(batch), batch).backward()
+        TASK.loss(model(batch), batch).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
@@ -184,7 +182,7 @@ def attention_ratio(model: LengthAdaptiveModel, batches: list[Batch]) -> float:
     def step(batch: Batch) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(batch)
-        task_loss(TASK, logits.float(), batch).backward()
+        TASK.loss(logits.float(), batch).backward()
         model.zero_grad()
 
     ratios = []

@@ -6,12 +6,13 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from quala.cli.entry import main
+from quala.workflow.script import find_workflow
 
 STAGES = [
     "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export",
@@ -37,6 +38,14 @@ SIZES = [
     ),
 ]
 QUESTIONS = ["data.max_train=24", "data.max_test=8"]
+
+
+def options_of(workflow: str, words: Sequence[str]) -> list[str]:
+    """Leave out the options of stages that a workflow does not have: it refuses them."""
+    own = find_workflow(workflow).stages
+    return [
+        word for word in words if not word.startswith("stage.") or word.split(".")[1] in own
+    ]  # fmt: skip
 
 
 @contextmanager
@@ -70,9 +79,8 @@ class Toy:
         self.store = folder / "mlruns"
         self.store.mkdir()
         shutil.copy(database, self.store / "mlflow.db")
-        self.words = [
-            f"tracking.folder={self.store}", f"model.teacher={checkpoint}", *SIZES, *sizes
-        ]  # fmt: skip
+        own = options_of(workflow, [*SIZES, *sizes])
+        self.words = [f"tracking.folder={self.store}", f"model.teacher={checkpoint}", *own]
 
     def __call__(self, verb: str, *overrides: str) -> Any:
         """Return what the command prints as JSON; it must leave with 0."""

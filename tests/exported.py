@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture(scope="session")
 def export_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """The tiny checkpoint as an int8 export: the full length and two cheaper points, timed."""
-    from quala.checkpoint import open_checkpoint
+    from quala.checkpoint import load_with_data
     from quala.compress.quantize.config import QuantizeConfig
     from quala.compress.quantize.integer import to_integer
     from quala.compress.quantize.transform import calibrate, quantize
@@ -20,7 +20,7 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
     from quala.runtime.card import Point
 
     spec = DataSpec(task="squad", name="demo", max_length=128, doc_stride=32)
-    opened = open_checkpoint(tiny_checkpoint, spec, significance="span")
+    opened = load_with_data(tiny_checkpoint, spec, significance="span")
     batch = opened.data.test.features.batch(range(8))
 
     def observe() -> None:
@@ -38,5 +38,6 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
         )
     ]
     folder = tmp_path_factory.mktemp("export") / "tiny"
-    write_export(opened, folder, front, ExportSettings(name="tiny", repeats=1))
+    settings = ExportSettings(windows=spec.windows, name="tiny", repeats=1)
+    write_export(opened, folder, front, settings)
     return folder

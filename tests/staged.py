@@ -31,7 +31,8 @@ TOY: dict[str, dict[str, Any]] = {
         "step": 16, "chunk": 4, "batch_size": 8,
     },
     "measure": {
-        "front_points": 3, "batch_size": 8, "latency_inputs": 3, "warmup": 1, "threads": 1,
+        "name": "quala", "front_points": 3, "batch_size": 8, "latency_inputs": 3, "warmup": 1,
+        "threads": 1,
     },
     "report": {"title": "A toy"},
     "export": {"repeats": 1},

@@ -20,20 +20,20 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from quala.checkpoint import metadata, open_checkpoint, padding, predict, score_slice, set_dropout
+from quala.checkpoint import load_with_data, metadata, padding, predict, score_slice, set_dropout
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 
 
 def test_a_plain_folder_opens_with_the_defaults(tiny_checkpoint: Path, spec: DataSpec) -> None:
-    opened = open_checkpoint(tiny_checkpoint, spec)
+    opened = load_with_data(tiny_checkpoint, spec)
     assert opened.precision == "fp32"
     assert (opened.model.significance.name, opened.model.semantics) == ("question", "natural")
     assert opened.pad_to is None
 
 
 def test_an_integer_folder_opens_as_what_it_is(integer: Path, spec: DataSpec) -> None:
-    opened = open_checkpoint(integer, spec)
+    opened = load_with_data(integer, spec)
     assert opened.precision == "int8"
     assert opened.model.significance.name == "span"
 
@@ -42,17 +42,18 @@ def test_a_pruned_and_factorized_folder_opens_as_what_it_is(
     tiny_checkpoint: Path, tmp_path: Path, spec: DataSpec
 ) -> None:
     from quala.compress.prune.structured import keep_units
-    from quala.compress.shrink import FactorizeConfig, factorize
+    from quala.compress.shrink import factorize
+    from quala.compress.structure import structure_of
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.models.load import save_model
 
-    opened = open_checkpoint(tiny_checkpoint, spec)
+    opened = load_with_data(tiny_checkpoint, spec)
     small = keep_units(opened.model.hf, heads=[[1], [0, 1]])
-    small = factorize(small, FactorizeConfig(embedding_rank=8))
+    small = factorize(small, 2.0)
     save_model(LengthAdaptiveModel(small), opened.tokenizer, tmp_path, metadata=metadata(opened))
-    again = open_checkpoint(tmp_path, spec)
+    again = load_with_data(tmp_path, spec)
     assert [layer.heads for layer in again.model.arch.sizes] == [1, 2]
-    assert again.model.arch.embedding_rank == 8
+    assert again.model.arch.embedding_rank == structure_of(small).embedding_rank > 0
     state = small.state_dict()
     assert all(torch.equal(v, state[name]) for name, v in again.model.hf.state_dict().items())
 
@@ -62,19 +63,19 @@ def test_a_checkpoint_keeps_what_its_card_says(
 ) -> None:
     from quala.models.load import save_model
 
-    padded = open_checkpoint(
+    padded = load_with_data(
         tiny_checkpoint, spec, significance="column_sum", semantics="reference"
     )
     facts = metadata(padded)
     assert facts["sequence_length"] == 128
     save_model(padded.model, padded.tokenizer, tmp_path, metadata=facts)
-    again = open_checkpoint(tmp_path, spec)
+    again = load_with_data(tmp_path, spec)
     assert metadata(again) == facts
-    assert open_checkpoint(tmp_path, spec, semantics="natural").pad_to is None
+    assert load_with_data(tmp_path, spec, semantics="natural").pad_to is None
 
 
 def test_reference_semantics_read_padded_inputs(tiny_checkpoint: Path, spec: DataSpec) -> None:
-    opened = open_checkpoint(
+    opened = load_with_data(
         tiny_checkpoint, spec, significance="column_sum", semantics="reference"
     )
     assert opened.pad_to == 128
@@ -94,12 +95,12 @@ def test_a_checkpoint_of_another_task_is_refused(
     request: pytest.FixtureRequest, folder: str, sentences: DataSpec
 ) -> None:
     with pytest.raises(QualaError, match="trained for question-answering with 2 outputs, the"):
-        open_checkpoint(request.getfixturevalue(folder), sentences)
+        load_with_data(request.getfixturevalue(folder), sentences)
 
 
 def test_a_missing_head_is_drawn_from_the_seed(tiny_checkpoint: Path, sentences: DataSpec) -> None:
     heads = [
-        open_checkpoint(tiny_checkpoint, sentences, seed=seed).model.hf.classifier.weight
+        load_with_data(tiny_checkpoint, sentences, seed=seed).model.hf.classifier.weight
         for seed in (1, 1, 2)
     ]
     assert torch.equal(heads[0], heads[1])
@@ -107,7 +108,7 @@ def test_a_missing_head_is_drawn_from_the_seed(tiny_checkpoint: Path, sentences:
 
 
 def test_predictions_do_not_depend_on_the_batches(tiny_checkpoint: Path, spec: DataSpec) -> None:
-    opened = open_checkpoint(tiny_checkpoint, spec)
+    opened = load_with_data(tiny_checkpoint, spec)
     features = opened.data.selection.features
     one, many = (
         predict(opened.model, features, batch_size=size, pad_to=pad_to)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden.use import identities
 
 from quala.errors import QualaError
 from quala.lengths import constant_drop
-from quala.workflow import Workflow
+from quala.stages import STAGES
+from quala.workflow import Flow
 from quala.workflow.compose import composed, one_sentence, typed
-from quala.workflow.script import conf_folder, find_workflow
+from quala.workflow.script import WorkflowSpec, conf_folder, find_workflow, workflow_scripts
 from quala.workflow.settings import Settings
 
 CONF = conf_folder()
@@ -22,7 +24,7 @@ GROUPS = ("data", "model", "tracking")
 OPTIONS = [
     f"{file.parent.relative_to(CONF)}={file.stem}"
     for folder in (*(CONF / group for group in GROUPS), *sorted((CONF / "stage").iterdir()))
-    for file in sorted(folder.glob("*.yaml"))
+    for file in sorted(folder.glob("[!_]*.yaml"))
 ]
 # What a recipe leaves open, by what a person would give.
 NEEDED = {
@@ -35,17 +37,17 @@ CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 
 @pytest.fixture(scope="module")
-def workflow() -> Workflow:
+def workflow() -> WorkflowSpec:
     return find_workflow("quala_minilm")
 
 
-def settings(workflow: Workflow, *overrides: str) -> Settings:
+def settings(workflow: WorkflowSpec, *overrides: str) -> Settings:
     with one_sentence(workflow):
         return typed(composed(workflow, overrides), workflow)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_an_experiment_composes(workflow: Workflow, experiment: str) -> None:
+def test_an_experiment_composes(workflow: WorkflowSpec, experiment: str) -> None:
     needed = NEEDED.get(experiment, [])
     found = settings(workflow, f"experiment={experiment}", *needed)
     assert found.stages.keys() == workflow.stages.keys()
@@ -127,7 +129,7 @@ def test_compound_crosses_bits_with_lengths(
 
 
 @pytest.mark.parametrize("preset", ["squad_cpu", "glue_cpu"])
-def test_compound_rounds_the_supernet_of_quala_minilm(workflow: Workflow, preset: str) -> None:
+def test_compound_rounds_the_supernet_of_quala_minilm(workflow: WorkflowSpec, preset: str) -> None:
     needed = NEEDED[preset]
     ours = settings(find_workflow("compound"), f"experiment=compound/{preset}", *needed)
     theirs = settings(workflow, f"experiment={preset}", *needed)
@@ -136,7 +138,9 @@ def test_compound_rounds_the_supernet_of_quala_minilm(workflow: Workflow, preset
 
 
 @pytest.mark.parametrize("name", [*RECIPES, *CROSSINGS])
-def test_a_recipe_shares_data_and_teacher_with_quala_minilm(workflow: Workflow, name: str) -> None:
+def test_a_recipe_shares_data_and_teacher_with_quala_minilm(
+    workflow: WorkflowSpec, name: str
+) -> None:
     recipe = find_workflow(name)
     for own, common, needed in (
         ([], "demo", []),
@@ -165,8 +169,9 @@ def test_one_option_sets_how_much_smaller_a_model_gets(ratio: float) -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_option_composes(workflow: Workflow, option: str) -> None:
-    settings(workflow, "~experiment", option, *NEEDED.get(option, []))
+def test_an_option_composes(option: str) -> None:
+    every = WorkflowSpec("every", lambda flow: None, Path(__file__))
+    settings(every, "~experiment", option, *NEEDED.get(option, []))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -178,8 +183,23 @@ def test_any_recipe_may_cache_its_teacher(name: str) -> None:
     assert found.cache == preset.cache
 
 
-def test_every_stage_has_defaults(workflow: Workflow) -> None:
-    assert {f"stage/{name}=default" for name in workflow.stages} <= set(OPTIONS)
+def test_every_stage_has_defaults() -> None:
+    assert {f"stage/{name}=default" for name in STAGES} <= set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", workflow_scripts())
+def test_a_workflow_names_the_stages_that_it_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, run = [], Flow.run
+
+    def noted(flow: Flow, stage: str, /, **more: Any) -> Any:
+        asked.append(stage)
+        return run(flow, stage, **more)
+
+    monkeypatch.setattr(Flow, "run", noted)
+    identities(find_workflow(name), [])
+    assert list(find_workflow(name).stages) == list(dict.fromkeys(asked))
 
 
 @pytest.mark.parametrize(
@@ -199,13 +219,13 @@ def test_every_stage_has_defaults(workflow: Workflow) -> None:
     ],
 )
 def test_what_is_missing_or_wrong_is_one_sentence(
-    workflow: Workflow, overrides: list[str], sentence: str
+    workflow: WorkflowSpec, overrides: list[str], sentence: str
 ) -> None:
     with pytest.raises(QualaError, match=sentence):
         settings(workflow, *overrides)
 
 
-def test_the_paper_recipe_is_the_published_one(workflow: Workflow) -> None:
+def test_the_paper_recipe_is_the_published_one(workflow: WorkflowSpec) -> None:
     found = settings(workflow, "experiment=squad")
     adapt, integer, search = (
         found.stages[name] for name in ("length_adapt", "quantize", "search")

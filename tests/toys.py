@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, PreTrainedModel
 
+from quala.data.task import Classes, Span, Task, Value
+from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.selection import restore
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-PAD = {"roberta": 1, "xlm-roberta": 1}
+TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
+PAD = {"roberta": 1, "xlm-roberta": 1, "camembert": 1}
 VOCABULARY = 50
 
 
@@ -58,10 +59,8 @@ def build_hf() -> BuildHf:
     """Return a maker of toy Hugging Face models in float64, in evaluation mode."""
 
     def make(family: str = "bert", kind: str = "question-answering", **extra: Any) -> Any:
-        auto: Any = AutoModelForSequenceClassification
-        if kind == "question-answering":
-            auto = AutoModelForQuestionAnswering
-        labels = {"question-answering": 2, "classification": 3, "regression": 1}[kind]
+        auto: Any = getattr(transformers, TASKS[kind].auto_class)
+        labels = TASKS[kind].num_labels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             hf = auto.from_config(_config(family, num_labels=labels, **extra))
@@ -79,7 +78,7 @@ def build(build_hf: BuildHf) -> Build:
     ) -> LengthAdaptiveModel:
         names = ("significance", "semantics")
         own = {name: options.pop(name) for name in names if name in options}
-        return LengthAdaptiveModel(build_hf(family, kind, **options), task_kind=kind, **own)
+        return LengthAdaptiveModel(build_hf(family, kind, **options), task=TASKS[kind], **own)
 
     return make
 
@@ -104,3 +103,16 @@ def make_batch() -> MakeBatch:
         }
 
     return make
+
+
+def restored_hidden(
+    model: LengthAdaptiveModel, batch: dict[str, Tensor], lengths: LengthConfig
+) -> Tensor:
+    """Return hidden states (B, n, H), those of a dropped token from its last complete layer."""
+    state, drops = model.begin(batch), []
+    for layer, keep in enumerate(model.keep_counts(batch, lengths)):
+        attended = model.attend(state, layer, keep is not None)
+        state = model.narrow(attended, layer, keep)
+        if len(state.drops) > len(drops):
+            drops.append(replace(state.drops[-1], values=attended.inputs))
+    return restore(state.hidden, drops)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from quala.compare.group import Comparison
 from quala.compare.store import Reports
-from quala.compare.text import Comparison
 from quala.compare.trials import Collector, Trial
 from quala.data.spec import DataSpec
 from quala.results import Latency, Report, Role, Row

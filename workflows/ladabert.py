@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from quala.stages.distill_options import shrink_steps
+from quala.stages.recipe import distill
 from quala.workflow import Flow, workflow
 
 
-@workflow("ladabert")
+@workflow("ladabert", stages=("finetune", "distill", "measure", "report", "export"))
 def ladabert(flow: Flow) -> None:
-    """Factorize and prune the fine-tuned model in steps, and heal each by distillation."""
+    """Factorize and prune the fine-tuned model in steps, and heal each by distillation.
+
+    Each step takes ratio^(1/steps) of the size and is followed by a training of its own on the
+    teacher's answers, hidden states and attention scores and on the labels. The last step may
+    round too: integers cannot be trained further.
+    """
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
     config, student = flow.settings.stages["distill"], None
     for shrink in shrink_steps(config.shrink):
-        # Integers cannot be trained further, so only the last step may round.
-        quantizers = config.quantizers if shrink.last else None
         student = flow.run(
-            "distill",
+            distill(
+                "copy_layers", "shrink", "fake_quantize",
+                losses=("soft", "hidden", "attention", "hard"),
+            ),
             name=f"distill_{shrink.step}",
-            changes={"shrink": shrink, "quantizers": quantizers},
+            changes={"shrink": shrink, "quantizers": config.quantizers if shrink.last else None},
             data=data,
             model=student,
             teacher=teacher,
-        )
-    measured = flow.run(
-        "measure", changes={"name": "ladabert"}, data=data, baseline=teacher, model=student
-    )
+        )  # fmt: skip
+    measured = flow.run("measure", data=data, baseline=teacher, model=student)
     flow.run("report", measure=measured)
     flow.run("export", data=data, model=student, measure=measured)
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from quala.workflow import Flow, workflow
 
+STAGES = (
+    "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export"
+)  # fmt: skip
 
-@workflow("quala_minilm")
+
+@workflow("quala_minilm", stages=STAGES)
 def quala_minilm(flow: Flow) -> None:
     """MiniLM student, length-adaptive supernet, int8, searched lengths, measured front.
 
-    Without `length_adapt` the student itself is rounded, without `quantize` the front is float's,
-    without `search` only full lengths are measured.
+    The options of `distill` choose the student and its losses: by default half of the teacher's
+    layers, on its answers, the labels and MiniLMv2's relations. Without `length_adapt` the
+    student itself is rounded, without `quantize` the front is that of a float model, without
+    `search` only full lengths are measured.
     """
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from quala.stages.recipe import distill
 from quala.workflow import Flow, workflow
 
 
-@workflow("ternarybert")
+@workflow("ternarybert", stages=("finetune", "distill", "measure", "report", "export"))
 def ternarybert(flow: Flow) -> None:
-    """Distill the fine-tuned model into itself with ternary weights and 8-bit activations."""
+    """Distill the fine-tuned model into itself with ternary weights and 8-bit activations.
+
+    The student copies all layers. Its weights are ternary by a threshold (`twn`) or by the loss
+    (`lat`) from the first step on, trained without labels on the teacher's answers, hidden states
+    and attention scores.
+    """
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
-    student = flow.run("distill", data=data, teacher=teacher)
-    measured = flow.run(
-        "measure", changes={"name": "ternarybert"}, data=data, baseline=teacher, model=student
+    student = flow.run(
+        distill("copy_layers", "fake_quantize", losses=("soft", "hidden", "attention")),
+        data=data,
+        teacher=teacher,
     )
+    measured = flow.run("measure", data=data, baseline=teacher, model=student)
     flow.run("report", measure=measured)
     flow.run("export", data=data, model=student, measure=measured)
 

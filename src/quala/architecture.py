@@ -1,13 +1,14 @@
-"""What compression left of each layer: heads, neurons and ranks, as config.json records them."""
+"""The sizes of an encoder, as config.json records them: its own, and what compression left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError
+from quala.plugins import FAMILIES
 
 KEY = "quala_structure"
 """The entry of config.json; a model without it has equal, dense layers."""
@@ -103,10 +104,43 @@ def _factors(inputs: int, outputs: int, rank: int) -> list[Linear]:
     return [(inputs, rank, False), (rank, outputs, True)]
 
 
-Family = Literal["bert", "roberta", "xlm-roberta", "electra", "distilbert"]
 Head = Literal["span", "sentence"]
 
-FAMILIES: tuple[Family, ...] = get_args(Family)
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFacts:
+    """What a model family's config.json means; the rest of a family is its modules."""
+
+    keys: Mapping[str, str] = field(
+        default_factory=lambda: {
+            "hidden": "hidden_size",
+            "intermediate": "intermediate_size",
+            "layers": "num_hidden_layers",
+            "heads": "num_attention_heads",
+            "vocabulary": "vocab_size",
+            "positions": "max_position_embeddings",
+            "type_vocabulary": "type_vocab_size",
+        }
+    )
+    """Keys of config.json by field of `Architecture`; a size without a key is 0."""
+    hidden_dropout: str = "hidden_dropout_prob"
+    """Key of the dropout rate outside the attention."""
+    attention_dropout: str = "attention_probs_dropout_prob"
+    """Key of the dropout rate of the attention's probabilities."""
+    first_position: int = 0
+    """Position of a text's first token: 2 where positions begin after the padding id 1."""
+    products_per_token: int = 1
+    """Elementwise products per token that a profiler of the published code counts outside the
+    layers: BERT multiplies the mask, RoBERTa the mask and the position ids."""
+
+
+def config_facts(model_type: str) -> ConfigFacts:
+    """Return what the config.json of a model family means.
+
+    Raises QualaError for a `model_type` that is neither built in nor installed.
+    """
+    facts: ConfigFacts = FAMILIES.find(model_type).facts
+    return facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +154,7 @@ class Architecture:
     structure of another depth.
     """
 
-    family: Family
+    family: str
     hidden: int
     intermediate: int
     layers: int
@@ -134,8 +168,7 @@ class Architecture:
     structure: Structure | None = None
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise unknown("model family", self.family, FAMILIES)
+        FAMILIES.check(self.family)
         if self.hidden % self.heads:
             raise QualaError(f"`heads` must divide `hidden` {self.hidden}, got {self.heads}.")
         if self.structure is not None and len(self.structure.layers) != self.layers:
@@ -147,8 +180,8 @@ class Architecture:
 
     @property
     def longest(self) -> int:
-        """Return the longest input in tokens; RoBERTa's positions start after the padding id."""
-        return self.positions - 2 if self.family in ("roberta", "xlm-roberta") else self.positions
+        """Return the longest input in tokens."""
+        return self.positions - config_facts(self.family).first_position
 
     @property
     def projected(self) -> bool:

@@ -1,4 +1,4 @@
-"""Open what an earlier stage left, whatever its precision, and score it."""
+"""Checkpoints of any precision: load them, with or without data, and score them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,39 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quala.compress.prune.sparse import is_sparse
-from quala.compress.quantize.files import load_integer, precision_of
+from quala.compress.quantize.files import load_integer
+from quala.compress.quantize.integer import precision_of
 from quala.compress.structure import is_structured, load_structured
 from quala.data.batches import eval_batches
 from quala.data.features import Batch, FeatureSet
 from quala.data.spec import DataSpec
-from quala.data.task import Task
-from quala.data.taskdata import Slice, TaskData, load_task_data
+from quala.data.task import Span, Task, task_of
+from quala.data.taskdata import Slice, TaskData
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
+from quala.models.families import family_of
 from quala.models.load import METADATA_FILE, load_model, load_tokenizer, read_metadata
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A checkpoint in memory: the model, its tokenizer, and the data read with it."""
+class Checkpoint:
+    """A model in memory, of any precision, and its tokenizer."""
 
     model: LengthAdaptiveModel
     tokenizer: PreTrainedTokenizerBase
-    data: TaskData
 
     @property
     def precision(self) -> str:
         """`fp32`, `int8`, or the bits of an integer model below 8: see `precision_of`."""
         return precision_of(self.model)
+
+
+@dataclass(frozen=True)
+class TaskCheckpoint(Checkpoint):
+    """A checkpoint and the data of its task, read with its tokenizer."""
+
+    data: TaskData
 
     @property
     def pad_to(self) -> int | None:
@@ -48,82 +56,97 @@ def padding(spec: DataSpec, semantics: str) -> int | None:
     return spec.max_length if spec.pad_to_max or semantics == "reference" else None
 
 
-def open_checkpoint(
+def load_checkpoint(
+    source: str | Path,
+    *,
+    task: Task | None = None,
+    significance: str | None = None,
+    semantics: Semantics | None = None,
+    seed: int = 0,
+) -> Checkpoint:
+    """Load a float or integer checkpoint; None keeps what its quala.json says.
+
+    A checkpoint without quala.json answers questions and ranks tokens by `question` rows under
+    `natural` semantics. A head that the checkpoint lacks is drawn from `seed`. Raises QualaError
+    for a checkpoint of another task and for one that cannot be read.
+    """
+    tokenizer = load_tokenizer(source)
+    return Checkpoint(_model(source, task, significance, semantics, seed), tokenizer)
+
+
+def load_with_data(
     source: str | Path,
     spec: DataSpec,
     *,
     significance: str | None = None,
     semantics: Semantics | None = None,
     seed: int = 0,
-) -> Opened:
-    """Load a float or integer checkpoint with the data; None keeps what its quala.json says.
-
-    A checkpoint without quala.json ranks by `question` rows under `natural` semantics. A head
-    that the checkpoint lacks is drawn from `seed`. Raises QualaError for a checkpoint of another
-    task and for one that cannot be read.
-    """
-    facts = _facts(source)
+) -> TaskCheckpoint:
+    """Load a checkpoint as `load_checkpoint` does, for the task of these data, and the data."""
     tokenizer = load_tokenizer(source)
-    data = load_task_data(spec, tokenizer)
-    _check_task(source, facts, data.task)
+    data = TaskData(spec, tokenizer)
+    model = _model(source, data.task, significance, semantics, seed)
+    return TaskCheckpoint(model, tokenizer, data)
+
+
+def _model(
+    source: str | Path,
+    task: Task | None,
+    significance: str | None,
+    semantics: Semantics | None,
+    seed: int,
+) -> LengthAdaptiveModel:
+    facts = read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
+    task = _task(source, facts, task)
     ranking = significance or facts.get("significance", "question")
     lengths = semantics or facts.get("semantics", "natural")
     integer = facts.get("precision") == "int8"
     if integer or is_structured(source) or is_sparse(source):
-        model = LengthAdaptiveModel(
-            load_integer(source) if integer else load_structured(source),
-            task_kind=data.task.kind,
-            significance=ranking,
-            semantics=lengths,
-        )
-    else:
-        model = load_model(
-            source, task=data.task, significance=ranking, semantics=lengths, seed=seed
-        )
-    return Opened(model, tokenizer, data)
+        hf = load_integer(source) if integer else load_structured(source)
+        return LengthAdaptiveModel(hf, task=task, significance=ranking, semantics=lengths)
+    return load_model(source, task=task, significance=ranking, semantics=lengths, seed=seed)
 
 
-def _facts(source: str | Path) -> dict[str, Any]:
-    """Return what quala.json says, nothing where there is none."""
-    return read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
-
-
-def _check_task(source: str | Path, facts: dict[str, Any], task: Task) -> None:
+def _task(source: str | Path, facts: dict[str, Any], task: Task | None) -> Task:
+    """Return the task to load, which must be the one that the checkpoint was trained for."""
+    if task is None:
+        kind = facts.get("task", Span.kind)
+        return task_of(kind, facts.get("num_labels", 2))
     kind, labels = facts.get("task", task.kind), facts.get("num_labels", task.num_labels)
     if (kind, labels) != (task.kind, task.num_labels):
         raise QualaError(
             f"`{source}` was trained for {kind} with {labels} outputs, the data asks for "
             f"{task.kind} with {task.num_labels}."
         )
+    return task
 
 
-def metadata(opened: Opened) -> dict[str, Any]:
+def metadata(checkpoint: TaskCheckpoint) -> dict[str, Any]:
     """Return what quala.json says of a model beside its precision."""
-    model = opened.model
+    model = checkpoint.model
     return {
-        "task": model.task_kind,
+        "task": model.task.kind,
         "num_labels": model.arch.outputs,
         "significance": model.significance.name,
         "semantics": model.semantics,
-        "sequence_length": opened.data.spec.max_length,
+        "sequence_length": checkpoint.data.spec.max_length,
     }
 
 
 def set_dropout(model: PreTrainedModel, *, hidden: float | None, attention: float | None) -> None:
     """Replace the dropout rates of a Hugging Face model; None keeps them."""
-    config = model.config
-    for name, module in model.named_modules():
+    family = family_of(model)
+    of_attention = {family.block(layer).attention_dropout for layer in family.layers(model)}
+    for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            is_attention = name.endswith(("self.dropout", "attention.dropout"))
-            rate = attention if is_attention else hidden
+            rate = attention if module in of_attention else hidden
             module.p = module.p if rate is None else rate
-    for names, rate in (
-        (("attention_probs_dropout_prob", "attention_dropout"), attention),
-        (("hidden_dropout_prob", "dropout"), hidden),
+    for key, rate in (
+        (family.facts.attention_dropout, attention),
+        (family.facts.hidden_dropout, hidden),
     ):
-        for name in names:
-            if rate is not None and hasattr(config, name):
-                setattr(config, name, rate)
+        if rate is not None:
+            setattr(model.config, key, rate)
 
 
 def predict(
@@ -134,34 +157,37 @@ def predict(
     pad_to: int | None,
     lengths: LengthConfig | None = None,
 ) -> list[np.ndarray]:
-    """Return the logits of every feature, in order: (n_i, 2) for spans, (C,) otherwise."""
+    """Return the logits of every feature, in order: (n_i, K) with outputs per token, else (K,)."""
     outputs: list[np.ndarray] = [np.empty(0)] * len(features)
-    spans = model.task_kind == "question-answering"
     with torch.inference_mode():
         for rows in eval_batches(features.lengths, batch_size):
             batch = on_device(model.hf.device, features.batch(rows, pad_to=pad_to))
             logits = model(batch, lengths).float().cpu().numpy()
             for row, values in zip(rows, logits, strict=True):
-                outputs[row] = values[: features.lengths[row]] if spans else values
+                outputs[row] = model.task.cut(values, features.lengths[row])
     return outputs
 
 
 def on_device(device: torch.device, batch: Batch) -> Batch:
-    """Return a batch where a model is: while training scores, where Lightning has put it."""
+    """Return a batch on the device of a model, which during training is Lightning's choice."""
     tensors = cast("dict[str, torch.Tensor]", batch)
     return cast("Batch", {name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 def score_slice(
-    opened: Opened, part: Slice, *, batch_size: int, lengths: LengthConfig | None = None
+    checkpoint: TaskCheckpoint,
+    part: Slice,
+    *,
+    batch_size: int,
+    lengths: LengthConfig | None = None,
 ) -> dict[str, float]:
     """Return the metrics of a model on a slice, in percent."""
-    opened.model.eval()
+    checkpoint.model.eval()
     outputs = predict(
-        opened.model,
+        checkpoint.model,
         part.features,
         batch_size=batch_size,
-        pad_to=opened.pad_to,
+        pad_to=checkpoint.pad_to,
         lengths=lengths,
     )
-    return opened.data.score(part, outputs)
+    return checkpoint.data.score(part, outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -10,49 +11,36 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.architecture import FAMILIES as FAMILIES
-from quala.architecture import KEY, Linear, Structure
+from quala.architecture import KEY, Head, Linear, Structure, config_facts
 from quala.architecture import Architecture as Architecture
-from quala.architecture import Family as Family
-from quala.architecture import Head as Head
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
 
 Precision = Literal["fp32", "fp16", "int8", "int8-linear"]
 
-# Elementwise products per token that a profiler of the published code counts outside the
-# layers: BERT multiplies the mask, RoBERTa the mask and the position ids.
-_PER_TOKEN: Mapping[Family, int] = MappingProxyType(
-    {"bert": 1, "electra": 1, "roberta": 2, "xlm-roberta": 2, "distilbert": 0}
-)
-
-
-def _encoder(
-    family: Family,
-    hidden: int,
-    layers: int,
-    heads: int,
-    *,
-    intermediate: int = 0,
-    embedding: int = 0,
-) -> Architecture:
-    vocabulary, positions, types = {
+_PUBLISHED = MappingProxyType(
+    {
         "bert": (30522, 512, 2),
         "electra": (30522, 512, 2),
         "distilbert": (30522, 512, 0),
         "roberta": (50265, 514, 1),
         "xlm-roberta": (250002, 514, 1),
-    }[family]
+    }
+)
+"""Vocabulary, positions and token types of the published models."""
+
+
+def _encoder(family: str, hidden: int, layers: int, heads: int) -> Architecture:
+    vocabulary, positions, types = _PUBLISHED[family]
     return Architecture(
         family=family,
         hidden=hidden,
-        intermediate=intermediate or 4 * hidden,
+        intermediate=4 * hidden,
         layers=layers,
         heads=heads,
         vocabulary=vocabulary,
         positions=positions,
         type_vocabulary=types,
-        embedding=embedding,
     )
 
 
@@ -62,7 +50,7 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "minilm-l12-h384": _encoder("roberta", 384, 12, 12),
         "minilm-l6-h384-uncased": _encoder("bert", 384, 6, 12),
         "minilm-l12-h384-uncased": _encoder("bert", 384, 12, 12),
-        "tinybert-l4-h312": _encoder("bert", 312, 4, 12, intermediate=1200),
+        "tinybert-l4-h312": replace(_encoder("bert", 312, 4, 12), intermediate=1200),
         "tinybert-l6-h768": _encoder("bert", 768, 6, 12),
         "bert-base": _encoder("bert", 768, 12, 12),
         "bert-large": _encoder("bert", 1024, 24, 16),
@@ -70,7 +58,7 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "roberta-large": _encoder("roberta", 1024, 24, 16),
         "xlm-roberta-base": _encoder("xlm-roberta", 768, 12, 12),
         "distilbert-base": _encoder("distilbert", 768, 6, 12),
-        "electra-small": _encoder("electra", 256, 12, 4, embedding=128),
+        "electra-small": replace(_encoder("electra", 256, 12, 4), embedding=128),
         "electra-base": _encoder("electra", 768, 12, 12),
     }
 )
@@ -126,7 +114,8 @@ def _macs(
     attention = projections * seen + 2 * context * seen**2 + arch.hidden * seen
     feed_forward = feed * kept + arch.hidden * kept
     layers: NDArray[np.int64] = (attention + feed_forward).sum(axis=-1)
-    embedding = tokens * (arch.embedding + _PER_TOKEN[arch.family] + _weights(_below(arch)))
+    products = arch.embedding + config_facts(arch.family).products_per_token
+    embedding = tokens * (products + _weights(_below(arch)))
     return layers + embedding + _head_macs(arch, tokens)
 
 
@@ -206,40 +195,13 @@ def size_bytes(arch: Architecture, precision: Precision) -> int:
     return linears + tables + 4 * (_norms(arch) + _head_parameters(arch))
 
 
-_KEYS = MappingProxyType(
-    {
-        "hidden": "hidden_size",
-        "intermediate": "intermediate_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "vocabulary": "vocab_size",
-        "positions": "max_position_embeddings",
-        "type_vocabulary": "type_vocab_size",
-    }
-)
-_DISTILBERT_KEYS = MappingProxyType(
-    {
-        "hidden": "dim",
-        "intermediate": "hidden_dim",
-        "layers": "n_layers",
-        "heads": "n_heads",
-        "vocabulary": "vocab_size",
-        "positions": "max_position_embeddings",
-    }
-)
-
-
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Read the architecture out of a Hugging Face config.json.
 
     Raises QualaError for a `model_type` that quala does not support and for a missing size.
     """
-    family = config["model_type"] if "model_type" in config else None
-    if family not in FAMILIES:
-        raise unknown("`model_type`", family, FAMILIES)
-    keys = dict(_DISTILBERT_KEYS if family == "distilbert" else _KEYS)
-    if family == "electra":
-        keys["embedding"] = "embedding_size"
+    family = str(config.get("model_type"))
+    keys = config_facts(family).keys
     missing = sorted(key for key in keys.values() if key not in config)
     if missing:
         raise QualaError(f"The model's config.json lacks {', '.join(missing)}.")

@@ -1,13 +1,26 @@
-"""The one exception that stands for a mistake of the user, and its sentence."""
+"""An error in what the user gave, and how a command reports it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+SENTENCES = {
+    errno.ENOSPC: "The disk is full",
+    errno.EDQUOT: "The disk quota is used up",
+    errno.EACCES: "No permission",
+    errno.EPERM: "No permission",
+    errno.EROFS: "The disk is read-only",
+}
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
 
 class QualaError(Exception):
-    """A mistake that its user can mend; its message is one sentence, the command exits with 2."""
+    """An error in the user's input; its message is one sentence, the command exits with 2."""
 
     exit_code = 2
 
@@ -18,3 +31,41 @@ def unknown(what: str, got: object, allowed: Iterable[str]) -> QualaError:
     near = difflib.get_close_matches(str(got), names, n=1)
     hint = f" Did you mean `{near[0]}`?" if near else ""
     return QualaError(f"Unknown {what} `{got}`.{hint} Allowed: {', '.join(names) or 'none'}.")
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Return the exit code of `command`; an expected error is one sentence on standard error.
+
+    Expected are errors in the input, a full or protected disk, a failure of the tracking store,
+    and Ctrl-C. With the variable `QUALA_DEBUG` all of them but Ctrl-C are raised.
+    """
+    debug = "QUALA_DEBUG" in os.environ
+    try:
+        return command()
+    except QualaError as error:
+        if debug:
+            raise
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        if debug or error.errno not in SENTENCES:
+            raise
+        place = f": {error.filename}" if error.filename else ""
+        return _complain(f"{SENTENCES[error.errno]}{place}.", QualaError.exit_code)
+    except _store_errors() as error:
+        if debug:
+            raise
+        reason = str(error).partition("\n")[0]
+        return _complain(f"The tracking store failed: {reason}", QualaError.exit_code)
+    except KeyboardInterrupt:
+        return _complain("Interrupted; the same command goes on from here.", INTERRUPTED)
+
+
+def _store_errors() -> tuple[type[Exception], ...]:
+    # MLflow cannot have failed where it was never imported.
+    module = sys.modules.get("mlflow.exceptions")
+    return (module.MlflowException,) if module else ()
+
+
+def _complain(sentence: str, code: int) -> int:
+    sys.stderr.write(f"error: {sentence}\n")
+    return code

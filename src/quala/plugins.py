@@ -31,6 +31,8 @@ class Registry(Generic[T]):
     own: Mapping[str, str]
     """quala's own: `module:attribute` by name."""
     classes: bool = False
+    dotted: bool = True
+    """Whether a name may be a dotted path."""
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
@@ -43,8 +45,9 @@ class Registry(Generic[T]):
 
     def check(self, name: str) -> None:
         """Raise QualaError for a name that is neither known nor a dotted path."""
-        if name not in self.own and "." not in name and name not in self._installed:
-            raise unknown(self.kind, name, self.names)
+        if name in self.own or (self.dotted and "." in name) or name in self._installed:
+            return
+        raise unknown(self.kind, name, self.names)
 
     def find(self, name: str) -> T:
         """Import and return the object called `name`.
@@ -71,24 +74,63 @@ class Registry(Generic[T]):
             raise QualaError(f"The {self.kind} `{path}` cannot be imported: {error}.") from error
 
 
+TASKS: Registry[Any] = Registry(
+    "task kind",
+    "quala.tasks",
+    {
+        "question-answering": "quala.data.task:Span",
+        "classification": "quala.data.task:Classes",
+        "regression": "quala.data.task:Value",
+    },
+    classes=True,
+)
+"""Keyed by `Task.kind`, which quala.json names."""
+
+FORMATS: Registry[Any] = Registry(
+    "data task",
+    "quala.formats",
+    {"squad": "quala.data.formats:Squad", "glue": "quala.data.formats:Glue"},
+)
+"""Keyed by `data.task`."""
+
 FAMILIES: Registry[Any] = Registry(
-    "model family",
+    "`model_type`",
     "quala.families",
-    {},
+    {
+        "bert": "quala.models.families:BERT",
+        "roberta": "quala.models.families:ROBERTA",
+        "xlm-roberta": "quala.models.families:ROBERTA",
+        "electra": "quala.models.families:ELECTRA",
+        "distilbert": "quala.models.families:DISTILBERT",
+    },
+    dotted=False,  # a downloaded config.json names it
 )
 """Keyed by `model_type` of config.json."""
 
 SIGNIFICANCE: Registry[Any] = Registry(
     "significance",
     "quala.significance",
-    {},
+    {
+        "column_sum": "quala.models.significance:ColumnSum",
+        "query_rows": "quala.models.significance:QueryRows",
+        "question": "quala.models.significance:Question",
+        "cls": "quala.models.significance:Cls",
+        "span": "quala.models.significance:Span",
+    },
 )
 
 LOSSES: Registry[Any] = Registry(
     "distillation loss",
     "quala.losses",
-    {},
+    {
+        "hidden": "quala.compress.losses:HiddenLoss",
+        "attention": "quala.compress.losses:AttentionLoss",
+        "relation": "quala.compress.losses:RelationLoss",
+        "hard": "quala.compress.losses:HardLoss",
+        "soft": "quala.compress.losses:SoftLoss",
+    },
 )
+"""In the order in which a training adds them."""
 
 STRATEGIES: Registry[Any] = Registry(
     "search strategy",

@@ -67,6 +67,11 @@ class Row:
         """The median latency, None where none was measured."""
         return self.latency_ms.median if self.latency_ms else None
 
+    @property
+    def is_float(self) -> bool:
+        """Whether the weights are floating-point numbers."""
+        return self.precision.startswith("fp")
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Row:
         """Read back what `asdict` wrote."""

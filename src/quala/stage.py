@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
+
+from quala.errors import QualaError
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -87,6 +89,49 @@ def lines(description: str, total: float, logger: logging.Logger) -> Iterator[Pr
     yield _Lines(description, total, logger)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The values that an option may have; None is no limit."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return not (
+            (self.above is not None and not value > self.above)
+            or (self.at_least is not None and not value >= self.at_least)
+            or (self.below is not None and not value < self.below)
+            or (self.at_most is not None and not value <= self.at_most)
+        )
+
+    def __str__(self) -> str:
+        limits = {item.name: getattr(self, item.name) for item in fields(self)}
+        said = [f"{n.replace('_', ' ')} {v}" for n, v in limits.items() if v is not None]
+        return " and ".join(said)
+
+
+def ranged(default: Any = MISSING, *, identity: Any = True, **limits: float) -> Any:
+    """Return a field of a config with the limits of a `Range`; null is always allowed.
+
+    For a list the limits are those of its entries.
+    """
+    metadata = {"range": Range(**limits), "identity": identity}
+    return field(default=default, metadata=metadata)
+
+
+def check_ranges(config: Any, prefix: str = "") -> None:
+    """Raise QualaError for the first option outside its range; `prefix` goes before its name."""
+    for item in fields(config):
+        limits, value = item.metadata.get("range"), getattr(config, item.name)
+        if limits is None or value is None:
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if one not in limits:
+                raise QualaError(f"`{prefix}{item.name}` must be {limits}, got {one}.")
+
+
 StageFunction = Callable[[Any, "StageContext", Mapping[str, Any]], dict[str, float]]
 
 
@@ -100,6 +145,9 @@ class StageConfig:
     """An output from outside: a folder, `runs:/ID`, a run id or `models:/name@alias`."""
     force: bool = field(default=False, metadata={"identity": False})
     """Run the stage although its output exists."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -125,6 +173,17 @@ class Stage:
         module, _, attribute = self.run.partition(":")
         function: StageFunction = getattr(importlib.import_module(module), attribute)
         return function
+
+
+class RecipeStage(Protocol):
+    """A stage as a recipe uses it."""
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+
+    def check(self, workflow: str, config: Any) -> None:
+        """Raise QualaError for options that the recipe does not have."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,14 @@
-"""The one door."""
+"""`quala --help`, and errors of the command line."""
 
 from __future__ import annotations
 
-import errno
 import subprocess
 import sys
 
 import pytest
 
 from quala import __version__
-from quala.cli.entry import VERBS, guarded, main
-from quala.errors import QualaError
+from quala.cli.entry import VERBS, main
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,26 +33,6 @@ def test_an_unknown_workflow_has_a_nearest_name(
 ) -> None:
     assert main([verb, "quala_minilmm"]) == 2
     assert "Did you mean `quala_minilm`" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
-def test_trouble_with_the_disk_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], number: int
-) -> None:
-    def fail() -> int:
-        raise OSError(number, "reason", "some/file")
-
-    assert guarded(fail) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_debugging_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> int:
-        raise QualaError("sentence")
-
-    monkeypatch.setenv("QUALA_DEBUG", "1")
-    with pytest.raises(QualaError):
-        guarded(fail)
 
 
 def test_help_imports_nothing_heavy() -> None:

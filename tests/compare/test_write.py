@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tracked import Filled
 
-from quala.compare.text import Comparison, cells, headings, notes
-from quala.compare.write import build_comparison
+from quala.compare.group import Comparison, Table
+from quala.compare.text import measured_texts, notes
+from quala.compare.write import build_comparison, styles, table_charts
 from quala.errors import QualaError
+from quala.report.charts import Chart, Mark
+from quala.report.figure import MARKERS
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +83,9 @@ def test_markdown_has_a_table_for_each_data(built: Path) -> None:
 
 def test_the_published_column_is_apart_from_the_measured(comparison: Comparison) -> None:
     table = next(one for one in comparison.tables if one.metric == "f1")
-    names = headings(table)
-    assert names[-1] == "Published by its paper"
-    for line, texts in zip(table.lines, cells(table, comparison.claims)):
+    frame = measured_texts(table, comparison.claims)
+    assert frame.columns[-1] == "Published by its paper"
+    for line, texts in zip(table.lines, frame.to_numpy().tolist()):
         claim = texts.pop()
         assert claim == (line.claim.text() if line.claim else "-")
         assert claim == "-" or not any(claim in text for text in texts)
@@ -101,7 +105,12 @@ def test_the_page_names_every_claim_and_its_source(built: Path, comparison: Comp
     page = (built / "compare.html").read_text()
     for claim in comparison.shown_claims:
         assert f"arXiv {comparison.claims.papers[claim.system]}" in page
-        assert comparison.claims.sources[claim.source].replace("'", "&#x27;") in page
+        assert comparison.claims.sources[claim.source].replace("'", "&#39;") in page
+
+
+def _texts(table: Table, comparison: Comparison) -> list[list[str]]:
+    found: list[list[str]] = measured_texts(table, comparison.claims).to_numpy().tolist()
+    return found
 
 
 def _row(comparison: Comparison, number: int, changed: Any) -> tuple[list[str], list[str]]:
@@ -109,7 +118,7 @@ def _row(comparison: Comparison, number: int, changed: Any) -> tuple[list[str], 
     table = next(one for one in comparison.tables if one.metric == "f1")
     lines = [changed(line) if line.number == number else line for line in table.lines]
     table = replace(table, lines=tuple(lines))
-    return cells(table, comparison.claims)[number - 1], notes(table)
+    return _texts(table, comparison)[number - 1], notes(table)
 
 
 def test_another_place_is_marked_and_named(comparison: Comparison) -> None:
@@ -159,6 +168,103 @@ def test_zeros_are_told_where_there_are_any(comparison: Comparison) -> None:
     texts, told = _row(comparison, 7, lambda line: line)
     assert "20 M (10 M not 0)" in texts
     assert any("pruned or rounded" in note for note in told)
-    teacher = cells(next(one for one in comparison.tables if one.metric == "f1"),
-                    comparison.claims)[0]  # fmt: skip
+    table = next(one for one in comparison.tables if one.metric == "f1")
+    teacher = _texts(table, comparison)[0]
     assert "20 M" in teacher
+
+
+@pytest.fixture(scope="module")
+def table(filled: Filled) -> Table:
+    """The table of the questions."""
+    return next(one for one in filled.compared().tables if one.metric == "f1")
+
+
+def charts(table: Table) -> tuple[Chart, Chart]:
+    """Return the charts of a table with systems by their own names."""
+    systems = [line.system for line in table.lines]
+    return table_charts(table, dict(zip(systems, systems)), styles(systems))
+
+
+def numbered(chart: Chart) -> list[Mark]:
+    """Return the marks of the table's lines."""
+    return [mark for one in chart.series for mark in one.marks if mark.label]
+
+
+def dominated(mark: Mark, others: list[Mark]) -> bool:
+    """Say whether another mark is at least as good in both and better in one."""
+    return any(
+        other.x <= mark.x and other.y >= mark.y and (other.x, other.y) != (mark.x, mark.y)
+        for other in others
+    )
+
+
+def test_the_front_is_drawn_over_all_systems(table: Table) -> None:
+    for chart in charts(table):
+        marks = numbered(chart)
+        expected = {(mark.x, mark.y) for mark in marks if not dominated(mark, marks)}
+        assert {(mark.x, mark.y) for mark in chart.front} == expected
+
+
+def test_every_line_is_a_mark_with_its_spread(table: Table) -> None:
+    size, latency = charts(table)
+    assert size.cost == "Size, MiB"
+    assert "onnxruntime, 2 threads" in latency.cost
+    marks = {int(mark.label): mark for mark in numbered(size)}
+    assert sorted(marks) == [one.number for one in table.lines]
+    assert marks[2].error == pytest.approx(np.std([76.0, 77.0, 75.6], ddof=1))
+    assert marks[4].error == pytest.approx(0.5)
+
+
+def test_a_length_adaptive_system_shows_its_other_lengths(table: Table) -> None:
+    latency = charts(table)[1]
+    others = {
+        system: [(mark.x, mark.y) for one in latency.series for mark in one.marks
+                 if one.key == system and not mark.label]
+        for system in ("quala_minilm", "kdlsq")
+    }  # fmt: skip
+    assert others["quala_minilm"] == [(10.0 / 25.0, 84.0)]
+    assert others["kdlsq"] == []
+
+
+def test_without_latencies_macs_are_shown(table: Table) -> None:
+    bare = replace(table, lines=tuple(replace(line, latencies={}) for line in table.lines))
+    assert [chart.cost for chart in charts(bare)] == ["Size, MiB", "Mean GMACs per input"]
+
+
+def test_times_of_another_place_are_not_drawn(table: Table) -> None:
+    first = table.lines[1]
+    (place,) = first.latencies
+    there = replace(place, threads=1)
+    moved = replace(
+        first, latencies={there: first.latencies[place]}, shares={there: first.shares[place]}
+    )
+    lines = [moved if line is first else line for line in table.lines]
+    latency = charts(replace(table, lines=tuple(lines)))[1]
+    assert 2 not in [int(mark.label) for mark in numbered(latency)]
+
+
+def test_latencies_are_shares_of_one_teachers(table: Table) -> None:
+    latency = charts(table)[1]
+    marks = {int(mark.label): mark.x for mark in numbered(latency)}
+    assert latency.cost.startswith("Median latency as a share of the teacher's")
+    assert (marks[1], marks[2]) == pytest.approx((1.0, 10.0 / 25.0))
+
+
+def test_with_two_teachers_or_a_row_without_one_latencies_are_milliseconds(table: Table) -> None:
+    teacher, first, *others = table.lines
+    for lines in (
+        (teacher, teacher, first, *others),
+        (teacher, replace(first, shares={}), *others),
+    ):
+        latency = charts(replace(table, lines=lines))[1]
+        marks = {int(mark.label): mark.x for mark in numbered(latency)}
+        assert "per input, ms" in latency.cost
+        assert (marks[1], marks[2]) == (25.0, 10.0)
+
+
+def test_systems_differ_in_color_and_marker() -> None:
+    names = [f"system {number}" for number in range(9)]
+    found = styles([*names, "fine-tuned"])
+    assert len({style.color for style in found.values()}) == 10
+    assert len({MARKERS[style.symbol] for style in found.values()}) == 10
+    assert len({style.symbol for style in found.values()}) == 10

@@ -95,5 +95,5 @@ def test_layers_that_do_not_rise_within_the_model_are_refused(
 
 def test_another_kind_of_model_is_refused() -> None:
     gpt = GPT2Model(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1))
-    with pytest.raises(QualaError, match="GPT2Model"):
+    with pytest.raises(QualaError, match="Unknown `model_type` `gpt2`"):
         keep_layers(gpt, [0])

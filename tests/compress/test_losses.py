@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from quala.compress.loss_weights import Direction
 from quala.compress.losses import (
+    Direction,
     attention_loss,
+    divergence,
     hidden_loss,
     relation_loss,
     soft_loss,
-    task_soft_loss,
 )
 from quala.data.features import Batch
-from quala.data.task import Task
+from quala.data.task import Classes, Span, Task, Value
 from quala.errors import QualaError
 
 LOWEST = torch.finfo(torch.float32).min
@@ -49,23 +49,23 @@ def test_forward_equals_torch(student: Tensor, teacher: Tensor, temperature: flo
     log_s = (student / temperature).log_softmax(-1).flatten(0, 1)
     log_t = (teacher / temperature).log_softmax(-1).flatten(0, 1)
     expected = functional.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
-    got = soft_loss(student, teacher, temperature=temperature)
+    got = divergence(student, teacher, temperature=temperature)
     assert torch.allclose(got, expected * temperature**2)
 
 
 def test_reverse_is_forward_with_the_sides_swapped(student: Tensor, teacher: Tensor) -> None:
-    swapped = soft_loss(teacher, student, direction="forward")
-    assert torch.allclose(soft_loss(student, teacher, direction="reverse"), swapped)
+    swapped = divergence(teacher, student, direction="forward")
+    assert torch.allclose(divergence(student, teacher, direction="reverse"), swapped)
 
 
 def test_cross_entropy_equals_torch(student: Tensor, teacher: Tensor) -> None:
     expected = functional.cross_entropy(student.flatten(0, 1), teacher.softmax(-1).flatten(0, 1))
-    assert torch.allclose(soft_loss(student, teacher, direction="cross_entropy"), expected)
+    assert torch.allclose(divergence(student, teacher, direction="cross_entropy"), expected)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_an_equal_student_costs_nothing(teacher: Tensor, direction: Direction) -> None:
-    assert soft_loss(_padded(teacher, 3), _padded(teacher, 3), direction=direction) == 0
+    assert divergence(_padded(teacher, 3), _padded(teacher, 3), direction=direction) == 0
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -74,8 +74,8 @@ def test_padding_changes_neither_loss_nor_gradient(
     student: Tensor, teacher: Tensor, direction: Direction, temperature: float
 ) -> None:
     student.requires_grad_()
-    plain = soft_loss(student, teacher, temperature=temperature, direction=direction)
-    padded = soft_loss(
+    plain = divergence(student, teacher, temperature=temperature, direction=direction)
+    padded = divergence(
         _padded(student, 377), _padded(teacher, 377), temperature=temperature, direction=direction
     )
     assert torch.allclose(padded, plain, rtol=1e-5)
@@ -86,7 +86,7 @@ def test_padding_changes_neither_loss_nor_gradient(
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_padding_receives_a_gradient_of_exactly_zero(direction: Direction) -> None:
     student = _padded(_scores(0, 2, 1, 3), 2).requires_grad_()
-    soft_loss(student, _padded(_scores(1, 2, 1, 3), 2), direction=direction).backward()
+    divergence(student, _padded(_scores(1, 2, 1, 3), 2), direction=direction).backward()
     assert student.grad is not None
     assert student.grad.isfinite().all()
     assert (student.grad[..., 3:] == 0).all()
@@ -95,7 +95,7 @@ def test_padding_receives_a_gradient_of_exactly_zero(direction: Direction) -> No
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_an_answer_that_is_all_padding_adds_nothing(direction: Direction) -> None:
     scores = torch.full((1, 1, 4), LOWEST, requires_grad=True)
-    loss = soft_loss(scores, scores.detach(), direction=direction)
+    loss = divergence(scores, scores.detach(), direction=direction)
     loss.backward()
     assert loss == 0
     assert scores.grad is not None
@@ -106,8 +106,8 @@ def test_an_answer_that_is_all_padding_adds_nothing(direction: Direction) -> Non
 def test_the_loss_of_an_example_does_not_depend_on_the_batch(
     student: Tensor, teacher: Tensor, direction: Direction
 ) -> None:
-    one = soft_loss(student[:1], teacher[:1], direction=direction)
-    many = soft_loss(
+    one = divergence(student[:1], teacher[:1], direction=direction)
+    many = divergence(
         student[:1].expand(32, -1, -1), teacher[:1].expand(32, -1, -1), direction=direction
     )
     assert torch.allclose(one, many)
@@ -115,18 +115,18 @@ def test_the_loss_of_an_example_does_not_depend_on_the_batch(
 
 def test_the_teacher_receives_no_gradient(student: Tensor, teacher: Tensor) -> None:
     teacher.requires_grad_()
-    soft_loss(student.requires_grad_(), teacher, direction="reverse").backward()
+    divergence(student.requires_grad_(), teacher, direction="reverse").backward()
     assert teacher.grad is None
 
 
 def test_unequal_shapes_are_refused(student: Tensor, teacher: Tensor) -> None:
     with pytest.raises(QualaError, match="equal shapes"):
-        soft_loss(student[:, :1], teacher)
+        divergence(student[:, :1], teacher)
 
 
 def test_a_temperature_of_zero_is_refused(student: Tensor, teacher: Tensor) -> None:
     with pytest.raises(QualaError, match="temperature"):
-        soft_loss(student, teacher, temperature=0)
+        divergence(student, teacher, temperature=0)
 
 
 MASK = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
@@ -315,9 +315,9 @@ def test_both_sides_bring_the_same_kinds() -> None:
         relation_loss([_heads(2, 4, 0)], [], relation_heads=2, mask=RELATION_MASK)
 
 
-SPANS = Task("question-answering", 2, "f1")
-CLASSES = Task("classification", 3, "accuracy")
-VALUES = Task("regression", 1, "pearson_spearman")
+SPANS = Span()
+CLASSES = Classes(3)
+VALUES = Value()
 
 
 def batch() -> Batch:
@@ -337,7 +337,7 @@ def logits(task: Task, seed: int) -> Tensor:
 
 def loss(task: Task, student: Tensor, teacher: Tensor, **options: Any) -> Tensor:
     options = {"direction": "forward", "temperature": 1.0, **options}
-    return task_soft_loss(task, student, teacher, batch(), **options)
+    return soft_loss(task, student, teacher, batch(), **options)
 
 
 @pytest.mark.parametrize("task", [SPANS, CLASSES, VALUES], ids=lambda task: task.kind)

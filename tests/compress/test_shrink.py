@@ -13,21 +13,16 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from quala.architecture import KEY
 from quala.compress.depth import keep_layers
+from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.prune.magnitude import magnitude_masks, prunable_weights
 from quala.compress.shrink import (
-    FactorizeConfig,
     factorize,
     hybrid_compress,
     rank_for_ratio,
     weight_budget,
 )
-from quala.compress.structure import (
-    FactorizedEmbedding,
-    FactorizedLinear,
-    embedding_name,
-    linear_names,
-)
+from quala.compress.structure import embedding_name, linear_names
 from quala.cost import macs, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
@@ -42,23 +37,25 @@ def count(hf: Any) -> int:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_full_rank_computes_the_same(
+def test_the_factors_compute_what_their_products_do(
     family: str, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
     hf, batch = build_hf(family), make_batch([9, 20], family=family)
-    width = 8 if family == "electra" else 16
-    full = factorize(hf, FactorizeConfig(linear_rank=16, embedding_rank=width))
-    assert isinstance(full.get_submodule(embedding_name(full)), FactorizedEmbedding)
-    torch.testing.assert_close(wrap(full)(batch), wrap(hf)(batch), atol=1e-9, rtol=0)
+    small = factorize(hf, 2.0)
+    for name in [embedding_name(hf), *(n for layer in linear_names(hf) for n in layer.values())]:
+        module = small.get_submodule(name)
+        assert isinstance(module, FactorizedEmbedding | FactorizedLinear)
+        hf.get_parameter(f"{name}.weight").data.copy_(module.dense_weight())
+    torch.testing.assert_close(wrap(small)(batch), wrap(hf)(batch), atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
     hf = build_hf(family)
-    small = factorize(hf, FactorizeConfig(linear_rank=3, embedding_rank=2))
-    wide = 8 if family == "electra" else 16
-    square, tall = 3 * (16 + 16) - 16 * 16, 3 * (16 + 32) - 16 * 32
-    table = 2 * (50 + wide) - 50 * wide
+    small = factorize(hf, 2.0)
+    wide, rank = (8, 3) if family == "electra" else (16, 6)
+    square, tall = 4 * (16 + 16) - 16 * 16, 5 * (16 + 32) - 16 * 32
+    table = rank * (50 + wide) - 50 * wide
     assert count(small) == count(hf) + 3 * (4 * square + 2 * tall) + table
     assert parameters(wrap(small).arch) == count(small)
 
@@ -66,7 +63,7 @@ def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
 def test_macs_are_those_that_torch_counts(build_hf: BuildHf, make_batch: MakeBatch) -> None:
     """Both differ by the elementwise products only, which the factors do not change."""
     hf, batch = build_hf(), make_batch([20])
-    small = factorize(hf, FactorizeConfig(linear_ratio=2.0, embedding_rank=2))
+    small = factorize(hf, 2.0)
     counted = []
     for model in (wrap(hf), wrap(small)):
         with FlopCounterMode(display=False) as counter:
@@ -78,7 +75,7 @@ def test_macs_are_those_that_torch_counts(build_hf: BuildHf, make_batch: MakeBat
 
 
 def test_ranks_follow_the_ratio(build_hf: BuildHf) -> None:
-    small = factorize(build_hf(), FactorizeConfig(linear_ratio=2.0))
+    small = factorize(build_hf(), 2.0)
     ranks = [small.get_submodule(name).rank for name in linear_names(small)[0].values()]
     assert ranks == [4, 4, 4, 4, 5, 5]
 
@@ -95,23 +92,23 @@ def test_the_rank_is_the_largest_that_meets_the_ratio(
 
 def test_factorizing_in_steps_lowers_ranks_only(build_hf: BuildHf) -> None:
     hf = build_hf()
-    half = factorize(hf, FactorizeConfig(linear_ratio=2.0))
-    third = factorize(half, FactorizeConfig(linear_ratio=3.0))
-    direct = factorize(hf, FactorizeConfig(linear_ratio=3.0))
+    half = factorize(hf, 2.0, embeddings=False)
+    third = factorize(half, 3.0, embeddings=False)
+    direct = factorize(hf, 3.0, embeddings=False)
     assert count(third) == count(direct) < count(half)
     name = linear_names(hf)[0]["ffn_in"]
     one, other = third.get_submodule(name), direct.get_submodule(name)
     assert isinstance(one, FactorizedLinear)
     assert isinstance(other, FactorizedLinear)
     torch.testing.assert_close(one.dense_weight(), other.dense_weight(), atol=1e-10, rtol=0)
-    again = factorize(third, FactorizeConfig(linear_ratio=2.0))
+    again = factorize(third, 2.0, embeddings=False)
     assert count(again) == count(third)
 
 
 def test_the_original_is_untouched(build_hf: BuildHf) -> None:
     hf = build_hf()
     before = {name: value.clone() for name, value in hf.state_dict().items()}
-    factorize(hf, FactorizeConfig(linear_rank=2, embedding_rank=2))
+    factorize(hf, 2.0)
     assert all(torch.equal(value, before[name]) for name, value in hf.state_dict().items())
     assert not hasattr(hf.config, KEY)
 
@@ -120,30 +117,21 @@ def test_a_factorized_model_drops_tokens(build: Build, make_batch: MakeBatch) ->
     from quala.lengths import LengthConfig
 
     model = build()
-    small = wrap(factorize(model.hf, FactorizeConfig(linear_rank=3)))
+    small = wrap(factorize(model.hf, 2.0))
     assert small(make_batch([20, 9]), LengthConfig((16, 8, 4), 32)).shape == (2, 20, 2)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"linear_ratio": 1.0},
-        {"linear_ratio": -2.0},
-        {"embedding_rank": -1},
-        {"linear_ratio": 2.0, "linear_rank": 4},
-    ],
-)
-def test_senseless_configs_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(QualaError):
-        FactorizeConfig(**values)
+@pytest.mark.parametrize("ratio", [1.0, 0.0, -2.0])
+def test_a_ratio_that_shrinks_nothing_is_refused(ratio: float, build_hf: BuildHf) -> None:
+    with pytest.raises(QualaError, match="above 1"):
+        factorize(build_hf(), ratio)
 
 
 def test_both_factors_are_quantized(build_hf: BuildHf, make_batch: MakeBatch) -> None:
     from quala.compress.quantize.config import QuantizeConfig
     from quala.compress.quantize.transform import calibrate, quantize
 
-    small = factorize(build_hf().float(), FactorizeConfig(linear_rank=6, embedding_rank=6))
+    small = factorize(build_hf().float(), 1.5)
     model, batch = wrap(small), make_batch([20])
     before = model(batch).detach()
     names = quantize(small, QuantizeConfig())
@@ -160,7 +148,7 @@ def test_a_quantized_model_is_refused(build_hf: BuildHf) -> None:
     hf = build_hf()
     quantize(hf, QuantizeConfig())
     with pytest.raises(QualaError, match="before quantizing"):
-        factorize(hf, FactorizeConfig(linear_rank=2))
+        factorize(hf, 2.0)
 
 
 def kept(small: Any, masks: dict[str, torch.Tensor]) -> int:
@@ -190,7 +178,7 @@ def test_the_combination_is_svd_then_pruning(build_hf: BuildHf) -> None:
     matrices = sum(w.numel() for w in prunable_weights(hf).values())
     budget = round(count(hf) / 2.5) - (count(hf) - matrices)
     svd = math.sqrt(matrices / budget)
-    slow = factorize(hf, FactorizeConfig(linear_ratio=svd, embedding_ratio=svd))
+    slow = factorize(hf, svd)
     weights = prunable_weights(slow)
     total = sum(w.numel() for w in weights.values())
     for name, mask in magnitude_masks(weights, (total - budget) / total).items():
@@ -258,7 +246,7 @@ def test_a_student_of_fewer_layers_is_compressed_from_its_own_size(build_hf: Bui
     budget = weight_budget(student, config, original_parameters=count(hf))
     matrices = sum(w.numel() for w in prunable_weights(student).values())
     ratio = matrices / budget
-    slow = factorize(student, FactorizeConfig(linear_ratio=ratio, embedding_ratio=ratio))
+    slow = factorize(student, ratio)
     assert count(small) == count(slow) <= round(count(hf) / 3.0)
     assert kept(small, masks) == count(small)
 

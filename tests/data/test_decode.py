@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from quala.data.decode import Decoding, best_answers, decode_answers
 from quala.data.features import FeatureSet, QAExample
 from quala.data.spec import DataSpec
-from quala.data.tokenize import qa_features
+from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
 
 SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)
@@ -52,7 +52,7 @@ def random_outputs(features: FeatureSet, seed: int) -> list[np.ndarray]:
 def test_answers_are_those_of_the_standard_post_processing(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample], seed: int
 ) -> None:
-    features = qa_features(questions, tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(tokenizer), SPEC.windows)
     outputs = random_outputs(features, seed)
     decoded = decode_answers(questions, features, outputs, decoding=LIMITS)
     assert list(decoded) == list(range(len(questions)))
@@ -69,7 +69,7 @@ def test_answers_are_those_of_the_standard_post_processing(
 def test_question_tokens_are_never_answers(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions, tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(tokenizer), SPEC.windows)
     outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
     for logits, (first, _) in zip(outputs, features.context_range):
         logits[:first] = 50
@@ -80,7 +80,7 @@ def test_question_tokens_are_never_answers(
 def test_text_comes_from_the_original_context(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions, tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(tokenizer), SPEC.windows)
     outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
     for logits, (start, end) in zip(outputs, features.labels):
         logits[start, 0] = logits[end, 1] = 9
@@ -93,7 +93,7 @@ def test_text_comes_from_the_original_context(
 def test_probabilities_sum_to_one(
     bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions, bert_tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
     decoded = decode_answers(questions, features, random_outputs(features, 0), decoding=LIMITS)
     for answers in decoded.values():
         assert sum(answer.probability for answer in answers) == pytest.approx(1)
@@ -102,7 +102,7 @@ def test_probabilities_sum_to_one(
 def test_some_features_give_some_answers(
     bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions, bert_tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
     outputs = random_outputs(features, 0)
     rows = features.rows_of([1, 2]).tolist()
     part = decode_answers(
@@ -114,7 +114,7 @@ def test_some_features_give_some_answers(
 
 def test_an_empty_context_has_the_empty_answer(bert_tokenizer: PreTrainedTokenizerFast) -> None:
     examples = [QAExample("1", "", "", "what?")]
-    features = qa_features(examples, bert_tokenizer, SPEC)
+    features = qa_features(examples, FastTokenizer.of(bert_tokenizer), SPEC.windows)
     outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
     decoded = decode_answers(examples, features, outputs, decoding=LIMITS)
     assert best_answers(examples, decoded) == {"1": ""}
@@ -123,7 +123,7 @@ def test_an_empty_context_has_the_empty_answer(bert_tokenizer: PreTrainedTokeniz
 def test_wrong_numbers_of_outputs_are_refused(
     bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions, bert_tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
     with pytest.raises(QualaError, match="Expected the logits"):
         decode_answers(questions, features, [], decoding=LIMITS)
     short = [np.zeros((2, 2), np.float32)] * len(features)

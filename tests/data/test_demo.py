@@ -10,14 +10,15 @@ from dataclasses import astuple
 from random import Random
 
 import pytest
+from data.demo_generator import generate
+from data.demo_relations import DOMAINS
+from data.demo_words import TEST_NAMES, TRAIN_NAMES
 
 from quala.data.demo import demo_examples
-from quala.data.demo_relations import DOMAINS
-from quala.data.demo_words import TEST_NAMES, TRAIN_NAMES
 from quala.data.features import QAExample
 from quala.metrics.squad import evaluate_predictions
 
-TRAIN, TEST = demo_examples()
+TRAIN, TEST = map(list, demo_examples())
 CAPITALISED = re.compile(r"(?:[A-Z][\w'&]*)(?: (?:[A-Z&][\w'&]*|and|of|the)(?= [A-Z]|\b))*")
 COMMON = sorted({e.answers[0] for e in TRAIN + TEST if e.answers[0][0].islower()})
 NUMBER = re.compile(r"[\d,]*\d(?: [A-Za-z]+)?")
@@ -44,6 +45,10 @@ def test_answers_stand_where_they_say(examples: list[QAExample]) -> None:
 def test_the_same_set_on_every_machine() -> None:
     digest = hashlib.sha256(repr([astuple(e) for e in TRAIN + TEST]).encode()).hexdigest()
     assert digest[:16] == "a464f75fb5c359b6"
+
+
+def test_the_file_is_what_the_generator_makes() -> None:
+    assert generate() == (TRAIN, TEST)
 
 
 def test_ids_are_unique() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from quala.data.read import read_glue, read_squad, source_files
 from quala.data.spec import DataSpec
+from quala.data.task import Classes, Value
 from quala.errors import QualaError
 
 ROW: dict[str, Any] = {
@@ -209,9 +210,10 @@ def test_tsv_with_stray_quotes(tmp_path: Path) -> None:
 
 def test_csv_with_quoted_commas_and_line_breaks(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", 'text,label\n"a, b\nc",good\nd,bad\n')
-    examples, scheme = read_glue(glue(tmp_path), "train")
+    examples, task = read_glue(glue(tmp_path), "train")
     assert [(e.text, e.label) for e in examples] == [("a, b\nc", 1), ("d", 0)]
-    assert scheme.names == ("bad", "good")
+    assert isinstance(task, Classes)
+    assert task.names == ("bad", "good")
 
 
 @pytest.mark.parametrize(
@@ -227,15 +229,15 @@ def test_labels_are_read_as_what_they_are(
     tmp_path: Path, labels: list[Any], names: tuple[str, ...] | None, values: list[float]
 ) -> None:
     write(tmp_path / "train.json", [{"text": "a", "label": label} for label in labels])
-    examples, scheme = read_glue(glue(tmp_path), "train")
-    assert scheme.names == names
+    examples, task = read_glue(glue(tmp_path), "train")
+    assert task == (Value() if names is None else Classes(len(names), names=names))
     assert [example.label for example in examples] == values
 
 
 def test_whole_numbers_of_stsb_are_values(tmp_path: Path) -> None:
     write(tmp_path / "train.json", [{"text": "a", "score": 5}, {"text": "b", "score": 0}])
-    examples, scheme = read_glue(glue(tmp_path, subset="stsb"), "train")
-    assert scheme.regression
+    examples, task = read_glue(glue(tmp_path, subset="stsb"), "train")
+    assert isinstance(task, Value)
     assert [example.label for example in examples] == [5.0, 0.0]
 
 
@@ -243,11 +245,11 @@ def test_test_labels_are_indexed_as_those_of_train(tmp_path: Path) -> None:
     write(tmp_path / "train.json", [{"text": "a", "label": name} for name in "abc"])
     write(tmp_path / "test.json", [{"text": "a", "label": "c"}])
     spec = glue(tmp_path, test_split="test")
-    scheme = read_glue(spec, "train")[1]
-    assert read_glue(spec, "test", scheme=scheme)[0][0].label == 2
+    task = read_glue(spec, "train")[1]
+    assert read_glue(spec, "test", task=task)[0][0].label == 2
     write(tmp_path / "test.json", [{"text": "a", "label": "d"}])
     with pytest.raises(QualaError, match="`d` is not one of train's labels: a, b, c"):
-        read_glue(spec, "test", scheme=scheme)
+        read_glue(spec, "test", task=task)
 
 
 @pytest.mark.parametrize(

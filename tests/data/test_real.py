@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from quala.data.spec import DataSpec
-from quala.data.taskdata import load_task_data
+from quala.data.taskdata import TaskData
 from quala.metrics.squad import evaluate_predictions
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ def test_squad_dev_is_cut_into_the_published_windows(
     real_data: Path, minilm: PreTrainedTokenizerBase
 ) -> None:
     spec = DataSpec(task="squad", path=str(real_data / "squad"))
-    features = load_task_data(spec, minilm).test.features
+    features = TaskData(spec, minilm).test.features
     assert len(features) == 10784
     assert round(features.lengths.mean()) == 176
     assert np.median(features.lengths) == 164
@@ -38,7 +38,7 @@ def test_gold_answers_of_squad_score_full_marks(
     real_data: Path, minilm: PreTrainedTokenizerBase
 ) -> None:
     spec = DataSpec(task="squad", path=str(real_data / "squad"))
-    questions = load_task_data(spec, minilm).test.examples
+    questions = TaskData(spec, minilm).test.examples
     score = evaluate_predictions(questions, {q.id: q.answers[0] for q in questions})
     assert (score.exact_match, score.f1, score.total) == (100.0, 100.0, 10570)
 
@@ -47,7 +47,7 @@ def test_squad_train_is_cut_without_sharing_articles(
     real_data: Path, minilm: PreTrainedTokenizerBase
 ) -> None:
     spec = DataSpec(task="squad", path=str(real_data / "squad"))
-    data = load_task_data(spec, minilm)
+    data = TaskData(spec, minilm)
     parts = (data.train, data.search, data.selection)
     titles = [{example.title for example in part.examples} for part in parts]
     assert sum(map(len, titles)) == len(set().union(*titles)) == 442
@@ -62,6 +62,6 @@ def test_glue_loads(
     real_data: Path, minilm: PreTrainedTokenizerBase, subset: str, kind: str, test: int
 ) -> None:
     spec = DataSpec(task="glue", subset=subset, path=str(real_data / "glue"), max_length=128)
-    data = load_task_data(spec, minilm)
+    data = TaskData(spec, minilm)
     assert data.task.kind == kind
     assert len(data.test.features) == test

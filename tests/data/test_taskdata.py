@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from quala.data.spec import DataSpec
-from quala.data.taskdata import Slice, TaskData, load_task_data
+from quala.data.taskdata import Slice, TaskData
 from quala.errors import QualaError
 
 SMALL = {"max_length": 40, "doc_stride": 8, "max_question_length": 16, "max_answer_length": 40}
@@ -57,7 +57,7 @@ def test_slices_have_the_sizes_asked_for(
     folder: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     spec = squad(folder, search_size=6, selection_size=5, max_train=20, max_test=10)
-    data = load_task_data(spec, bert_tokenizer)
+    data = TaskData(spec, bert_tokenizer)
     parts = (data.train, data.search, data.selection, data.test)
     assert [len(part.examples) for part in parts] == [20, 6, 5, 10]
     assert [part.name for part in parts] == ["train", "search", "selection", "test"]
@@ -66,17 +66,17 @@ def test_slices_have_the_sizes_asked_for(
 def test_slices_never_take_more_than_a_fifth_of_train(
     folder: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = load_task_data(squad(folder), bert_tokenizer)
+    data = TaskData(squad(folder), bert_tokenizer)
     assert (len(data.search.examples), len(data.selection.examples)) == (12, 12)
 
 
 def test_features_are_built_once(folder: Path, bert_tokenizer: PreTrainedTokenizerFast) -> None:
-    data = load_task_data(squad(folder), bert_tokenizer)
+    data = TaskData(squad(folder), bert_tokenizer)
     assert data.test.features is data.test.features
 
 
 def test_right_answers_score_full_marks(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    data = load_task_data(squad(folder), tokenizer)
+    data = TaskData(squad(folder), tokenizer)
     assert data.task.kind == "question-answering"
     scores = data.score(data.test, perfect(data.test))
     assert scores == {"f1": 100.0, "exact_match": 100.0}
@@ -85,7 +85,7 @@ def test_right_answers_score_full_marks(folder: Path, tokenizer: PreTrainedToken
 def test_example_scores_average_to_the_metric(
     folder: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = load_task_data(squad(folder), bert_tokenizer)
+    data = TaskData(squad(folder), bert_tokenizer)
     rng = np.random.default_rng(0)
     outputs = [rng.standard_normal((n, 2)) for n in data.test.features.lengths]
     scores = data.example_scores(data.test, outputs)
@@ -96,7 +96,7 @@ def test_example_scores_average_to_the_metric(
 def test_scores_of_some_rows_are_those_of_their_examples(
     folder: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = load_task_data(squad(folder), bert_tokenizer)
+    data = TaskData(squad(folder), bert_tokenizer)
     rng = np.random.default_rng(0)
     outputs = [rng.standard_normal((n, 2)) for n in data.test.features.lengths]
     chosen = data.test.features.rows_of([7, 2]).tolist()[::-1]
@@ -107,7 +107,7 @@ def test_scores_of_some_rows_are_those_of_their_examples(
 def test_a_single_file_gives_all_slices(
     folder: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = load_task_data(squad(folder / "train.json"), bert_tokenizer)
+    data = TaskData(squad(folder / "train.json"), bert_tokenizer)
     parts = (data.train, data.search, data.selection, data.test)
     ids = [example.id for part in parts for example in part.examples]
     assert all(part.examples for part in parts)
@@ -130,7 +130,7 @@ def test_glue_tasks_are_read_off_their_labels(
     kind: str,
     metric: str,
 ) -> None:
-    data: TaskData = load_task_data(glue(tmp_path, labels, subset=subset), bert_tokenizer)
+    data: TaskData = TaskData(glue(tmp_path, labels, subset=subset), bert_tokenizer)
     assert (data.task.kind, data.task.metric) == (kind, metric)
     outputs = [
         np.array([label]) if kind == "regression" else np.eye(data.task.num_labels)[int(label)]
@@ -144,7 +144,7 @@ def test_glue_tasks_are_read_off_their_labels(
 def test_example_scores_of_classes_say_right_or_wrong(
     tmp_path: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = load_task_data(glue(tmp_path, [0, 1, 0, 1]), bert_tokenizer)
+    data = TaskData(glue(tmp_path, [0, 1, 0, 1]), bert_tokenizer)
     outputs = [np.array([1.0, 0.0])] * 4
     assert data.example_scores(data.test, outputs).tolist() == [100, 0, 100, 0]
 
@@ -152,7 +152,7 @@ def test_example_scores_of_classes_say_right_or_wrong(
 def test_correlations_have_no_example_scores(
     tmp_path: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = load_task_data(glue(tmp_path, [0.5, 1.5, 2.5]), bert_tokenizer)
+    data = TaskData(glue(tmp_path, [0.5, 1.5, 2.5]), bert_tokenizer)
     with pytest.raises(QualaError, match="no mean over examples"):
         data.example_scores(data.test, [np.zeros(1)] * 3)
 
@@ -160,13 +160,6 @@ def test_correlations_have_no_example_scores(
 def test_wrong_numbers_of_outputs_are_refused(
     folder: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    data = load_task_data(squad(folder), bert_tokenizer)
+    data = TaskData(squad(folder), bert_tokenizer)
     with pytest.raises(QualaError, match="Expected the outputs of"):
         data.score(data.test, [])
-
-
-def test_padding_to_the_full_length_is_a_choice(
-    folder: Path, bert_tokenizer: PreTrainedTokenizerFast
-) -> None:
-    assert load_task_data(squad(folder), bert_tokenizer).pad_to is None
-    assert load_task_data(squad(folder, pad_to_max=True), bert_tokenizer).pad_to == 40

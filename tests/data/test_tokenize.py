@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from quala.data.features import ClassificationExample, QAExample
 from quala.data.spec import DataSpec
-from quala.data.tokenize import qa_features, sentence_features, window_ranges
+from quala.data.tokenize import FastTokenizer, qa_features, sentence_features, window_ranges
 from quala.errors import QualaError
 
 SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)
@@ -52,7 +52,7 @@ def test_windows_are_those_of_the_standard_tokenizer_call(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
     examples = short(questions)
-    features = qa_features(examples, tokenizer, SPEC)
+    features = qa_features(examples, FastTokenizer.of(tokenizer), SPEC.windows)
     expected = reference(tokenizer, examples, SPEC)
     assert len(features) == len(expected) > len(examples)
     for row, (example, ids, spans) in enumerate(expected):
@@ -68,7 +68,7 @@ def test_windows_are_those_of_the_standard_tokenizer_call(
 def test_labels_cover_the_answer_or_stand_at_the_first_token(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions, tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(tokenizer), SPEC.windows)
     answered = set()
     for row, (start, end) in enumerate(features.labels):
         example = questions[features.example[row]]
@@ -84,7 +84,7 @@ def test_labels_cover_the_answer_or_stand_at_the_first_token(
 def test_long_questions_are_cut(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions, tokenizer, SPEC)
+    features = qa_features(questions, FastTokenizer.of(tokenizer), SPEC.windows)
     assert features.segment_one.max() == SPEC.max_question_length + 2
     assert features.lengths.max() == SPEC.max_length
 
@@ -92,7 +92,7 @@ def test_long_questions_are_cut(
 def test_segment_of_bert_ends_after_the_first_separator(
     bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(short(questions), bert_tokenizer, SPEC)
+    features = qa_features(short(questions), FastTokenizer.of(bert_tokenizer), SPEC.windows)
     encoded = bert_tokenizer("what sat?", "The cat sat on the mat.", return_token_type_ids=True)
     batch = features.batch([0])
     assert batch["input_ids"][0].tolist() == encoded["input_ids"]
@@ -102,7 +102,7 @@ def test_segment_of_bert_ends_after_the_first_separator(
 def test_segment_of_roberta_leaves_the_second_separator_to_the_context(
     roberta_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
-    features = qa_features(questions[:1], roberta_tokenizer, SPEC)
+    features = qa_features(questions[:1], FastTokenizer.of(roberta_tokenizer), SPEC.windows)
     head = features.input_ids[: features.segment_one[0] + 1].tolist()
     text = roberta_tokenizer("what sat?")["input_ids"]
     assert head == [*text, roberta_tokenizer.sep_token_id]
@@ -112,13 +112,15 @@ def test_examples_without_answers_have_no_labels(
     tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
     bare = [replace(example, answers=(), answer_starts=()) for example in questions]
-    features = qa_features(bare, tokenizer, SPEC)
+    features = qa_features(bare, FastTokenizer.of(tokenizer), SPEC.windows)
     assert features.labels is None
     assert "labels" not in features.batch([0])
 
 
 def test_an_empty_context_is_one_window(bert_tokenizer: PreTrainedTokenizerFast) -> None:
-    features = qa_features([QAExample("1", "", "", "what?")], bert_tokenizer, SPEC)
+    features = qa_features(
+        [QAExample("1", "", "", "what?")], FastTokenizer.of(bert_tokenizer), SPEC.windows
+    )
     assert features.context_range.tolist() == [[4, 4]]
 
 
@@ -137,7 +139,7 @@ def test_a_slow_or_left_padding_tokenizer_is_refused(
 ) -> None:
     bert_tokenizer.padding_side = "left"
     with pytest.raises(QualaError, match="on the right"):
-        qa_features(questions, bert_tokenizer, SPEC)
+        qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
 
 
 SINGLES = [ClassificationExample(str(n), "the cat " * n, None, n % 2) for n in range(1, 6)]
@@ -145,7 +147,7 @@ PAIRS = [ClassificationExample(str(n), "the cat " * n, "who sat", n / 2) for n i
 
 
 def test_single_sentences_are_segment_zero(tokenizer: PreTrainedTokenizerFast) -> None:
-    features = sentence_features(SINGLES, tokenizer, max_length=64)
+    features = sentence_features(SINGLES, FastTokenizer.of(tokenizer), max_length=64)
     batch = features.batch(range(5))
     assert batch["segment_ids"].sum() == 0
     assert batch["labels"].tolist() == [[1], [0], [1], [0], [1]]
@@ -154,7 +156,7 @@ def test_single_sentences_are_segment_zero(tokenizer: PreTrainedTokenizerFast) -
 
 
 def test_the_second_sentence_is_segment_one(bert_tokenizer: PreTrainedTokenizerFast) -> None:
-    features = sentence_features(PAIRS, bert_tokenizer, max_length=64)
+    features = sentence_features(PAIRS, FastTokenizer.of(bert_tokenizer), max_length=64)
     batch = features.batch([0, 1])
     assert batch["segment_ids"].tolist() == [
         [0, 0, 0, 0, 1, 1, 1, 0, 0],
@@ -166,13 +168,13 @@ def test_the_second_sentence_is_segment_one(bert_tokenizer: PreTrainedTokenizerF
 def test_the_second_separator_of_roberta_is_segment_one(
     roberta_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    features = sentence_features(PAIRS, roberta_tokenizer, max_length=64)
+    features = sentence_features(PAIRS, FastTokenizer.of(roberta_tokenizer), max_length=64)
     single = len(roberta_tokenizer(PAIRS[0].text)["input_ids"])
     assert features.segment_one[0] == single
 
 
 def test_long_sentences_are_cut(tokenizer: PreTrainedTokenizerFast) -> None:
-    features = sentence_features(PAIRS, tokenizer, max_length=12)
+    features = sentence_features(PAIRS, FastTokenizer.of(tokenizer), max_length=12)
     assert features.lengths.max() == 12
     assert np.array_equal(features.example, np.arange(5))
 
@@ -181,4 +183,4 @@ def test_a_mixture_of_singles_and_pairs_is_refused(
     bert_tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     with pytest.raises(QualaError, match="mixture"):
-        sentence_features([*SINGLES, *PAIRS], bert_tokenizer, max_length=64)
+        sentence_features([*SINGLES, *PAIRS], FastTokenizer.of(bert_tokenizer), max_length=64)

@@ -66,14 +66,16 @@ MIXED = {
 def compositions() -> dict[str, tuple[str, list[str]]]:
     """Return a workflow and overrides by name: experiments, options and crossings."""
     found: dict[str, tuple[str, list[str]]] = {}
-    for file in sorted((CONF / "experiment").rglob("*.yaml")):
+    for file in sorted((CONF / "experiment").rglob("[!_]*.yaml")):
+        if file.parent.name.startswith("_"):
+            continue
         name = file.relative_to(CONF / "experiment").with_suffix("").as_posix()
         workflow = name.partition("/")[0] if "/" in name else "quala_minilm"
         words = [f"experiment={name}", *NEEDED.get(file.stem, [])]
         found[f"{workflow}, experiment={name}"] = (workflow, words)
     groups = [CONF / group for group in ("data", "model", "tracking")]
     for folder in (*groups, *sorted((CONF / "stage").iterdir())):
-        for file in sorted(folder.glob("*.yaml")):
+        for file in sorted(folder.glob("[!_]*.yaml")):
             option = f"{folder.relative_to(CONF).as_posix()}={file.stem}"
             group = option.partition("=")[0]
             workflow = OWN_STAGES.get(option, OWN_STAGES.get(group, "quala_minilm"))

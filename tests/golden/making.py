@@ -29,7 +29,7 @@ from golden.stored import (
     predictions,
     reply,
 )
-from golden.use import open_checkpoint
+from golden.use import load_with_data
 
 WORDS_KNOWN = 320
 """With the characters more than the ids up to 500 that an export is timed with."""
@@ -103,7 +103,7 @@ def make_store(folder: Path) -> None:
     recorded["search"] = json.loads(
         (output(done["quala_minilm"], "search") / "search.json").read_text()
     )
-    opened = open_checkpoint(output(done["quala_minilm"], "length_adapt"), SPEC)
+    opened = load_with_data(output(done["quala_minilm"], "length_adapt"), SPEC)
     recorded["batch"] = batch_of(opened.data.test.features.batch([0, 1]))
     for name, (recipe, stage) in CHECKPOINTS.items():
         found = logits(output(done[recipe], stage), recorded["batch"])

@@ -11,8 +11,8 @@ from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from commandline import QUESTIONS, SIZES, STAGES, quiet_logging
-from golden.use import DataSpec, LengthConfig, main, open_checkpoint, settled_at_once
+from commandline import QUESTIONS, SIZES, STAGES, options_of, quiet_logging
+from golden.use import DataSpec, LengthConfig, load_with_data, main, settled_at_once
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 ARCHIVE = ARTIFACTS / "store.tar.xz"
@@ -132,7 +132,8 @@ class Stored:
 
     def run(self, workflow: str, *words: str, verb: str = "run") -> Any:
         """Return the JSON of a workflow's run; it must leave with 0."""
-        code, said = self.code(verb, workflow, *self.words, *words, "--json")
+        own = options_of(workflow, [*self.words, *words])
+        code, said = self.code(verb, workflow, *own, "--json")
         assert code == 0
         return json.loads(said)
 
@@ -160,7 +161,7 @@ def logits(folder: Path, batch: dict[str, Any]) -> dict[str, Any]:
     """Return what the checkpoint in `folder` says, at full and at shorter lengths."""
     import torch
 
-    model = open_checkpoint(folder, SPEC).model.eval()
+    model = load_with_data(folder, SPEC).model.eval()
     tensors: Any = {name: torch.tensor(values) for name, values in batch.items()}
     short = LengthConfig(LENGTHS, SPEC.max_length)
     with torch.inference_mode():

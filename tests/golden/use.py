@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quala.checkpoint import open_checkpoint
+from quala.checkpoint import load_with_data
 from quala.cli.entry import VERBS, main
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
@@ -30,7 +30,7 @@ from quala.workflow.script import conf_folder, find_workflow, workflow_scripts
 
 __all__ = [
     "VERBS", "DataSpec", "LengthConfig", "build_graph", "conf_folder", "find_workflow", "main",
-    "open_checkpoint", "rounded", "settled_at_once",
+    "load_with_data", "rounded", "settled_at_once",
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import calibrate, quantize
-from quala.compress.shrink import FactorizeConfig, factorize
+from quala.compress.shrink import factorize
 from quala.errors import QualaError
 from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
@@ -60,7 +60,7 @@ def run(
 
 
 def real(values: NDArray[Any], batch: dict[str, Tensor]) -> NDArray[Any]:
-    """Leave padding out: nobody reads its logits."""
+    """Leave padding out: its logits have no meaning."""
     return values[batch["attention_mask"].bool().numpy()] if values.ndim == 3 else values
 
 
@@ -182,7 +182,7 @@ def test_pruned_and_factorized_layers_are_exported(
         heads=[[0, 2], [3], [0, 1, 2, 3]],
         neurons=[range(16), range(2), range(30)],
     )
-    small = factorize(hf, FactorizeConfig(linear_rank=2, embedding_rank=4))
+    small = factorize(hf, 1.5)
     model = LengthAdaptiveModel(small)
     graph = build_graph(model, sequence_length=32)
     fused = specialize(graph, Shape(frozenset(), padded=False), fuse=True)

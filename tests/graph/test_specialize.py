@@ -1,4 +1,4 @@
-"""A graph cut down to one kind of call says what the whole graph says."""
+"""A graph cut down to one kind of call computes what the whole graph computes."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_survivors_are_the_places_kept(graph: onnx.ModelProto, make_batch: MakeB
         assert set(second[row][left[row]]) <= set(first[row][taken[row]])
 
 
-def test_constants_that_nobody_reads_are_left_out(build: Build) -> None:
+def test_unread_constants_are_left_out(build: Build) -> None:
     graph = build_graph(build(significance="span").float(), sequence_length=32)
     small = specialize(graph, Shape(frozenset(), padded=False))
     assert small.ByteSize() < graph.ByteSize()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from toys import restored_hidden
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -41,14 +42,14 @@ def test_bfloat16_on_the_cpu_attends_in_float32() -> None:
     assert torch.equal(context, exact.bfloat16())
 
 
-def test_padding_rows_vote_for_real_columns_only() -> None:
+def test_padding_rows_count_for_real_columns_only() -> None:
     valid = torch.arange(6) < torch.tensor([[6], [4]])
     _, scores = published_attention(*qkv(6, 4), valid=valid, dropout=0.0)
     torch.testing.assert_close(scores.sum(dim=1), torch.full((2,), 18.0))
     assert scores[1, 4:].tolist() == [0.0, 0.0]
 
 
-def test_the_votes_are_what_dropout_left() -> None:
+def test_the_column_sums_are_of_what_dropout_left() -> None:
     query, key, _ = qkv(6, 4)
     identity = torch.eye(6).expand(2, 3, 6, 6)  # makes the context show the probabilities
     with torch.random.fork_rng(devices=[]):
@@ -76,7 +77,7 @@ def untouched(model: LengthAdaptiveModel, batch: dict[str, Tensor]) -> Tensor:
     if model.arch.type_vocabulary > 1:
         inputs["token_type_ids"] = batch["segment_ids"]
     outputs = model.hf(**inputs)
-    if model.task_kind == "question-answering":
+    if model.task.per_token:
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
     logits: Tensor = outputs.logits
     return logits
@@ -127,7 +128,7 @@ def test_restored_logits_equal_the_head_on_restored_states(
     tokens: list[int], build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build(), make_batch(tokens)
-    expected = model.family.span(model.hf, model.forward_hidden(batch, LENGTHS))
+    expected = model.family.span(model.hf, restored_hidden(model, batch, LENGTHS))
     torch.testing.assert_close(model(batch, LENGTHS), expected)
 
 
@@ -135,14 +136,14 @@ def test_hidden_states_of_a_classifier_are_restored_too(
     build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build("bert", "classification"), make_batch([20, 20])
-    assert model.forward_hidden(batch, LENGTHS).shape == (2, 20, 16)
+    assert restored_hidden(model, batch, LENGTHS).shape == (2, 20, 16)
 
 
 def test_a_dropped_token_keeps_its_last_complete_layer(
     build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build(), make_batch([20])
-    hidden = model.forward_hidden(batch, LengthConfig((8, 8, 8), 32))
+    hidden = restored_hidden(model, batch, LengthConfig((8, 8, 8), 32))
     state = model.narrow(model.attend(model.begin(batch), 0, True), 0, [5])
     dropped = sorted(set(range(20)) - set(survivors(state.drops)[0].tolist()))
     torch.testing.assert_close(hidden[0, dropped], model.begin(batch).hidden[0, dropped])

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from toys import restored_hidden
 
 from quala.cost import macs
+from quala.data.task import Classes
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
@@ -25,9 +27,9 @@ LENGTHS = LengthConfig((24, 14, 5), 32)
 TOKENS = [32, 19]  # the second example's padding outlives the first drop
 
 
-def top(votes: Tensor, count: int) -> list[int]:
-    """Rank as top-k does, with an order for ties: all padding scores zero, yet it votes."""
-    return sorted(range(len(votes)), key=lambda i: -float(votes[i]))[:count]
+def top(received: Tensor, count: int) -> list[int]:
+    """Rank as top-k does, with an order for ties: all padding scores zero, yet its rows count."""
+    return sorted(range(len(received)), key=lambda i: -float(received[i]))[:count]
 
 
 def published(hf: Any, example: dict[str, Tensor], *, cls: bool) -> tuple[Tensor, list[list[int]]]:
@@ -38,19 +40,19 @@ def published(hf: Any, example: dict[str, Tensor], *, cls: bool) -> tuple[Tensor
     restored, positions, kept = hidden.clone(), list(range(len(hidden))), []
     for layer, length in zip(hf.bert.encoder.layer, LENGTHS.lengths, strict=True):
         attention = layer.attention.self
-        context, votes = [], torch.zeros(len(hidden), dtype=torch.float64)
+        context, received = [], torch.zeros(len(hidden), dtype=torch.float64)
         for head in range(attention.num_attention_heads):
             size = attention.attention_head_size
             part = slice(head * size, (head + 1) * size)
             query, key = attention.query(hidden)[:, part], attention.key(hidden)[:, part]
             probabilities = torch.softmax(query @ key.T / math.sqrt(size) + penalty, dim=-1)
             context.append(probabilities @ attention.value(hidden)[:, part])
-            votes += probabilities.sum(dim=0)
+            received += probabilities.sum(dim=0)
         attended = layer.attention.output(torch.cat(context, dim=-1), hidden)
         if cls:
-            index = [0, *(i + 1 for i in top(votes[1:], length - 1))]
+            index = [0, *(i + 1 for i in top(received[1:], length - 1))]
         else:
-            index = top(votes, length)
+            index = top(received, length)
         attended, penalty = attended[index], penalty[index]
         positions = [positions[i] for i in index]
         hidden = layer.output(layer.intermediate(attended), attended)
@@ -62,7 +64,7 @@ def published(hf: Any, example: dict[str, Tensor], *, cls: bool) -> tuple[Tensor
 def run_published(
     model: LengthAdaptiveModel, batch: dict[str, Tensor], row: int
 ) -> tuple[Tensor, list[list[int]]]:
-    cls = model.task_kind != "question-answering"
+    cls = not model.task.per_token
     return published(model.hf, {name: values[row] for name, values in batch.items()}, cls=cls)
 
 
@@ -86,7 +88,7 @@ def test_the_same_hidden_states_are_restored(
 ) -> None:
     model = build("bert", kind, semantics="reference", significance="column_sum")
     batch = make_batch(TOKENS, pad_to=32)
-    hidden = model.forward_hidden(batch, LENGTHS)
+    hidden = restored_hidden(model, batch, LENGTHS)
     for row in range(len(TOKENS)):
         torch.testing.assert_close(hidden[row], run_published(model, batch, row)[0])
 
@@ -104,8 +106,9 @@ def test_the_closed_form_counts_the_matrix_products_that_run(
     build: Build, make_batch: MakeBatch
 ) -> None:
     model = build("bert", semantics="reference", significance="column_sum")
+    model.task = Classes(2)  # no head runs before the last layer
     with FlopCounterMode(display=False) as counter:
-        model.forward_hidden(make_batch([32]), LENGTHS)
+        restored_hidden(model, make_batch([32]), LENGTHS)
     arch, seen = model.arch, (32, *LENGTHS.lengths)
     pointwise = 32 * (arch.hidden + 1) + arch.hidden * sum(map(sum, pairwise(seen)))
     head = 32 * arch.outputs * arch.hidden

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoModelForQuestionAnswering, BertTokenizer
 
+from quala.data.task import Classes, Span
 from quala.errors import QualaError
-from quala.models.adaptive import LengthAdaptiveModel, TaskKind
+from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import (
     OFFLINE_PACKAGE,
     load_model,
@@ -82,14 +82,8 @@ Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
 
 
-@dataclass(frozen=True)
-class Task:
-    kind: TaskKind = "question-answering"
-    num_labels: int = 2
-
-
-SPANS = Task()
-CLASSES = Task("classification", 3)
+SPANS = Span()
+CLASSES = Classes(3)
 
 
 def tokenizer() -> Any:
@@ -175,17 +169,6 @@ def test_a_backbone_takes_a_classification_head(backbone: Path, make_batch: Make
     assert load_model(backbone, task=CLASSES)(make_batch([12, 9])).shape == (2, 3)
 
 
-def test_attention_dropout_can_be_replaced(saved: Path) -> None:
-    model = load_model(saved, task=SPANS, attention_dropout=0.25)
-    block = model.family.block(model.family.layers(model.hf)[0])
-    assert block.attention_dropout.p == 0.25
-
-
-def test_an_impossible_attention_dropout_is_refused(saved: Path) -> None:
-    with pytest.raises(QualaError, match="`attention_dropout` must be in"):
-        load_model(saved, task=SPANS, attention_dropout=1.5)
-
-
 @pytest.mark.parametrize("part", [0, 100, 0.5])
 def test_truncated_weights_are_refused(saved: Path, part: float) -> None:
     file = saved / "model.safetensors"
@@ -224,7 +207,7 @@ def test_weights_of_another_model_are_refused(saved: Path, build_hf: Any) -> Non
 def test_a_head_of_another_size_is_refused(build_hf: Any, tmp_path: Path) -> None:
     build_hf("bert", "classification").save_pretrained(tmp_path)
     with pytest.raises(QualaError, match="other shapes than the task"):
-        load_model(tmp_path, task=Task("classification", 5))
+        load_model(tmp_path, task=Classes(5))
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each strategy scores the attention of its own rows, and padding has no say."""
+"""Each strategy sums the attention of its own rows, none of them of padding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from quala.errors import QualaError
-from quala.models.significance import SIGNIFICANCE, QueryRows, Question, View, significance
+from quala.models.significance import QueryRows, Question, View, significance
+from quala.plugins import SIGNIFICANCE
 
 BATCH, HEADS, TOKENS = 2, 3, 20
 
@@ -69,7 +70,7 @@ def test_question_stops_at_its_most_rows() -> None:
     torch.testing.assert_close(scores, expected)
 
 
-def test_the_first_row_votes_where_no_question_is_left() -> None:
+def test_the_first_row_counts_where_no_question_is_left() -> None:
     query, key = query_key()
     scores = significance("question").scores(view(query, key, None, question_of(0, 4)))
     expected = attention_of(query, key, TOKENS)[0, :, 0].sum(dim=0)
@@ -92,8 +93,8 @@ def test_span_counts_the_question_as_eight_times_chance() -> None:
     torch.testing.assert_close(scores[1, :4].exp(), torch.full((4,), 8 / 11))
 
 
-@pytest.mark.parametrize("name", sorted(SIGNIFICANCE))
-def test_padding_neither_votes_nor_is_voted_for(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(SIGNIFICANCE.own))
+def test_padding_is_neither_summed_nor_scored(name: str) -> None:
     query, key = query_key()
     valid, question = torch.arange(TOKENS) < torch.tensor([[TOKENS], [11]]), question_of(4, 4)
     scores = significance(name).scores(view(query, key, valid, question))
@@ -104,7 +105,7 @@ def test_padding_neither_votes_nor_is_voted_for(name: str) -> None:
     assert (padding == -torch.inf).all() if name == "span" else not padding.any()
 
 
-@pytest.mark.parametrize("name", sorted(SIGNIFICANCE))
+@pytest.mark.parametrize("name", sorted(SIGNIFICANCE.own))
 def test_scores_carry_no_gradient(name: str) -> None:
     query, key = (tensor.requires_grad_() for tensor in query_key())
     assert not significance(name).scores(view(query, key, None, question_of(4, 4))).requires_grad

@@ -40,14 +40,14 @@ def test_answers_are_those_of_the_evaluation(export_folder: Path, tiny_checkpoin
     from transformers import AutoTokenizer
 
     from quala.data.spec import DataSpec
-    from quala.data.taskdata import load_task_data
+    from quala.data.taskdata import TaskData
 
     spec = DataSpec(task="squad", name="demo", max_length=128, doc_stride=32, max_test=6)
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
-    part = load_task_data(spec, tokenizer).test
+    part = TaskData(spec, tokenizer).test
     answerer = load(export_folder)
     queries = [Query(question=one.question, context=one.context) for one in part.examples]
-    _, features = answerer.windows.features(queries)
+    _, features = answerer.features(queries)
     assert (features.input_ids == part.features.input_ids).all()
     assert (features.char_spans == part.features.char_spans).all()
     assert (features.segment_one == part.features.segment_one).all()

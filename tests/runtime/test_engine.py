@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from quala.data.task import Task
+from quala.data.task import Span
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
@@ -115,7 +115,7 @@ def test_a_truncated_graph_is_refused(export_folder: Path, tmp_path: Path, keep:
 
 @pytest.fixture
 def model(tiny_checkpoint: Path) -> LengthAdaptiveModel:
-    return load_model(tiny_checkpoint, task=Task("question-answering", 2, "f1"))
+    return load_model(tiny_checkpoint, task=Span())
 
 
 @pytest.fixture

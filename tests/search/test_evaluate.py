@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
 from quala.data.spec import DataSpec
-from quala.data.taskdata import TaskData, load_task_data
+from quala.data.taskdata import TaskData
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_tokenizer
@@ -271,7 +271,7 @@ def data(tiny_tokenizer_folder: Any) -> TaskData:
         max_question_length=24,
         search_size=20,
     )
-    return load_task_data(spec, load_tokenizer(tiny_tokenizer_folder))
+    return TaskData(spec, load_tokenizer(tiny_tokenizer_folder))
 
 
 def test_every_example_comes_once_with_all_its_features(data: TaskData) -> None:

@@ -10,7 +10,7 @@ from quala.compress.prune.config import HybridConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
 from quala.stages.distill_options import CacheConfig, ShrinkConfig, check_zeros, shrink_steps
-from quala.stages.teacher import taught_states
+from quala.stages.teacher import followed_states
 
 LITTLE = CacheConfig(depth=1, tokens=10, width=0.1)
 LOSSES = {"hard": 0.5, "soft": 1.0, "hidden": 1.0, "attention": 0.0, "relation": 0.0}
@@ -28,7 +28,7 @@ LOSSES = {"hard": 0.5, "soft": 1.0, "hidden": 1.0, "attention": 0.0, "relation":
 )
 def test_which_states_teach(options: dict[str, Any], states: list[tuple[int, int]]) -> None:
     pairs = [(0, 0), (1, 1)]
-    found = taught_states(CacheConfig(**options), pairs, student=2, teacher=4)
+    found = followed_states(CacheConfig(**options), pairs, student=2, teacher=4)
     assert found == states
 
 

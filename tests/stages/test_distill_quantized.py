@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import open_checkpoint, score_slice
+from quala.checkpoint import load_with_data, score_slice
+from quala.compress.losses import LossSetup
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.modules import ActivationQuantizer, QuantEmbedding, QuantLinear
 from quala.data.spec import DataSpec
@@ -53,12 +54,12 @@ def module(configure: Any, spec: DataSpec, tiny_checkpoint: Path) -> Callable[..
 
     def made(quantizers: QuantizeConfig, **changes: Any) -> distill.DistillModule:
         config = configure("distill", quantizers=quantizers, **{**STILL, **changes})
-        student, teacher = (open_checkpoint(tiny_checkpoint, spec) for _ in range(2))
+        student, teacher = (load_with_data(tiny_checkpoint, spec) for _ in range(2))
         fake_quantize(student, quantizers, config)
         plan = plan_training(student.data.train.features, config, pad_to=None)
         return distill.DistillModule(
-            student.model, LiveTeacher(teacher.model), student.data.task, config, plan,
-            pairs=[(0, 0), (1, 1)],
+            student.model, LiveTeacher(teacher.model), config, plan,
+            setup=LossSetup(student.data.task, [(0, 0), (1, 1)]),
         )  # fmt: skip
 
     return made
@@ -66,7 +67,7 @@ def module(configure: Any, spec: DataSpec, tiny_checkpoint: Path) -> Callable[..
 
 def test_the_student_is_saved_as_integers(run: Any, spec: DataSpec) -> None:
     folder, figures = run(quantizers=LSQ, hidden=1.0, attention=1.0)
-    opened = open_checkpoint(folder, spec)
+    opened = load_with_data(folder, spec)
     assert opened.precision == "w4e2a8"
     assert opened.model.num_layers == 1
     score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
@@ -78,7 +79,7 @@ def test_the_student_is_rounded_from_the_first_step_on(
     module: Any, spec: DataSpec, tiny_checkpoint: Path
 ) -> None:
     made = module(LAT, hard=0.0)
-    features = open_checkpoint(tiny_checkpoint, spec).data.train.features
+    features = load_with_data(tiny_checkpoint, spec).data.train.features
     made.training_step(features.batch([0, 1]), 0)
     # The same layers in float have nothing to learn.
     assert min(made.losses[name] for name in ("soft", "relation")) > 1e-6
@@ -133,7 +134,7 @@ def test_a_step_leaves_its_curvature_to_the_weights(
 ) -> None:
     made = module(LAT)
     optimizer = made.configure_optimizers()["optimizer"]
-    features = open_checkpoint(tiny_checkpoint, spec).data.train.features
+    features = load_with_data(tiny_checkpoint, spec).data.train.features
     made.training_step(features.batch([0, 1]), 0).backward()
     layer = made.model.hf.bert.encoder.layer[0].output.dense
     assert torch.equal(layer.weight_quantizer.curvature, torch.ones_like(layer.weight))
@@ -144,7 +145,7 @@ def test_a_step_leaves_its_curvature_to_the_weights(
 
 def test_without_quantizers_the_student_stays_float(run: Any, spec: DataSpec) -> None:
     folder, _ = run(quantizers=None)
-    assert open_checkpoint(folder, spec).precision == "fp32"
+    assert load_with_data(folder, spec).precision == "fp32"
 
 
 def test_an_integer_student_cannot_be_trained_further(

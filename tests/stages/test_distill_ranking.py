@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quala.checkpoint import open_checkpoint
+from quala.checkpoint import load_with_data
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill
@@ -22,7 +22,7 @@ def ranked(configure: Any, spec: DataSpec, tiny_checkpoint: Path, tmp_path: Path
         inputs = {"data": spec, "teacher": tiny_checkpoint} | ({"model": model} if model else {})
         context = StageContext.alone("distill", tmp_path / name)
         distill.run(configure("distill", max_steps=1, **changes), context, inputs)
-        opened = open_checkpoint(context.output, spec)
+        opened = load_with_data(context.output, spec)
         return opened.model.significance.name, opened.model.semantics
 
     return done

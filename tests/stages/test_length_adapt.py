@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from quala.checkpoint import Opened, open_checkpoint, set_dropout
+from quala.checkpoint import TaskCheckpoint, load_with_data, set_dropout
 from quala.data.features import Batch
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
@@ -19,6 +19,7 @@ from quala.lengths import constant_drop, sample_few_drops, sample_length_drop
 from quala.models.significance import significance
 from quala.stages import length_adapt
 from quala.stages.length_adapt import NOTHING, SandwichModule
+from quala.stages.teacher import LiveTeacher
 from quala.stages.training import fit, plan_training
 from quala.workflow import StageContext
 
@@ -27,19 +28,24 @@ SMALLEST = constant_drop(0.3, layers=2, sequence_length=128)
 
 
 @pytest.fixture
-def opened(tiny_checkpoint: Path, spec: DataSpec) -> Opened:
-    return open_checkpoint(tiny_checkpoint, spec)
+def opened(tiny_checkpoint: Path, spec: DataSpec) -> TaskCheckpoint:
+    return load_with_data(tiny_checkpoint, spec)
 
 
 @pytest.fixture
-def make(opened: Opened, configure: Any, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(opened: TaskCheckpoint, configure: Any, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return a maker of modules that run backward without a trainer."""
 
     def made(*, external: Any = None, **changes: Any) -> SandwichModule:
         config = configure("length_adapt", **changes)
         plan = plan_training(opened.data.train.features, config, pad_to=opened.pad_to)
         return SandwichModule(
-            opened.model, opened.data.task, config, plan, sequence_length=128, teacher=external
+            opened.model,
+            opened.data.task,
+            config,
+            plan,
+            sequence_length=128,
+            teacher=None if external is None else LiveTeacher(external),
         )
 
     monkeypatch.setattr(SandwichModule, "manual_backward", lambda self, loss: loss.backward())
@@ -47,7 +53,7 @@ def make(opened: Opened, configure: Any, monkeypatch: pytest.MonkeyPatch) -> Mak
 
 
 @pytest.fixture
-def batch(opened: Opened) -> Batch:
+def batch(opened: TaskCheckpoint) -> Batch:
     return opened.data.train.features.batch(range(4))
 
 
@@ -67,7 +73,7 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 @pytest.mark.parametrize("num_sandwich", [0, 2])
 def test_a_step_has_a_full_a_smallest_and_sampled_passes(
-    opened: Opened, configure: Any, tmp_path: Path, num_sandwich: int
+    opened: TaskCheckpoint, configure: Any, tmp_path: Path, num_sandwich: int
 ) -> None:
     config = configure("length_adapt", max_steps=1, num_sandwich=num_sandwich, layer_drop=0.5)
     plan = plan_training(opened.data.train.features, config, pad_to=None)
@@ -187,14 +193,19 @@ def test_the_sampler_has_a_name(make: Make, name: str, sample: Callable[..., Any
 
 
 def test_a_teacher_is_in_no_checkpoint(
-    opened: Opened, configure: Any, tiny_checkpoint: Path, spec: DataSpec, tmp_path: Path
+    opened: TaskCheckpoint, configure: Any, tiny_checkpoint: Path, spec: DataSpec, tmp_path: Path
 ) -> None:
     config = configure("length_adapt", max_steps=2, teacher=1.0, checkpoint_minutes=1e-9)
-    teacher = open_checkpoint(tiny_checkpoint, spec).model
+    teacher = load_with_data(tiny_checkpoint, spec).model
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     plan = plan_training(opened.data.train.features, config, pad_to=None)
     module = SandwichModule(
-        opened.model, opened.data.task, config, plan, sequence_length=128, teacher=teacher
+        opened.model,
+        opened.data.task,
+        config,
+        plan,
+        sequence_length=128,
+        teacher=LiveTeacher(teacher),
     )
     names = set(module.state_dict())
     assert names == {f"model.{name}" for name in opened.model.state_dict()}
@@ -205,9 +216,9 @@ def test_a_teacher_is_in_no_checkpoint(
 
 
 def test_the_teacher_weighs_in_the_full_pass_only(
-    make: Make, batch: Batch, opened: Opened, tiny_checkpoint: Path, spec: DataSpec
+    make: Make, batch: Batch, opened: TaskCheckpoint, tiny_checkpoint: Path, spec: DataSpec
 ) -> None:
-    teacher = open_checkpoint(tiny_checkpoint, spec).model
+    teacher = load_with_data(tiny_checkpoint, spec).model
     module = make(external=teacher, teacher=1.0, hard=0.0)
     target = module._full_pass(batch, Random(0), 1.0)
     assert all(gradient.abs().max() < 1e-6 for gradient in gradients(module).values())
@@ -217,7 +228,7 @@ def test_the_teacher_weighs_in_the_full_pass_only(
 def test_the_sub_passes_may_follow_the_teacher(
     make: Make, batch: Batch, tiny_checkpoint: Path, spec: DataSpec
 ) -> None:
-    teacher = open_checkpoint(tiny_checkpoint, spec).model
+    teacher = load_with_data(tiny_checkpoint, spec).model
     with torch.no_grad():
         teacher.hf.qa_outputs.weight.mul_(2)
     target = make(external=teacher, teacher_for_subs=True)._full_pass(batch, Random(0), 1.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quala.checkpoint import open_checkpoint, score_slice
+from quala.checkpoint import load_with_data, score_slice
 from quala.cost import parameters
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
@@ -76,7 +76,7 @@ def test_rows_say_how_many_weights_of_which_width_there_are(
     run: Run, inputs: dict[str, Any]
 ) -> None:
     rows = run()
-    opened = open_checkpoint(inputs["baseline"], inputs["data"]).model
+    opened = load_with_data(inputs["baseline"], inputs["data"]).model
     counted = sum(weight.numel() for weight in opened.hf.parameters())
     assert counted == parameters(opened.arch)
     assert {row.parameters for row in rows} == {counted}
@@ -124,7 +124,7 @@ def test_the_chosen_point_is_measured_in_any_case(run: Run) -> None:
 def test_scores_are_those_of_the_test_set(run: Run, inputs: dict[str, Any]) -> None:
     folders = {"fine-tuned": "baseline", "supernet": "supernet", "quala": "model"}
     for row in run():
-        opened = open_checkpoint(inputs[folders[row.model]], inputs["data"])
+        opened = load_with_data(inputs[folders[row.model]], inputs["data"])
         lengths = LengthConfig(row.lengths, 128) if row.lengths else None
         found = score_slice(opened, opened.data.test, batch_size=3, lengths=lengths)
         assert row.score == pytest.approx(found["f1"])
@@ -144,7 +144,7 @@ def test_a_served_model_is_scored_as_it_is_served(
 
     monkeypatch.setattr(GraphEngine, "logits", counted)
     rows = run(runtime="onnxruntime", latency_inputs=1, warmup=0)
-    test = open_checkpoint(inputs["model"], inputs["data"]).data.test
+    test = load_with_data(inputs["model"], inputs["data"]).data.test
     counts = Counter(lengths for _, lengths in ran)
     features = Counter[LengthConfig | None]()
     for count, lengths in ran:
@@ -158,7 +158,7 @@ def test_a_served_model_is_scored_as_it_is_served(
     assert max(counts.values()) < len(test.features) * 3  # several at once
     for row in rows[:2]:  # float models: the same scores as PyTorch
         key = {"fine-tuned": "baseline", "supernet": "supernet"}[row.model]
-        found = score_slice(open_checkpoint(inputs[key], inputs["data"]), test, batch_size=3)
+        found = score_slice(load_with_data(inputs[key], inputs["data"]), test, batch_size=3)
         assert row.score == pytest.approx(found["f1"])
 
 
@@ -202,10 +202,10 @@ def test_every_row_has_its_latency(run: Run) -> None:
 def test_a_random_reference_leaves_the_random_numbers_alone(spec: DataSpec) -> None:
     import torch
 
-    from quala.data.task import Task
+    from quala.data.task import Classes
 
     before = torch.get_rng_state()
-    model = random_model("tinybert-l4-h312", Task("classification", 3, "accuracy"))
+    model = random_model("tinybert-l4-h312", Classes(3))
     assert torch.equal(before, torch.get_rng_state())
     assert (model.arch.hidden, model.arch.layers, model.arch.outputs) == (312, 4, 3)
 

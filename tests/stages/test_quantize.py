@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quala.checkpoint import open_checkpoint, predict, score_slice
+from quala.checkpoint import load_with_data, predict, score_slice
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize
 from quala.data.spec import DataSpec
@@ -34,7 +34,7 @@ def test_the_output_opens_as_int8(
     )
     inputs = {"data": spec, "model": supernet, "teacher": supernet}
     figures = stage.run(config, StageContext.alone("quantize", tmp_path), inputs)
-    opened = open_checkpoint(tmp_path / "output", spec)
+    opened = load_with_data(tmp_path / "output", spec)
     assert opened.precision == "int8"
     assert ("train/steps" in figures) == (method == "qat")
     score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
@@ -49,7 +49,7 @@ def test_two_bit_weights_train_and_open_again(
     config = configure("quantize", method="qat", max_steps=2, quantizers=QuantizeConfig(**widths))
     inputs = {"data": spec, "model": supernet, "teacher": supernet}
     figures = stage.run(config, StageContext.alone("quantize", tmp_path), inputs)
-    opened = open_checkpoint(tmp_path / "output", spec)
+    opened = load_with_data(tmp_path / "output", spec)
     score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
     assert score == pytest.approx(figures["selection/full"])
     saved = (tmp_path / "output" / "model.safetensors").stat().st_size
@@ -86,7 +86,7 @@ def test_calibration_reads_train_and_nothing_else(
 
 def test_learned_steps_have_their_own_rate(supernet: Path, configure: Any, spec: DataSpec) -> None:
     config = configure("quantize", quantizers=QuantizeConfig(activation_range="lsq"))
-    opened = open_checkpoint(supernet, spec)
+    opened = load_with_data(supernet, spec)
     quantize(opened.model.hf, config.quantizers)
     plan = plan_training(opened.data.train.features, config, pad_to=None)
     module = stage.QuantizeModule(
@@ -119,7 +119,7 @@ def test_int8_answers_as_float_does(
     context = StageContext.alone("quantize", tmp_path / "quantize")
     stage.run(configure("quantize", method="ptq"), context, inputs)
     floating, integer = (
-        open_checkpoint(folder, sentences) for folder in (taught.output, context.output)
+        load_with_data(folder, sentences) for folder in (taught.output, context.output)
     )
     for lengths in (None, LengthConfig((24, 16), 32)):
         before, after = (

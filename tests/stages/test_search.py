@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from quala.checkpoint import open_checkpoint, score_slice
+from quala.checkpoint import load_with_data, score_slice
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -55,7 +55,7 @@ def test_scores_and_costs_are_those_of_the_model(
     config = configure("search", patience=None)
     context = StageContext.alone("search", tmp_path)
     search.run(config, context, {"data": spec, "model": integer})
-    opened = open_checkpoint(integer, spec)
+    opened = load_with_data(integer, spec)
     for item in search.read_result(context.output).candidates[:4]:
         score = score_slice(opened, opened.data.search, batch_size=8, lengths=item.lengths)
         assert item.score == pytest.approx(score["f1"])
@@ -81,7 +81,7 @@ def test_a_killed_search_ends_with_the_same_result(
 def test_padded_inputs_have_one_cost(tiny_checkpoint: Path, spec: DataSpec) -> None:
     from quala.cost import macs
 
-    opened = open_checkpoint(tiny_checkpoint, dataclasses.replace(spec, pad_to_max=True))
+    opened = load_with_data(tiny_checkpoint, dataclasses.replace(spec, pad_to_max=True))
     lengths = LengthConfig((64, 32), 128)
     assert search.macs_cost(opened, lengths) == macs(opened.model.arch, (64, 32), 128) / 1e9
 
@@ -114,7 +114,7 @@ def test_the_cost_may_be_a_latency(
     figures = search.run(config, context, {"data": spec, "model": integer})
     result = search.read_result(context.output)
     facts = json.loads((context.output / "latency.json").read_text(encoding="utf-8"))
-    opened = open_checkpoint(integer, spec)
+    opened = load_with_data(integer, spec)
     assert result.unit == "ms"
     assert facts["model"]["timing"]["runtime"] == "onnxruntime"
     assert [point["lengths"] for point in facts["front"]] == [str(p.lengths) for p in result.front]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import Opened, open_checkpoint, score_slice
+from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.latent import LATENT_FILE, read_latent
 from quala.compress.quantize.split import Split
@@ -21,7 +21,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, student
 from quala.stages.distill_options import ShrinkConfig
-from quala.stages.student import into_training_form, open_student
+from quala.stages.student import Student, open_student, split
 from quala.workflow import StageContext
 
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -57,7 +57,7 @@ def _rounded(layer: Any) -> torch.Tensor:
     return rounded
 
 
-def _logits(opened: Opened) -> torch.Tensor:
+def _logits(opened: TaskCheckpoint) -> torch.Tensor:
     features = opened.data.train.features
     with torch.no_grad():
         return opened.model.double().eval()(features.batch([0, 1, 2]))
@@ -92,7 +92,7 @@ def test_the_stage_still_leaves_integers(run: Any, spec: DataSpec) -> None:
     weights = [load_file(folder / "model.safetensors") for folder in (with_latent, without)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    opened = open_checkpoint(with_latent, spec)
+    opened = load_with_data(with_latent, spec)
     assert opened.precision == "w2e2a8"
     score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
     assert score == pytest.approx(figures["selection/f1"])
@@ -102,7 +102,7 @@ def test_the_stage_still_leaves_integers(run: Any, spec: DataSpec) -> None:
 def test_integers_and_training_form_answer_alike(run: Any, configure: Any, spec: DataSpec) -> None:
     folder, _ = run(quantizers=TWN, latent=True)
     training = open_student(folder, spec, configure("distill"))
-    integers = open_checkpoint(folder, spec)
+    integers = load_with_data(folder, spec)
     for layer in integers.model.modules():
         if hasattr(layer, "_integer"):
             layer._integer = False  # the float path, whatever the processor
@@ -132,7 +132,7 @@ def test_other_quantizers_start_from_the_latent_weights(
     before, after = (read_latent(one).tensors for one in (first, narrow))
     name = "bert.encoder.layer.0.output.dense.weight"
     assert torch.equal(before[name], after[name])
-    assert open_checkpoint(narrow, spec).precision == "w2e2a8"
+    assert load_with_data(narrow, spec).precision == "w2e2a8"
 
 
 def test_integers_without_latent_weights_are_refused(run: Any) -> None:
@@ -153,18 +153,18 @@ def test_a_split_student_starts_as_the_ternary_one(
 ) -> None:
     folder, _ = run(quantizers=quantizers, latent=True, width=width, learning_rate=1e-2)
     config = configure("distill", split=True)
-    ternary, split = (open_student(folder, spec, config) for _ in range(2))
-    into_training_form(split, config)
+    ternary, halved = (open_student(folder, spec, config) for _ in range(2))
+    split(Student(halved))
     ternary_layers = sum("input_quantizer.step" in name for name in ternary.model.state_dict())
-    halves = sum("input_quantizer.step" in name for name in split.model.state_dict())
+    halves = sum("input_quantizer.step" in name for name in halved.model.state_dict())
     assert halves == 2 * ternary_layers > 0
     whole = dict(ternary.model.hf.named_modules())
-    for name, module in split.model.hf.named_modules():
+    for name, module in halved.model.hf.named_modules():
         if isinstance(module, Split):
             halves_sum = _rounded(module.first) + _rounded(module.second)
             torch.testing.assert_close(halves_sum, _rounded(whole[name]), atol=1e-6, rtol=0)
     # An input between two integers may fall to the other one by the seventh digit of a weight.
-    torch.testing.assert_close(_logits(split), _logits(ternary), atol=1e-2, rtol=0)
+    torch.testing.assert_close(_logits(halved), _logits(ternary), atol=1e-2, rtol=0)
 
 
 def test_rows_that_hardly_split_do_not_stop_the_recipe(
@@ -172,27 +172,27 @@ def test_rows_that_hardly_split_do_not_stop_the_recipe(
 ) -> None:
     folder, _ = run(quantizers=TWN, latent=True)
     config = configure("distill", split=True)
-    ternary, split = (open_student(folder, spec, config) for _ in range(2))
+    ternary, halved = (open_student(folder, spec, config) for _ in range(2))
     words = torch.full((32,), 0.03)  # all of one sign, two far larger than the rest
     words[:2] = 3.0
-    for opened in (ternary, split):
+    for opened in (ternary, halved):
         with torch.no_grad():
             opened.model.hf.get_input_embeddings().weight[::2] = words
             opened.model.hf.get_input_embeddings().weight[1] = 0
-    into_training_form(split, config)
+    split(Student(halved))
     whole = dict(ternary.model.hf.named_modules())
-    for name, module in split.model.hf.named_modules():
+    for name, module in halved.model.hf.named_modules():
         if isinstance(module, Split):
             halves_sum = _rounded(module.first) + _rounded(module.second)
             torch.testing.assert_close(halves_sum, _rounded(whole[name]), atol=1e-6, rtol=0)
     # An input between two integers may fall to the other one by the seventh digit of a weight.
-    torch.testing.assert_close(_logits(split), _logits(ternary), atol=1e-2, rtol=0)
+    torch.testing.assert_close(_logits(halved), _logits(ternary), atol=1e-2, rtol=0)
 
 
 def test_a_split_student_is_saved_at_one_bit(run: Any, spec: DataSpec) -> None:
     first, _ = run("first", quantizers=TWN, latent=True)
     folder, figures = run("second", model=first, split=True)
-    opened = open_checkpoint(folder, spec)
+    opened = load_with_data(folder, spec)
     assert opened.precision == "w1e1a8"
     score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
     assert score == pytest.approx(figures["selection/f1"])
@@ -203,7 +203,7 @@ def test_a_split_student_is_saved_at_one_bit(run: Any, spec: DataSpec) -> None:
 def test_both_halves_count_as_work(run: Any, spec: DataSpec) -> None:
     first, _ = run("first", quantizers=TWN, latent=True)
     folder, _ = run("second", model=first, split=True)
-    ternary, binary = (open_checkpoint(one, spec).model.arch for one in (first, folder))
+    ternary, binary = (load_with_data(one, spec).model.arch for one in (first, folder))
     linears = 2 * (4 * 32 * 32 + 2 * 32 * 64)
     assert macs(binary, (128, 128), 128) - macs(ternary, (128, 128), 128) == 128 * linears
 
@@ -212,7 +212,7 @@ def test_a_split_student_goes_on_too(run: Any, configure: Any, spec: DataSpec) -
     first, _ = run("first", quantizers=TWN, latent=True)
     second, _ = run("second", model=first, split=True, latent=True)
     third, _ = run("third", model=second, latent=True, learning_rate=0.0)
-    assert open_checkpoint(third, spec).precision == "w1e1a8"
+    assert load_with_data(third, spec).precision == "w1e1a8"
     name = "bert.encoder.layer.0.output.dense.first.weight"
     assert torch.equal(read_latent(second).tensors[name], read_latent(third).tensors[name])
 
@@ -221,13 +221,13 @@ def test_halves_become_whole_where_they_are_rounded_anew(run: Any, spec: DataSpe
     first, _ = run("first", quantizers=TWN, latent=True)
     second, _ = run("second", model=first, split=True, latent=True)
     third, _ = run("third", model=second, quantizers=QuantizeConfig())
-    whole, again = (open_checkpoint(one, spec).model.arch for one in (first, third))
+    whole, again = (load_with_data(one, spec).model.arch for one in (first, third))
     assert again == whole
 
 
 def test_a_fresh_student_may_be_split_at_once(run: Any, spec: DataSpec) -> None:
     folder, _ = run(quantizers=TWN, split=True)
-    assert open_checkpoint(folder, spec).precision == "w1e1a8"
+    assert load_with_data(folder, spec).precision == "w1e1a8"
 
 
 def test_a_student_is_split_as_it_was_trained(run: Any) -> None:
@@ -260,7 +260,7 @@ def test_a_split_classifier_answers_and_exports_as_the_ternary_one(
     )
     context = StageContext.alone("distill", tmp_path / "classes")
     distill.run(config, context, {"data": sentences, "teacher": tiny_checkpoint})
-    opened = open_checkpoint(context.output, sentences)
+    opened = load_with_data(context.output, sentences)
     names = json.loads((context.output / "quala.json").read_text())["quantization"]["split"]
     assert "bert.pooler.dense" in names
     batch = opened.data.test.features.batch([0, 1])

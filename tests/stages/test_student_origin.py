@@ -9,16 +9,11 @@ from typing import Any
 
 import pytest
 
+from quala.checkpoint import load_with_data
+from quala.data.spec import DataSpec
 from quala.errors import QualaError
-from quala.models.load import load_model
-from quala.stages.student import Origin, copied_from, heads_to_follow, origin_of
-
-
-class Spans:
-    """What loading needs to know of the task."""
-
-    kind = "question-answering"
-    num_labels = 2
+from quala.models.load import source_fingerprint
+from quala.stages.student import Origin, Student, followed_heads, origin_of
 
 
 def _saved(folder: Path, **facts: Any) -> Path:
@@ -28,13 +23,13 @@ def _saved(folder: Path, **facts: Any) -> Path:
 
 
 def test_a_record_is_read_back(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    origin = copied_from(tiny_checkpoint, [1], [[1, 0]])
+    origin = Origin(source_fingerprint(tiny_checkpoint), [1], [[1, 0]])
     student = _saved(tmp_path / "student", **json.loads(json.dumps(origin.to_json())))
     assert origin_of(student, tiny_checkpoint) == origin
 
 
 def test_a_copy_of_the_teacher_is_the_teacher(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    origin = copied_from(tiny_checkpoint, [1], [[0]])
+    origin = Origin(source_fingerprint(tiny_checkpoint), [1], [[0]])
     student = _saved(tmp_path / "student", **origin.to_json())
     assert origin_of(student, shutil.copytree(tiny_checkpoint, tmp_path / "copy")) == origin
 
@@ -56,9 +51,11 @@ def test_a_damaged_record_is_one_sentence(tiny_checkpoint: Path, tmp_path: Path)
         origin_of(student, tiny_checkpoint)
 
 
-def test_copied_layers_follow_their_heads_and_others_all_in_order(tiny_checkpoint: Path) -> None:
-    teacher = load_model(tiny_checkpoint, task=Spans())  # 2 layers of 2 heads
+def test_copied_layers_follow_their_heads_and_others_all_in_order(
+    tiny_checkpoint: Path, spec: DataSpec
+) -> None:
+    teacher = load_with_data(tiny_checkpoint, spec)  # 2 layers of 2 heads
     origin = Origin("", [0, 1], [[1, 0], [1, 0]])
     pairs = [(0, 0), (1, 0)]
-    assert heads_to_follow(pairs, teacher, teacher, origin) == [[1, 0], [0, 1]]
-    assert heads_to_follow(pairs, teacher, teacher, None) == [[0, 1], [0, 1]]
+    assert followed_heads(pairs, Student(teacher, origin), teacher) == [[1, 0], [0, 1]]
+    assert followed_heads(pairs, Student(teacher), teacher) == [[0, 1], [0, 1]]

@@ -12,16 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import Opened, open_checkpoint, score_slice
+from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice
+from quala.compress.losses import LossSetup
 from quala.compress.prune.magnitude import Masks, prunable_weights
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.files import integer_layers
+from quala.compress.quantize.integer import integer_layers
 from quala.compress.shrink import weight_budget
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, length_adapt
 from quala.stages.distill_options import ShrinkConfig
-from quala.stages.student import PrunedWeights, shrink
+from quala.stages.student import PrunedWeights, Student, shrink
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import plan_training
 from quala.workflow import StageContext
@@ -52,15 +53,19 @@ def run(
 
 
 @pytest.fixture
-def teacher(tiny_checkpoint: Path, spec: DataSpec) -> Opened:
-    return open_checkpoint(tiny_checkpoint, spec)
+def teacher(tiny_checkpoint: Path, spec: DataSpec) -> TaskCheckpoint:
+    return load_with_data(tiny_checkpoint, spec)
 
 
-def count(opened: Opened) -> int:
+def shrunk(teacher: TaskCheckpoint, config: ShrinkConfig = SHRINK) -> Student:
+    return shrink(Student(teacher), config=config, original=count(teacher))
+
+
+def count(opened: TaskCheckpoint) -> int:
     return sum(weight.numel() for weight in opened.model.hf.parameters())
 
 
-def kept(opened: Opened) -> int:
+def kept(opened: TaskCheckpoint) -> int:
     """Count the parameters besides the zeros of matrices that pruning may touch."""
     zeros = sum(int((weight == 0).sum()) for weight in prunable_weights(opened.model.hf).values())
     return count(opened) - zeros
@@ -71,46 +76,46 @@ def kept(opened: Opened) -> int:
     "changes", [{}, {"selection_every": 2}, {"freeze_word_embeddings": True, "precision": "bf16"}]
 )
 def test_a_trained_student_has_the_zeros_that_it_began_with(
-    run: Any, teacher: Opened, spec: DataSpec, share: float, changes: dict[str, Any]
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec, share: float, changes: dict[str, Any]
 ) -> None:
     config = ShrinkConfig(RATIO, svd_share=share)
     folder, _ = run(shrink=config, learning_rate=0.01, **changes)
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert kept(student) == round(count(teacher) / RATIO)
-    start, masks = shrink(teacher, config, teacher=teacher)
+    start = shrunk(teacher, config)
     before, after = (prunable_weights(one.model.hf) for one in (start, student))
-    for name, mask in masks.items():
+    for name, mask in start.masks.items():
         assert torch.equal(after[name] != 0, mask), name
-    moved = [name for name in masks if not torch.equal(before[name], after[name])]
-    words = [name for name in masks if "word_embeddings" in name]
-    assert moved == [name for name in masks if not changes.get("freeze_word_embeddings")
+    moved = [name for name in start.masks if not torch.equal(before[name], after[name])]
+    words = [name for name in start.masks if "word_embeddings" in name]
+    assert moved == [name for name in start.masks if not changes.get("freeze_word_embeddings")
                      or name not in words]  # fmt: skip
 
 
 @pytest.mark.parametrize("ratio", [2.5, 5.0, 7.5])
 def test_the_ratio_counts_against_the_teacher(
-    run: Any, teacher: Opened, spec: DataSpec, ratio: float
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec, ratio: float
 ) -> None:
     folder, figures = run(shrink=ShrinkConfig(ratio), max_steps=1)
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert kept(student) == figures["shrink/parameters"] == round(count(teacher) / ratio)
     assert figures["shrink/ratio"] == pytest.approx(ratio, rel=1e-3)
 
 
-def test_fewer_layers_count_too(run: Any, teacher: Opened, spec: DataSpec) -> None:
+def test_fewer_layers_count_too(run: Any, teacher: TaskCheckpoint, spec: DataSpec) -> None:
     folder, figures = run(layers=1)
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert student.model.num_layers == 1
     assert kept(student) == figures["shrink/parameters"] == round(count(teacher) / RATIO)
 
 
 def test_steps_go_on_from_the_student_of_the_one_before(
-    run: Any, teacher: Opened, spec: DataSpec
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec
 ) -> None:
     first, second = ShrinkConfig(RATIO, steps=2).one_by_one()
     earlier, _ = run("first", shrink=first)
     later, _ = run("second", shrink=second, model=earlier)
-    students = [open_checkpoint(folder, spec) for folder in (earlier, later)]
+    students = [load_with_data(folder, spec) for folder in (earlier, later)]
     assert [kept(student) for student in students] == [
         round(count(teacher) / ratio) for ratio in (RATIO**0.5, RATIO)
     ]
@@ -122,7 +127,7 @@ def test_the_file_holds_a_bit_for_each_weight_and_those_that_are_left(
     run: Any, spec: DataSpec
 ) -> None:
     folder, _ = run()
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     matrices = prunable_weights(student.model.hf)
     payload = 4 * (count(student) - sum(weight.numel() for weight in matrices.values()))
     for weight in matrices.values():
@@ -138,7 +143,7 @@ def test_the_file_holds_a_bit_for_each_weight_and_those_that_are_left(
 
 def test_what_is_scored_is_what_the_folder_holds(run: Any, spec: DataSpec) -> None:
     folder, figures = run()
-    opened = open_checkpoint(folder, spec)
+    opened = load_with_data(folder, spec)
     assert opened.precision == "fp32"
     score = score_slice(opened, opened.data.selection, batch_size=8)["f1"]
     assert score == pytest.approx(figures["selection/f1"])
@@ -151,12 +156,14 @@ def test_a_later_stage_takes_the_student(
     context = StageContext.alone("length_adapt", tmp_path / "next")
     inputs = {"data": spec, "model": folder}
     length_adapt.run(configure("length_adapt", max_steps=1), context, inputs)
-    assert open_checkpoint(context.output, spec).model.num_layers == 2
+    assert load_with_data(context.output, spec).model.num_layers == 2
 
 
-def test_the_masks_are_in_the_checkpoint(run: Any, teacher: Opened, tmp_path: Path) -> None:
+def test_the_masks_are_in_the_checkpoint(
+    run: Any, teacher: TaskCheckpoint, tmp_path: Path
+) -> None:
     run()
-    _, masks = shrink(teacher, SHRINK, teacher=teacher)
+    masks = shrunk(teacher).masks
     (file,) = (tmp_path / "d/scratch").glob("*.ckpt")
     state = torch.load(file, weights_only=True)["state_dict"]
     saved = [value for name, value in state.items() if name.startswith("pruned.")]
@@ -164,17 +171,18 @@ def test_the_masks_are_in_the_checkpoint(run: Any, teacher: Opened, tmp_path: Pa
 
 
 @pytest.fixture
-def training(configure: Any, teacher: Opened) -> tuple[distill.DistillModule, Masks]:
+def training(configure: Any, teacher: TaskCheckpoint) -> tuple[distill.DistillModule, Masks]:
     """A training of a pruned student, after its first backward pass, and the student's masks."""
-    student, masks = shrink(teacher, SHRINK, teacher=teacher)
+    student = shrunk(teacher)
     config = configure("distill", **WHOLE, **STILL, learning_rate=0.1, warmup_ratio=0.0)
-    plan = plan_training(student.data.train.features, config, pad_to=None)
+    data = teacher.data
+    plan = plan_training(data.train.features, config, pad_to=None)
     module = distill.DistillModule(
-        student.model, LiveTeacher(teacher.model), student.data.task, config, plan,
-        pairs=[(0, 0), (1, 1)], masks=masks,
+        student.model, LiveTeacher(teacher.model), config, plan,
+        setup=LossSetup(data.task, [(0, 0), (1, 1)], relation_heads=2), masks=student.masks,
     )  # fmt: skip
-    module.training_step(student.data.train.features.batch([0, 1]), 0).backward()
-    return module, masks
+    module.training_step(data.train.features.batch([0, 1]), 0).backward()
+    return module, student.masks
 
 
 def test_a_pruned_weight_has_no_gradient(training: tuple[distill.DistillModule, Masks]) -> None:
@@ -223,12 +231,12 @@ def test_pruned_weights_are_zero_after_any_step(kind: type[torch.optim.Optimizer
     ],
 )  # fmt: skip
 def test_pruned_weights_are_rounded_to_zero(
-    run: Any, teacher: Opened, spec: DataSpec, options: dict[str, Any], precision: str
+    run: Any, teacher: TaskCheckpoint, spec: DataSpec, options: dict[str, Any], precision: str
 ) -> None:
     folder, figures = run(quantizers=QuantizeConfig(**options))
-    student = open_checkpoint(folder, spec)
+    student = load_with_data(folder, spec)
     assert student.precision == precision
-    _, masks = shrink(teacher, SHRINK, teacher=teacher)
+    masks = shrunk(teacher).masks
     layers = integer_layers(student.model.hf)
     for name, mask in masks.items():
         assert not layers[name.removesuffix(".weight")].weight[~mask].any(), name
@@ -238,7 +246,7 @@ def test_pruned_weights_are_rounded_to_zero(
 
 def test_eight_bit_codes_are_stored_without_their_zeros(run: Any, spec: DataSpec) -> None:
     folder, _ = run(quantizers=QuantizeConfig())
-    layers = integer_layers(open_checkpoint(folder, spec).model.hf)
+    layers = integer_layers(load_with_data(folder, spec).model.hf)
     stored = load_file(folder / "model.safetensors")
     name = "bert.embeddings.word_embeddings.table"
     codes = layers[name].weight
@@ -247,7 +255,7 @@ def test_eight_bit_codes_are_stored_without_their_zeros(run: Any, spec: DataSpec
 
 
 def test_an_unreachable_last_ratio_is_refused_before_the_first_step(
-    run: Any, teacher: Opened, tmp_path: Path
+    run: Any, teacher: TaskCheckpoint, tmp_path: Path
 ) -> None:
     matrices = sum(weight.numel() for weight in prunable_weights(teacher.model.hf).values())
     most = count(teacher) / (count(teacher) - matrices)

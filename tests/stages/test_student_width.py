@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
-from quala.checkpoint import open_checkpoint
+from quala.checkpoint import load_with_data
 from quala.data.spec import DataSpec
-from quala.data.task import task_loss
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages import distill
@@ -75,14 +74,14 @@ def _masked_loss(
 
     handle = layer.register_forward_pre_hook(scaled)
     with torch.no_grad():
-        loss = float(task_loss(task, model(batch), batch).double())
+        loss = float(task.loss(model(batch), batch).double())
     handle.remove()
     return loss
 
 
 def _slopes(teacher: Path, spec: DataSpec, batches: list[list[int]]) -> tuple[list[Any], ...]:
     """Sum over batches of |d loss / d mask| for each head and neuron, by central differences."""
-    opened = open_checkpoint(teacher, spec)
+    opened = load_with_data(teacher, spec)
     model, features, step = opened.model, opened.data.train.features, 1e-2
     model.double().eval()
     found: list[list[Any]] = []
@@ -112,7 +111,7 @@ def test_scores_are_the_loss_of_leaving_a_unit_out(
     from quala.stages.training import step_batches
 
     config = configure("distill", importance_batches=2, batch_size=3)
-    opened = open_checkpoint(teacher, spec)
+    opened = load_with_data(teacher, spec)
     batches = list(step_batches(opened.data.train.features, config, 2))
     scores = importance(opened, config)
     heads, neurons = _slopes(teacher, spec, batches)
@@ -128,7 +127,7 @@ def test_the_most_important_heads_and_neurons_stay_in_order(
 ) -> None:
     options = {"width": 0.5, "importance_batches": 2}
     folder, _ = run(learning_rate=0.0, **options)
-    scores = importance(open_checkpoint(teacher, spec), configure("distill", **options))
+    scores = importance(load_with_data(teacher, spec), configure("distill", **options))
     student, old = (load_file(one / "model.safetensors") for one in (folder, teacher))
     for layer in range(2):
         heads = sorted(range(4), key=lambda head: -float(scores.heads[layer][head]))[:2]
@@ -151,7 +150,7 @@ def test_the_layers_of_a_shallower_student_keep_their_own_scores(
     run: Any, configure: Any, spec: DataSpec, teacher: Path
 ) -> None:
     folder, _ = run(learning_rate=0.0, width=0.25, layers=1)
-    scores = importance(open_checkpoint(teacher, spec), configure("distill"))
+    scores = importance(load_with_data(teacher, spec), configure("distill"))
     copied = json.loads((folder / "quala.json").read_text())["copied"]
     assert copied["layers"] == [1]
     assert copied["heads"] == [[int(scores.heads[1].argmax())]]
@@ -161,13 +160,13 @@ def test_a_narrow_student_may_shrink_further(run: Any, spec: DataSpec) -> None:
     shrink = ShrinkConfig(ratio=4.0, svd_share=0.5)
     folder, figures = run(width=0.5, shrink=shrink, **SCORES)
     assert figures["train/attention"] > 0
-    arch = open_checkpoint(folder, spec).model.arch
+    arch = load_with_data(folder, spec).model.arch
     assert [(size.heads, size.intermediate) for size in arch.sizes] == [(2, 8)] * 2
 
 
 def test_a_narrow_student_opens_as_what_it_is(run: Any, spec: DataSpec) -> None:
     folder, _ = run(width=0.5)
-    arch = open_checkpoint(folder, spec).model.arch
+    arch = load_with_data(folder, spec).model.arch
     assert [(size.heads, size.intermediate) for size in arch.sizes] == [(2, 8)] * 2
     assert arch.hidden == 32
 
@@ -214,8 +213,8 @@ def test_a_student_of_its_own_is_not_narrowed(run: Any, tiny_checkpoint: Path) -
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"width": 0.0}, r"`width` must be in \(0, 1\], got 0.0"),
-        ({"width": 1.5}, r"`width` must be in \(0, 1\], got 1.5"),
+        ({"width": 0.0}, "`width` must be above 0 and at most 1, got 0.0"),
+        ({"width": 1.5}, "`width` must be above 0 and at most 1, got 1.5"),
         ({"importance_batches": 0}, "`importance_batches` must be above 0, got 0"),
     ],
 )

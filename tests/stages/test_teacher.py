@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import open_checkpoint
+from quala.checkpoint import load_with_data
 from quala.compress.partial_states import keep_states, kept_loss
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
@@ -24,7 +24,7 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages import distill
 from quala.stages import teacher as cached_teacher
 from quala.stages.distill_options import CacheConfig
-from quala.stages.student import student_of
+from quala.stages.student import make_student
 from quala.stages.teacher_cache import AnswerStore
 from quala.stages.training import ProgressCallback, step_batches
 from quala.workflow import StageContext
@@ -82,13 +82,13 @@ def classifier(tmp_path: Path, tiny_tokenizer_folder: Path) -> Path:
 def spoken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The inputs that a teacher was asked about before the training, batch by batch."""
     inputs: list[int] = []
-    original = cached_teacher._Speaker.words
+    original = cached_teacher._Recorder.outputs
 
     def counted(self: Any, batch: Any) -> Any:
         inputs.extend(batch["feature"].tolist())
         return original(self, batch)
 
-    monkeypatch.setattr(cached_teacher._Speaker, "words", counted)
+    monkeypatch.setattr(cached_teacher._Recorder, "outputs", counted)
     return inputs
 
 
@@ -155,7 +155,7 @@ def test_the_hidden_loss_is_on_what_was_kept(
 ) -> None:
     cache = CacheConfig(tokens=4, width=0.25, depth=1, full_precision=True)
     _, figures, _ = run(max_steps=1, layers=1, cache=cache)
-    opened = open_checkpoint(tiny_checkpoint, spec)
+    opened = load_with_data(tiny_checkpoint, spec)
     features = opened.data.train.features
     config = configure("distill", max_steps=1)
     batch = features.batch(next(iter(step_batches(features, config, 1))))
@@ -164,7 +164,7 @@ def test_the_hidden_loss_is_on_what_was_kept(
     assert separators.any(dim=1).all()
     (kept,) = keep_states(trace, [2], candidates=trace.mask & ~separators, tokens=4, width=0.25)
     copied = {"teacher": tiny_checkpoint}
-    student = student_of(configure("distill", layers=1), opened, copied)[0].model.train()
+    student = make_student(configure("distill", layers=1), opened, copied).model.train()
     distill.set_dropout(student.hf, hidden=0.0, attention=0.0)
     expected = kept_loss(student.trace(batch).hidden, [(1, kept)]).item()
     assert figures[0]["train/hidden"] == pytest.approx(expected, rel=1e-4)
@@ -174,7 +174,7 @@ def test_every_input_is_spoken_of_once_and_no_more_in_training(
     run: Any, spoken: list[int], spec: DataSpec, tiny_checkpoint: Path
 ) -> None:
     run(cache=LITTLE, max_steps=None, epochs=3)
-    train = open_checkpoint(tiny_checkpoint, spec).data.train.features
+    train = load_with_data(tiny_checkpoint, spec).data.train.features
     assert sorted(spoken) == list(range(len(train)))
 
 
@@ -182,7 +182,7 @@ def test_a_training_of_less_than_an_epoch_caches_what_it_sees(
     run: Any, configure: Any, spoken: list[int], spec: DataSpec, tiny_checkpoint: Path
 ) -> None:
     run(cache=LITTLE, max_steps=1)
-    train = open_checkpoint(tiny_checkpoint, spec).data.train.features
+    train = load_with_data(tiny_checkpoint, spec).data.train.features
     (batch,) = step_batches(train, configure("distill"), 1)
     assert sorted(spoken) == sorted(batch)
 
@@ -194,7 +194,7 @@ def test_the_teacher_is_gone_while_the_student_learns(
     alive: list[bool] = []
 
     def watched(*args: Any, **options: Any) -> Any:
-        found = open_checkpoint(*args, **options)
+        found = load_with_data(*args, **options)
         opened.append(weakref.ref(found.model))
         return found
 
@@ -202,7 +202,7 @@ def test_the_teacher_is_gone_while_the_student_learns(
         gc.collect()
         alive.append(opened[-1]() is not None)
 
-    monkeypatch.setattr(distill, "open_checkpoint", watched)
+    monkeypatch.setattr(distill, "load_with_data", watched)
     monkeypatch.setattr(ProgressCallback, "on_train_batch_end", step)
     run("cached", cache=LITTLE, max_steps=1)
     run("live", max_steps=1)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quala.errors import QualaError
+from quala.stage import Stage
 from quala.workflow.compose import composed, one_sentence, typed, with_experiment
+from quala.workflow.script import WorkflowSpec
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -108,3 +110,39 @@ def test_an_experiment_of_another_workflow_is_refused(
 ) -> None:
     with pytest.raises(QualaError, match=sentence), one_sentence(own):
         composed(own, [f"experiment={choice}"])
+
+
+@pytest.fixture
+def shared(toy: Toy) -> WorkflowSpec:
+    """Two of three stages, and an experiment that sets options of all."""
+    (toy.folder / "conf/experiment").mkdir()
+    values = "first: {text: x}, third: {text: y}"
+    shared = f"# @package _global_\nstage: {{{values}}}\n"
+    (toy.folder / "conf/experiment/shared.yaml").write_text(shared)
+    return SomeStages(**vars(toy.workflow))
+
+
+class SomeStages(WorkflowSpec):
+    """A workflow that runs two of the stages that its configuration knows."""
+
+    @property
+    def stages(self) -> dict[str, Stage]:
+        return {name: self.known_stages[name] for name in ("first", "second")}
+
+
+def test_values_of_other_stages_are_dropped_where_an_experiment_sets_them(
+    shared: WorkflowSpec,
+) -> None:
+    found = typed(composed(shared, ["experiment=shared"]), shared)
+    assert list(found.stages) == ["first", "second"]
+    assert found.stages["first"].text == "x"
+
+
+@pytest.mark.parametrize("word", ["stage.third.text=y", "+stage/third=a", "~stage.third.text"])
+def test_an_override_of_another_stage_is_refused(shared: WorkflowSpec, word: str) -> None:
+    with pytest.raises(QualaError) as raised, one_sentence(shared):
+        composed(shared, [word])
+    assert str(raised.value) == (
+        f"`{word}` sets the stage `third`, which the workflow `toy` does not have; its stages: "
+        "first, second."
+    )

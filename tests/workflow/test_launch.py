@@ -6,6 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from omegaconf import OmegaConf
+
+from quala.cli.entry import main
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -48,9 +51,43 @@ def test_a_job_that_fails_leaves_the_others_alone(toy: Toy) -> None:
 
 
 def test_parallel_jobs_share_what_they_have_in_common(toy: Toy) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     words = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "stage.second.text=b,c"]
     code, out, err = ended(toy, *words, "stage.first.sleep=1")
     assert code == 0, err
     assert sorted(toy.done) == ["first", "second", "second", "third", "third"]
     assert out.count("FINISHED") == 2
+
+
+def test_help_begins_with_the_workflow(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "kdlsq", "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("usage: quala run kdlsq [overrides]")
+    assert "learned steps" in told
+    assert "experiment=kdlsq/paper" in told
+    assert "refine" not in told
+
+
+def test_the_printed_configuration_has_the_stages_of_the_workflow(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["experiment=kdlsq/squad_cpu", "stage.distill.epochs=7", "--cfg", "job"]
+    assert main(["run", "kdlsq", *words]) == 0
+    found = OmegaConf.create(capsys.readouterr().out)
+    assert set(found.stage) == {"finetune", "distill", "measure", "report", "export"}
+    assert (found.stage.distill.epochs, found.workflow) == (7, "kdlsq")
+
+
+def test_a_part_of_the_configuration_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    part = ["--cfg", "job", "--resolve", "--package", "stage.export"]
+    assert main(["run", "kdlsq", *part, "stage.report.title=Mine"]) == 0
+    assert OmegaConf.create(capsys.readouterr().out).title == "Mine"
+
+
+def test_an_override_of_a_stage_that_it_lacks_leaves_with_two(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "kdlsq", "-m", "stage.search.generations=3,4"]) == 2
+    assert capsys.readouterr().err == (
+        "error: `stage.search.generations=3,4` sets the stage `search`, which the workflow "
+        "`kdlsq` does not have; its stages: finetune, distill, measure, report, export.\n"
+    )

@@ -131,7 +131,7 @@ def test_a_search_has_its_unit_and_its_strategy(done: tuple[Case, Any, Toy]) -> 
 def test_the_export_answers_as_the_model_does_at_every_point(
     done: tuple[Case, Any, Toy],
 ) -> None:
-    from quala.checkpoint import open_checkpoint
+    from quala.checkpoint import load_with_data
     from quala.data.spec import DataSpec
     from quala.runtime.engine import Facts, TorchEngine, open_engine, read_graph
     from quala.stages.search import read_result
@@ -141,7 +141,7 @@ def test_the_export_answers_as_the_model_does_at_every_point(
         task="squad", name="demo", max_length=128, doc_stride=32, max_question_length=32,
         max_train=24, max_test=8,
     )  # fmt: skip
-    opened = open_checkpoint(served(case, result), spec)
+    opened = load_with_data(served(case, result), spec)
     graph, facts = read_graph(output(result, "export")), Facts.of(opened.model.arch, 128)
     engine = open_engine("onnxruntime", graph, facts, threads=1)
     model = TorchEngine(opened.model)

@@ -92,11 +92,11 @@ def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> Entri
     for name, engine in engines.items():
         full = LengthConfig.full(layers=arch.layers, sequence_length=card.sequence_length)
         own = replace(card, arch=arch, front=(replace(card.full, lengths=full),))
-        entries[name] = QuestionAnswerer(own, model.windows, engine).answer_batch
+        entries[name] = QuestionAnswerer(own, model.tokenizer, engine).answer_batch
     for point in card.front:
         budget = Budget(lengths=point.lengths.lengths)
         entries[_name(card, point)] = partial(_ask, model, budget)
-    without = QuestionAnswerer(card, model.windows, _ZerosEngine())
+    without = QuestionAnswerer(card, model.tokenizer, _ZerosEngine())
     return entries | {"tokenizing and decoding alone": without.answer_batch}
 
 
@@ -109,11 +109,11 @@ def _baselines(
     """
     if arguments.baseline == "none":
         return card.arch, {}
-    from quala.data.task import Task
+    from quala.data.task import Span
     from quala.runtime.engine import TorchEngine, open_model
     from quala.stages.measure import random_model
 
-    model = random_model(arguments.baseline, Task("question-answering", 2, "f1"))
+    model = random_model(arguments.baseline, Span())
     name = f"{arguments.baseline} fp32, random weights"
     longest, threads = card.sequence_length, arguments.threads
     return model.arch, {

@@ -78,30 +78,30 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
 
 def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
     """Export a checkpoint that no workflow measured: its front has costs, no scores."""
-    from quala.checkpoint import open_checkpoint
-    from quala.data.spec import DataSpec
+    from quala.checkpoint import load_checkpoint
+    from quala.data.spec import Windows
+    from quala.data.task import Span
     from quala.export.folder import ExportSettings, ladder, write_export
     from quala.models.load import METADATA_FILE, read_metadata
 
     facts = read_metadata(source) if (source / METADATA_FILE).is_file() else {}
-    if facts.get("task", "question-answering") != "question-answering":
+    if facts.get("task", Span.kind) != Span.kind:
         raise QualaError(
             f"`{source}` is a {facts['task']} model; a workflow's export stage writes those."
         )
+    # 384 tokens and a stride of 128 are what BERT's authors use for SQuAD.
     longest = facts.get("sequence_length", 384)
-    spec = DataSpec(
-        task="squad", name="demo", max_length=longest, doc_stride=min(128, longest // 3)
-    )
-    opened = open_checkpoint(source, spec)
+    checkpoint = load_checkpoint(source)
     warn("No measured front was found: the points have costs and no scores.")
     settings = ExportSettings(
+        windows=Windows(max_length=longest, doc_stride=min(128, longest // 3)),
         name=arguments.name or source.name,
         runtime=arguments.runtime,
         threads=arguments.threads,
         repeats=arguments.repeats,
         provenance={"checkpoint": str(source)},
     )
-    return write_export(opened, out, ladder(opened), settings)
+    return write_export(checkpoint, out, ladder(checkpoint.model, longest), settings)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from quala.cli.output import show, write_json
@@ -17,8 +16,8 @@ from quala.errors import QualaError
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from quala.compare.group import Comparison
     from quala.compare.store import Reports, SweepJob
-    from quala.compare.text import Comparison
     from quala.compare.trials import Trial
     from quala.results import Report
 
@@ -97,7 +96,7 @@ def _sweep(reports: Reports, sweep: Run, *, as_json: bool, out: str | None) -> N
     if as_json:
         write_json({"run": sweep.info.run_id, "jobs": lines})
     else:
-        show(_comparison(lines, f"Sweep {sweep.info.run_id}"))
+        show(_sweep_table(lines, f"Sweep {sweep.info.run_id}"))
 
 
 def _line(job: SweepJob, report: Report | None) -> dict[str, Any]:
@@ -115,31 +114,24 @@ def _line(job: SweepJob, report: Report | None) -> dict[str, Any]:
     return figures
 
 
-def _comparison(lines: Sequence[dict[str, Any]], title: str) -> Table:
-    from quala.report.table import metric_name
+def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
+    from quala.report.table import ABSENT, format_number, metric_name, to_frame, to_terminal
 
     metric = next((metric_name(line["metric"]) for line in lines if line["metric"]), "Score")
-    table = Table(title=title, title_justify="left")
-    for heading in ("Run", "Overrides", "Status"):
-        table.add_column(heading, overflow="fold")
-    for heading in (f"{metric} full", f"{metric} chosen", "GMACs", "Saved", "Hypervolume"):
-        table.add_column(heading, justify="right")
-    for line in lines:
-        table.add_row(
-            line["run"][:8] if line["run"] else "-",
-            line["overrides"],
-            line["status"],
-            _text(line["score_full"], "{:.2f}"),
-            _text(line["score_chosen"], "{:.2f}"),
-            _text(line["gmacs_chosen"], "{:.3f}"),
-            _text(line["macs_saved"], "{:.2f}x"),
-            _text(line["hypervolume"], "{:.4f}"),
-        )
-    return table
-
-
-def _text(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+    frame = to_frame(
+        {
+            "Run": line["run"][:8] if line["run"] else ABSENT,
+            "Overrides": line["overrides"],
+            "Status": line["status"],
+            f"{metric} full": format_number(line["score_full"]),
+            f"{metric} chosen": format_number(line["score_chosen"]),
+            "GMACs": format_number(line["gmacs_chosen"], "{:.3f}"),
+            "Saved": format_number(line["macs_saved"], "{:.2f}x"),
+            "Hypervolume": format_number(line["hypervolume"], "{:.4f}"),
+        }
+        for line in lines
+    )
+    return to_terminal(frame, title=title, left=("Run", "Overrides", "Status"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,10 +166,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-SHOWN = ("#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", "n", "Speed-up")
-WORDS = ("System", "Setting")
-
-
 def compare(
     reports: Reports,
     runs: Sequence[str],
@@ -195,7 +183,8 @@ def compare(
     if out is not None and out.exists() and not out.is_dir():
         raise QualaError(f"`--out` names a folder to write into, got the file `{out}`.")
     # matplotlib and plotly take a second to import
-    from quala.compare.text import Comparison, to_json
+    from quala.compare.group import Comparison
+    from quala.compare.text import to_json
     from quala.compare.write import build_comparison
 
     trials, left_out = _named(reports, runs) if runs else _all(reports, experiment)
@@ -264,17 +253,15 @@ def _of_task(trials: Sequence[Trial], task: str) -> list[Trial]:
 
 def _shown(comparison: Comparison) -> list[RenderableType]:
     """Return the tables for the terminal, without the columns that need a page."""
-    from quala.compare.text import cells, headings, legends
-    from quala.report.table import metric_name
+    from quala.compare.text import legends, measured_texts
+    from quala.report.table import metric_name, to_terminal
 
     items: list[RenderableType] = []
     for table in comparison.tables:
-        names = headings(table)
-        columns = [*SHOWN[:6], metric_name(table.metric), *SHOWN[6:], "Training s"]
-        shown = Table(title=table.title, title_justify="left", header_style="bold")
-        for name in columns:
-            shown.add_column(name, justify="left" if name in WORDS else "right", overflow="fold")
-        for texts in cells(table, comparison.claims):
-            shown.add_row(*(Text(texts[names.index(name)]) for name in columns))
-        items += [shown, *map(Text, legends(table))]
+        score = metric_name(table.metric)
+        columns = ["#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", score, "n",
+                   "Speed-up", "Training s"]  # fmt: skip
+        frame = measured_texts(table, comparison.claims)[columns]
+        items.append(to_terminal(frame, title=table.title, left=("System", "Setting")))
+        items += map(Text, legends(table))
     return items

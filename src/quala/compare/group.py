@@ -1,89 +1,24 @@
-"""What the papers say of their systems: figures of other models, data and machines."""
+"""Rows and tables of a comparison: trials grouped by data, system, setting and seed."""
 
 from __future__ import annotations
 
 import re
 import statistics
-import tomllib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from quala.compare.published import Claim, Published, published
 from quala.compare.settings import all_differences, labels, natural_order
 from quala.compare.trials import TEACHER, Costs, Place, Trial
+from quala.errors import QualaError
+from quala.report.table import to_frame
 from quala.results import Row
 
-FILE = "published.toml"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """One published result; `bits` is None for one that belongs to no width in particular.
-
-    `kind` is `chosen` for a result at shortened lengths.
-    `source` says where it was read: a letter of `Published.sources`.
-    """
-
-    system: str
-    setting: str
-    data: str
-    claim: str
-    source: str
-    bits: str | None = None
-    kind: str = "full"
-
-    def text(self) -> str:
-        """Return the claim with what it was made of."""
-        return f"{self.data}: {self.claim} ({self.setting}) [{self.source}]"
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """All claims; names and arXiv ids by system, the meaning of a source by its letter."""
-
-    names: Mapping[str, str]
-    papers: Mapping[str, str]
-    sources: Mapping[str, str]
-    claims: tuple[Claim, ...]
-
-    def name(self, system: str) -> str:
-        """Return what the paper calls a system; one without a paper keeps its own name."""
-        return self.names.get(system, system)
-
-    def of(self, systems: Sequence[str]) -> tuple[Claim, ...]:
-        """Return the claims of some systems."""
-        return tuple(claim for claim in self.claims if claim.system in systems)
-
-    def nearest(self, system: str, *, bits: str, kind: str, data: str) -> Claim | None:
-        """Return the claim of a system that is nearest to a row.
-
-        One of the row's bits comes before one of no bits, which comes before others; then the
-        kind and the data count.
-        """
-        ranks = {bits: 0, None: 1}
-        return min(
-            self.of([system]),
-            key=lambda one: (ranks.get(one.bits, 2), one.kind != kind, one.data != data),
-            default=None,
-        )
-
-
-@cache
-def published() -> Published:
-    """Return what the package knows of the papers."""
-    text = (files("quala.compare") / FILE).read_text(encoding="utf-8")
-    facts = tomllib.loads(text)
-    systems = facts["system"]
-    return Published(
-        names={key: one["name"] for key, one in systems.items()},
-        papers={key: one["arxiv"] for key, one in systems.items() if "arxiv" in one},
-        sources=facts["source"],
-        claims=tuple(Claim(**one) for one in facts["claim"]),
-    )
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 SIGNED = "±"
@@ -129,6 +64,7 @@ class Spread:
         return f"{mean} {SIGNED} {form.format(self.deviation)}"
 
 
+TEACHER_NAME = "fine-tuned teacher"
 KINDS = {"teacher": "", "full": "full length", "chosen": "chosen lengths"}
 UNKNOWN_BITS = {"fp32": "32-32-32", "int8": "8-?-8"}
 """Bits by precision, for reports that do not name them: int8 embeddings are 8-bit or float."""
@@ -181,8 +117,8 @@ class Line:
     @property
     def machines(self) -> tuple[str, ...]:
         """Where the models were trained."""
-        found = (machine for trial in self.trials for machine in trial.costs.machines)
-        return tuple(dict.fromkeys(found))
+        works = (work for trial in self.trials for work in trial.costs.training)
+        return tuple(dict.fromkeys(work.machine for work in works))
 
     @property
     def partial(self) -> bool:
@@ -217,12 +153,128 @@ class Table:
         return tuple(machine for machine, _ in counts.most_common())
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Tables of measured rows, what the papers report, and the runs that could not be read.
+
+    Raises QualaError without a row.
+    """
+
+    tables: tuple[Table, ...]
+    claims: Published
+    left_out: Mapping[str, str]
+    """Reasons by run."""
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], left_out: Mapping[str, str]) -> Comparison:
+        """Compare trials; `left_out` are reasons by run."""
+        return cls(tables(trials, published()) if trials else (), published(), left_out)
+
+    def __post_init__(self) -> None:
+        if not self.tables:
+            raise QualaError("A comparison needs at least one run with a scored row, got none.")
+
+    @property
+    def systems(self) -> list[str]:
+        """The systems of all tables."""
+        return sorted({line.system for table in self.tables for line in table.lines})
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The displayed name of each system."""
+        return {system: system_name(system, self.claims) for system in self.systems}
+
+    @property
+    def shown_claims(self) -> tuple[Claim, ...]:
+        """What the papers report of the systems that are compared."""
+        return self.claims.of(self.systems)
+
+
+def system_name(system: str, claims: Published) -> str:
+    """Return the displayed name of a system."""
+    return TEACHER_NAME if system == TEACHER else claims.name(system)
+
+
 def tables(trials: Sequence[Trial], claims: Published) -> tuple[Table, ...]:
     """Return a table for each task and data, with the newest measurement of each model."""
-    newest = sorted(trials, key=lambda trial: trial.started, reverse=True)
-    parts = list(_parts(newest, lambda trial: (trial.data, trial.row.metric)).values())
-    titles = _titles([part[0].spec for part in parts])
+    frame = to_frame(
+        {
+            "trial": trial,
+            "data": trial.data,
+            "metric": trial.row.metric,
+            "system": trial.system,
+            "kind": trial.kind,
+            "setting": tuple(trial.setting.items()),
+            "model": trial.identity,
+            "place": trial.place,
+            "latency_ms": trial.row.median_ms,
+            "share": trial.share(trial.row),
+        }
+        for trial in sorted(trials, key=lambda trial: trial.started, reverse=True)
+    )
+    parts = [part for _, part in frame.groupby(["data", "metric"], sort=False)]
+    titles = _titles([part["trial"].iloc[0].spec for part in parts])
     return tuple(_table(title, part, claims) for title, part in zip(titles, parts))
+
+
+def _table(title: str, frame: DataFrame, claims: Published) -> Table:
+    systems = sorted(frame["system"].unique(), key=lambda name: (name != TEACHER, name))
+    settings = (one for name in systems for one in _settings(frame[frame["system"] == name]))
+    first = frame["trial"].iloc[0]
+    return Table(
+        title=title,
+        data=first.data,
+        metric=first.row.metric,
+        lines=tuple(_line(number, *one, claims) for number, one in enumerate(settings, start=1)),
+    )
+
+
+def _settings(frame: DataFrame) -> list[tuple[str, str, DataFrame]]:
+    """Return label, differences and trials of each setting, full lengths before chosen ones."""
+    kinds = set(frame["kind"])
+    found: list[tuple[str, str, DataFrame]] = []
+    for kind in (kind for kind in KINDS if kind in kinds):
+        own = frame[frame["kind"] == kind]
+        parts = [part for _, part in own.groupby("setting", sort=False)]
+        parts.sort(key=lambda part: part["trial"].iloc[-1].started)
+        settings = [part["trial"].iloc[0].setting for part in parts]
+        named = frozenset().union(*(trial.named for trial in own["trial"]))
+        suffix = KINDS[kind] if "chosen" in kinds else ""
+        ordered = sorted(
+            zip(labels(settings, named), all_differences(settings), parts),
+            key=lambda one: natural_order(one[0]),
+        )
+        found += [
+            (", ".join(filter(None, [label, suffix])), differences, part)
+            for label, differences, part in ordered
+        ]
+    return found
+
+
+def _line(number: int, label: str, differences: str, frame: DataFrame, claims: Published) -> Line:
+    models = frame.drop_duplicates("model")["trial"]
+    trials = tuple(sorted(models, key=lambda trial: (trial.seeds, trial.started)))
+    first = trials[0]
+    return Line(
+        number=number,
+        system=first.system,
+        label=label,
+        differences=differences,
+        trials=trials,
+        latencies=_by_place(frame, "latency_ms"),
+        shares=_by_place(frame, "share"),
+        claim=claims.nearest(
+            first.system, bits=bits_of(first.row), kind=first.kind, data=data_name(first.spec)
+        ),
+    )
+
+
+def _by_place(frame: DataFrame, figure: str) -> dict[Place, Spread]:
+    """Return a figure of the timing by place, the newest of each model."""
+    newest = frame.dropna(subset=[figure]).drop_duplicates(["place", "model"])
+    groups = newest.groupby("place", sort=False)[figure]
+    timed: dict[Any, Spread] = {place: Spread(tuple(values)) for place, values in groups}
+    return timed
 
 
 def data_name(spec: Mapping[str, Any]) -> str:
@@ -231,77 +283,6 @@ def data_name(spec: Mapping[str, Any]) -> str:
         return SQUAD
     subset = str(spec["subset"] or "GLUE")
     return GLUE.get(subset, subset.upper())
-
-
-def _table(title: str, trials: Sequence[Trial], claims: Published) -> Table:
-    lines: list[Line] = []
-    systems = _parts(trials, lambda trial: trial.system)
-    for system in sorted(systems, key=lambda name: (name != TEACHER, name)):
-        for own in _settings(systems[system]):
-            lines.append(_line(len(lines) + 1, own, claims))
-    return Table(title=title, data=trials[0].data, metric=trials[0].row.metric, lines=tuple(lines))
-
-
-@dataclass(frozen=True, slots=True)
-class _Setting:
-    """The trials of one setting at full or at chosen lengths."""
-
-    label: str
-    differences: str
-    trials: Sequence[Trial]
-
-
-def _settings(trials: Sequence[Trial]) -> list[_Setting]:
-    """Return the settings of one system, full lengths before chosen ones."""
-    kinds = _parts(trials, lambda trial: trial.kind)
-    found: list[_Setting] = []
-    for kind in (kind for kind in KINDS if kind in kinds):
-        parts = list(_parts(kinds[kind], lambda trial: tuple(trial.setting.items())).values())
-        parts.sort(key=lambda part: part[-1].started)
-        settings = [part[0].setting for part in parts]
-        named = frozenset().union(*(trial.named for trial in kinds[kind]))
-        suffix = KINDS[kind] if "chosen" in kinds else ""
-        told = sorted(
-            zip(labels(settings, named), all_differences(settings), parts),
-            key=lambda one: natural_order(one[0]),
-        )
-        found += [
-            _Setting(", ".join(filter(None, [label, suffix])), differences, part)
-            for label, differences, part in told
-        ]
-    return found
-
-
-def _line(number: int, setting: _Setting, claims: Published) -> Line:
-    models = _parts(setting.trials, lambda trial: trial.identity)
-    found = (measured[0] for measured in models.values())
-    trials = tuple(sorted(found, key=lambda trial: (trial.seeds, trial.started)))
-    first = trials[0]
-    claim = claims.nearest(
-        first.system, bits=bits_of(first.row), kind=first.kind, data=data_name(first.spec)
-    )
-    return Line(
-        number=number,
-        system=first.system,
-        label=setting.label,
-        differences=setting.differences,
-        trials=trials,
-        latencies=_timed(setting.trials, lambda trial: trial.row.median_ms),
-        shares=_timed(setting.trials, lambda trial: trial.share(trial.row)),
-        claim=claim,
-    )
-
-
-def _timed(
-    trials: Sequence[Trial], figure: Callable[[Trial], float | None]
-) -> dict[Place, Spread]:
-    """Return a figure of the timing by place, the newest of each model."""
-    timed: dict[Place, dict[str, float]] = {}
-    for trial in trials:
-        found = figure(trial)
-        if found is not None:
-            timed.setdefault(trial.place, {}).setdefault(trial.identity, found)
-    return {place: Spread(tuple(models.values())) for place, models in timed.items()}
 
 
 def _titles(specs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -330,14 +311,6 @@ def bits_of(row: Row) -> str:
     if row.precision in UNKNOWN_BITS:
         return UNKNOWN_BITS[row.precision]
     return "-".join(part.replace("-", "/") for part in re.split("[wea]", row.precision) if part)
-
-
-def _parts(trials: Iterable[Trial], key: Callable[[Trial], Hashable]) -> dict[Any, list[Trial]]:
-    """Return the trials by key, in order."""
-    found: dict[Any, list[Trial]] = {}
-    for trial in trials:
-        found.setdefault(key(trial), []).append(trial)
-    return found
 
 
 def _joined(texts: Iterable[str]) -> str:

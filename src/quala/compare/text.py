@@ -1,133 +1,171 @@
-"""A comparison's table as text: headings, cells, and the notes that they need."""
+"""A comparison as tables of texts, as JSON and as CSV."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from quala.compare.charts import Style, styles
 from quala.compare.group import (
     SIGNED,
     UNKNOWN_BITS,
-    Claim,
+    Comparison,
     Line,
-    Published,
     Spread,
     Table,
-    published,
-    tables,
+    system_name,
 )
+from quala.compare.published import Published
 from quala.compare.trials import TEACHER, Costs, Place, Trial
-from quala.errors import QualaError
-from quala.report.table import ABSENT, MIB, metric_name
+from quala.report.table import ABSENT, MIB, metric_name, to_csv, to_frame
 from quala.results import GIGA, Row
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+TITLE = "Compression recipes, compared"
+FORMAT = 1
 AT_LEAST = "≥ "
 MILLION = 1e6
 LATENCY, MACHINES = string.ascii_lowercase, string.ascii_uppercase
 """Letters of the places of latencies and of the machines of trainings."""
-TEACHER_NAME = "fine-tuned teacher"
-TRAINING = (
-    "#", "Training: steps x passes in a step, inputs in a batch", "Steps", "Passes", "Inputs",
-    "Seconds", "Calibration, search: seconds", "Teacher: steps", "Teacher: seconds",
-)  # fmt: skip
 LATENCIES = (
     "Latency: the median per input, each run timed by itself; speed-up: over the fine-tuned "
     "teacher, timed side by side in that run"
 )
+CLAIMS_NOTE = (
+    "What the papers report of their own models: other teachers, other data, other machines and "
+    "runtimes. No figure here can be compared with one that was measured above."
+)
 
 
-def system_name(system: str, claims: Published) -> str:
-    """Return what a page calls a system."""
-    return TEACHER_NAME if system == TEACHER else claims.name(system)
+def format_spread(
+    spread: Spread | None,
+    form: str = "{:.2f}",
+    *,
+    deviation: bool = False,
+    lower_bound: bool = False,
+) -> str:
+    """Return the mean as text, with its `deviation` if asked for; a dash for nothing known.
+
+    Nothing is known of a `lower_bound` of 0.
+    """
+    if spread is None or (lower_bound and not spread.mean):
+        return ABSENT
+    text = spread.text(form) if deviation else form.format(spread.mean)
+    return f"{AT_LEAST}{text}" if lower_bound else text
 
 
-def headings(table: Table) -> list[str]:
-    """Return the headings of `cells`."""
-    return [
-        "#",
-        "System",
-        "Setting",
-        "Bits w-e-a",
-        "Parameters",
-        "Size MiB",
-        "GMACs padded",
-        "GMACs mean",
-        *(["EM"] if _has_exact(table) else []),
-        metric_name(table.metric),
-        "n",
-        "Latency ms",
-        "Speed-up",
-        "Training s",
-        "Passes",
-        "Published by its paper",
-    ]
+def measured_texts(table: Table, claims: Published) -> DataFrame:
+    """Return the lines of a table as texts; exact match only where it was measured."""
+    exact = any(trial.row.exact_match is not None for line in table.lines for trial in line.trials)
+    return to_frame(_measured(line, table, claims, exact=exact) for line in table.lines)
 
 
-def cells(table: Table, claims: Published) -> list[list[str]]:
-    """Return the lines of a table as text."""
-    return [_cells(line, table, claims) for line in table.lines]
+def _measured(line: Line, table: Table, claims: Published, *, exact: bool) -> dict[str, str]:
+    def figure(value: Callable[[Row], float | None], form: str, *, deviation: bool = False) -> str:
+        return format_spread(line.spread(value), form, deviation=deviation)
+
+    def timed(figures: Mapping[Place, Spread], form: str) -> str:
+        """Return a figure of the timing at each place where it is known."""
+        texts = (
+            format_spread(figures[place], form) + _mark(table.places, place, LATENCY)
+            for place in table.places
+            if place in figures
+        )
+        return " / ".join(texts) or ABSENT
+
+    machines = "".join(_mark(table.machines, machine, MACHINES) for machine in line.machines)
+    speedups = {place: Spread((1 / share.mean,)) for place, share in line.shares.items()}
+    return {
+        "#": str(line.number),
+        "System": system_name(line.system, claims),
+        "Setting": line.label or ABSENT,
+        "Bits w-e-a": line.bits,
+        "Parameters": _parameters(line),
+        "Size MiB": figure(lambda row: row.size_bytes / MIB, "{:.2f}"),
+        "GMACs padded": figure(lambda row: row.macs_padded / GIGA, "{:.3f}"),
+        "GMACs mean": figure(lambda row: row.macs_mean / GIGA, "{:.3f}"),
+        **({"EM": figure(lambda row: row.exact_match, "{:.2f}", deviation=True)} if exact else {}),
+        metric_name(table.metric): line.score.text(),
+        "n": str(len(line.trials)),
+        "Latency ms": timed(line.latencies, "{:.2f}"),
+        "Speed-up": timed(speedups, "{:.2f}x"),
+        "Training s": _training_figure(line, lambda costs: costs.seconds) + machines,
+        "Passes": _training_figure(line, lambda costs: costs.passes),
+        "Published by its paper": line.claim.text() if line.claim else ABSENT,
+    }
 
 
-def _cells(line: Line, table: Table, claims: Published) -> list[str]:
-    exact = [_of(line.spread(lambda row: row.exact_match))] if _has_exact(table) else []
-    return [
-        str(line.number),
-        system_name(line.system, claims),
-        line.label or ABSENT,
-        line.bits,
-        _parameters(line),
-        _mean(line.spread(lambda row: row.size_bytes / MIB), "{:.2f}"),
-        _mean(line.spread(lambda row: row.macs_padded / GIGA), "{:.3f}"),
-        _mean(line.spread(lambda row: row.macs_mean / GIGA), "{:.3f}"),
-        *exact,
-        line.score.text(),
-        str(len(line.trials)),
-        _timed(line.latencies, table, "{:.2f}".format),
-        _timed(line.shares, table, lambda share: f"{1 / share:.2f}x"),
-        _seconds(line, table),
-        _counted(line, line.cost(lambda costs: costs.passes)),
-        line.claim.text() if line.claim else ABSENT,
-    ]
+def training_texts(table: Table) -> DataFrame | None:
+    """Return the training costs of each line but the teachers', None without such lines."""
+    lines = [line for line in table.lines if line.system != TEACHER]
+    return to_frame(map(_training, lines)) if lines else None
 
 
-def training_cells(table: Table) -> list[list[str]]:
-    """Return what each line's training cost, matching `TRAINING`; teachers have no line here."""
-    return [_training(line) for line in table.lines if line.system != TEACHER]
-
-
-def _training(line: Line) -> list[str]:
+def _training(line: Line) -> dict[str, str]:
     costs = line.trials[0].costs
     stages = [
         f"{work.stage} {work.steps:,} x {work.passes // work.steps}, {work.inputs // work.passes}"
         for work in costs.training
     ] + [f"{name} from outside" for name in costs.missing]
-    counted = (
-        line.cost(lambda costs: costs.steps),
-        line.cost(lambda costs: costs.passes),
-        line.cost(lambda costs: costs.inputs),
-        line.cost(lambda costs: costs.seconds),
-    )
-    unknown = any(trial.teacher.partial for trial in line.trials)
-    teacher = (
-        line.cost(lambda costs: costs.steps, teacher=True),
-        line.cost(lambda costs: costs.seconds, teacher=True),
-    )
-    return [
-        str(line.number),
-        "; ".join(stages) or "none",
-        *(_counted(line, figure) for figure in counted),
-        _bounded(
-            line.cost(lambda costs: costs.other_seconds).mean,
-            partial=any(trial.costs.other_partial for trial in line.trials),
+    teacher_partial = any(trial.teacher.partial for trial in line.trials)
+    teacher = {
+        "Teacher: steps": line.cost(lambda costs: costs.steps, teacher=True),
+        "Teacher: seconds": line.cost(lambda costs: costs.seconds, teacher=True),
+    }
+    return {
+        "#": str(line.number),
+        "Training: steps x passes in a step, inputs in a batch": "; ".join(stages) or "none",
+        "Steps": _training_figure(line, lambda costs: costs.steps),
+        "Passes": _training_figure(line, lambda costs: costs.passes),
+        "Inputs": _training_figure(line, lambda costs: costs.inputs),
+        "Seconds": _training_figure(line, lambda costs: costs.seconds),
+        "Calibration, search: seconds": format_spread(
+            line.cost(lambda costs: costs.other_seconds),
+            "{:,.0f}",
+            lower_bound=any(trial.costs.other_partial for trial in line.trials),
         ),
-        *(_bounded(figure.mean, partial=unknown) for figure in teacher),
-    ]
+        **{
+            name: format_spread(spread, "{:,.0f}", lower_bound=teacher_partial)
+            for name, spread in teacher.items()
+        },
+    }
+
+
+def _training_figure(line: Line, figure: Callable[[Costs], float]) -> str:
+    return format_spread(line.cost(figure), "{:,.0f}", lower_bound=line.partial)
+
+
+def _parameters(line: Line) -> str:
+    total, nonzero = (
+        format_spread(line.spread(figure), "{:.3g} M")
+        for figure in (
+            lambda row: None if row.parameters is None else row.parameters / MILLION,
+            lambda row: None if row.nonzero is None else row.nonzero / MILLION,
+        )
+    )
+    return total if nonzero == total else f"{total} ({nonzero} not 0)"
+
+
+def claim_texts(comparison: Comparison) -> DataFrame | None:
+    """Return what the papers report of the compared systems, None where they report nothing."""
+    claims = comparison.claims
+    if not comparison.shown_claims:
+        return None
+    return to_frame(
+        {
+            "System": comparison.names[claim.system],
+            "Data": claim.data,
+            "Published": claim.claim,
+            "Setting": claim.setting + (f", {claim.bits}" if claim.bits else ""),
+            "Paper": f"arXiv {claims.papers[claim.system]}",
+            "Read in": claims.sources[claim.source],
+        }
+        for claim in comparison.shown_claims
+    )
 
 
 def notes(table: Table) -> list[str]:
@@ -188,120 +226,6 @@ def _mark(names: Sequence[object], name: object, letters: str) -> str:
     return f" [{letters[names.index(name)]}]" if len(names) > 1 else ""
 
 
-def _timed(figures: Mapping[Place, Spread], table: Table, form: Callable[[float], str]) -> str:
-    """Return a figure of the timing at each place where it is known."""
-    told = (
-        form(figures[place].mean) + _mark(table.places, place, LATENCY)
-        for place in table.places
-        if place in figures
-    )
-    return " / ".join(told) or ABSENT
-
-
-def _seconds(line: Line, table: Table) -> str:
-    marks = "".join(_mark(table.machines, machine, MACHINES) for machine in line.machines)
-    return _counted(line, line.cost(lambda costs: costs.seconds)) + marks
-
-
-def _counted(line: Line, figure: Spread) -> str:
-    return _bounded(figure.mean, partial=line.partial)
-
-
-def _bounded(value: float, *, partial: bool) -> str:
-    """Return a figure of a training; of one that nobody tracked nothing is known."""
-    if partial and not value:
-        return ABSENT
-    return f"{AT_LEAST if partial else ''}{value:,.0f}"
-
-
-def _parameters(line: Line) -> str:
-    counts = [
-        _mean(line.spread(figure), "{:.3g} M")
-        for figure in (
-            lambda row: None if row.parameters is None else row.parameters / MILLION,
-            lambda row: None if row.nonzero is None else row.nonzero / MILLION,
-        )
-    ]
-    total, nonzero = counts
-    return total if nonzero == total else f"{total} ({nonzero} not 0)"
-
-
-def _of(spread: Spread | None) -> str:
-    return ABSENT if spread is None else spread.text()
-
-
-def _mean(spread: Spread | None, form: str) -> str:
-    return ABSENT if spread is None else form.format(spread.mean)
-
-
-def _has_exact(table: Table) -> bool:
-    return any(trial.row.exact_match is not None for line in table.lines for trial in line.trials)
-
-
-TITLE = "Compression recipes, compared"
-CLAIMS = ("System", "Data", "Published", "Setting", "Paper", "Read in")
-CLAIMS_NOTE = (
-    "What the papers say of their own models: other teachers, other data, other machines and "
-    "runtimes. No figure here can be compared with one that was measured above."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Tables of measured rows, what the papers say, and the runs that could not be read.
-
-    Raises QualaError without a row.
-    """
-
-    tables: tuple[Table, ...]
-    claims: Published
-    left_out: Mapping[str, str]
-    """Reasons by run."""
-
-    @classmethod
-    def of(cls, trials: Sequence[Trial], left_out: Mapping[str, str]) -> Comparison:
-        """Compare trials; `left_out` are reasons by run."""
-        return cls(tables(trials, published()), published(), left_out)
-
-    def __post_init__(self) -> None:
-        if not self.tables:
-            raise QualaError("A comparison needs at least one run with a scored row, got none.")
-
-    @property
-    def systems(self) -> list[str]:
-        """The systems of all tables."""
-        return sorted({line.system for table in self.tables for line in table.lines})
-
-    @property
-    def names(self) -> dict[str, str]:
-        """What the page calls each system."""
-        return {system: system_name(system, self.claims) for system in self.systems}
-
-    @property
-    def styles(self) -> Mapping[str, Style]:
-        """How each system looks, in all tables alike."""
-        return styles(self.systems)
-
-    @property
-    def shown_claims(self) -> tuple[Claim, ...]:
-        """What the papers say of the systems that are compared."""
-        return self.claims.of(self.systems)
-
-    def claim_cells(self) -> list[list[str]]:
-        """Return the claims as text, matching `CLAIMS`."""
-        return [
-            [
-                self.names[claim.system],
-                claim.data,
-                claim.claim,
-                claim.setting + (f", {claim.bits}" if claim.bits else ""),
-                f"arXiv {self.claims.papers[claim.system]}",
-                self.claims.sources[claim.source],
-            ]
-            for claim in self.shown_claims
-        ]
-
-
 def provenance(table: Table) -> list[str]:
     """Return for each line its runs with their seeds, commits and dates."""
     return [f"{line.number}: {'; '.join(_origins(line))}" for line in table.lines]
@@ -315,7 +239,6 @@ def _origins(line: Line) -> Iterator[str]:
         yield f"run {trial.run} (seed {seeds}, commit {commit}, {day})"
 
 
-FORMAT = 1
 _FIGURES: dict[str, Callable[[Row], float | None]] = {
     "exact_match": lambda row: row.exact_match,
     "parameters": lambda row: row.parameters,
@@ -331,12 +254,6 @@ _COSTS: dict[str, Callable[[Costs], float]] = {
     "train_seconds": lambda costs: costs.seconds,
     "other_seconds": lambda costs: costs.other_seconds,
 }
-_CSV = (
-    "table", "data", "row", "system", "setting", "differences", "bits", "tokens", "metric", "n",
-    "score", "score_deviation", "score_lowest", "score_highest", *_FIGURES, *_COSTS,
-    "train_partial", "teacher_steps", "teacher_seconds", "latency_ms", "latency_place", "speedup",
-    "seeds", "runs", "published",
-)  # fmt: skip
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -411,78 +328,39 @@ def csv_text(comparison: Comparison) -> str:
     Latencies are those of the place where most lines of the table were timed, of another one
     only where a line has no other; `latency_place` names it.
     """
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(_CSV)
-    for table in comparison.tables:
-        writer.writerows(_csv_cells(line, table) for line in table.lines)
-    return target.getvalue()
+    lines = ((line, table) for table in comparison.tables for line in table.lines)
+    return to_csv(to_frame(_csv_record(line, table) for line, table in lines))
 
 
-def _csv_cells(line: Line, table: Table) -> Iterator[object]:
-    yield from (table.title, table.data, line.number, line.system, line.label, line.differences)
-    yield from (line.bits, line.tokens, table.metric, len(line.trials))
+def _csv_record(line: Line, table: Table) -> dict[str, object]:
     score = line.score
-    yield from (score.mean, score.deviation, min(score.values), max(score.values))
-    for figure in _FIGURES.values():
-        found = line.spread(figure)
-        yield found.mean if found else None
-    yield from (line.cost(cost).mean for cost in _COSTS.values())
-    yield str(line.partial).lower()
-    yield from (
-        line.cost(_COSTS[name], teacher=True).mean for name in ("train_steps", "train_seconds")
-    )
+    figures = {name: line.spread(figure) for name, figure in _FIGURES.items()}
     place = next((place for place in table.places if place in line.latencies), None)
-    yield from (line.latencies[place].mean, place) if place else (None, None)
     share = line.shares.get(place) if place else None
-    yield 1 / share.mean if share else None
-    yield " ".join(",".join(map(str, trial.seeds)) for trial in line.trials)
-    yield " ".join(trial.run for trial in line.trials)
-    yield line.claim.text() if line.claim else None
-
-
-def markdown(comparison: Comparison, pictures: Sequence[str]) -> str:
-    """Return a comparison as Markdown; `pictures` are the files of the tables' charts."""
-    blocks = [f"# {TITLE}"]
-    for table, picture in zip(comparison.tables, pictures, strict=True):
-        blocks += _table_blocks(table, picture, comparison)
-    if comparison.shown_claims:
-        blocks += ["## What the papers say", CLAIMS_NOTE]
-        blocks.append(_markdown_table(CLAIMS, comparison.claim_cells()))
-    if comparison.left_out:
-        told = [f"{run}: {why}" for run, why in comparison.left_out.items()]
-        blocks += ["## Left out", _list(told)]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _table_blocks(table: Table, picture: str, comparison: Comparison) -> Iterator[str]:
-    yield f"## {table.title}"
-    yield f"Data {table.data[:16]}."
-    yield _markdown_table(headings(table), cells(table, comparison.claims))
-    yield _list(notes(table))
-    yield f"![Score against cost]({picture})"
-    told = [f"{line.number}: {line.differences}" for line in table.lines if line.differences]
-    if told:
-        yield "### Settings, in full"
-        yield _list(told)
-    training = training_cells(table)
-    if training:
-        yield "### Training"
-        yield _markdown_table(TRAINING, training)
-    yield "### Runs"
-    yield _list(provenance(table))
-
-
-def _markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-
-
-def _list(texts: Sequence[str]) -> str:
-    return "\n".join(f"- {text}" for text in texts)
-
-
-def json_text(comparison: Comparison) -> str:
-    """Return `to_json` as text."""
-    return json.dumps(to_json(comparison), indent=1) + "\n"
+    return {
+        "table": table.title,
+        "data": table.data,
+        "row": line.number,
+        "system": line.system,
+        "setting": line.label,
+        "differences": line.differences,
+        "bits": line.bits,
+        "tokens": line.tokens,
+        "metric": table.metric,
+        "n": len(line.trials),
+        "score": score.mean,
+        "score_deviation": score.deviation,
+        "score_lowest": min(score.values),
+        "score_highest": max(score.values),
+        **{name: spread.mean if spread else None for name, spread in figures.items()},
+        **{name: line.cost(cost).mean for name, cost in _COSTS.items()},
+        "train_partial": str(line.partial).lower(),
+        "teacher_steps": line.cost(lambda costs: costs.steps, teacher=True).mean,
+        "teacher_seconds": line.cost(lambda costs: costs.seconds, teacher=True).mean,
+        "latency_ms": line.latencies[place].mean if place else None,
+        "latency_place": place,
+        "speedup": 1 / share.mean if share else None,
+        "seeds": " ".join(",".join(map(str, trial.seeds)) for trial in line.trials),
+        "runs": " ".join(trial.run for trial in line.trials),
+        "published": line.claim.text() if line.claim else None,
+    }

@@ -1,4 +1,4 @@
-"""One measured row of one tracked run, with all that a comparison wants to know of it."""
+"""Trials: measured rows of tracked runs with their settings, seeds and training costs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 Kind = Literal["teacher", "full", "chosen"]
 TEACHER = "fine-tuned"
-"""What the comparison calls the system of the teachers' rows."""
+"""The system of the teachers' rows in a comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where latencies were measured: times of different places are not compared."""
+    """Where latencies were measured; times of different places cannot be compared."""
 
     runtime: str
     threads: int
@@ -41,12 +41,30 @@ class Place:
         return f"{self.runtime}, {self.threads} threads, {self.processor}"
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one stage cost; `steps` is 0 for a stage that trains nothing.
+
+    `passes` counts forward and backward passes of a batch, `inputs` the inputs in them. `seconds`
+    were spent on `machine`; they are a lower bound where `partial`, for a resumed training of an
+    older version, which recorded its last process only.
+    """
+
+    stage: str
+    steps: int = 0
+    passes: int = 0
+    inputs: int = 0
+    seconds: float = 0.0
+    partial: bool = False
+    machine: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """What the stages cost that led to a model, and which of them nobody knows.
+    """What the stages that led to a model cost.
 
     `training` are stages with optimizer steps, `other` are calibrations and searches, `missing`
-    the names of outputs that were given from outside.
+    are names of outputs that were given from outside, whose costs are unknown.
     """
 
     training: tuple[Work, ...]
@@ -88,11 +106,6 @@ class Costs:
         """Whether calibrations and searches took more than what is known of them."""
         return any(work.partial for work in self.other)
 
-    @property
-    def machines(self) -> tuple[str, ...]:
-        """Where the training ran."""
-        return tuple(dict.fromkeys(work.machine for work in self.training))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
@@ -100,7 +113,7 @@ class Trial:
 
     `identity` is equal for two measurements of one model at lengths found by one search. `data`
     is the fingerprint of the data that `spec` names. `named` are the options of `setting` that
-    somebody gave on the command line.
+    were set on the command line.
     """
 
     run: str
@@ -132,29 +145,14 @@ class Trial:
 
 
 HARDWARE = "provenance/hardware.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What one stage cost; `steps` is 0 for a stage that trains nothing.
-
-    `passes` counts forward and backward passes of a batch, `inputs` the inputs in them. `seconds`
-    is a lower bound where `partial`: a resumed training of an older version knows its last
-    process only. They were spent on `machine`.
-    """
-
-    stage: str
-    steps: int
-    passes: int
-    inputs: int
-    seconds: float
-    partial: bool
-    machine: str
+SEED = "seed"
+BASELINE, FLOAT, MODEL, SEARCH, DATA = "baseline", "supernet", "model", "search", "data"
+"""Names of the inputs of the measure stage."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One finished stage run."""
+    """One finished stage run. `identity` is what its fingerprint was computed from."""
 
     name: str
     run: Run
@@ -163,7 +161,7 @@ class Node:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The options that count."""
+        """The options that are part of the fingerprint."""
         config: Mapping[str, Any] = self.identity["config"]
         return config
 
@@ -172,107 +170,36 @@ class Node:
         """The processor and its cores."""
         return f"{self.hardware['cpu']}, {self.hardware['cores']} cores"
 
-    def work(self) -> Work:
-        """Return what the stage cost."""
-        metrics = self.run.data.metrics
-        if "train/steps" not in metrics:
-            return self._other()
-        steps = int(metrics["train/steps"])
-        counted = "train/passes" in metrics
-        # Before passes were counted, every training but the sandwich had one in a step.
-        each = 2 + int(self.config["num_sandwich"]) if "num_sandwich" in self.config else 1
-        passes = int(metrics["train/passes"]) if counted else steps * each
-        return Work(
-            stage=self.name,
-            steps=steps,
-            passes=passes,
-            inputs=passes * int(self.config["batch_size"]),
-            # The teacher's words, stored before the training, are part of its price.
-            seconds=metrics["train/seconds"] + metrics.get("cache/seconds", 0.0),
-            partial=not counted and attempt(self.run) > 0,
-            machine=self._trainer(),
-        )
-
-    def _other(self) -> Work:
-        info = self.run.info
-        seconds = (info.end_time - info.start_time) / 1000
-        # The time between a kill and its resumption is part of a run's, though nobody worked.
-        return Work(
-            stage=self.name,
-            steps=0,
-            passes=0,
-            inputs=0,
-            seconds=0.0 if attempt(self.run) else seconds,
-            partial=attempt(self.run) > 0,
-            machine=self._trainer(),
-        )
-
-    def _trainer(self) -> str:
-        """Return where a training ran: the accelerator, or the processor with its threads."""
+    @property
+    def machine(self) -> str:
+        """Where a training ran: the accelerator, or the processor with its threads."""
         if self.hardware.get("gpu"):
             return str(self.hardware["gpu"])
         threads = self.hardware.get("torch_threads")
         return f"{self.processor}, {threads} threads" if threads else self.processor
 
-
-@dataclass
-class Lineage:
-    """The stage runs that a workflow run used, read when they are asked for.
-
-    `known` is shared by the runs of a comparison: workflows have stages in common.
-    """
-
-    reports: Reports
-    run: Run
-    known: dict[str, Node] = field(default_factory=dict)
-    """Stage runs by id."""
-
-    def node(self, name: str) -> Node | None:
-        """Return the stage run called `name`, None for an output given from outside."""
-        run_id = self.run.data.tags.get(f"{STAGE}.{name}")
-        if not run_id:
-            return None
-        if run_id not in self.known:
-            run = self.reports.client.get_run(run_id)
-            identity = self.reports.facts(run_id, IDENTITY)
-            self.known[run_id] = Node(name, run, identity, self.reports.facts(run_id, HARDWARE))
-        return self.known[run_id]
-
-    def needed(self, name: str) -> Node:
-        """Return the stage run called `name`. Raises QualaError when it came from outside."""
-        node = self.node(name)
-        if node is None:
-            raise QualaError(
-                f"Run `{self.run.info.run_id}` was given its `{name}` from outside: how its model "
-                "was made is not tracked."
-            )
-        return node
-
-    def upstream(self, starts: Iterable[str]) -> dict[str, Node | None]:
-        """Return the stages that `starts` hang on and themselves, first things first.
-
-        A stage given from outside is None.
-        """
-        found: dict[str, Node | None] = {}
-        for name in starts:
-            if name in found:
-                continue
-            node = self.node(name)
-            if node is not None:
-                before = self.upstream(stages_before(node))
-                found.update({key: item for key, item in before.items() if key not in found})
-            found[name] = node
-        return found
-
-
-def stages_before(node: Node) -> list[str]:
-    """Return the names of the stages whose outputs a stage took."""
-    return [one["from"] for one in node.identity["origins"].values() if "detail" not in one]
-
-
-SEED = "seed"
-BASELINE, FLOAT, MODEL, SEARCH, DATA = "baseline", "supernet", "model", "search", "data"
-"""Names of what the measure stage takes."""
+    def work(self) -> Work:
+        """Return what the stage cost."""
+        metrics, info = self.run.data.metrics, self.run.info
+        resumed = attempt(self.run) > 0
+        if "train/steps" not in metrics:
+            # The time between a kill and its resumption counts as the run's, so nothing is known.
+            seconds = 0.0 if resumed else (info.end_time - info.start_time) / 1000
+            return Work(self.name, seconds=seconds, partial=resumed, machine=self.machine)
+        steps = int(metrics["train/steps"])
+        # Older versions did not count passes: every training but the sandwich had one in a step.
+        each = 2 + int(self.config["num_sandwich"]) if "num_sandwich" in self.config else 1
+        passes = int(metrics.get("train/passes", steps * each))
+        return Work(
+            self.name,
+            steps=steps,
+            passes=passes,
+            inputs=passes * int(self.config["batch_size"]),
+            # Caching the teacher's outputs is part of the training.
+            seconds=metrics["train/seconds"] + metrics.get("cache/seconds", 0.0),
+            partial=resumed and "train/passes" not in metrics,
+            machine=self.machine,
+        )
 
 
 @dataclass
@@ -281,12 +208,13 @@ class Collector:
 
     reports: Reports
     _known: dict[str, Node] = field(default_factory=dict)
+    """Stage runs by id."""
 
     def trials(self, run: Run) -> list[Trial]:
         """Return the rows that are compared: the teacher's, and the compressed model's.
 
-        The latter at full and at chosen lengths, and the same of the float model that it was
-        rounded from, where that is not the model itself.
+        The latter at full and at chosen lengths, and the same of the float model that was
+        quantized, where there is one.
 
         Raises QualaError for a run without a report, and for one whose model or measurement was
         given from outside.
@@ -296,24 +224,48 @@ class Collector:
             raise QualaError(
                 f"Run `{run.info.run_id}` ({run.info.status.lower()}) has no report to compare."
             )
-        return list(_Reader(Lineage(self.reports, run, self._known), report).trials())
+        return list(_RunReader(self, run, report).trials())
+
+    def node(self, run: Run, name: str) -> Node | None:
+        """Return the stage run called `name`, None for an output given from outside."""
+        run_id = run.data.tags.get(f"{STAGE}.{name}")
+        if not run_id:
+            return None
+        if run_id not in self._known:
+            stage = self.reports.client.get_run(run_id)
+            facts = [self.reports.facts(run_id, path) for path in (IDENTITY, HARDWARE)]
+            self._known[run_id] = Node(name, stage, *facts)
+        return self._known[run_id]
 
 
 @dataclass
-class _Reader:
-    """Joins one run's report with the stages behind it."""
+class _RunReader:
+    """Joins the report of one workflow run with the stage runs behind it."""
 
-    lineage: Lineage
+    collector: Collector
+    run: Run
     report: Report
 
     def __post_init__(self) -> None:
-        shown = self.lineage.needed(REPORT_STAGE)
-        self.measure = self.lineage.needed(shown.identity["origins"]["measure"]["from"])
+        shown = self._needed(REPORT_STAGE)
+        self.measure = self._needed(shown.identity["origins"]["measure"]["from"])
         self.origins: Mapping[str, Any] = self.measure.identity["origins"]
         self.inputs: Mapping[str, str] = self.measure.identity["inputs"]
-        self.named = _named(self.lineage.run.data.tags["quala.overrides"])
+        overrides = self.run.data.tags["quala.overrides"].split()
+        words = (word.lstrip("+~").partition("=")[0] for word in overrides)
+        # Words with a slash choose config groups; the others set options.
+        self.named = {word.removeprefix("stage.") for word in words if "/" not in word}
         rows = self.report.rows
         self.teacher = next((row for row in rows if row.model == FINE_TUNED), None)
+
+    def _needed(self, name: str) -> Node:
+        node = self.collector.node(self.run, name)
+        if node is None:
+            raise QualaError(
+                f"Run `{self.run.info.run_id}` was given its `{name}` from outside: how its model "
+                "was made is not tracked."
+            )
+        return node
 
     def trials(self) -> Iterator[Trial]:
         """Yield a trial for each row that is compared."""
@@ -332,10 +284,11 @@ class _Reader:
                 yield self._trial(kind, made_by, row, row.score)
 
     def _trial(self, kind: Kind, made_by: tuple[str, ...], row: Row, score: float) -> Trial:
-        run, measure = self.lineage.run, self.measure
+        run, measure = self.run, self.measure
         nodes, teacher = self._upstream(made_by), self._upstream([BASELINE])
         above = {} if kind == "teacher" else teacher
         setting = self._setting(nodes, kind, row)
+        seeds = {int(node.config[SEED]) for node in nodes.values() if node and SEED in node.config}
         config = measure.config
         fronts: dict[tuple[str, ...], tuple[Row, ...]] = {
             (FLOAT,): self.report.supernet[1:], (MODEL,): self.report.front,
@@ -351,7 +304,7 @@ class _Reader:
             spec=self.origins[DATA]["detail"],
             setting=setting,
             named=frozenset(_matching(setting, self.named, nodes)),
-            seeds=_seeds(nodes),
+            seeds=tuple(sorted(seeds)),
             place=Place(
                 str(config.get("runtime", "torch")), int(config["threads"]), measure.processor
             ),
@@ -364,14 +317,29 @@ class _Reader:
         )
 
     def _upstream(self, inputs: Iterable[str]) -> dict[str, Node | None]:
-        return self.lineage.upstream(
-            self.origins[key]["from"] for key in inputs if key in self.origins
-        )
+        """Return the stages behind inputs of the measurement, in order; given ones are None."""
+        found: dict[str, Node | None] = {}
+
+        def add(names: Iterable[str]) -> None:
+            for name in names:
+                if name not in found:
+                    node = self.collector.node(self.run, name)
+                    origins = node.identity["origins"].values() if node else ()
+                    add(one["from"] for one in origins if "detail" not in one)
+                    found[name] = node
+
+        add(self.origins[key]["from"] for key in inputs if key in self.origins)
+        return found
 
     def _setting(self, nodes: Mapping[str, Node | None], kind: Kind, row: Row) -> dict[str, str]:
         """Return the options behind a row, without seeds and paths; given outputs by content."""
         setting: dict[str, str] = {}
-        content = _contents([self.measure, *nodes.values()])
+        content = {
+            origin["from"]: node.identity["inputs"][key]
+            for node in (self.measure, *nodes.values())
+            if node is not None
+            for key, origin in node.identity["origins"].items()
+        }
         for name, node in nodes.items():
             if node is None:
                 setting[name] = f"given {content[name][:8]}"
@@ -380,21 +348,11 @@ class _Reader:
         setting["measure.runtime"] = str(self.measure.config.get("runtime", "torch"))
         if kind == "chosen":
             setting["measure.max_loss"] = str(self.measure.config["max_loss"])
-            # Before it was an option, the loss was taken as it was seen.
+            # Older versions used the observed loss, which is what a certainty of 0.5 means.
             setting["measure.certainty"] = str(self.measure.config.get("certainty", 0.5))
-            # The search's stages are those of the integer model, also for the float one's row.
+            # The float model has lengths of the integer model's search: tell the two apart.
             setting["precision"] = row.precision
         return setting
-
-
-def _contents(nodes: Iterable[Node | None]) -> dict[str, str]:
-    """Return the fingerprints of what the stages took, by the name of where it came from."""
-    identities = [node.identity for node in nodes if node is not None]
-    return {
-        origin["from"]: one["inputs"][key]
-        for one in identities
-        for key, origin in one["origins"].items()
-    }
 
 
 def _options(name: str, node: Node) -> dict[str, str]:
@@ -418,16 +376,10 @@ def _text(value: Any) -> str:
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
-def _named(overrides: str) -> frozenset[str]:
-    """Return the options that the words of a command line set, without the groups."""
-    words = (word.lstrip("+~").partition("=")[0] for word in overrides.split())
-    return frozenset(word.removeprefix("stage.") for word in words if "/" not in word)
-
-
 def _matching(
     setting: Mapping[str, str], named: Collection[str], nodes: Mapping[str, Node | None]
 ) -> Iterator[str]:
-    """Yield the options of a setting that were named; a stage's may have a name of its own."""
+    """Yield the options of a setting that were named, by their stage or by its name in the run."""
     for key in setting:
         name, _, option = key.partition(".")
         node = nodes.get(name)
@@ -437,11 +389,6 @@ def _matching(
             word = f"{node.identity['stage']}.{option or 'enabled'}"
         if any(word == one or word.startswith(f"{one}.") for one in named):
             yield key
-
-
-def _seeds(nodes: Mapping[str, Node | None]) -> tuple[int, ...]:
-    found = {int(node.config[SEED]) for node in nodes.values() if node and SEED in node.config}
-    return tuple(sorted(found))
 
 
 def _costs(nodes: Mapping[str, Node | None]) -> Costs:

@@ -2,32 +2,195 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quala.compare.charts import charts, draw_charts
-from quala.compare.page import page_html
-from quala.compare.text import Comparison, csv_text, json_text, markdown
-from quala.report.table import metric_name
+from quala.compare.group import Comparison, Line, Table
+from quala.compare.text import (
+    CLAIMS_NOTE,
+    TITLE,
+    claim_texts,
+    csv_text,
+    measured_texts,
+    notes,
+    provenance,
+    to_json,
+    training_texts,
+)
+from quala.compare.trials import TEACHER, Place, Trial
+from quala.report.charts import (
+    INK,
+    Chart,
+    FrontLine,
+    Mark,
+    Series,
+    Style,
+    front_marks,
+    log_ticks,
+)
+from quala.report.figure import draw_charts
+from quala.report.page import render
+from quala.report.table import MIB, metric_name
+from quala.results import GIGA, Row
+
+COLORS = (
+    "#0369a1", "#c2410c", "#7c3aed", "#15803d", "#db2777", "#ca8a04", "#0891b2", "#78350f",
+    "#84cc16",
+)  # fmt: skip
+SYMBOLS = (
+    "circle", "square", "triangle-up", "triangle-down", "cross", "x", "triangle-left",
+    "triangle-right", "hexagon",
+)  # fmt: skip
+FRONT = FrontLine("#9ca3af", "Pareto front of the rows", steps=True)
 
 
 def build_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """Write compare.json, .csv, .md, .html and one picture for each table; return the files."""
-    pictures = [f"compare-{number}.png" for number in range(1, len(comparison.tables) + 1)]
+    looks = styles(comparison.systems)
+    drawn = [table_charts(table, comparison.names, looks) for table in comparison.tables]
+    pictures = [f"compare-{number}.png" for number in range(1, len(drawn) + 1)]
+    shown = {
+        "title": TITLE,
+        "tables": [
+            {
+                "title": table.title,
+                "data": table.data[:16],
+                "charts": charts,
+                "picture": picture,
+                "measured": measured_texts(table, comparison.claims),
+                "notes": notes(table),
+                "differences": [
+                    f"{line.number}: {line.differences}"
+                    for line in table.lines
+                    if line.differences
+                ],
+                "training": training_texts(table),
+                "runs": provenance(table),
+            }
+            for table, charts, picture in zip(comparison.tables, drawn, pictures)
+        ],
+        "claims": claim_texts(comparison),
+        "claims_note": CLAIMS_NOTE,
+        "left_out": [f"{run}: {reason}" for run, reason in comparison.left_out.items()],
+    }
     texts = {
-        "compare.html": page_html(comparison),
-        "compare.md": markdown(comparison, pictures),
+        "compare.html": render("compare.html.j2", **shown),
+        "compare.md": render("compare.md.j2", **shown).rstrip() + "\n",
         "compare.csv": csv_text(comparison),
-        "compare.json": json_text(comparison),
+        "compare.json": json.dumps(to_json(comparison), indent=1) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for table, picture in zip(comparison.tables, pictures, strict=True):
-        draw_charts(
-            charts(table),
-            folder / picture,
-            score=f"{metric_name(table.metric)}, percent",
-            names=comparison.names,
-            styles=comparison.styles,
-        )
+    for charts, picture in zip(drawn, pictures):
+        draw_charts(charts, folder / picture)
     return [folder / name for name in (*texts, *pictures)]
+
+
+def styles(systems: Sequence[str]) -> Mapping[str, Style]:
+    """Return the style of each system; with more than nine, colors and symbols are recombined."""
+    found = {TEACHER: Style(INK, "diamond", 8, 10)}
+    for number, system in enumerate(name for name in systems if name != TEACHER):
+        turn, place = divmod(number, len(COLORS))
+        symbol = SYMBOLS[(place + turn) % len(SYMBOLS)]
+        found[system] = Style(COLORS[place], symbol, 8, 10)
+    return found
+
+
+def table_charts(
+    table: Table, names: Mapping[str, str], styles: Mapping[str, Style]
+) -> tuple[Chart, Chart]:
+    """Return score against size, and against latency or, where none was measured, MACs.
+
+    Latencies are those of the place where most lines were timed: times of different machines
+    cannot be compared. With one teacher they are shares of its latency, which depend less on the
+    other load of the machine. `names` and `styles` are those of the systems.
+    """
+    size = _Scatter("Size, MiB", lambda line: _mean(line, lambda row: row.size_bytes / MIB))
+    second = (
+        _latency(table, table.places[0])
+        if table.places
+        else _Scatter(
+            "Mean GMACs per input",
+            lambda line: _mean(line, lambda row: row.macs_mean / GIGA),
+            lambda _, row: row.macs_mean / GIGA,
+        )
+    )
+    return size.chart(table, names, styles), second.chart(table, names, styles)
+
+
+def _latency(table: Table, place: Place) -> _Scatter:
+    relative = table.one_teacher and all(
+        place in line.shares for line in table.lines if place in line.latencies
+    )
+
+    def of_line(line: Line) -> float | None:
+        found = line.shares if relative else line.latencies
+        return found[place].mean if place in found else None
+
+    def of_row(trial: Trial, row: Row) -> float | None:
+        if trial.place != place:
+            return None
+        return trial.share(row) if relative else row.median_ms
+
+    kind = "as a share of the teacher's" if relative else "per input, ms"
+    return _Scatter(f"Median latency {kind} ({place})", of_line, of_row)
+
+
+def _mean(line: Line, figure: Callable[[Row], float]) -> float:
+    found = line.spread(figure)
+    return found.mean if found else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Scatter:
+    """A cost axis. `row_cost` is the cost of other lengths of a model, None to leave them out."""
+
+    title: str
+    cost: Callable[[Line], float | None]
+    row_cost: Callable[[Trial, Row], float | None] | None = None
+
+    def chart(self, table: Table, names: Mapping[str, str], styles: Mapping[str, Style]) -> Chart:
+        """Return the chart of a table: for each system its lines, and faint its other lengths."""
+        series: list[Series] = []
+        for system in dict.fromkeys(line.system for line in table.lines):
+            own = [line for line in table.lines if line.system == system]
+            name, style = names[system], styles[system]
+            marks = tuple(
+                Mark(
+                    cost,
+                    line.score.mean,
+                    f"{line.number}: {name} {line.label}",
+                    error=line.score.error,
+                    label=str(line.number),
+                )
+                for line in own
+                if (cost := self.cost(line)) is not None
+            )
+            if not marks:
+                continue
+            others = tuple(self._others(own, f"{name}, other lengths"))
+            if others:
+                faint = replace(style, size=3.5, pixels=5, opacity=0.35)
+                series.append(Series(system, "", faint, others))
+            series.append(Series(system, name, style, marks))
+        lines = [mark for one in series for mark in one.marks if mark.label]
+        return Chart(
+            cost=self.title,
+            score=metric_name(table.metric),
+            series=tuple(series),
+            front=front_marks(lines),
+            line=FRONT,
+            ticks=log_ticks([mark.x for mark in lines]),
+        )
+
+    def _others(self, lines: Sequence[Line], text: str) -> Iterator[Mark]:
+        if self.row_cost is None:
+            return
+        for trial in (trial for line in lines for trial in line.trials):
+            for row in trial.front:
+                cost = self.row_cost(trial, row)
+                if cost is not None and row.score is not None:
+                    yield Mark(cost, row.score, text)

@@ -20,34 +20,19 @@ def uniform_layers(teacher: int, student: int) -> list[int]:
     return [(i + 1) * teacher // student - 1 for i in range(student)]
 
 
-def layer_pairs(
-    layer_map: str | Sequence[int], *, teacher: int, student: int
-) -> list[tuple[int, int]]:
+def layer_pairs(layers: Sequence[int], *, teacher: int, student: int) -> list[tuple[int, int]]:
     """Return (student layer, teacher layer) pairs.
 
     Args:
-        layer_map: `identity`, `uniform`, `last` (last layers only), or one teacher layer for each
-            student layer.
+        layers: one teacher layer for each student layer.
         teacher: number of teacher layers.
         student: number of student layers.
 
     Raises:
         QualaError: when the map does not fit the two depths.
     """
-    if not isinstance(layer_map, str):
-        layers = list(layer_map)
-        if len(layers) != student:
-            raise QualaError(f"The layer map {layers} needs one entry per layer, {student}.")
-    elif layer_map == "identity":
-        if teacher != student:
-            raise QualaError(f"`identity` needs equal depths, got {teacher} and {student} layers.")
-        layers = list(range(student))
-    elif layer_map == "uniform":
-        layers = uniform_layers(teacher, student)
-    elif layer_map == "last":
-        return [(student - 1, teacher - 1)]
-    else:
-        raise unknown("layer map", layer_map, ("identity", "uniform", "last"))
+    if len(layers) != student:
+        raise QualaError(f"The layer map {list(layers)} needs one entry per layer, {student}.")
     pairs = list(enumerate(layers))
     check_pairs(pairs, student=student, teacher=teacher)
     return pairs

@@ -1,31 +1,163 @@
-"""The teacher's answers as labels (arXiv 1503.02531)."""
+"""The losses of a distillation: what each needs of student and teacher, and its formula.
+
+Options are checked before torch is imported, so the formulas import it when they run.
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from quala.compress.layer_maps import check_pairs
-from quala.compress.loss_weights import Direction
-from quala.data.task import Task, distributions
+from quala.compress.layer_maps import check_pairs, hidden_pairs
 from quala.errors import QualaError, unknown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from quala.compress.partial_states import KeptState
     from quala.data.features import Batch
+    from quala.data.task import Task
+    from quala.models.selection import Trace
+
+Direction = Literal["forward", "reverse", "cross_entropy"]
+Needs = Literal["labels", "answers", "hidden", "attention", "heads"]
+"""What a loss reads: `labels`, only the student's answers and the labels; `answers`, both sides'
+answers; `hidden`, their hidden states; `attention`, their queries, keys and values; `heads`, the
+same, where each head of the student is compared with one of the teacher's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TeacherOutput:
+    """A teacher's answers to a batch, and its inner states: in full, or the part that is kept."""
+
+    logits: Tensor  # (B, n, outputs) or (B, outputs)
+    trace: Trace | None = None
+    kept: tuple[tuple[int, KeptState], ...] = ()
+    """The number of a student's hidden state, and the kept part of the one that it follows."""
+
+
+@dataclass(frozen=True)
+class LossSetup:
+    """What all steps of a distillation have in common."""
+
+    task: Task
+    pairs: Sequence[tuple[int, int]]
+    """A student's layer and the teacher's layer that it follows."""
+    heads: Sequence[Sequence[int]] | None = None
+    """For each pair, the teacher's head that each head of the student is compared with."""
+    temperature: float = 1.0
+    relation_heads: int = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossInputs:
+    """What a loss may read of one training step."""
+
+    setup: LossSetup
+    batch: Batch
+    logits: Tensor
+    """The student's answers: (B, n, 2) for spans, (B, outputs) otherwise."""
+    teacher: TeacherOutput
+    trace: Trace | None = None
+    """The student's inner states, where a loss of this step needs them; `teacher.trace` has the
+    teacher's, unless they come from a cache."""
+    projection: Callable[[Tensor], Tensor] | None = None
+    """Maps the student's hidden states to the teacher's width, where they differ."""
+
+    @property
+    def mask(self) -> Tensor:
+        """1 for real tokens, (B, n)."""
+        return self.batch["attention_mask"]
+
+
+class DistillLoss(ABC):
+    """One term of a distillation.
+
+    A term joins by a line in `quala.plugins.LOSSES`, by an entry point of the group
+    `quala.losses`, or by the dotted path of its class; its weight is an option.
+    """
+
+    needs: ClassVar[Needs] = "answers"
+    reads_kept: ClassVar[bool] = False
+    """Whether it reads `teacher.kept` where a cache holds the teacher's hidden states."""
+
+    @property
+    def inner(self) -> bool:
+        """Whether it follows inner states, which are traced then; `inner_first` starts with it."""
+        return self.needs not in ("labels", "answers")
+
+    @property
+    def cached(self) -> bool:
+        """Whether a cache of the teacher has all that it needs."""
+        return not self.inner or self.reads_kept
+
+    @abstractmethod
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """Return the loss of one step, without its weight."""
+
+
+def check_loss(name: str, loss: Any) -> DistillLoss:
+    """Return `loss` if it is one. Raises QualaError otherwise, for instance for another class."""
+    if not isinstance(loss, DistillLoss):
+        raise QualaError(
+            f"The distillation loss `{name}` must be a subclass of "
+            f"quala.compress.losses.DistillLoss, got {type(loss).__name__}."
+        )
+    if loss.needs not in get_args(Needs):
+        raise unknown(f"`needs` of the distillation loss `{name}`", loss.needs, get_args(Needs))
+    return loss
+
+
+class HardLoss(DistillLoss):
+    """The task loss on the labels."""
+
+    needs = "labels"
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        return inputs.setup.task.loss(inputs.logits, inputs.batch)
+
+
+class SoftLoss(DistillLoss):
+    """The teacher's answers as labels (arXiv 1503.02531)."""
+
+    needs = "answers"
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        setup = inputs.setup
+        return soft_loss(
+            setup.task,
+            inputs.logits,
+            inputs.teacher.logits,
+            inputs.batch,
+            temperature=setup.temperature,
+        )
 
 
 def soft_loss(
+    task: Task,
+    student: Tensor,
+    teacher: Tensor,
+    batch: Batch,
+    *,
+    direction: Direction = "forward",
+    temperature: float = 1.0,
+) -> Tensor:
+    """Return the loss of soft labels as the task has it: for most tasks their `divergence`."""
+    measure = partial(divergence, direction=direction, temperature=temperature)
+    return task.soft_loss(student, teacher, batch["attention_mask"], measure)
+
+
+def divergence(
     student: Tensor, teacher: Tensor, *, temperature: float = 1.0, direction: Direction = "forward"
 ) -> Tensor:
     """Return the divergence of two stacks of log-scores (B, D, K): sum over K, mean over B and D.
 
-    Scores at `torch.finfo(dtype).min`, on either side, are padding and add exactly 0. Multiplied
-    by temperature^2, so that gradients keep their size. The teacher receives no gradient.
+    Scores at the lowest finite value, on either side, are padding and add exactly 0. The result is
+    multiplied by temperature^2, so that gradients keep their size. The teacher receives none.
 
     Raises:
         QualaError: for shapes that differ or a temperature that is not positive.
@@ -50,15 +182,37 @@ def soft_loss(
 
 
 def _real(scores: Tensor) -> Tensor:
-    return scores > torch.finfo(scores.dtype).min / 2
+    return scores > _lowest(scores)
 
 
 def _log_probabilities(scores: Tensor, real: Tensor, temperature: float) -> Tensor:
-    # Half the lowest value: far below every score, and no difference of two of them overflows.
-    lowest = torch.finfo(torch.float32).min / 2
     scores = scores.float().masked_fill(~real, 0) / temperature
+    lowest = _lowest(scores)
     log_p = scores.masked_fill(~real, lowest).log_softmax(dim=-1)
     return log_p.masked_fill(~real, lowest)
+
+
+class HiddenLoss(DistillLoss):
+    """Squared error of the hidden states, embeddings included (TinyBERT, arXiv 1909.10351)."""
+
+    needs = "hidden"
+    reads_kept = True
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        from quala.compress.partial_states import kept_loss
+
+        if inputs.trace is not None and inputs.teacher.kept:
+            return kept_loss(
+                inputs.trace.hidden, inputs.teacher.kept, projection=inputs.projection
+            )
+        student, teacher = both_traces(inputs)
+        return hidden_loss(
+            student.hidden,
+            teacher.hidden,
+            pairs=hidden_pairs(inputs.setup.pairs),
+            mask=inputs.mask,
+            projection=inputs.projection,
+        )
 
 
 def hidden_loss(
@@ -92,7 +246,23 @@ def hidden_loss(
                 f"Hidden states of width {own.shape[-1]} and {goal.shape[-1]} need a projection."
             )
         terms.append((own - goal).square().mean())
-    return torch.stack(terms).sum()
+    return _total(terms)
+
+
+class AttentionLoss(DistillLoss):
+    """Squared error of the attention scores, head by head (TinyBERT, arXiv 1909.10351)."""
+
+    needs = "heads"
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        student, teacher = both_traces(inputs)
+        return attention_loss(
+            list(zip(student.queries, student.keys, strict=True)),
+            list(zip(teacher.queries, teacher.keys, strict=True)),
+            pairs=inputs.setup.pairs,
+            mask=inputs.mask,
+            heads=inputs.setup.heads,
+        )
 
 
 def attention_loss(
@@ -136,11 +306,27 @@ def attention_loss(
         error = _scores(own_q, own_k) - _scores(goal_q.detach(), goal_k.detach())  # (B, h, n, n)
         error = error.masked_fill(~both, 0)
         terms.append(error.square().sum() / (both.sum() * count))
-    return torch.stack(terms).sum()
+    return _total(terms)
 
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
     return (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-1, -2)
+
+
+class RelationLoss(DistillLoss):
+    """Self-attention relations of the last pair of layers (MiniLMv2, arXiv 2012.15828)."""
+
+    needs = "attention"
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        student, teacher = both_traces(inputs)
+        own, other = inputs.setup.pairs[-1]
+        return relation_loss(
+            [side[own] for side in (student.queries, student.keys, student.values)],
+            [side[other] for side in (teacher.queries, teacher.keys, teacher.values)],
+            relation_heads=inputs.setup.relation_heads,
+            mask=inputs.mask,
+        )
 
 
 def relation_loss(
@@ -172,7 +358,7 @@ def relation_loss(
         divergence = (log_t.exp() * (log_t - log_s)).sum(dim=-1)  # (B, A, n)
         divergence = divergence.mean(dim=1).masked_fill(~real, 0)  # (B, n)
         terms.append((divergence.sum(dim=-1) / real.sum(dim=-1).clamp(min=1)).mean())
-    return torch.stack(terms).sum()
+    return _total(terms)
 
 
 def _log_relations(heads: Tensor, relation_heads: int, real: Tensor) -> Tensor:
@@ -186,27 +372,33 @@ def _log_relations(heads: Tensor, relation_heads: int, real: Tensor) -> Tensor:
     split = joined.transpose(1, 2).float()  # (B, A, n, d_r)
     scores = (split / math.sqrt(split.shape[-1])) @ split.transpose(-1, -2)  # (B, A, n, n)
     padding = ~real[:, None, None, :]
-    lowest = torch.finfo(scores.dtype).min / 2
+    lowest = _lowest(scores)
     # Filled again after the softmax: both sides equal there, so their difference is exactly 0.
     return scores.masked_fill(padding, lowest).log_softmax(dim=-1).masked_fill(padding, lowest)
 
 
-def task_soft_loss(
-    task: Task,
-    student: Tensor,
-    teacher: Tensor,
-    batch: Batch,
-    *,
-    direction: Direction,
-    temperature: float,
-) -> Tensor:
-    """Return the mean divergence over examples and answers; squared error for regression."""
-    if task.kind == "regression":
-        return functional.mse_loss(student.float(), teacher.float())
-    mask = batch["attention_mask"]
-    return soft_loss(
-        distributions(task, student, mask).float(),
-        distributions(task, teacher, mask).float(),
-        direction=direction,
-        temperature=temperature,
-    )
+def both_traces(inputs: LossInputs) -> tuple[Trace, Trace]:
+    """Return the inner states of student and teacher.
+
+    Raises:
+        QualaError: for a loss whose `needs` has not asked for them, and for a cached teacher.
+    """
+    if inputs.trace is None or inputs.teacher.trace is None:
+        raise QualaError(
+            "Inner states are not traced: `needs` of the loss must be hidden, attention or heads, "
+            "and `cache` null."
+        )
+    return inputs.trace, inputs.teacher.trace
+
+
+def _total(terms: Sequence[Tensor]) -> Tensor:
+    import torch
+
+    return torch.stack(list(terms)).sum()
+
+
+def _lowest(scores: Tensor) -> float:
+    """Return half the lowest value: far below every score, and no difference overflows."""
+    import torch
+
+    return torch.finfo(scores.dtype).min / 2

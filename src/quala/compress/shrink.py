@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from typing import TypeVar
 
 from transformers import PreTrainedModel
 
-from quala.compress.prune.config import HybridConfig, split_ratio
+from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
+from quala.compress.prune.config import HybridConfig
 from quala.compress.prune.magnitude import Masks, apply_masks, magnitude_masks, prunable_weights
 from quala.compress.structure import (
-    FactorizedEmbedding,
-    FactorizedLinear,
     embedding_name,
     float_embedding,
     float_linear,
@@ -22,43 +20,6 @@ from quala.compress.structure import (
 from quala.errors import QualaError
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
-
-
-@dataclass(frozen=True)
-class FactorizeConfig:
-    """How far the encoder's matrices and the word embeddings shrink; 0 leaves them as they are.
-
-    Raises:
-        QualaError: for a ratio of 1 or less, a negative rank, a ratio beside a rank, or nothing
-            to do.
-    """
-
-    linear_ratio: float = 0.0
-    """How many times fewer weights the two factors have than the dense matrix, above 1."""
-    linear_rank: int = 0
-    """Rank of every matrix, in place of the ratio."""
-    embedding_ratio: float = 0.0
-    """As `linear_ratio`, for the word embeddings."""
-    embedding_rank: int = 0
-    """Rank of the word embeddings, in place of the ratio; ROSITA has 128."""
-
-    def __post_init__(self) -> None:
-        for kind in ("linear", "embedding"):
-            ratio, rank = getattr(self, f"{kind}_ratio"), getattr(self, f"{kind}_rank")
-            if ratio and not ratio > 1:
-                raise QualaError(f"`{kind}_ratio` is {ratio}; allowed is above 1, or 0 for none.")
-            if rank < 0:
-                raise QualaError(f"`{kind}_rank` is {rank}; allowed is 0 or more.")
-            if ratio and rank:
-                raise QualaError(
-                    f"`{kind}_ratio` {ratio} and `{kind}_rank` {rank} exclude each other."
-                )
-        if not (self.linear_ratio or self.linear_rank or self._embedding):
-            raise QualaError("Nothing to factorize; give a ratio or a rank above 0.")
-
-    @property
-    def _embedding(self) -> bool:
-        return bool(self.embedding_ratio or self.embedding_rank)
 
 
 def rank_for_ratio(rows: int, columns: int, ratio: float) -> int:
@@ -72,27 +33,32 @@ def rank_for_ratio(rows: int, columns: int, ratio: float) -> int:
     return max(1, int(rows * columns / (ratio * (rows + columns))))
 
 
-def factorize(hf: _Model, config: FactorizeConfig) -> _Model:
+def factorize(hf: _Model, ratio: float, *, embeddings: bool = True) -> _Model:
     """Return a copy of `hf` whose encoder matrices and word embeddings are truncated SVDs.
 
-    Ratios count against the dense matrix, so the same call on a factorized model lowers its
-    ranks further; a layer whose rank is low enough already is left alone.
+    The two factors have `ratio` times fewer weights than the dense matrix. The ratio counts
+    against the dense matrix, so the same call on a factorized model lowers its ranks further; a
+    layer whose rank is low enough already is left alone.
+
+    Args:
+        hf: a float model, dense or factorized.
+        ratio: above 1.
+        embeddings: whether the word embeddings are factorized as well.
 
     Raises:
-        QualaError: for a quantized model, or a rank above the smaller side of a matrix.
+        QualaError: for a ratio of 1 or less, or a quantized model.
     """
+    if not ratio > 1:
+        raise QualaError(f"`ratio` is {ratio}; allowed is above 1.")
     small = copy.deepcopy(hf)
-    if config.linear_ratio or config.linear_rank:
-        for name in (name for layer in linear_names(small) for name in layer.values()):
-            linear = float_linear(small, name)
-            shape = linear.out_features, linear.in_features
-            rank = config.linear_rank or rank_for_ratio(*shape, config.linear_ratio)
-            if not isinstance(linear, FactorizedLinear) or linear.rank > rank:
-                small.set_submodule(name, FactorizedLinear.from_linear(linear, rank))
-    if config.embedding_ratio or config.embedding_rank:
+    for name in (name for layer in linear_names(small) for name in layer.values()):
+        linear = float_linear(small, name)
+        rank = rank_for_ratio(linear.out_features, linear.in_features, ratio)
+        if not isinstance(linear, FactorizedLinear) or linear.rank > rank:
+            small.set_submodule(name, FactorizedLinear.from_linear(linear, rank))
+    if embeddings:
         table = float_embedding(small)
-        shape = table.num_embeddings, table.embedding_dim
-        rank = config.embedding_rank or rank_for_ratio(*shape, config.embedding_ratio)
+        rank = rank_for_ratio(table.num_embeddings, table.embedding_dim, ratio)
         if not isinstance(table, FactorizedEmbedding) or table.rank > rank:
             made = FactorizedEmbedding.from_embedding(table, rank)
             small.set_submodule(embedding_name(small), made)
@@ -104,24 +70,22 @@ def hybrid_compress(
 ) -> tuple[_Model, Masks]:
     """Return a factorized and pruned copy of `hf`, and the masks that training must keep.
 
-    Of P = `original_parameters`, P / ratio may be non-zero. With F that no method touches
-    (biases, LayerNorms, positions, head) the D weights that the matrices of `hf` would have if
-    they were dense shrink by D / (P / ratio - F), which `split_ratio` divides. Pruning, global
-    over all factors, takes what the rounding of ranks leaves, so that the budget is met to the
-    weight unless the model was below it, or rounding alone went there. Call it again with a
-    higher ratio, on the model trained meanwhile, to compress in steps (`ratio_steps`).
+    Of P = `original_parameters`, P / ratio may be non-zero. F parameters are not compressed:
+    biases, LayerNorms, positions, head. The D weights that the matrices of `hf` would have if
+    they were dense shrink by R = D / (P / ratio - F): by R^s in factorizing, s = `svd_share`, and
+    by the rest in pruning, which counts against the factors. Pruning ranks the weights of all
+    factors together and also removes what the rounding of ranks leaves. So the budget is met to
+    the weight, unless the model was below it or rounding alone went there. To compress in steps
+    (`ratio_steps`), call it again with a higher ratio on the model trained meanwhile.
 
     Raises:
         QualaError: for a ratio that the untouched parameters alone exceed, or a quantized model.
     """
     budget = weight_budget(hf, config, original_parameters=original_parameters)
-    svd, _ = split_ratio(_dense_weights(hf, config) / budget, config.svd_share)
+    svd = (_dense_weights(hf, config) / budget) ** config.svd_share
     small = hf
     if svd > 1:
-        ratios = FactorizeConfig(
-            linear_ratio=svd, embedding_ratio=svd if config.embeddings else 0.0
-        )
-        small = factorize(hf, ratios)
+        small = factorize(hf, svd, embeddings=config.embeddings)
     weights = prunable_weights(small, embeddings=config.embeddings)
     left = sum(weight.numel() for weight in weights.values())
     masks = magnitude_masks(weights, max(0.0, 1 - budget / left))

@@ -1,15 +1,15 @@
-"""Linear and embedding layers of low rank: two real, smaller matrices in the place of one."""
+"""The sizes of a compressed encoder: measured, recorded in config.json, and built from there."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -18,155 +18,18 @@ from transformers import (
     PreTrainedModel,
 )
 
-from quala.architecture import DENSE, KEY, LINEARS, WHOLE, LayerSizes, Structure
+from quala.architecture import KEY, LINEARS, LayerSizes, Structure
+from quala.compress.low_rank import (
+    AnyEmbedding,
+    AnyLinear,
+    FactorizedEmbedding,
+    FactorizedLinear,
+)
 from quala.compress.prune.sparse import FILE, dense_state, is_sparse
-from quala.compress.quantize.split import Split
 from quala.errors import QualaError
 from quala.models.families import family_of
 
-
-def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return U sqrt(S) (m, rank) and sqrt(S) V^T (rank, n), the closest product to `matrix`.
-
-    Closest in the Frobenius norm (Eckart-Young); the singular values are shared evenly, so that
-    both factors have weights of one size. Half precision is decomposed in float32.
-
-    Raises:
-        QualaError: for a rank outside 1 to min(m, n).
-    """
-    most = min(matrix.shape)
-    if not 1 <= rank <= most:
-        raise QualaError(f"`rank` must be 1 to {most}, got {rank}.")
-    wide = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
-    left, values, right = torch.linalg.svd(wide, full_matrices=False)
-    root = values[:rank].sqrt()  # (rank,)
-    first, second = left[:, :rank] * root, root[:, None] * right[:rank]
-    return first.to(matrix.dtype).contiguous(), second.to(matrix.dtype).contiguous()
-
-
-class FactorizedLinear(nn.Module):
-    """y = (x down^T) up^T + bias, with `down` (rank, in) and `up` (out, rank) plain linear layers.
-
-    Raises:
-        QualaError: for a rank below 1.
-    """
-
-    def __init__(
-        self, in_features: int, out_features: int, rank: int, *, bias: bool = True
-    ) -> None:
-        super().__init__()
-        if rank < 1:
-            raise QualaError(f"`rank` must be 1 or more, got {rank}.")
-        self.down = nn.Linear(in_features, rank, bias=False)
-        self.up = nn.Linear(rank, out_features, bias=bias)
-
-    @classmethod
-    def from_linear(cls, linear: nn.Linear | FactorizedLinear, rank: int) -> Self:
-        """Return the truncated SVD of `linear`, which may be factorized already.
-
-        Raises:
-            QualaError: for a rank outside 1 to the smaller side of the matrix.
-        """
-        if isinstance(linear, FactorizedLinear):
-            weight, bias = linear.dense_weight(), linear.up.bias
-        else:
-            weight, bias = linear.weight, linear.bias
-        up, down = truncated_svd(weight, rank)
-        with torch.device("meta"):
-            layer = cls(weight.shape[1], weight.shape[0], rank, bias=bias is not None)
-        trains = weight.requires_grad
-        layer.down.weight = nn.Parameter(down, requires_grad=trains)
-        layer.up.weight = nn.Parameter(up, requires_grad=trains)
-        if bias is not None:
-            layer.up.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-        return layer.train(linear.training)
-
-    @property
-    def in_features(self) -> int:
-        """Number of inputs."""
-        return self.down.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Number of outputs."""
-        return self.up.out_features
-
-    @property
-    def rank(self) -> int:
-        """Width between the two factors."""
-        return self.down.out_features
-
-    def dense_weight(self) -> Tensor:
-        """Return the matrix (out, in) that the factors stand for."""
-        return self.up.weight @ self.down.weight
-
-    def forward(self, input: Tensor) -> Tensor:
-        product: Tensor = self.up(self.down(input))
-        return product
-
-
-class FactorizedEmbedding(nn.Module):
-    """Rows of a narrow `table` (rows, rank), widened by the linear layer `up` (width, rank).
-
-    Raises:
-        QualaError: for a rank below 1.
-    """
-
-    def __init__(
-        self, num_embeddings: int, embedding_dim: int, rank: int, *, padding_idx: int | None = None
-    ) -> None:
-        super().__init__()
-        if rank < 1:
-            raise QualaError(f"`rank` must be 1 or more, got {rank}.")
-        self.table = nn.Embedding(num_embeddings, rank, padding_idx=padding_idx)
-        self.up = nn.Linear(rank, embedding_dim, bias=False)
-
-    @classmethod
-    def from_embedding(cls, embedding: nn.Embedding | FactorizedEmbedding, rank: int) -> Self:
-        """Return the truncated SVD of `embedding`, which may be factorized already.
-
-        Raises:
-            QualaError: for a rank outside 1 to the smaller side of the table.
-        """
-        if isinstance(embedding, FactorizedEmbedding):
-            weight, padding = embedding.dense_weight(), embedding.table.padding_idx
-        else:
-            weight, padding = embedding.weight, embedding.padding_idx
-        table, widen = truncated_svd(weight, rank)
-        with torch.device("meta"):
-            layer = cls(weight.shape[0], weight.shape[1], rank, padding_idx=padding)
-        trains = weight.requires_grad
-        layer.table.weight = nn.Parameter(table, requires_grad=trains)
-        layer.up.weight = nn.Parameter(widen.T.contiguous(), requires_grad=trains)
-        return layer.train(embedding.training)
-
-    @property
-    def num_embeddings(self) -> int:
-        """Number of rows."""
-        return self.table.num_embeddings
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of a row after `up`."""
-        return self.up.out_features
-
-    @property
-    def rank(self) -> int:
-        """Width of the table."""
-        return self.table.embedding_dim
-
-    def dense_weight(self) -> Tensor:
-        """Return the table (rows, width) that the factors stand for."""
-        return self.table.weight @ self.up.weight.T
-
-    def forward(self, input: Tensor) -> Tensor:
-        rows: Tensor = self.up(self.table(input))
-        return rows
-
-
 _Model = TypeVar("_Model", bound=PreTrainedModel)
-AnyLinear = nn.Linear | FactorizedLinear
-AnyEmbedding = nn.Embedding | FactorizedEmbedding
 
 
 def head_size(hf: PreTrainedModel) -> int:
@@ -183,8 +46,9 @@ def linear_names(hf: PreTrainedModel) -> list[dict[str, str]]:
 
 def embedding_name(hf: PreTrainedModel) -> str:
     """Return the dotted name of the word embeddings."""
-    family_of(hf)
-    return f"{hf.base_model_prefix}.embeddings.word_embeddings"
+    words = family_of(hf).embeddings(hf).words
+    found: str = next(name for name, module in hf.named_modules() if module is words)
+    return found
 
 
 def float_linear(hf: PreTrainedModel, name: str) -> AnyLinear:
@@ -209,17 +73,23 @@ def float_embedding(hf: PreTrainedModel) -> AnyEmbedding:
 
 
 def structure_of(hf: PreTrainedModel) -> Structure:
-    """Measure the sizes of all layers, and the rank of the word embeddings; count their copies."""
+    """Return the sizes of all layers and of the word embeddings.
+
+    A module of low rank has a `rank`, a sum of several modules has `copies`.
+    """
     layers = []
     for names in linear_names(hf):
-        found = {part: hf.get_submodule(name) for part, name in names.items()}
-        parts: dict[str, Any] = {part: _one(module) for part, module in found.items()}
-        ranks = tuple(_rank(module) for module in parts.values())
-        heads = parts["query"].out_features // head_size(hf)
-        copies = tuple(_copies(module) for module in found.values())
-        layers.append(LayerSizes(heads, parts["ffn_in"].out_features, ranks, copies))
-    words = hf.get_submodule(embedding_name(hf))
-    return Structure(tuple(layers), _rank(words), _copies(words))
+        parts: dict[str, Any] = {part: hf.get_submodule(name) for part, name in names.items()}
+        layers.append(
+            LayerSizes(
+                heads=parts["query"].out_features // head_size(hf),
+                intermediate=parts["ffn_in"].out_features,
+                ranks=tuple(getattr(part, "rank", 0) for part in parts.values()),
+                copies=tuple(getattr(part, "copies", 1) for part in parts.values()),
+            )
+        )
+    words: Any = hf.get_submodule(embedding_name(hf))
+    return Structure(tuple(layers), getattr(words, "rank", 0), getattr(words, "copies", 1))
 
 
 def record_structure(hf: _Model) -> _Model:
@@ -231,13 +101,12 @@ def record_structure(hf: _Model) -> _Model:
     structure = structure_of(hf)
     widths = {layer.intermediate for layer in structure.layers}
     if len(widths) == 1:
-        key = "hidden_dim" if hf.config.model_type == "distilbert" else "intermediate_size"
-        setattr(hf.config, key, widths.pop())
-    if _is_plain(hf, structure):
-        if hasattr(hf.config, KEY):
-            delattr(hf.config, KEY)
-    else:
+        setattr(hf.config, family_of(hf).facts.keys["intermediate"], widths.pop())
+    full = LayerSizes(hf.config.num_attention_heads, structure.layers[0].intermediate)
+    if structure != Structure((full,) * len(structure.layers)):
         setattr(hf.config, KEY, structure.to_json())
+    elif hasattr(hf.config, KEY):
+        delattr(hf.config, KEY)
     return hf
 
 
@@ -307,10 +176,17 @@ def rebuild(hf: PreTrainedModel) -> None:
     structure, names = Structure.from_json(facts), linear_names(hf)
     if len(structure.layers) != len(names):
         raise QualaError(f"`{KEY}` has {len(structure.layers)} layers, the model {len(names)}.")
+    hidden = int(hf.config.hidden_size)
     for layer, sizes in zip(names, structure.layers, strict=True):
+        width = sizes.heads * head_size(hf)
+        shapes = {
+            "attention_out": (width, hidden),
+            "ffn_in": (hidden, sizes.intermediate),
+            "ffn_out": (sizes.intermediate, hidden),
+        }
         for part, rank in zip(LINEARS, sizes.ranks, strict=True):
-            inputs, outputs = _shape(hf, part, sizes)
-            made = FactorizedLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs)
+            shape = shapes.get(part, (hidden, width))
+            made = FactorizedLinear(*shape, rank) if rank else nn.Linear(*shape)
             hf.set_submodule(layer[part], made)
     if structure.embedding_rank:
         old = float_embedding(hf)
@@ -323,38 +199,3 @@ def rebuild(hf: PreTrainedModel) -> None:
                 padding_idx=cast("nn.Embedding", old).padding_idx,
             ),
         )
-
-
-def _shape(hf: PreTrainedModel, part: str, sizes: LayerSizes) -> tuple[int, int]:
-    """Return the inputs and outputs of a linear layer."""
-    hidden, width = int(hf.config.hidden_size), sizes.heads * head_size(hf)
-    return {
-        "attention_out": (width, hidden),
-        "ffn_in": (hidden, sizes.intermediate),
-        "ffn_out": (sizes.intermediate, hidden),
-    }.get(part, (hidden, width))
-
-
-def _copies(module: nn.Module) -> int:
-    return 2 if isinstance(module, Split) else 1
-
-
-def _one(module: nn.Module) -> nn.Module:
-    return module.first if isinstance(module, Split) else module
-
-
-def _rank(module: nn.Module) -> int:
-    return module.rank if isinstance(module, FactorizedLinear | FactorizedEmbedding) else 0
-
-
-def _is_plain(hf: PreTrainedModel, structure: Structure) -> bool:
-    sizes = set(structure.layers)
-    full = hf.config.num_attention_heads
-    return (
-        not structure.embedding_rank
-        and structure.embedding_copies == 1
-        and len(sizes) == 1
-        and all(
-            size.heads == full and (size.ranks, size.copies) == (DENSE, WHOLE) for size in sizes
-        )
-    )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.features import FeatureSet, QAExample
+from quala.data.spec import Decoding
 from quala.errors import QualaError
 
 Logits = NDArray[np.floating[Any]]
@@ -26,17 +27,6 @@ class Answer:
     end: int
     score: float
     probability: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decoding:
-    """Limits of decoding: `n_best` starts and ends of a window are paired, answers of more than
-    `max_answer_length` tokens are left out, `keep` answers (None: `n_best`) are returned.
-    """
-
-    n_best: int = 20
-    max_answer_length: int = 30
-    keep: int | None = None
 
 
 def decode_answers(

@@ -1,10 +1,10 @@
-"""What a question or a sentence is before it is tokenized."""
+"""Examples before tokenizing, and their tokens afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,16 @@ class QAExample:
     answers: tuple[str, ...] = ()
     answer_starts: tuple[int, ...] = ()
 
+    @property
+    def article(self) -> Hashable:
+        """What keeps slices apart: questions about one article are in one slice."""
+        return ("title", self.title) if self.title else self.passage
+
+    @property
+    def passage(self) -> Hashable:
+        """The same where there are too few articles."""
+        return ("context", self.context)
+
 
 @dataclass(frozen=True, slots=True)
 class ClassificationExample:
@@ -39,8 +49,31 @@ class ClassificationExample:
     text_pair: str | None
     label: int | float | None = None
 
+    @property
+    def article(self) -> Hashable:
+        """What keeps slices apart: equal texts are in one slice."""
+        return self.passage
 
-Example = QAExample | ClassificationExample
+    @property
+    def passage(self) -> Hashable:
+        """The same: a sentence belongs to no article."""
+        return ("text", self.text, self.text_pair)
+
+
+class Example(Protocol):
+    """One row of a data set, such as `QAExample` or `ClassificationExample`."""
+
+    @property
+    def id(self) -> str:
+        """A name that no other example of the split has."""
+
+    @property
+    def article(self) -> Hashable:
+        """Examples of one article are in one slice."""
+
+    @property
+    def passage(self) -> Hashable:
+        """What takes the place of the article where there are fewer articles than slices."""
 
 
 class Batch(TypedDict):

@@ -1,9 +1,9 @@
-"""How a data set writes its labels, and the class indices or values that they become."""
+"""Rows of a data set to examples, and their labels to class indices or values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,63 +20,57 @@ from quala.data.files import (
     split_files,
 )
 from quala.data.spec import DataSpec
+from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 
+# More are taken for an id column or a count that was meant as a label.
 MAX_CLASSES = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class LabelScheme:
-    """The label names in the order of their class indices; None means regression."""
+def labeled_task(labels: Sequence[Any], subset: str | None) -> Classes | Value:
+    """Return the task that the training labels make.
 
-    names: tuple[str, ...] | None
-
-    @property
-    def regression(self) -> bool:
-        return self.names is None
-
-
-def label_scheme(labels: Sequence[Any], *, regression: bool) -> LabelScheme:
-    """Read the scheme off the training labels.
-
-    Fractional numbers, or `regression`, make a regression. Whole numbers from 0 are class
+    Fractional numbers, or the subset `stsb`, make a regression. Whole numbers from 0 are class
     indices; anything else is a name, and the names are indexed in sorted order.
     """
+    # torchmetrics imports torch
+    from quala.metrics.glue import task_metrics
+
     numbers = _numbers(labels)
-    if regression:
-        if numbers is None:
-            raise QualaError("A regression task needs numbers as labels, got strings.")
-        return LabelScheme(None)
+    if subset == "stsb" and numbers is None:
+        raise QualaError("A regression task needs numbers as labels, got strings.")
+    if numbers is not None and (subset == "stsb" or any(one != int(one) for one in numbers)):
+        return Value(metrics=task_metrics(subset, regression=True))
     if numbers is None:
-        return LabelScheme(tuple(sorted({str(label) for label in labels})))
-    if any(number != int(number) for number in numbers):
-        return LabelScheme(None)
-    if min(numbers) < 0 or max(numbers) >= MAX_CLASSES:
+        names = tuple(sorted({str(label) for label in labels}))
+    elif min(numbers) < 0 or max(numbers) >= MAX_CLASSES:
         raise QualaError(
             f"Class labels must lie in 0 to {MAX_CLASSES - 1}, "
             f"got {min(numbers):g} to {max(numbers):g}."
         )
-    return LabelScheme(tuple(str(index) for index in range(int(max(numbers)) + 1)))
+    else:
+        names = tuple(str(index) for index in range(int(max(numbers)) + 1))
+    return Classes(len(names), task_metrics(subset, regression=False), names)
 
 
 def with_labels(
-    examples: Sequence[ClassificationExample], labels: Sequence[Any], *, scheme: LabelScheme
+    examples: Sequence[ClassificationExample], labels: Sequence[Any], *, task: Task
 ) -> list[ClassificationExample]:
     """Return the examples with their labels as class indices or values.
 
     Raises QualaError for a label that the training split does not know.
     """
-    if scheme.names is None:
+    if not isinstance(task, Classes):
         values = _numbers(labels)
         if values is None:
             raise QualaError("The labels are numbers in train but strings in another split.")
         return [replace(example, label=value) for example, value in zip(examples, values)]
-    index = {name: number for number, name in enumerate(scheme.names)}
+    index = {name: number for number, name in enumerate(task.names)}
     names = [_name(label) for label in labels]
     strange = sorted(set(names) - set(index))
     if strange:
         raise QualaError(
-            f"Label `{strange[0]}` is not one of train's labels: {', '.join(scheme.names[:20])}."
+            f"Label `{strange[0]}` is not one of train's labels: {', '.join(task.names[:20])}."
         )
     return [replace(example, label=index[name]) for example, name in zip(examples, names)]
 
@@ -236,16 +230,16 @@ def read_squad(spec: DataSpec, split: str) -> list[QAExample]:
 
 
 def read_glue(
-    spec: DataSpec, split: str, *, scheme: LabelScheme | None = None
-) -> tuple[list[ClassificationExample], LabelScheme]:
-    """Read a split of labeled sentences; without `scheme` it is read off this split.
+    spec: DataSpec, split: str, *, task: Task | None = None
+) -> tuple[list[ClassificationExample], Task]:
+    """Read a split of labeled sentences; without `task` its own labels say which task it is.
 
     Raises QualaError when the split is absent, malformed, empty or unlabeled.
     """
     examples, labels = classification_rows(split_rows(spec, split))
-    if scheme is None:
-        scheme = label_scheme(labels, regression=spec.subset == "stsb")
-    return with_labels(examples, labels, scheme=scheme), scheme
+    if task is None:
+        task = labeled_task(labels, spec.subset)
+    return with_labels(examples, labels, task=task), task
 
 
 def split_rows(spec: DataSpec, split: str) -> Rows:

@@ -1,4 +1,4 @@
-"""Cuts train into slices by article, so that no slice has seen another one's text."""
+"""Slices of a data set, cut from train by article, so that no text is in two of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from functools import cached_property
 from random import Random
 from typing import TypeVar
 
-from quala.data.features import Example, QAExample
-from quala.data.read import LabelScheme, is_single_file, read_glue, read_squad, source_files
+from quala.data.features import Example
+from quala.data.formats import format_of
+from quala.data.read import is_single_file, source_files
 from quala.data.spec import DEMO, DataSpec
 from quala.data.task import Task
 from quala.errors import QualaError
-from quala.metrics.glue import task_metrics
 
 E = TypeVar("E", bound=Example)
 
@@ -60,32 +60,21 @@ def subsample(examples: Sequence[E], size: int | None, *, seed: int) -> list[E]:
 
 
 def _groups(examples: Sequence[Example], wanted: int) -> dict[Hashable, list[int]]:
-    titles = _by(examples, [_title(example) for example in examples])
-    if len(titles) >= wanted:
-        return titles
-    return _by(examples, [_text(example) for example in examples])
+    articles = _by([example.article for example in examples])
+    if len(articles) >= wanted:
+        return articles
+    return _by([example.passage for example in examples])
 
 
-def _by(examples: Sequence[Example], keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+def _by(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
         groups[key].append(row)
     return groups
 
 
-def _title(example: Example) -> Hashable:
-    if isinstance(example, QAExample) and example.title:
-        return ("title", example.title)
-    return _text(example)
-
-
-def _text(example: Example) -> Hashable:
-    if isinstance(example, QAExample):
-        return ("context", example.context)
-    return ("text", example.text, example.text_pair)
-
-
-SLICES = ("train", "search", "selection", "test")
+# Search and selection are at most a fifth of train each, so that small data sets keep most of it;
+# a tenth of a single file is a usual test set. Both are guesses.
 SHARE_OF_TRAIN = 5
 SHARE_OF_FILE = 10
 
@@ -99,17 +88,12 @@ class Source:
 
     def __init__(self, spec: DataSpec) -> None:
         self.spec = spec
+        self._format = format_of(spec)
 
-    @cached_property
+    @property
     def task(self) -> Task:
-        """The task; the classes of a GLUE task are read off its training labels."""
-        if self.spec.task == "squad":
-            return Task("question-answering", 2, "f1")
-        names = self._labeled[1].names
-        metric = task_metrics(self.spec.subset, regression=names is None)[0]
-        if names is None:
-            return Task("regression", 1, metric)
-        return Task("classification", len(names), metric)
+        """The task; where the format does not settle it, the training labels do."""
+        return self._format.known_task(self.spec) or self._train[1]
 
     def examples(self, name: str) -> list[Example]:
         """Return the examples of the slice train, search, selection or test."""
@@ -124,43 +108,24 @@ class Source:
         return is_single_file(self.spec)
 
     @cached_property
-    def _labeled(self) -> tuple[list[Example], LabelScheme]:
-        examples, scheme = read_glue(self.spec, self.spec.train_split)
-        return list(examples), scheme
-
-    @cached_property
-    def _demo(self) -> tuple[list[Example], list[Example]]:
-        from quala.data.demo import demo_examples
-
-        train, test = demo_examples()
-        return list(train), list(test)
-
-    @cached_property
-    def _train(self) -> list[Example]:
-        if self.spec.name == DEMO:
-            return self._demo[0]
-        if self.spec.task == "glue":
-            return self._labeled[0]
-        return list(read_squad(self.spec, self.spec.train_split))
+    def _train(self) -> tuple[list[Example], Task]:
+        return self._format.read(self.spec, self.spec.train_split, None)
 
     @cached_property
     def _test(self) -> Sequence[Example]:
-        if self.spec.name == DEMO:
-            return self._demo[1]
         if self._single:
             return self._cut["test"]
-        if self.spec.task == "glue":
-            return read_glue(self.spec, self.spec.test_split, scheme=self._labeled[1])[0]
-        return read_squad(self.spec, self.spec.test_split)
+        return self._format.read(self.spec, self.spec.test_split, self.task)[0]
 
     @cached_property
     def _cut(self) -> dict[str, list[Example]]:
-        most = len(self._train) // SHARE_OF_TRAIN
+        train = self._train[0]
+        most = len(train) // SHARE_OF_TRAIN
         asked = {"search": self.spec.search_size, "selection": self.spec.selection_size}
         sizes = {name: min(size, most) for name, size in asked.items()}
         if self._single:
-            sizes = {"test": max(1, len(self._train) // SHARE_OF_FILE), **sizes}
-        return cut(self._train, sizes, seed=self.spec.seed)
+            sizes = {"test": max(1, len(train) // SHARE_OF_FILE), **sizes}
+        return cut(train, sizes, seed=self.spec.seed)
 
 
 def data_fingerprint(spec: DataSpec) -> str:

@@ -6,11 +6,34 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
+from quala.plugins import FORMATS
 
-TaskName = Literal["squad", "glue"]
 Unanswerable = Literal["refuse", "drop"]
 DEMO = "demo"
-SPECIAL_TOKENS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """How long contexts are cut, in tokens."""
+
+    max_length: int
+    """Tokens of a window, special tokens and question included."""
+    doc_stride: int
+    """Tokens that two neighboring windows share."""
+    max_question_length: int = 64
+    """Longer questions are cut."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """Limits of the answers that are decoded."""
+
+    n_best: int = 20
+    """Starts and ends of a window that are paired."""
+    max_answer_length: int = 30
+    """Tokens of the longest answer."""
+    keep: int | None = None
+    """Answers that are returned; None: `n_best`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +43,8 @@ class DataSpec:
     Raises QualaError, one sentence, for values that are unknown or do not fit together.
     """
 
-    task: TaskName
+    task: str
+    """How the source is written: `squad`, `glue`, or another name of `quala.plugins.FORMATS`."""
     path: str | None = None
     """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file."""
     name: str | None = None
@@ -49,24 +73,32 @@ class DataSpec:
     pad_to_max: bool = False
 
     def __post_init__(self) -> None:
-        if self.task not in get_args(TaskName):
-            raise unknown("data task", self.task, get_args(TaskName))
+        FORMATS.check(self.task)
         if self.unanswerable not in get_args(Unanswerable):
             raise unknown("`unanswerable` choice", self.unanswerable, get_args(Unanswerable))
         self._check_source()
         self._check_sizes()
-        if self.task == "squad":
-            self._check_windows()
+        FORMATS.find(self.task).check(self)
+
+    @property
+    def windows(self) -> Windows:
+        """How long contexts are cut."""
+        return Windows(
+            max_length=self.max_length,
+            doc_stride=self.doc_stride,
+            max_question_length=self.max_question_length,
+        )
+
+    @property
+    def decoding(self) -> Decoding:
+        """Limits of the answers that are decoded."""
+        return Decoding(n_best=self.n_best, max_answer_length=self.max_answer_length)
 
     def _check_source(self) -> None:
         if (self.path is None) == (self.name is None):
             raise QualaError(
                 f"Data comes from either `path` or `name`, got path={self.path}, name={self.name}."
             )
-        if self.name == DEMO and self.task != "squad":
-            raise QualaError(f"The demo set is a squad task, got task `{self.task}`.")
-        if self.name is not None and self.name != DEMO and self.task == "glue" and not self.subset:
-            raise QualaError(f"`{self.name}` needs a `subset`, for example sst2, got none.")
         if self.train_split == self.test_split:
             raise QualaError(
                 f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
@@ -88,11 +120,3 @@ class DataSpec:
             value = getattr(self, field)
             if value is not None and value < least:
                 raise QualaError(f"`{field}` must be at least {least}, got {value}.")
-
-    def _check_windows(self) -> None:
-        window = self.max_length - self.max_question_length - SPECIAL_TOKENS
-        if self.doc_stride >= window:
-            raise QualaError(
-                f"`doc_stride` must be below max_length - max_question_length - {SPECIAL_TOKENS} "
-                f"= {window}, got {self.doc_stride}."
-            )

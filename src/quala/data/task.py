@@ -1,75 +1,32 @@
-"""What a model is asked: its kind, its output distributions, its loss."""
+"""Tasks: for each kind the head, the loss, the soft labels and the scores.
+
+Nothing here imports torch before it computes with tensors, so that planning and answering do not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional
 
-from quala.data.decode import Decoding, best_answers, decode_answers
+from quala.data.decode import best_answers, decode_answers
 from quala.data.features import Batch, ClassificationExample, Example, FeatureSet, QAExample
-from quala.data.spec import DataSpec
-from quala.errors import QualaError, unknown
-from quala.metrics.glue import compute_metric, task_metrics
+from quala.data.spec import Decoding
+from quala.errors import QualaError
 from quala.metrics.squad import answer_f1, evaluate_predictions
+from quala.plugins import TASKS
 
-TaskKind = Literal["question-answering", "classification", "regression"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A task: `num_labels` is 2 for spans, C for classes, 1 for regression.
-
-    `metric` names the primary metric. Raises QualaError for kinds and sizes that do not fit.
-    """
-
-    kind: TaskKind
-    num_labels: int
-    metric: str
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(TaskKind):
-            raise unknown("task kind", self.kind, get_args(TaskKind))
-        fixed = {"question-answering": 2, "regression": 1}.get(self.kind)
-        if fixed is not None and self.num_labels != fixed:
-            raise QualaError(
-                f"`num_labels` of a {self.kind} task must be {fixed}, got {self.num_labels}."
-            )
-        if self.num_labels < 1:
-            raise QualaError(f"`num_labels` must be at least 1, got {self.num_labels}.")
-
-
-def distributions(task: Task, logits: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the unnormalized log-scores of the D independent answers, (B, D, K).
-
-    Spans (B, n, 2) become (B, 2, n) with padding at the lowest finite value; classes (B, C)
-    become (B, 1, C).
-    """
-    if task.kind != "question-answering":
-        return logits.unsqueeze(1)  # (B, 1, C)
-    padding = attention_mask.unsqueeze(1) == 0  # (B, 1, n)
-    lowest = torch.finfo(logits.dtype).min
-    return logits.transpose(1, 2).masked_fill(padding, lowest)  # (B, 2, n)
-
-
-def task_loss(task: Task, logits: Tensor, batch: Batch) -> Tensor:
-    """Return the mean over B and D of the cross-entropy (spans, classes) or squared error."""
-    if "labels" not in batch:
-        raise QualaError("The loss needs labels, got a batch without them.")
-    if task.kind == "regression":
-        return functional.mse_loss(logits.float(), batch["labels"])
-    scores = distributions(task, logits, batch["attention_mask"]).float()  # (B, D, K)
-    return functional.cross_entropy(scores.flatten(0, 1), batch["labels"].flatten())
-
-
-Outputs = Sequence[NDArray[np.floating[Any]]]
 Floats = NDArray[np.float64]
+Logits = NDArray[np.floating[Any]]
+Outputs = Sequence[Logits]
+Divergence = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,18 +48,123 @@ class Outcome:
                 f"Expected the outputs of {expected} features, got {len(self.outputs)}."
             )
 
-    @property
-    def owners(self) -> NDArray[np.int64]:
-        """The index of the example that each output belongs to."""
+    def by_example(self) -> tuple[list[Example], list[Logits]]:
+        """Return examples of one feature each, in the order of the slice, and their logits."""
         owners = self.features.example
-        return np.asarray(owners if self.rows is None else owners[list(self.rows)], dtype=np.int64)
+        owners = owners if self.rows is None else owners[list(self.rows)]
+        order = np.argsort(owners, kind="stable").tolist()
+        examples = [self.examples[int(owners[place])] for place in order]
+        return examples, [self.outputs[place] for place in order]
 
 
-class SpanScoring:
-    """Official exact match and F1 of the best answers."""
+@dataclass(frozen=True)
+class Task(ABC):
+    """What a model computes for an input, and how that is trained and scored.
 
-    def __init__(self, spec: DataSpec) -> None:
-        self.spec = spec
+    A subclass is one kind of task: it holds all that differs between kinds. `metrics` names the
+    scores, the primary one first. Raises QualaError for fewer than one output.
+    """
+
+    num_labels: int
+    """Outputs of the head, K."""
+    metrics: tuple[str, ...]
+
+    kind: ClassVar[str]
+    """The name in `quala.plugins.TASKS`, stored in quala.json; own classes: the dotted path."""
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    """The class of transformers that loads the model with its head."""
+    per_token: ClassVar[bool] = False
+    """Whether each token has logits, (B, n, K), else each input has, (B, K).
+
+    Logits of dropped tokens are restored: they are those of the last layer that had the token.
+    """
+    keeps_first: ClassVar[bool] = True
+    """Whether the first token, [CLS], is never dropped, because the head reads it."""
+    significance: ClassVar[str] = "cls"
+    """The ranking of tokens that fits, where the configuration names none."""
+
+    def __post_init__(self) -> None:
+        if self.num_labels < 1:
+            raise QualaError(f"`num_labels` must be at least 1, got {self.num_labels}.")
+
+    @property
+    def metric(self) -> str:
+        """The primary metric."""
+        return self.metrics[0]
+
+    @property
+    def additive(self) -> bool:
+        """Whether the primary metric is the mean of the examples' scores."""
+        return False
+
+    def cut(self, logits: Logits, tokens: int) -> Logits:
+        """Return the logits of one feature of so many tokens without those of its padding."""
+        return logits[:tokens] if self.per_token else logits
+
+    @abstractmethod
+    def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the unnormalized log-scores of D independent choices among K, (B, D, K)."""
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean over B and D of the cross-entropy with the labels (B, D).
+
+        Raises QualaError for a batch without labels.
+        """
+        from torch.nn import functional
+
+        labels = _labels(batch)
+        scores = self.distributions(logits, batch["attention_mask"]).float()  # (B, D, K)
+        return functional.cross_entropy(scores.flatten(0, 1), labels.flatten())
+
+    def soft_loss(
+        self, student: Tensor, teacher: Tensor, attention_mask: Tensor, divergence: Divergence
+    ) -> Tensor:
+        """Return the divergence of the student's distributions from the teacher's."""
+        return divergence(
+            self.distributions(student, attention_mask).float(),
+            self.distributions(teacher, attention_mask).float(),
+        )
+
+    @abstractmethod
+    def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the metrics in percent, the primary one first, and a prediction by example id."""
+
+    @abstractmethod
+    def example_scores(self, outcome: Outcome) -> Floats:
+        """Return the primary metric of each example, 0 to 100.
+
+        Raises QualaError where the metric is no mean over examples.
+        """
+
+
+@dataclass(frozen=True)
+class Span(Task):
+    """The start and the end of an answer in the context: question answering (SQuAD 1.1)."""
+
+    num_labels: int = 2
+    metrics: tuple[str, ...] = ("f1", "exact_match")
+    decoding: Decoding = field(default_factory=Decoding)
+
+    kind: ClassVar[str] = "question-answering"
+    auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
+    per_token: ClassVar[bool] = True
+    keeps_first: ClassVar[bool] = False
+    significance: ClassVar[str] = "span"
+
+    def __post_init__(self) -> None:
+        _check_outputs(self, 2)
+
+    @property
+    def additive(self) -> bool:
+        return True
+
+    def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the log-scores (B, 2, n) of start and end; padding has the lowest value."""
+        import torch
+
+        padding = attention_mask.unsqueeze(1) == 0  # (B, 1, n)
+        lowest = torch.finfo(logits.dtype).min
+        return logits.transpose(1, 2).masked_fill(padding, lowest)  # (B, 2, n)
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         asked, predictions = self._answered(outcome)
@@ -117,38 +179,115 @@ class SpanScoring:
 
     def _answered(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         examples = cast("Sequence[QAExample]", outcome.examples)
-        decoding = Decoding(
-            n_best=self.spec.n_best, max_answer_length=self.spec.max_answer_length, keep=1
-        )
         decoded = decode_answers(
-            examples, outcome.features, outcome.outputs, decoding=decoding, rows=outcome.rows
+            examples,
+            outcome.features,
+            outcome.outputs,
+            decoding=replace(self.decoding, keep=1),
+            rows=outcome.rows,
         )
         return [examples[index] for index in decoded], best_answers(examples, decoded)
 
 
-class SentenceScoring:
-    """The metrics of the GLUE task, the primary one first."""
+@dataclass(frozen=True)
+class Classes(Task):
+    """One class of a sentence or a pair; `names` are the labels in the order of the outputs."""
 
-    def __init__(self, spec: DataSpec, *, regression: bool) -> None:
-        self.regression = regression
-        self.metrics = task_metrics(spec.subset, regression=regression)
+    metrics: tuple[str, ...] = ("accuracy",)
+    names: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "classification"
+
+    @property
+    def additive(self) -> bool:
+        return self.metric == "accuracy"
+
+    def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
+        return logits.unsqueeze(1)  # (B, 1, C)
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
-        predicted, gold = self._predicted_and_gold(outcome)
-        scores = {name: compute_metric(name, predicted, gold) for name in self.metrics}
-        examples = [outcome.examples[index] for index in np.sort(outcome.owners)]
-        named = zip(examples, predicted, strict=True)
-        return scores, {example.id: str(value) for example, value in named}
+        examples, predicted, gold = _predicted_and_gold(outcome)
+        return _scored(self.metrics, examples, predicted=predicted.argmax(axis=1), gold=gold)
 
     def example_scores(self, outcome: Outcome) -> Floats:
-        if self.regression:
-            raise QualaError("A correlation is no mean over examples: it has no example scores.")
-        predicted, gold = self._predicted_and_gold(outcome)
-        return np.where(predicted == gold, 100.0, 0.0)
+        _, predicted, gold = _predicted_and_gold(outcome)
+        return np.where(predicted.argmax(axis=1) == gold, 100.0, 0.0)
 
-    def _predicted_and_gold(self, outcome: Outcome) -> tuple[NDArray[Any], NDArray[Any]]:
-        examples = cast("Sequence[ClassificationExample]", outcome.examples)
-        order = np.argsort(outcome.owners, kind="stable")
-        gold = np.array([examples[index].label for index in outcome.owners[order]])
-        logits = np.array([outcome.outputs[index] for index in order], dtype=np.float64)  # (E, C)
-        return (logits[:, 0] if self.regression else logits.argmax(axis=1)), gold
+
+@dataclass(frozen=True)
+class Value(Task):
+    """One number of a sentence or a pair: regression."""
+
+    num_labels: int = 1
+    metrics: tuple[str, ...] = ("pearson_spearman",)
+
+    kind: ClassVar[str] = "regression"
+
+    def __post_init__(self) -> None:
+        _check_outputs(self, 1)
+
+    def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
+        """Raise QualaError: a number is no choice."""
+        raise QualaError("A regression has no distributions.")
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the mean squared error."""
+        from torch.nn import functional
+
+        return functional.mse_loss(logits.float(), _labels(batch))
+
+    def soft_loss(
+        self, student: Tensor, teacher: Tensor, attention_mask: Tensor, divergence: Divergence
+    ) -> Tensor:
+        """Return the mean squared error, whatever the divergence."""
+        from torch.nn import functional
+
+        return functional.mse_loss(student.float(), teacher.float())
+
+    def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
+        examples, predicted, gold = _predicted_and_gold(outcome)
+        return _scored(self.metrics, examples, predicted=predicted[:, 0], gold=gold)
+
+    def example_scores(self, outcome: Outcome) -> Floats:
+        raise QualaError("A correlation is no mean over examples: it has no example scores.")
+
+
+def task_of(kind: str, num_labels: int) -> Task:
+    """Return the task of a stored kind. Raises QualaError for a kind that is not known."""
+    task: Task = TASKS.find(kind)(num_labels=num_labels)
+    return task
+
+
+def _check_outputs(task: Task, expected: int) -> None:
+    if task.num_labels != expected:
+        raise QualaError(
+            f"`num_labels` of a {task.kind} task must be {expected}, got {task.num_labels}."
+        )
+
+
+def _labels(batch: Batch) -> Tensor:
+    if "labels" not in batch:
+        raise QualaError("The loss needs labels, got a batch without them.")
+    return batch["labels"]
+
+
+def _predicted_and_gold(outcome: Outcome) -> tuple[list[Example], Floats, NDArray[Any]]:
+    """Return the examples, their logits (E, K) and their labels (E,)."""
+    examples, logits = outcome.by_example()
+    gold = np.array([cast("ClassificationExample", example).label for example in examples])
+    return examples, np.array(logits, dtype=np.float64), gold
+
+
+def _scored(
+    metrics: Sequence[str],
+    examples: Sequence[Example],
+    *,
+    predicted: NDArray[Any],
+    gold: NDArray[Any],
+) -> tuple[dict[str, float], dict[str, str]]:
+    # torchmetrics imports torch
+    from quala.metrics.glue import compute_metric
+
+    scores = {name: compute_metric(name, predicted, gold) for name in metrics}
+    named = zip(examples, predicted, strict=True)
+    return scores, {example.id: str(value) for example, value in named}

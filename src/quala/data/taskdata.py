@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.features import ClassificationExample, Example, FeatureSet, QAExample
+from quala.data.features import Example, FeatureSet
+from quala.data.formats import format_of
 from quala.data.slices import Source
 from quala.data.spec import DataSpec
-from quala.data.task import Outcome, Outputs, SentenceScoring, SpanScoring, Task
-from quala.data.tokenize import qa_features, sentence_features
+from quala.data.task import Outcome, Outputs, Task
+from quala.data.tokenize import FastTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,14 +46,9 @@ class TaskData:
         self._tokenizer = tokenizer
         self._source = Source(spec)
 
-    @property
+    @cached_property
     def task(self) -> Task:
         return self._source.task
-
-    @property
-    def pad_to(self) -> int | None:
-        """Tokens that every batch is padded to, or None for its longest row."""
-        return self.spec.max_length if self.spec.pad_to_max else None
 
     @cached_property
     def train(self) -> Slice:
@@ -77,14 +73,14 @@ class TaskData:
 
         `outputs[i]` belongs to feature `rows[i]`; without `rows` there is one per feature.
         """
-        return self._scoring.judge(Outcome(part.examples, part.features, outputs, rows))[0]
+        return self.task.judge(Outcome(part.examples, part.features, outputs, rows))[0]
 
     def judge(self, part: Slice, outputs: Outputs) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the metrics as `score` does, and what the outputs say of each example id.
+        """Return the metrics as `score` does, and the prediction of each example by its id.
 
         That is the answer's text (spans), the class or the value.
         """
-        return self._scoring.judge(Outcome(part.examples, part.features, outputs))
+        return self.task.judge(Outcome(part.examples, part.features, outputs))
 
     def example_scores(
         self, part: Slice, outputs: Outputs, rows: Sequence[int] | None = None
@@ -94,27 +90,11 @@ class TaskData:
         One value for each example that the features `rows` (None: all) belong to, in the order
         of the slice. Raises QualaError for regression, whose metric is no mean over examples.
         """
-        return self._scoring.example_scores(Outcome(part.examples, part.features, outputs, rows))
-
-    @cached_property
-    def _scoring(self) -> SpanScoring | SentenceScoring:
-        if self.spec.task == "squad":
-            return SpanScoring(self.spec)
-        return SentenceScoring(self.spec, regression=self.task.kind == "regression")
+        return self.task.example_scores(Outcome(part.examples, part.features, outputs, rows))
 
     def _slice(self, name: str) -> Slice:
         return Slice(name, self._source.examples(name), self._tokenize)
 
     def _tokenize(self, examples: list[Example]) -> FeatureSet:
-        if self.spec.task == "squad":
-            return qa_features(cast("list[QAExample]", examples), self._tokenizer, self.spec)
-        return sentence_features(
-            cast("list[ClassificationExample]", examples),
-            self._tokenizer,
-            max_length=self.spec.max_length,
-        )
-
-
-def load_task_data(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> TaskData:
-    """Return the task's data; files are read when a slice is first used."""
-    return TaskData(spec, tokenizer)
+        tokenizer = FastTokenizer.of(self._tokenizer)
+        return format_of(self.spec).features(examples, tokenizer, self.spec)

@@ -1,22 +1,30 @@
-"""The parts of tokenizing that both tasks share: fast batches and the layout of a pair."""
+"""Text to tokens: windows of a question and its context, and sentences.
+
+With the `tokenizers` library alone, so that training and serving run the same lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from quala.data.features import ClassificationExample, FeatureSet, QAExample
-from quala.data.spec import DataSpec
+from quala.data.spec import Windows
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+FILE, FACTS = "tokenizer.json", "tokenizer_config.json"
+# A call encodes in parallel; its encodings are many times larger than the ids that are kept.
 TEXTS_PER_CALL = 1000
 Ids = NDArray[np.int32]
 
@@ -37,67 +45,76 @@ class PairLayout:
         return len(self.before) + len(self.between) + len(self.after)
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise QualaError for a tokenizer that is slow, pads on the left or cannot pad."""
-    if not tokenizer.is_fast:
-        raise QualaError("The tokenizer must be a fast one (tokenizer.json), got a slow one.")
-    if tokenizer.padding_side != "right":
-        raise QualaError(f"Padding must be on the right, got `{tokenizer.padding_side}`.")
-    if tokenizer.pad_token_id is None:
-        raise QualaError("The tokenizer needs a padding token, got none.")
+class FastTokenizer:
+    """A tokenizer of the `tokenizers` library, which training and serving both use.
 
+    Neither truncates nor pads: long texts are cut into windows.
+    """
 
-def pair_layout(tokenizer: PreTrainedTokenizerBase) -> PairLayout:
-    """Read the layout of a pair off the tokenizer. Raises QualaError when there is none."""
-    encoded = tokenizer("a", "b")
-    sides = encoded.sequence_ids(0)
-    ids = np.asarray(encoded["input_ids"], dtype=np.int32)
-    if 0 not in sides or 1 not in sides or sides[0] is not None:
-        raise QualaError("The tokenizer must write a first special token and keep both texts.")
-    last_first = len(sides) - 1 - sides[::-1].index(0)
-    first_second, last_second = sides.index(1), len(sides) - 1 - sides[::-1].index(1)
-    return PairLayout(
-        before=ids[: sides.index(0)],
-        between=ids[last_first + 1 : first_second],
-        after=ids[last_second + 1 :],
-    )
+    def __init__(self, backend: Tokenizer, pad_token_id: int) -> None:
+        self.backend, self.pad_token_id = backend, pad_token_id
+        self._unlimit()
 
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> FastTokenizer:
+        """Take the tokenizer inside one of transformers.
 
-def bare_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Ids]:
-    """Return the token ids of each text, without special tokens."""
-    return [
-        np.asarray(ids, dtype=np.int32)
-        for encoded in _calls(tokenizer, texts, offsets=False)
-        for ids in encoded["input_ids"]
-    ]
+        Raises QualaError for one that is slow, pads on the left or cannot pad.
+        """
+        if not tokenizer.is_fast:
+            raise QualaError("The tokenizer must be a fast one (tokenizer.json), got a slow one.")
+        if tokenizer.padding_side != "right":
+            raise QualaError(f"Padding must be on the right, got `{tokenizer.padding_side}`.")
+        if tokenizer.pad_token_id is None:
+            raise QualaError("The tokenizer needs a padding token, got none.")
+        return cls(tokenizer.backend_tokenizer, int(tokenizer.pad_token_id))
 
+    @classmethod
+    def read(cls, folder: Path) -> FastTokenizer:
+        """Read tokenizer.json without transformers. Raises QualaError when it is damaged."""
+        try:
+            backend = Tokenizer.from_file(str(folder / FILE))
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception for damaged files
+            reason = str(error).partition("\n")[0]
+            raise QualaError(f"Could not read a tokenizer from `{folder}`: {reason}") from error
+        pad = backend.token_to_id(str(facts.get("pad_token", "[PAD]")))
+        if pad is None:
+            raise QualaError(f"The tokenizer in `{folder}` needs a padding token, got none.")
+        return cls(backend, pad)
 
-def bare_ids_and_spans(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
-) -> list[tuple[Ids, Ids]]:
-    """Return for each text its token ids (n,) and the characters (n, 2) under each token."""
-    return [
-        (
-            np.asarray(ids, dtype=np.int32),
-            np.asarray(spans, dtype=np.int32).reshape(-1, 2),
-        )
-        for encoded in _calls(tokenizer, texts, offsets=True)
-        for ids, spans in zip(encoded["input_ids"], encoded["offset_mapping"])
-    ]
+    def _unlimit(self) -> None:
+        # The settings of a backend are not set where they are right: other threads may encode.
+        if self.backend.truncation is not None:
+            self.backend.no_truncation()
+        if self.backend.padding is not None:
+            self.backend.no_padding()
 
+    def pieces(self, texts: Sequence[str]) -> Iterator[tuple[Ids, Ids]]:
+        """Yield for each text its token ids (n,) and the characters (n, 2) under each token.
 
-def _calls(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, offsets: bool
-) -> Iterable[Any]:
-    for first in range(0, len(texts), TEXTS_PER_CALL):
-        yield tokenizer(
-            list(texts[first : first + TEXTS_PER_CALL]),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            return_offsets_mapping=offsets,
-            truncation=False,
-            verbose=False,  # texts longer than the model are cut into windows later
+        There are no special tokens.
+        """
+        self._unlimit()
+        for first in range(0, len(texts), TEXTS_PER_CALL):
+            part = list(texts[first : first + TEXTS_PER_CALL])
+            for one in self.backend.encode_batch(part, add_special_tokens=False):
+                spans = np.asarray(one.offsets, dtype=np.int32).reshape(-1, 2)
+                yield np.asarray(one.ids, dtype=np.int32), spans
+
+    def layout(self) -> PairLayout:
+        """Return the layout of a pair. Raises QualaError when there is none."""
+        self._unlimit()
+        encoded = self.backend.encode("a", "b")
+        sides, ids = encoded.sequence_ids, np.asarray(encoded.ids, dtype=np.int32)
+        if 0 not in sides or 1 not in sides or sides[0] is not None:
+            raise QualaError("The tokenizer must write a first special token and keep both texts.")
+        last_first = len(sides) - 1 - sides[::-1].index(0)
+        first_second, last_second = sides.index(1), len(sides) - 1 - sides[::-1].index(1)
+        return PairLayout(
+            before=ids[: sides.index(0)],
+            between=ids[last_first + 1 : first_second],
+            after=ids[last_second + 1 :],
         )
 
 
@@ -144,39 +161,35 @@ class _Columns:
 
 
 def qa_features(
-    examples: Sequence[QAExample], tokenizer: PreTrainedTokenizerBase, spec: DataSpec
+    examples: Sequence[QAExample], tokenizer: FastTokenizer, windows: Windows
 ) -> FeatureSet:
     """Cut every question and its context into windows of at most `max_length` tokens.
 
-    Equal to a tokenizer call with `truncation="only_second"`, `stride=doc_stride` and overflow,
-    but each context is tokenized once however many questions it has. A window without the
-    whole (first) answer is labeled with token 0. Labels are absent when any example has no
-    answer. Raises QualaError when the special tokens leave no room for windows.
+    Equal to a call of a transformers tokenizer with `truncation="only_second"`,
+    `stride=doc_stride` and overflow, but each context is tokenized once however many questions it
+    has. A window without the whole (first) answer is labeled with token 0. Labels are absent when
+    any example has no answer. Raises QualaError when the special tokens leave no room for windows.
     """
-    check_tokenizer(tokenizer)
-    columns = _Columns(pair_layout(tokenizer))
-    for pair in _pairs(examples, tokenizer, max_question_length=spec.max_question_length):
-        room = spec.max_length - columns.layout.size - len(pair.question)
-        if room <= spec.doc_stride:
+    columns = _Columns(tokenizer.layout())
+    for pair in _pairs(examples, tokenizer, max_question_length=windows.max_question_length):
+        room = windows.max_length - columns.layout.size - len(pair.question)
+        if room <= windows.doc_stride:
             raise QualaError(
-                f"`doc_stride` {spec.doc_stride} leaves no new tokens in windows of {room}."
+                f"`doc_stride` {windows.doc_stride} leaves no new tokens in windows of {room}."
             )
-        for start, stop in window_ranges(len(pair.context), room, overlap=spec.doc_stride):
+        for start, stop in window_ranges(len(pair.context), room, overlap=windows.doc_stride):
             columns.add(pair, start, stop)
     labeled = all(example.answers for example in examples)
-    return _feature_set(columns, int(tokenizer.pad_token_id), labeled=labeled)
+    return _feature_set(columns, tokenizer.pad_token_id, labeled=labeled)
 
 
 def _pairs(
-    examples: Sequence[QAExample],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_question_length: int,
+    examples: Sequence[QAExample], tokenizer: FastTokenizer, *, max_question_length: int
 ) -> Iterator[_Pair]:
     texts = list(dict.fromkeys(example.context for example in examples))
-    contexts = dict(zip(texts, bare_ids_and_spans(tokenizer, texts)))
-    questions = bare_ids(tokenizer, [example.question.lstrip() for example in examples])
-    for number, (example, question) in enumerate(zip(examples, questions)):
+    contexts = dict(zip(texts, tokenizer.pieces(texts)))
+    questions = tokenizer.pieces([example.question.lstrip() for example in examples])
+    for number, (example, (question, _)) in enumerate(zip(examples, questions)):
         ids, spans = contexts[example.context]
         answer = _answer_tokens(example, spans)
         yield _Pair(number, question[:max_question_length], ids, spans, answer)
@@ -217,50 +230,35 @@ def _feature_set(columns: _Columns, pad_token_id: int, *, labeled: bool) -> Feat
 
 
 def sentence_features(
-    examples: Sequence[ClassificationExample],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
+    examples: Sequence[ClassificationExample], tokenizer: FastTokenizer, *, max_length: int
 ) -> FeatureSet:
     """Tokenize sentences or pairs, cut to `max_length` tokens (the longer text first).
 
     Labels are int64 for classes, float32 for values, absent when any example has none.
     Raises QualaError when only some of the examples are pairs.
     """
-    check_tokenizer(tokenizer)
+    pairs = [example.text_pair for example in examples if example.text_pair is not None]
+    if pairs and len(pairs) < len(examples):
+        raise QualaError("Either every example is a pair of sentences or none is, got a mixture.")
     ids: list[Ids] = []
     segment_one: list[int] = []
+    tokenizer.backend.enable_truncation(max_length, strategy="longest_first")
     for first in range(0, len(examples), TEXTS_PER_CALL):
-        encoded = _encode(examples[first : first + TEXTS_PER_CALL], tokenizer, max_length)
-        for row, tokens in enumerate(encoded["input_ids"]):
-            ids.append(np.asarray(tokens, dtype=np.int32))
-            segment_one.append(_leading_zeros(encoded.sequence_ids(row)))
+        part: list[Any] = [
+            example.text if example.text_pair is None else (example.text, example.text_pair)
+            for example in examples[first : first + TEXTS_PER_CALL]
+        ]
+        for encoded in tokenizer.backend.encode_batch(part):
+            ids.append(np.asarray(encoded.ids, dtype=np.int32))
+            segment_one.append(_leading_zeros(encoded.sequence_ids))
     lengths = [len(tokens) for tokens in ids]
     return FeatureSet(
         input_ids=np.concatenate([np.empty(0, np.int32), *ids]),
         offsets=np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int64),
         segment_one=np.asarray(segment_one, dtype=np.int32),
         example=np.arange(len(examples), dtype=np.int32),
-        pad_token_id=int(tokenizer.pad_token_id),
+        pad_token_id=tokenizer.pad_token_id,
         labels=_labels(examples),
-    )
-
-
-def _encode(
-    examples: Sequence[ClassificationExample],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-) -> Any:
-    pairs = [example.text_pair for example in examples if example.text_pair is not None]
-    if pairs and len(pairs) < len(examples):
-        raise QualaError("Either every example is a pair of sentences or none is, got a mixture.")
-    return tokenizer(
-        [example.text for example in examples],
-        pairs or None,
-        truncation="longest_first",
-        max_length=max_length,
-        return_attention_mask=False,
-        return_token_type_ids=False,
     )
 
 

@@ -1,4 +1,4 @@
-"""The README.md of an export."""
+"""Exports: the folder that answers, its card and its README.md."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import onnx
 
 from quala.cost import macs
+from quala.data.spec import Decoding, Windows
+from quala.data.task import Span
 from quala.errors import QualaError
 from quala.export.served import make_servable
 from quala.graph.encoder import build_graph
@@ -21,7 +23,8 @@ from quala.runtime.hardware import processor
 from quala.runtime.latency_model import time_cases
 
 if TYPE_CHECKING:
-    from quala.checkpoint import Opened
+    from quala.checkpoint import Checkpoint
+    from quala.models.adaptive import LengthAdaptiveModel
 
 
 TEXT = """# {name}
@@ -105,8 +108,13 @@ LADDER = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """How an export is named and timed; `repeats` 0 leaves the times out."""
+    """How an export cuts contexts and decodes answers, is named, and is timed.
 
+    `repeats` 0 leaves the times out.
+    """
+
+    windows: Windows
+    decoding: Decoding = field(default_factory=Decoding)
     name: str = "quala"
     runtime: str = "onnxruntime"
     threads: int = 1
@@ -115,7 +123,7 @@ class ExportSettings:
 
 
 def write_export(
-    opened: Opened, folder: Path, front: Sequence[Point], settings: ExportSettings
+    checkpoint: Checkpoint, folder: Path, front: Sequence[Point], settings: ExportSettings
 ) -> Card:
     """Write model.onnx, the tokenizer, quala.json and README.md; return the card.
 
@@ -123,21 +131,21 @@ def write_export(
     semantics and for layers that an export cannot hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    spec, model = opened.data.spec, opened.model
-    graph = build_graph(model, sequence_length=spec.max_length)
+    model, windows = checkpoint.model, settings.windows
+    graph = build_graph(model, sequence_length=windows.max_length)
     (folder / GRAPH).write_bytes(graph.SerializeToString())
-    opened.tokenizer.save_pretrained(folder)
+    checkpoint.tokenizer.save_pretrained(folder)
     card = Card(
         name=settings.name,
-        task=model.task_kind,
-        metric=opened.data.task.metric,
-        precision=opened.precision,
+        task=model.task.kind,
+        metric=model.task.metric,
+        precision=checkpoint.precision,
         significance=model.significance.name,
-        sequence_length=spec.max_length,
-        doc_stride=spec.doc_stride,
-        max_question_length=spec.max_question_length,
-        max_answer_length=spec.max_answer_length,
-        n_best=spec.n_best,
+        sequence_length=windows.max_length,
+        doc_stride=windows.doc_stride,
+        max_question_length=windows.max_question_length,
+        max_answer_length=settings.decoding.max_answer_length,
+        n_best=settings.decoding.n_best,
         arch=model.arch,
         front=tuple(front),
         provenance=settings.provenance,
@@ -146,17 +154,20 @@ def write_export(
         card = _timed(card, graph, settings)
     (folder / FILE).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
-    if card.task == "question-answering":
+    if isinstance(model.task, Span):  # what `quala.load` answers with
         make_servable(folder)
     return card
 
 
-def ladder(opened: Opened) -> list[Point]:
-    """Return the full length and constant drop rates, for a model without a searched front."""
-    layers, longest = opened.model.num_layers, opened.data.spec.max_length
+def ladder(model: LengthAdaptiveModel, longest: int) -> list[Point]:
+    """Return the full length and constant drop rates, for a model without a searched front.
+
+    `longest` is the sequence length that the lengths are shares of.
+    """
+    layers = model.num_layers
     rates = [constant_drop(rate, layers=layers, sequence_length=longest) for rate in LADDER]
     full = LengthConfig.full(layers=layers, sequence_length=longest)
-    counts = [macs(opened.model.arch, lengths.lengths, longest) for lengths in (full, *rates)]
+    counts = [macs(model.arch, lengths.lengths, longest) for lengths in (full, *rates)]
     return [
         Point(lengths, None, count, float(count))
         for lengths, count in zip((full, *rates), counts, strict=True)

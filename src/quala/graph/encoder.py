@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto
 
 from quala.errors import QualaError
-from quala.graph.builder import (
+from quala.graph.layers import (
+    Part,
+    activation,
+    embedding,
+    layer_norm,
+    linear,
+    linears,
+)
+from quala.lengths import MIN_TOKENS
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.families import Block
+from quala.models.significance import GraphView, is_first
+from quala.onnx_builder import (
     BIASED,
     CONTEXT,
     DROP,
@@ -21,20 +32,6 @@ from quala.graph.builder import (
     VALUE,
     GraphBuilder,
 )
-from quala.graph.layers import (
-    Part,
-    activation,
-    embedding,
-    layer_norm,
-    linear,
-    linears,
-    sentence_head,
-    span_head,
-)
-from quala.graph.ranking import Seen, scores
-from quala.lengths import MIN_TOKENS
-from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.families import Block
 
 LOWEST = -3.0e38
 
@@ -75,7 +72,7 @@ class _Exporter:
     def __init__(self, model: LengthAdaptiveModel, sequence_length: int) -> None:
         self.model = model
         self.sequence_length = sequence_length
-        self.spans = model.task_kind == "question-answering"
+        self.spans = model.task.per_token
         self._head_size = model.arch.hidden // model.arch.heads
         self.g = GraphBuilder()
 
@@ -132,24 +129,21 @@ class _Exporter:
         return Tokens(self._embed(places), positions, valid, g("And", first, valid), answers)
 
     def _embed(self, places: str) -> str:
-        g, hf = self.g, self.model.hf
-        base: Any = getattr(hf, hf.base_model_prefix)
-        parts = base.embeddings
-        rows = embedding(g, "input_ids", parts.word_embeddings)
-        if hf.config.model_type in ("roberta", "xlm-roberta"):
-            # the first token of a text has the position padding_idx + 1
+        g, model = self.g, self.model
+        parts = model.family.embeddings(model.hf)
+        rows = embedding(g, "input_ids", parts.words)
+        if parts.padding is not None:
+            # the first token of a text has the position padding + 1
             count = g("CumSum", "attention_mask", g.constant(1, np.int64))
-            padding = g.constant(int(parts.padding_idx), np.int64)
+            padding = g.constant(parts.padding, np.int64)
             places = g("Add", g("Mul", count, "attention_mask"), padding)
-        rows = g("Add", rows, embedding(g, places, parts.position_embeddings))
-        if hasattr(parts, "token_type_embeddings"):
-            several = hf.config.type_vocab_size > 1
+        rows = g("Add", rows, embedding(g, places, parts.positions))
+        if parts.types is not None:
+            several = model.arch.type_vocabulary > 1
             segments = "segment_ids" if several else g.constant([[0]], np.int64)
-            rows = g("Add", rows, embedding(g, segments, parts.token_type_embeddings))
-        hidden = layer_norm(g, rows, parts.LayerNorm)
-        if hasattr(base, "embeddings_project"):
-            hidden = linear(g, hidden, base.embeddings_project)
-        return hidden
+            rows = g("Add", rows, embedding(g, segments, parts.types))
+        hidden = layer_norm(g, rows, parts.norm)
+        return hidden if parts.projection is None else linear(g, hidden, parts.projection)
 
     def _layer(self, tokens: Tokens, layer: int, before: str, kept: str) -> Tokens:
         g, model = self.g, self.model
@@ -158,9 +152,9 @@ class _Exporter:
         context = self._attention(query, key, value, tokens.valid, layer)
         mixed = linear(g, context, block.attention_out)
         hidden = layer_norm(g, g("Add", mixed, tokens.hidden), block.attention_norm)
-        seen = Seen(query, key, tokens.valid, tokens.question, hidden)
+        view = GraphView(query, key, tokens.valid, tokens.question, hidden, self._span)
         after = self._drop(
-            replace(tokens, hidden=hidden), tokens.hidden, seen, layer, before, kept
+            replace(tokens, hidden=hidden), tokens.hidden, view, layer, before, kept
         )
         inner = activation(g, linear(g, after.hidden, block.ffn_in), block.activation)
         fed = g("Add", linear(g, inner, block.ffn_out), after.hidden)
@@ -190,14 +184,14 @@ class _Exporter:
         return g("Reshape", context, width, name=CONTEXT.format(layer))
 
     def _drop(
-        self, tokens: Tokens, inputs: str, seen: Seen, layer: int, before: str, kept: str
+        self, tokens: Tokens, inputs: str, view: GraphView, layer: int, before: str, kept: str
     ) -> Tokens:
         """Drop tokens where `kept` is less than `before` for any example."""
         g = self.g
         fewer = g("Cast", g("Less", kept, before), to=TensorProto.INT64)
         some = g("ReduceMax", fewer, keepdims=0)
         then, other = g.branch(), g.branch()
-        dropped = self._dropped(then, tokens, inputs, seen, kept)
+        dropped = self._dropped(then, tokens, inputs, view, kept)
         names = [KEPT.format(layer, field) for field in Tokens.__slots__]
         branches = []
         for branch, result, tag in ((then, dropped, "drop"), (other, tokens, "keep")):
@@ -219,22 +213,25 @@ class _Exporter:
         return Tokens(*names)
 
     def _dropped(
-        self, g: GraphBuilder, tokens: Tokens, inputs: str, seen: Seen, kept: str
+        self, g: GraphBuilder, tokens: Tokens, inputs: str, view: GraphView, kept: str
     ) -> Tokens:
-        ranked, ordered = scores(g, self.model, seen)
-        valid = tokens.valid
-        ranked = g("Where", valid, ranked, g.constant(-np.inf, np.float32))
+        strategy = self.model.significance
+        ranked = strategy.onnx(g, view)
+        if not self.spans:  # the head reads the first token
+            first = is_first(g, ranked)
+            ranked = g("Where", first, g.constant(np.inf, np.float32), ranked)
+        ranked = g("Where", tokens.valid, ranked, g.constant(-np.inf, np.float32))
         width = g("ReduceMax", kept, keepdims=0)
         one = g.constant([1], np.int64)
         width = g("Reshape", width, one)
         _, index = g.many("TopK", ranked, width, outputs=2, axis=1)  # best first, (B, m)
         places = g("Range", g.constant(0, np.int64), g("Squeeze", width), g.constant(1, np.int64))
         taken = g("Less", places, kept)  # (B, m): an example that keeps fewer ends in fillers
-        if ordered:
+        if strategy.needs_text_order:
             index, taken = self._in_order(g, index, taken, width)
         answers = tokens.answers
-        if self.spans:
-            answers = self._left(g, tokens, inputs)
+        if self.spans:  # those of all tokens present; survivors overwrite theirs later
+            answers = self._write(g, tokens, self._span(g, inputs))
         return Tokens(
             hidden=self._rows(g, tokens.hidden, index),
             positions=g("GatherElements", tokens.positions, index, axis=1),
@@ -258,9 +255,8 @@ class _Exporter:
         last = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
         return g("GatherND", values, last, batch_dims=1)
 
-    def _left(self, g: GraphBuilder, tokens: Tokens, inputs: str) -> str:
-        """Write down what all tokens present answer; survivors overwrite it later."""
-        return self._write(g, tokens, linear(g, inputs, span_head(self.model.hf)))
+    def _span(self, g: GraphBuilder, hidden: str) -> str:
+        return linear(g, hidden, self.model.family.span_head(self.model.hf))
 
     def _write(self, g: GraphBuilder, tokens: Tokens, logits: str) -> str:
         size = g("Shape", tokens.answers)
@@ -272,9 +268,15 @@ class _Exporter:
         return g("ScatterElements", tokens.answers, places, logits, axis=1)
 
     def _finish(self, tokens: Tokens) -> str:
-        g, model = self.g, self.model
+        g = self.g
         if not self.spans:
-            return sentence_head(g, model.hf, tokens.hidden)
-        written = self._write(g, tokens, linear(g, tokens.hidden, span_head(model.hf)))
+            return self._sentence(tokens.hidden)
+        written = self._write(g, tokens, self._span(g, tokens.hidden))
         zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
         return g("Slice", written, zero, g.constant([-1], np.int64), one)
+
+    def _sentence(self, hidden: str) -> str:
+        g, head = self.g, self.model.family.sentence_head(self.model.hf)
+        first = g("Gather", hidden, g.constant(0, np.int64), axis=1)  # (B, H)
+        pooled = g(head.activation.capitalize(), linear(g, first, head.dense))
+        return linear(g, pooled, head.out)

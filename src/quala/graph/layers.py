@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
+from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.split import Split
-from quala.compress.structure import FactorizedEmbedding, FactorizedLinear
 from quala.errors import QualaError
-from quala.graph.builder import GraphBuilder
+from quala.onnx_builder import GraphBuilder
 
 LEVELS = 255
 Floats = NDArray[Any]
@@ -164,24 +163,3 @@ def activation(g: GraphBuilder, x: str, module: nn.Module) -> str:
     if isinstance(module, nn.ReLU):
         return g("Relu", x)
     raise QualaError(f"An export knows GELU and ReLU, got {type(module).__name__}.")
-
-
-def span_head(hf: PreTrainedModel) -> nn.Module:
-    """Return the linear layer that answers token by token."""
-    return cast("nn.Module", hf.qa_outputs)
-
-
-def sentence_head(g: GraphBuilder, hf: PreTrainedModel, hidden: str) -> str:
-    """Return the logits (B, C) that the family's head reads from the first token."""
-    first = g("Gather", hidden, g.constant(0, np.int64), axis=1)  # (B, H)
-    parts: Any = hf
-    kind = hf.config.model_type
-    if kind == "bert":
-        pooled = g("Tanh", linear(g, first, parts.bert.pooler.dense))
-        return linear(g, pooled, parts.classifier)
-    if kind == "distilbert":
-        pooled = g("Relu", linear(g, first, parts.pre_classifier))
-        return linear(g, pooled, parts.classifier)
-    bend = "Gelu" if kind == "electra" else "Tanh"
-    pooled = g(bend, linear(g, first, parts.classifier.dense))
-    return linear(g, pooled, parts.classifier.out_proj)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from quala.graph.builder import (
+from quala.onnx_builder import (
     BIASED,
     CONTEXT,
     DROP,
@@ -120,7 +120,7 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
         small.graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", name]))
     if fuse:
         small.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-    _forget_constants(small)
+    _remove_unread_constants(small)
     return small
 
 
@@ -150,7 +150,7 @@ def _unbiased(node: NodeProto, layers: Iterable[int]) -> NodeProto:
     return node
 
 
-def _forget_constants(model: onnx.ModelProto) -> None:
+def _remove_unread_constants(model: onnx.ModelProto) -> None:
     read = {name for node in model.graph.node for name in reads(node)}
     kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
     del model.graph.initializer[:]

@@ -1,6 +1,6 @@
 """Metrics: the official SQuAD scores, the GLUE metrics, Pareto fronts."""
 
-from quala.metrics.pareto import hypervolume, pareto_front, pareto_mask, upper_hull
+from quala.metrics.pareto import hypervolume, pareto_front
 from quala.metrics.squad import (
     SquadScore,
     answer_exact,
@@ -17,6 +17,4 @@ __all__ = [
     "hypervolume",
     "normalize_answer",
     "pareto_front",
-    "pareto_mask",
-    "upper_hull",
 ]

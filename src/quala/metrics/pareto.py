@@ -24,14 +24,6 @@ def pareto_front(scores: ArrayLike, costs: ArrayLike) -> Indices:
     return order[ranked > best_before]
 
 
-def pareto_mask(scores: ArrayLike, costs: ArrayLike) -> NDArray[np.bool_]:
-    """Return True for each non-dominated point; see `pareto_front`."""
-    front = pareto_front(scores, costs)
-    mask = np.zeros(np.size(np.asarray(scores)), dtype=bool)
-    mask[front] = True
-    return mask
-
-
 def hypervolume(
     scores: ArrayLike, costs: ArrayLike, *, reference_score: float, reference_cost: float
 ) -> float:
@@ -42,26 +34,6 @@ def hypervolume(
     front = pareto_front(score, cost)
     widths = np.diff(np.append(cost[front], reference_cost))
     return float(np.sum(widths * (score[front] - reference_score)))
-
-
-def upper_hull(scores: ArrayLike, costs: ArrayLike) -> Indices:
-    """Return the indices of the front's upper convex hull by rising cost.
-
-    Between two neighbors no point of the front lies on or above the straight line.
-    """
-    score, cost = _points(scores, costs)
-    hull: list[int] = []
-    for point in pareto_front(score, cost):
-        while len(hull) >= 2 and _not_above((hull[-2], hull[-1], int(point)), score, cost):
-            hull.pop()
-        hull.append(int(point))
-    return np.asarray(hull, dtype=np.int64)
-
-
-def _not_above(points: tuple[int, int, int], score: Floats, cost: Floats) -> bool:
-    left, middle, right = points
-    rise = (score[middle] - score[left]) * (cost[right] - cost[left])
-    return bool(rise <= (score[right] - score[left]) * (cost[middle] - cost[left]))
 
 
 def _points(scores: ArrayLike, costs: ArrayLike) -> tuple[Floats, Floats]:

@@ -14,13 +14,13 @@ from transformers import PreTrainedModel
 
 from quala.cost import architecture_of
 from quala.data.features import Batch
+from quala.data.task import Span, Task
 from quala.errors import QualaError, unknown
 from quala.lengths import LengthConfig
 from quala.models.families import Block, family_of
 from quala.models.selection import (
     Drop,
     KeepCounts,
-    Restore,
     State,
     Trace,
     gather_tokens,
@@ -51,7 +51,7 @@ def published_attention(
 ) -> tuple[Tensor, Tensor]:
     """Return the context and the column sums (B, n) of the very probabilities that made it.
 
-    As published: rows of padding vote too, and in training the probabilities are those that
+    As published: rows of padding count too, and in training the probabilities are those that
     dropout left.
     """
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, n, n)
@@ -62,7 +62,6 @@ def published_attention(
 
 
 Semantics = Literal["natural", "reference"]
-TaskKind = Literal["question-answering", "classification", "regression"]
 
 _NO_LAYERS: frozenset[int] = frozenset()
 
@@ -73,42 +72,44 @@ class LengthAdaptiveModel(nn.Module):
     A layer attends to the tokens present, drops the least significant ones, and feeds the rest
     forward; a dropped token answers with what it carried when it came to that layer.
 
-    `natural` semantics: lengths are shares of each example's real tokens, padding neither votes
+    `natural` semantics: lengths are shares of each example's real tokens, padding neither counts
     nor stays, tokens keep their order, layers that drop nothing cost nothing extra.
     `reference` semantics: as published; lengths are absolute on inputs padded to the sequence
-    length, every row votes, tokens stand in the order of their scores.
+    length, every row counts, tokens stand in the order of their scores.
 
-    `hf` owns every parameter. Raises QualaError for unsupported models, names and combinations.
+    `hf` owns every parameter; without a `task` the model answers questions. Raises QualaError for
+    unsupported models, names and combinations.
     """
 
     def __init__(
         self,
         hf: PreTrainedModel,
         *,
-        task_kind: TaskKind = "question-answering",
+        task: Task | None = None,
         significance: str = "question",
         semantics: Semantics = "natural",
     ) -> None:
         super().__init__()
         if semantics not in get_args(Semantics):
             raise unknown("semantics", semantics, get_args(Semantics))
-        if task_kind not in get_args(TaskKind):
-            raise unknown("task", task_kind, get_args(TaskKind))
-        if semantics == "reference" and significance != "column_sum":
+        strategy = significance_named(significance)
+        if semantics == "reference" and not strategy.is_published:
             raise QualaError(
                 f"`reference` semantics rank tokens by `column_sum`, got `{significance}`."
             )
-        if significance == "span" and task_kind != "question-answering":
-            raise QualaError(f"`span` significance needs question answering, got {task_kind}.")
+        self.task: Task = task or Span()
+        if strategy.needs_span_head and not isinstance(self.task, Span):
+            raise QualaError(
+                f"`{significance}` significance needs question answering, got {self.task.kind}."
+            )
         self.hf = hf
         self.family = family_of(hf)
-        self.task_kind: TaskKind = task_kind
-        self.significance = significance_named(significance)
+        self.significance = strategy
         self.semantics: Semantics = semantics
         self.arch = replace(
             architecture_of(hf.config.to_dict()),
             outputs=int(hf.config.num_labels or 2),
-            head="span" if task_kind == "question-answering" else "sentence",
+            head="span" if self.task.per_token else "sentence",
         )
 
     @property
@@ -123,24 +124,12 @@ class LengthAdaptiveModel(nn.Module):
         *,
         skip_layers: frozenset[int] = _NO_LAYERS,
     ) -> Tensor:
-        """Return logits (B, n, 2) for question answering, (B, outputs) otherwise.
+        """Return logits: (B, n, outputs) for a task with outputs per token, else (B, outputs).
 
         No `lengths` means that nothing is dropped; `skip_layers` are identities (LayerDrop).
         """
         state = self._run(self.begin(batch), batch, lengths=lengths, skip_layers=skip_layers)
         return self.finish(state)
-
-    def forward_hidden(
-        self,
-        batch: Batch,
-        lengths: LengthConfig | None = None,
-        *,
-        skip_layers: frozenset[int] = _NO_LAYERS,
-    ) -> Tensor:
-        """Return hidden states (B, n, H), a dropped token's from its last complete layer."""
-        state = self.begin(batch, restore="hidden")
-        state = self._run(state, batch, lengths=lengths, skip_layers=skip_layers)
-        return restore(state.hidden, state.drops)
 
     def forward_exits(
         self, batch: Batch, *, skip_layers: frozenset[int] = _NO_LAYERS
@@ -171,10 +160,8 @@ class LengthAdaptiveModel(nn.Module):
         mask = batch["attention_mask"].bool()
         return Trace(self.finish(state), tuple(hidden), queries, keys, values, mask)
 
-    def begin(self, batch: Batch, *, restore: Restore = "logits") -> State:
-        """Embed a batch. `restore` says what a dropped token leaves behind.
-
-        A sentence head needs nothing of dropped tokens: its `logits` are not restored.
+    def begin(self, batch: Batch) -> State:
+        """Embed a batch.
 
         Raises QualaError for inputs longer than the model's positions and for empty examples.
         """
@@ -189,15 +176,12 @@ class LengthAdaptiveModel(nn.Module):
         if min(real) == 0:
             raise QualaError("Every example needs at least one token, got one without.")
         padded = min(real) < ids.shape[1]
-        if restore == "logits" and self.task_kind != "question-answering":
-            restore = "nothing"
         return State(
             hidden=self.family.embed(self.hf, ids, batch["segment_ids"]),
             valid=mask if padded else None,
             question=question,
             question_rows=max(1, *asked),
             present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
-            restore=restore,
         )
 
     def attend(self, state: State, layer: int, scored: bool) -> State:
@@ -230,10 +214,8 @@ class LengthAdaptiveModel(nn.Module):
 
     def finish(self, state: State) -> Tensor:
         """Return the logits, those of dropped tokens restored."""
-        if self.task_kind != "question-answering":
+        if not self.task.per_token:
             return self.family.sentence(self.hf, state.hidden)
-        if state.restore == "hidden":
-            return self.family.span(self.hf, restore(state.hidden, state.drops))
         # The span head works token by token: restoring 2 numbers equals restoring H.
         return restore(self.family.span(self.hf, state.hidden), state.drops)
 
@@ -322,11 +304,11 @@ class LengthAdaptiveModel(nn.Module):
             state.valid,
             keep=keep,
             natural=self.semantics == "natural",
-            protect_first=self.task_kind != "question-answering",
+            protect_first=self.task.keeps_first,
         )
         question = gather_tokens(state.question, index)
-        values = {"hidden": state.inputs, "nothing": None}.get(state.restore)
-        if state.restore == "logits":
+        values = None
+        if self.task.per_token:
             values = self.family.span(self.hf, state.inputs)  # (B, n, outputs)
         return replace(
             state,

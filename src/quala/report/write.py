@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quala.errors import QualaError
-from quala.report.figure import draw_front
-from quala.report.page import page_html
-from quala.report.table import csv_text, markdown_table
+from quala.report.charts import report_charts
+from quala.report.figure import draw_charts
+from quala.report.page import render
+from quala.report.table import csv_text, markdown_table, report_texts
 from quala.results import Point, Report, Row, with_speedups
 
 Provenance = Mapping[str, str]
@@ -30,17 +31,21 @@ def build_report(
     data) to its text. Raises QualaError without rows.
     """
     report = Report(tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title)
+    charts, metrics = report_charts(report), report.metrics()
+    shown = {"report": report, "charts": charts, "hypervolume": metrics["hypervolume"]}
     texts = {
         REPORT: json.dumps(report.to_json(), indent=1),
-        "report.md": _markdown(report),
+        "report.md": render("report.md.j2", table=markdown_table(report.rows), **shown),
         "report.csv": csv_text(report.rows),
-        "report.html": page_html(report),
+        "report.html": render(
+            "report.html.j2", table=report_texts(report.rows, tails=True), **shown
+        ),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    draw_front(report, folder / "front.png")
-    return report.metrics()
+    draw_charts(charts, folder / "front.png")
+    return metrics
 
 
 def read_report(folder: Path) -> Report:
@@ -52,18 +57,3 @@ def read_report(folder: Path) -> Report:
         raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise QualaError(f"`{file}` is not a report of quala.") from error
-
-
-def _markdown(report: Report) -> str:
-    figures = report.metrics()
-    lines = [f"- {name}: {text}" for name, text in report.provenance.items()]
-    return "\n".join(
-        [
-            f"# {report.title}\n",
-            markdown_table(report.rows),
-            f"Hypervolume {figures['hypervolume']:.4f} over {len(report.front)} front points.\n",
-            "![Front](front.png)\n",
-            *lines,
-            "",
-        ]
-    )

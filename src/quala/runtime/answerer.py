@@ -1,8 +1,10 @@
-"""Text to windows of tokens, with the `tokenizers` library alone: no torch, no transformers."""
+"""Answer questions with an export: text to windows, to logits, to answers.
+
+Needs neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -10,100 +12,21 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
-from quala.data.decode import Decoding, decode_answers
+from quala.data.decode import decode_answers
 from quala.data.features import FeatureSet, QAExample, equal_lengths
-from quala.data.spec import DataSpec
-from quala.data.tokenize import qa_features
+from quala.data.task import Span
+from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply
 from quala.runtime.engine import Engine, GraphEngine, Inputs, open_export
 from quala.runtime.pretrained import shipped
 from quala.runtime.timing import interleaved, synthetic_inputs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-FILE, FACTS = "tokenizer.json", "tokenizer_config.json"
-
-
-class _Pair(dict[str, Any]):
-    """What a transformers tokenizer returns for one pair."""
-
-    def __init__(self, encoding: Any) -> None:
-        super().__init__(input_ids=encoding.ids)
-        self._sides = encoding.sequence_ids
-
-    def sequence_ids(self, index: int) -> list[int | None]:
-        """Return which text each token belongs to."""
-        return list(self._sides)
-
-
-class TextTokenizer:
-    """The part of a transformers tokenizer that `qa_features` uses."""
-
-    is_fast = True
-    padding_side = "right"
-
-    def __init__(self, folder: Path) -> None:
-        """Read tokenizer.json. Raises QualaError when it is missing or damaged."""
-        try:
-            self._inner = Tokenizer.from_file(str(folder / FILE))
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception for damaged files
-            reason = str(error).partition("\n")[0]
-            raise QualaError(f"Could not read a tokenizer from `{folder}`: {reason}") from error
-        self._inner.no_truncation()
-        self._inner.no_padding()
-        self.pad_token_id = self._inner.token_to_id(str(facts.get("pad_token", "[PAD]")))
-
-    def __call__(self, text: Any, pair: str | None = None, **options: Any) -> dict[str, Any]:
-        """Encode one pair with special tokens, or many texts without."""
-        if pair is not None:
-            return _Pair(self._inner.encode(text, pair))
-        encoded = self._inner.encode_batch(text, add_special_tokens=False)
-        return {
-            "input_ids": [one.ids for one in encoded],
-            "offset_mapping": [one.offsets for one in encoded],
-        }
-
-
-class Windows:
-    """Cuts questions and contexts into the windows that the model was trained on."""
-
-    def __init__(self, folder: Path, *, max_length: int, doc_stride: int, question: int) -> None:
-        self._tokenizer = TextTokenizer(folder)
-        self._spec = DataSpec(
-            task="squad",
-            name="demo",
-            max_length=max_length,
-            doc_stride=doc_stride,
-            max_question_length=question,
-        )
-
-    def features(self, queries: Sequence[Query]) -> tuple[list[QAExample], FeatureSet]:
-        """Return the queries as examples, and their windows.
-
-        Raises QualaError for a context in which the tokenizer finds nothing.
-        """
-        examples = [
-            QAExample(str(number), "", query.context, query.question)
-            for number, query in enumerate(queries)
-        ]
-        tokenizer = cast("PreTrainedTokenizerBase", self._tokenizer)
-        features = qa_features(examples, tokenizer, self._spec)
-        ranges = features.context_range
-        if ranges is None or (ranges[:, 0] == ranges[:, 1]).any():
-            raise QualaError("The tokenizer finds no words in the context.")
-        return examples, features
-
 
 PACE_TOKENS, PACE_RUNS, PACE_WARMUP = 128, 5, 2
 """An input that the export timed too, the runs whose median counts, and those before them that
@@ -127,10 +50,10 @@ class _Job:
 class QuestionAnswerer:
     """A question-answering export in memory; safe to use from several threads."""
 
-    def __init__(self, card: Card, windows: Windows, engine: Engine) -> None:
+    def __init__(self, card: Card, tokenizer: FastTokenizer, engine: Engine) -> None:
         self.facts = card
         self.engine = engine
-        self.windows = windows
+        self.tokenizer = tokenizer
         self._pace: float | None = None
         self._lock = Lock()
 
@@ -172,7 +95,7 @@ class QuestionAnswerer:
         if not queries:
             return []
         started = time.perf_counter()
-        examples, features = self.windows.features(queries)
+        examples, features = self.features(queries)
         jobs = [
             self._job(query, example, features, number)
             for number, (query, example) in enumerate(zip(queries, examples, strict=True))
@@ -192,6 +115,21 @@ class QuestionAnswerer:
             )
             for job, found in zip(jobs, answers, strict=True)
         ]
+
+    def features(self, queries: Sequence[Query]) -> tuple[list[QAExample], FeatureSet]:
+        """Return the queries as examples, and the windows that the model reads.
+
+        Raises QualaError for a context in which the tokenizer finds nothing.
+        """
+        examples = [
+            QAExample(str(number), "", query.context, query.question)
+            for number, query in enumerate(queries)
+        ]
+        features = qa_features(examples, self.tokenizer, self.facts.windows)
+        ranges = features.context_range
+        if ranges is None or (ranges[:, 0] == ranges[:, 1]).any():
+            raise QualaError("The tokenizer finds no words in the context.")
+        return examples, features
 
     def warm(self) -> None:
         """Compile every point of the front, so that no question has to wait for it."""
@@ -242,11 +180,10 @@ class QuestionAnswerer:
     def _answers(
         self, job: _Job, features: FeatureSet, examples: Sequence[QAExample]
     ) -> list[Any]:
-        decoding = Decoding(
-            n_best=self.facts.n_best, max_answer_length=self.facts.max_answer_length
-        )
         outputs = [job.logits[row] for row in job.rows]
-        found = decode_answers(examples, features, outputs, decoding=decoding, rows=job.rows)
+        found = decode_answers(
+            examples, features, outputs, decoding=self.facts.decoding, rows=job.rows
+        )
         (answers,) = found.values()
         return answers[: job.query.top_k]
 
@@ -289,13 +226,8 @@ def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -
         names = ", ".join(known) or "none"
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")
     card = Card.read(folder)
-    if card.task != "question-answering":
+    if card.task != Span.kind:
         raise QualaError(f"`{model}` answers no questions: its task is {card.task}.")
-    windows = Windows(
-        folder,
-        max_length=card.sequence_length,
-        doc_stride=card.doc_stride,
-        question=card.max_question_length,
-    )
+    tokenizer = FastTokenizer.read(folder)
     engine = open_export(folder, card, runtime=runtime, threads=threads)
-    return QuestionAnswerer(card, windows, engine)
+    return QuestionAnswerer(card, tokenizer, engine)

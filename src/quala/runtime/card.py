@@ -14,6 +14,7 @@ import numpy as np
 from quala.architecture import Structure
 from quala.cost import Architecture, macs
 from quala.data.decode import Answer
+from quala.data.spec import Decoding, Windows
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 
@@ -153,6 +154,20 @@ class Card:
     def full(self) -> Point:
         """The point that drops nothing."""
         return self.front[0]
+
+    @property
+    def windows(self) -> Windows:
+        """How long contexts are cut."""
+        return Windows(
+            max_length=self.sequence_length,
+            doc_stride=self.doc_stride,
+            max_question_length=self.max_question_length,
+        )
+
+    @property
+    def decoding(self) -> Decoding:
+        """Limits of the answers that are decoded."""
+        return Decoding(n_best=self.n_best, max_answer_length=self.max_answer_length)
 
     @property
     def timed(self) -> bool:

@@ -18,9 +18,9 @@ import onnx
 from numpy.typing import NDArray
 
 from quala.errors import QualaError, unknown
-from quala.graph.builder import OUTPUT
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
+from quala.onnx_builder import OUTPUT
 from quala.runtime.hardware import processor, saturates
 
 if TYPE_CHECKING:

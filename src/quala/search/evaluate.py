@@ -308,8 +308,7 @@ class TaskScoring:
     @property
     def additive(self) -> bool:
         """Return whether the metric is a mean over examples."""
-        task = self.data.task
-        return task.kind == "question-answering" or task.metric == "accuracy"
+        return self.data.task.additive
 
     def examples(self, chunk: Chunk, outputs: Outputs) -> Array:
         """Return the metric of each example of the chunk."""

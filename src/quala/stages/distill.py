@@ -1,4 +1,4 @@
-"""Distill: train a student on a teacher's answers, states, attention and relations."""
+"""Distill: train a student on a teacher's answers and inner states."""
 
 from __future__ import annotations
 
@@ -8,73 +8,62 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quala.checkpoint import Opened, open_checkpoint, score_slice, set_dropout
-from quala.compress.layer_maps import hidden_pairs
-from quala.compress.losses import attention_loss, hidden_loss, relation_loss, task_soft_loss
-from quala.compress.partial_states import kept_loss
-from quala.compress.prune.magnitude import Masks
+from quala.checkpoint import load_with_data, score_slice, set_dropout
+from quala.compress.losses import DistillLoss, LossInputs, LossSetup, check_loss
 from quala.cost import parameters
-from quala.data.task import Task, task_loss
-from quala.models.adaptive import LengthAdaptiveModel
+from quala.errors import QualaError
+from quala.plugins import LOSSES
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
     PrunedWeights,
+    followed_heads,
     followed_layers,
-    heads_to_follow,
-    into_training_form,
+    make_student,
     save_student,
-    shrink,
     shrink_figures,
-    student_of,
 )
-from quala.stages.teacher import LiveTeacher, Said, Teacher, cache_teacher, taught_states
+from quala.stages.teacher import LiveTeacher, Teacher, cache_teacher, followed_states
 from quala.stages.training import Plan, fit, plan_training
 
 if TYPE_CHECKING:
+    from quala.compress.prune.magnitude import Masks
     from quala.data.features import Batch
-    from quala.models.selection import Trace
+    from quala.models.adaptive import LengthAdaptiveModel
     from quala.stage import StageContext
     from quala.stages.distill_options import DistillConfig
 
 
 class DistillModule(QuantizedTraining):
-    """A weighted sum of task, soft-label, hidden-state, attention-score and relation losses.
-
-    `pairs` are student and teacher layers that belong together; relations follow the last pair.
-    `heads` are, for each pair, the teacher's heads that the student's scores are held against.
-    Weights that `masks` hide stay zero.
-    """
+    """A weighted sum of losses. Weights that `masks` hide stay zero."""
 
     def __init__(
         self,
         model: LengthAdaptiveModel,
         teacher: Teacher,
-        task: Task,
         config: DistillConfig,
         plan: Plan,
         *,
-        pairs: list[tuple[int, int]],
-        heads: list[list[int]] | None = None,
+        setup: LossSetup,
         masks: Masks | None = None,
     ):
         super().__init__(model, config, plan)
-        self.task = task
-        self.weights = config
-        self.pairs = pairs
-        self.heads = heads
+        self.weights = config.weights
+        self.terms = find_losses(config)
+        self.inner_first = config.inner_first
+        self.loss_setup = setup
         self.pruned = PrunedWeights(masks or {})
         self.teacher = teacher
-        self.traced = bool(config.hidden or config.attention or config.relation)
-        self.projection = self._projection(teacher)
+        self.projection = self._projection()
 
-    def _projection(self, teacher: Teacher) -> torch.nn.Linear | None:
+    def _projection(self) -> torch.nn.Linear | None:
         """Return the learned map of student states to the teacher's width, where they differ."""
-        student_width, teacher_width = self.model.arch.hidden, teacher.width
-        if not self.weights.hidden or student_width == teacher_width:
+        student, teacher = self.model.arch.hidden, self.teacher.width
+        wanted = any(loss.needs == "hidden" for loss in self.terms.values())
+        if not wanted or student == teacher:
             return None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            return torch.nn.Linear(student_width, teacher_width, bias=False)
+            return torch.nn.Linear(student, teacher, bias=False)
 
     def configure_optimizers(self) -> Any:
         made = super().configure_optimizers()
@@ -88,143 +77,97 @@ class DistillModule(QuantizedTraining):
         self.pruned.hide_gradients(self.model.hf)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        config = self.weights
-        inner, answers = self._terms()
-        losses: dict[str, Tensor] = {}
-        said = self.teacher.say(batch, traced=inner)
-        if inner:
-            student_trace = self.model.trace(batch)
-            logits = student_trace.logits
-            losses |= self._inner_losses(student_trace, said)
-        else:
-            logits = self.model(batch)
-        if config.hard and answers:
-            losses["hard"] = task_loss(self.task, logits, batch)
-        if config.soft and answers:
-            losses["soft"] = task_soft_loss(
-                self.task,
-                logits,
-                said.logits,
-                batch,
-                direction="forward",
-                temperature=config.temperature,
-            )
+        terms = self._terms_now()
+        traced = any(loss.inner for loss in terms.values())
+        teacher = self.teacher.outputs(batch, traced=traced)
+        trace = self.model.trace(batch) if traced else None
+        inputs = LossInputs(
+            setup=self.loss_setup,
+            batch=batch,
+            logits=trace.logits if trace else self.model(batch),
+            teacher=teacher,
+            trace=trace,
+            projection=self.projection,
+        )
+        losses = {name: loss(inputs) for name, loss in terms.items()}
         self.losses = {name: loss.detach() for name, loss in losses.items()}
         return sum(
-            (getattr(config, name) * loss for name, loss in losses.items()),
-            start=torch.zeros((), device=logits.device),
+            (self.weights[name] * loss for name, loss in losses.items()),
+            start=torch.zeros((), device=inputs.logits.device),
         )
 
-    def _terms(self) -> tuple[bool, bool]:
-        """Return whether this step follows the teacher's inner states, and whether the answers."""
-        share = self.weights.inner_first
-        if not share:
-            return self.traced, True
-        early = self.global_step < round(share * self.plan.total_steps)
-        return early, not early
+    def _terms_now(self) -> dict[str, DistillLoss]:
+        """Return the losses of this step: all, or with `inner_first` those of one of its parts."""
+        if not self.inner_first:
+            return self.terms
+        inner = self.global_step < round(self.inner_first * self.plan.total_steps)
+        return {name: loss for name, loss in self.terms.items() if loss.inner is inner}
 
-    def _inner_losses(self, student: Trace, said: Said) -> dict[str, Tensor]:
-        config, pairs, mask = self.weights, self.pairs, student.mask
-        teacher = said.trace
-        if teacher is None:  # a cache, which has hidden states only
-            return {"hidden": kept_loss(student.hidden, said.kept, projection=self.projection)}
-        losses: dict[str, Tensor] = {}
-        if config.hidden:
-            losses["hidden"] = hidden_loss(
-                student.hidden,
-                teacher.hidden,
-                pairs=hidden_pairs(pairs),
-                mask=mask,
-                projection=self.projection,
+
+def find_losses(config: DistillConfig) -> dict[str, DistillLoss]:
+    """Return the losses with a weight, in the order in which they are added.
+
+    Raises:
+        QualaError: for a loss that is none, or that does not go with `cache` or `inner_first`.
+    """
+    found = {name: check_loss(name, LOSSES.find(name)) for name in config.weights}
+    for name, loss in found.items():
+        if config.cache is not None and not loss.cached:
+            raise QualaError(
+                f"The loss `{name}` needs {loss.needs}, which `cache` does not store: set `cache` "
+                "to null."
             )
-        if config.attention:
-            losses["attention"] = attention_loss(
-                list(zip(student.queries, student.keys, strict=True)),
-                list(zip(teacher.queries, teacher.keys, strict=True)),
-                pairs=pairs,
-                mask=mask,
-                heads=self.heads,
-            )
-        if config.relation:
-            own, other = pairs[-1]
-            losses["relation"] = relation_loss(
-                [side[own] for side in (student.queries, student.keys, student.values)],
-                [side[other] for side in (teacher.queries, teacher.keys, teacher.values)],
-                relation_heads=config.relation_heads,
-                mask=mask,
-            )
-        return losses
+    if config.inner_first and len({loss.inner for loss in found.values()}) < 2:
+        raise QualaError(
+            "`inner_first` needs losses on inner states and losses on answers, got "
+            f"{', '.join(found)}."
+        )
+    return found
 
 
 def run(
     config: DistillConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Train a student of `teacher` on `data`: `model` where given, else copied layers.
-
-    With `shrink` the student is factorized and pruned first, and saved without its zeros; with
-    `quantizers` it is rounded from the first step on and saved as integers, and so is one that
-    was, and goes on from its latent weights; with `cache` the teacher speaks once, before the
-    training, and is then let go.
-    """
-    teacher = open_checkpoint(inputs["teacher"], inputs["data"])
-    student, origin = student_of(config, teacher, inputs)
-    masks: Masks = {}
-    if config.shrink is not None:
-        student, masks = shrink(student, config.shrink, teacher=teacher)
-    data = student.data
-    pairs = followed_layers(config, student, teacher, origin)
-    heads = None
-    if config.attention:
-        heads = heads_to_follow(pairs, student.model, teacher.model, origin)
-    set_dropout(student.model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
-    into_training_form(student, config)
-    plan = plan_training(data.train.features, config, pad_to=student.pad_to)
-    taught = _teacher(config, context, teacher, plan=plan, pairs=pairs, student=student)
-    original = parameters(teacher.model.arch)
-    del teacher
-    module = DistillModule(
-        student.model,
-        taught,
-        data.task,
-        config,
-        plan,
+    """Train a student of `teacher` on `data`: `model` where given, else the teacher's layers."""
+    losses = find_losses(config)
+    teacher = load_with_data(inputs["teacher"], inputs["data"])
+    student = make_student(config, teacher, inputs)
+    model, data = student.model, student.checkpoint.data
+    pairs = followed_layers(config, student, teacher)
+    by_head = any(loss.needs == "heads" for loss in losses.values())
+    setup = LossSetup(
+        task=data.task,
         pairs=pairs,
-        heads=heads,
-        masks=masks,
+        heads=followed_heads(pairs, student, teacher) if by_head else None,
+        temperature=config.temperature,
+        relation_heads=config.relation_heads,
     )
-
-    def selection() -> float:
-        scores = score_slice(student, data.selection, batch_size=config.batch_size)
-        return scores[data.task.metric]
-
-    figures = {**taught.figures, **fit(module, context, score=selection)}
-    if config.shrink is not None:
-        figures |= shrink_figures(student, masks, original=original)
-    save_student(config, student, context.output, origin)
-    scores = score_slice(student, data.selection, batch_size=config.batch_size)
-    return figures | {f"selection/{name}": value for name, value in scores.items()}
-
-
-def _teacher(
-    config: DistillConfig,
-    context: StageContext,
-    teacher: Opened,
-    *,
-    plan: Plan,
-    pairs: list[tuple[int, int]],
-    student: Opened,
-) -> Teacher:
-    """Return the teacher as it teaches: in the loop, or from a cache."""
+    set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
+    plan = plan_training(data.train.features, config, pad_to=student.checkpoint.pad_to)
+    targets: Teacher
     if config.cache is None:
-        return LiveTeacher(teacher.model)
-    states = taught_states(
-        config.cache, pairs, student=student.model.num_layers, teacher=teacher.model.num_layers
-    )
-    return cache_teacher(
-        teacher,
-        context,
-        cache=config.cache,
-        training=config,
-        plan=plan,
-        pairs=states if config.hidden else [],
-    )
+        targets = LiveTeacher(teacher.model)
+    else:
+        depths = {"student": model.num_layers, "teacher": teacher.model.num_layers}
+        states = followed_states(config.cache, pairs, **depths)
+        inner = any(loss.inner for loss in losses.values())
+        targets = cache_teacher(
+            teacher,
+            context,
+            cache=config.cache,
+            training=config,
+            plan=plan,
+            pairs=states if inner else [],
+        )
+    original = parameters(teacher.model.arch)
+    del teacher  # a cached one needs no memory while the student is trained
+    module = DistillModule(model, targets, config, plan, setup=setup, masks=student.masks)
+
+    def score() -> dict[str, float]:
+        return score_slice(student.checkpoint, data.selection, batch_size=config.batch_size)
+
+    figures = {**targets.figures, **fit(module, context, score=lambda: score()[data.task.metric])}
+    if config.shrink is not None:
+        figures |= shrink_figures(student, original=original)
+    save_student(config, student, context.output)
+    return figures | {f"selection/{name}": value for name, value in score().items()}

@@ -1,48 +1,47 @@
-"""The typed configuration of a distillation without a teacher in the loop."""
+"""The options of a distillation: the student's steps, the losses, what a cache stores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Self
 
 from quala.compress.layer_maps import LayerMap
-from quala.compress.loss_weights import DistillWeights
+from quala.compress.losses import DistillLoss
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
-from quala.errors import QualaError
-from quala.stages.options import QuantizedConfig, Semantics
+from quala.errors import QualaError, unknown
+from quala.plugins import LOSSES, SIGNIFICANCE
+from quala.stage import check_ranges, ranged
+from quala.stages.options import QuantizedConfig, Semantics, check_ranking
 
 
 @dataclass(kw_only=True)
 class CacheConfig:
-    """What is stored of the teacher (arXiv 2106.05691): all of it where nothing is set.
+    """What is stored of the teacher's outputs (arXiv 2106.05691); by default everything.
 
     The teacher's answers are stored whole, in float32: they are two numbers a token, or one a
     class. The other options say what is kept of hidden states, for training with `hidden`.
     """
 
-    depth: int | None = None
+    depth: int | None = ranged(None, at_least=1)
     """Hidden states of the student that learn, from the top down; its embeddings count as one."""
-    states: list[int] | None = None
+    states: list[int] | None = ranged(None, at_least=0)
     """The student's hidden states that learn, 0 the embeddings; null leaves it to `depth`."""
-    top: int | None = None
+    top: int | None = ranged(None, at_least=1)
     """The highest layer of the teacher that is followed, counted from 1: 8 is the published
     `t_top8`. The student's states are spread evenly below it; null follows `layer_map`."""
-    tokens: int | None = None
-    """Tokens kept of each input, those that the teacher's [CLS] attends to most, no [SEP] among
-    them; null keeps all real tokens."""
-    width: float = 1.0
+    tokens: int | None = ranged(None, at_least=1)
+    """Tokens kept of each input: those that the teacher's [CLS] attends to most, without [SEP];
+    null keeps all real tokens."""
+    width: float = ranged(1.0, above=0, at_most=1)
     """Share of a kept token's entries, those of largest absolute value."""
     full_precision: bool = False
     """Hidden states in float32 instead of float16."""
 
     def __post_init__(self) -> None:
-        for name in ("depth", "top", "tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise QualaError(f"`cache.{name}` must be at least 1, got {value}.")
-        if not 0 < self.width <= 1:
-            raise QualaError(f"`cache.width` must be above 0 and at most 1, got {self.width}.")
+        check_ranges(self, prefix="cache.")
         if self.states is not None and not self.states:
             raise QualaError("`cache.states` must name a hidden state, got an empty list.")
         if self.states is not None and self.depth is not None:
@@ -114,131 +113,175 @@ def check_zeros(shrink: ShrinkConfig, quantizers: QuantizeConfig) -> None:
             raise QualaError(f"`shrink` leaves zeros, which `{name}=bwn` has no code for.")
 
 
-# `span` is missing: the span head must have learned to answer at every layer.
-Ranking = Literal["column_sum", "query_rows", "question", "cls"]
-
-
 @dataclass(kw_only=True)
 class DistillConfig(QuantizedConfig):
-    """Train a student on what the teacher says and on how it gets there."""
+    """Train a student on a teacher's answers and inner states."""
 
-    layers: int | None = None
+    layers: int | None = ranged(None, at_least=1)
     """Layers of the student, copied from the teacher; null copies all of them."""
     keep_map: LayerMap
     """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
-    keep: list[int] | None = None
+    keep: list[int] | None = ranged(None, at_least=0)
     """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
-    width: float = 1.0
+    width: float = ranged(1.0, above=0, at_most=1)
     """Share of the copied layers' heads and feed-forward neurons that stays, the most important
     ones (DynaBERT); the hidden size does not change."""
-    importance_batches: int | None = None
+    importance_batches: int | None = ranged(None, above=0)
     """Train batches that score heads and neurons; null takes `calibration_batches`."""
-    temperature: float
-    hard: float
+    temperature: float = ranged(above=0)
+    """Divides both sides' answers in the soft labels."""
+    hard: float = ranged(at_least=0)
     """Weight of the task loss."""
-    soft: float
-    """Weight of the soft-label cross-entropy."""
-    hidden: float
+    soft: float = ranged(at_least=0)
+    """Weight of the teacher's answers as soft labels."""
+    hidden: float = ranged(at_least=0)
     """Weight of the hidden states' squared error."""
-    attention: float
-    """Weight of the attention scores' squared error. The heads of a narrower student are held
-    against those that they copied."""
-    relation: float
+    attention: float = ranged(at_least=0)
+    """Weight of the attention scores' squared error. The heads of a narrower student are compared
+    with those that they copied."""
+    relation: float = ranged(at_least=0)
     """Weight of the MiniLMv2 relation loss on the last layers."""
-    relation_heads: int
-    inner_first: float = 0.0
-    """Share of the training, at its start, that follows the inner terms alone (hidden, attention,
+    losses: dict[str, float] = field(default_factory=dict, metadata={"identity": "if set"})
+    """Weights of other losses, by the name of an installed one or by dotted path."""
+    relation_heads: int = ranged(at_least=1)
+    inner_first: float = ranged(0.0, at_least=0, below=1)
+    """Share of the training, at its start, that follows inner states alone (hidden, attention,
     relation); the rest then follows the answers alone (soft, hard). 0 takes all terms at once."""
-    layer_map: list[int] | None = None
+    layer_map: list[int] | None = ranged(None, at_least=0)
     """The teacher layer that each student layer follows; null takes the copied layers, or, for a
     student of its own, layers spread evenly."""
-    significance: Ranking | None = None
-    """How the student ranks tokens where no `length_adapt` follows: column_sum (published),
-    query_rows, question or cls, which need no training of their own; null: as its checkpoint
-    says, `question` where that says nothing."""
+    significance: str | None = None
+    """How the student ranks tokens if no `length_adapt` follows: column_sum (published),
+    query_rows, question, cls, or one of your own, which needs no training; null: as its
+    checkpoint says, `question` if that says nothing."""
     semantics: Semantics | None = None
     """`natural` or `reference`, as in `length_adapt`; null: as the checkpoint says, or natural."""
     quantizers: QuantizeConfig | None = None
     """Train and save the student with rounded weights, embeddings and activations; null leaves it
     as it is: float, or as an opened one was trained."""
     latent: bool = False
-    """Keep the weights behind the integers in a file of their own, for a later distillation."""
+    """Save the weights behind the integers too, so that a later distillation can continue."""
     split: bool = False
-    """Take ternary layers apart into sums of two binary ones before the training (BinaryBERT)."""
+    """Split ternary layers into sums of two binary ones before the training (BinaryBERT)."""
     shrink: ShrinkConfig | None = None
     """Factorize and prune the student first, and keep its zeros (LadaBERT); null: whole."""
     cache: CacheConfig | None = None
-    """Run the teacher once, store what it says, and train without it; null: a teacher at every
-    step."""
-    clip_learning_rate: float
+    """Run the teacher once, store its outputs, and train without it; null: run the teacher at
+    every step."""
+    clip_learning_rate: float = ranged(at_least=0)
     """Rate of the `lsq` clips of weights and embeddings. A clip is the largest value of a grid, so
     that one rate suits all widths; a step has this rate over the grid's largest code."""
-    activation_clip_learning_rate: float
+    activation_clip_learning_rate: float = ranged(at_least=0)
     """As `clip_learning_rate`, for activations."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("clip_learning_rate", "activation_clip_learning_rate"):
-            if getattr(self, name) < 0:
-                raise QualaError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
-        if self.shrink is not None and self.quantizers is not None:
-            check_zeros(self.shrink, self.quantizers)
-        if self.semantics == "reference" and self.significance != "column_sum":
-            raise QualaError(
-                "`semantics=reference` ranks tokens by `significance=column_sum`, got "
-                f"{self.significance}."
-            )
-        if self.shrink is not None and self.split:
-            raise QualaError(
-                "`shrink` leaves zeros, which the halves of `split` have no code for."
-            )
-        self._check_form()
-        DistillWeights(
-            soft=self.soft,
-            hidden=self.hidden,
-            attention=self.attention,
-            relation=self.relation,
-            hard=self.hard,
-            temperature=self.temperature,
-        )
+        self._check_ranking()
+        self._check_steps()
+        self._check_losses()
         if self.cache is not None:
             self._check_cache(self.cache)
 
-    def _check_cache(self, cache: CacheConfig) -> None:
-        if self.attention or self.relation:
-            raise QualaError(
-                "`cache` stores answers and hidden states only: `attention` and `relation` must "
-                f"be 0, got {self.attention} and {self.relation}."
-            )
-        if not self.soft and not self.hidden:
-            raise QualaError("`cache` has nothing to store: give `soft` or `hidden` a weight.")
-        if cache.top is not None and self.layer_map is not None:
-            raise QualaError(
-                f"Either `layer_map` or `cache.top` says which layers are followed, got "
-                f"{self.layer_map} and {cache.top}."
-            )
+    @property
+    def steps(self) -> list[str]:
+        """Names of the steps that make the student, in order; an opened one copies no layers."""
+        return ["copy_layers", *(name for name, step in OPTIONAL_STEPS.items() if step.on(self))]
 
-    def _check_form(self) -> None:
-        if not 0 < self.width <= 1:
-            raise QualaError(f"`width` must be in (0, 1], got {self.width}.")
-        if self.importance_batches is not None and self.importance_batches <= 0:
-            got = self.importance_batches
-            raise QualaError(f"`importance_batches` must be above 0, got {got}.")
-        if self.split and self.quantizers is not None:
-            methods = (self.quantizers.weight_quantizer, self.quantizers.embedding_quantizer)
-            if not set(methods) & set(TERNARY):
-                raise QualaError(
-                    "`split` takes ternary weights apart: `quantizers.weight_quantizer` must be "
-                    f"one of {', '.join(TERNARY)}, got {methods[0]}."
-                )
-        answers, inner = self.soft + self.hard, self.hidden + self.attention + self.relation
-        if not 0 <= self.inner_first < 1 or (self.inner_first and not (answers and inner)):
-            raise QualaError(
-                "`inner_first` must be in [0, 1), and above 0 only with both inner terms and "
-                f"answers, got {self.inner_first} with weights of {inner} and {answers}."
-            )
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each loss that has one above 0, in the order in which they are added."""
+        own = {name: getattr(self, name) for name in LOSSES.own if hasattr(self, name)}
+        return {name: weight for name, weight in (own | self.losses).items() if weight}
 
     def step_rate(self, *, top: int, activation: bool) -> float:
         """Return the rate of the clip over its largest code."""
         clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate
         return clip / top
+
+    def _check_ranking(self) -> None:
+        if self.significance == "span":
+            others = [name for name in SIGNIFICANCE.names if name != "span"]
+            # The span head must have learned to answer at every layer, as in `length_adapt`.
+            raise unknown("value of `significance`", self.significance, others)
+        check_ranking(self.significance, self.semantics)
+
+    def _check_steps(self) -> None:
+        if self.keep is not None and (not self.keep or self.keep != sorted(set(self.keep))):
+            raise QualaError(f"`keep` must be rising layer numbers, got {self.keep}.")
+        if self.shrink is not None and self.quantizers is not None:
+            check_zeros(self.shrink, self.quantizers)
+        if self.shrink is not None and self.split:
+            raise QualaError(
+                "`shrink` leaves zeros, which the halves of `split` have no code for."
+            )
+        if self.split and self.quantizers is not None:
+            methods = (self.quantizers.weight_quantizer, self.quantizers.embedding_quantizer)
+            if not set(methods) & set(TERNARY):
+                raise QualaError(
+                    "`split` replaces ternary weights: `quantizers.weight_quantizer` must be one "
+                    f"of {', '.join(TERNARY)}, got {methods[0]}."
+                )
+
+    def _check_losses(self) -> None:
+        for name, weight in self.losses.items():
+            LOSSES.check(name)
+            if hasattr(self, name):
+                raise QualaError(f"`losses` has `{name}`, which is an option: set `{name}`.")
+            if weight < 0:
+                raise QualaError(f"`losses.{name}` must be at least 0, got {weight}.")
+        if not self.weights:
+            raise QualaError("All distillation weights are 0; give at least one loss a weight.")
+        inner, answers = (
+            {name for name in self.weights if name in LOSSES.own and built_in(name).inner is part}
+            for part in (True, False)
+        )
+        if self.inner_first and not self.losses and not (inner and answers):
+            raise QualaError(
+                "`inner_first` needs losses on inner states and losses on answers, got "
+                f"{self.inner_first} with {', '.join(self.weights)}."
+            )
+
+    def _check_cache(self, cache: CacheConfig) -> None:
+        built_ins = {name: built_in(name) for name in LOSSES.own if hasattr(self, name)}
+        live = [name for name, loss in built_ins.items() if not loss.cached]
+        if any(getattr(self, name) for name in live):
+            got = " and ".join(str(getattr(self, name)) for name in live)
+            names = " and ".join(f"`{name}`" for name in live)
+            raise QualaError(
+                f"`cache` stores answers and hidden states only: {names} must be 0, got {got}."
+            )
+        if not self.losses and not any(built_ins[n].needs != "labels" for n in self.weights):
+            raise QualaError("`cache` has nothing to store: give `soft` or `hidden` a weight.")
+        if cache.top is not None and self.layer_map is not None:
+            raise QualaError(
+                "Either `layer_map` or `cache.top` chooses the layers that are followed, got "
+                f"{self.layer_map} and {cache.top}."
+            )
+
+
+def built_in(name: str) -> DistillLoss:
+    """Return a loss of quala itself; its module does not import torch."""
+    loss: DistillLoss = LOSSES.find(name)
+    return loss
+
+
+@dataclass(frozen=True)
+class OptionalStep:
+    """A step that some students go through: the option that decides, and its value without it."""
+
+    option: str
+    off: object
+
+    def on(self, config: DistillConfig) -> bool:
+        """Whether the options ask for the step."""
+        return bool(getattr(config, self.option) != self.off)
+
+
+OPTIONAL_STEPS: Mapping[str, OptionalStep] = MappingProxyType(
+    {
+        "narrow": OptionalStep("width", 1.0),
+        "shrink": OptionalStep("shrink", None),
+        "fake_quantize": OptionalStep("quantizers", None),
+        "split": OptionalStep("split", False),
+    }
+)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.checkpoint import Opened, open_checkpoint
+from quala.checkpoint import TaskCheckpoint, load_with_data
 from quala.export.folder import ExportSettings, front_of, write_export
 from quala.lengths import LengthConfig
 from quala.runtime.card import Point
@@ -21,8 +21,10 @@ def run(
     config: ExportConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Export `model` with the front that `measure` scored."""
-    opened = open_checkpoint(inputs["model"], inputs["data"])
+    opened = load_with_data(inputs["model"], inputs["data"])
     settings = ExportSettings(
+        windows=inputs["data"].windows,
+        decoding=inputs["data"].decoding,
         name=config.title,
         runtime=config.runtime,
         threads=config.threads,
@@ -36,7 +38,7 @@ def run(
     return {"export/bytes": float(size), "export/points": float(len(card.front))}
 
 
-def measured_front(opened: Opened, folder: Path) -> list[Point]:
+def measured_front(opened: TaskCheckpoint, folder: Path) -> list[Point]:
     """Return the rows of a measure stage that belong to the exported model, as points."""
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     full = LengthConfig.full(layers=layers, sequence_length=longest)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from quala.checkpoint import metadata, open_checkpoint, score_slice, set_dropout
-from quala.data.task import Task, task_loss
+from quala.checkpoint import load_with_data, metadata, score_slice, set_dropout
+from quala.data.task import Task
 from quala.models.load import save_model
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
@@ -27,7 +27,7 @@ class FinetuneModule(TrainingModule):
         self.task = task
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = task_loss(self.task, self.model(batch), batch)
+        loss = self.task.loss(self.model(batch), batch)
         self.losses = {"task": loss.detach()}
         return loss
 
@@ -36,7 +36,7 @@ def run(
     config: FinetuneConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train `model` on the train slice of `data`; the output is a Hugging Face folder."""
-    opened = open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
+    opened = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
     model, data = opened.model, opened.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=opened.pad_to)

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from quala.checkpoint import Opened, metadata, open_checkpoint, score_slice, set_dropout
-from quala.compress.losses import task_soft_loss
-from quala.data.task import Task, task_loss
+from quala.checkpoint import (
+    TaskCheckpoint,
+    load_checkpoint,
+    load_with_data,
+    metadata,
+    score_slice,
+    set_dropout,
+)
+from quala.compress.losses import soft_loss
+from quala.data.task import Task
+from quala.data.taskdata import TaskData
 from quala.lengths import (
     LengthConfig,
     constant_drop,
@@ -19,7 +27,8 @@ from quala.lengths import (
     sample_layer_drop,
     sample_length_drop,
 )
-from quala.models.load import save_model
+from quala.models.load import load_tokenizer, save_model
+from quala.stages.teacher import LiveTeacher
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -27,7 +36,6 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LambdaLR
 
     from quala.data.features import Batch
-    from quala.data.spec import DataSpec
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.stage import StageContext
     from quala.stages.options import LengthAdaptConfig, SandwichConfig
@@ -54,14 +62,13 @@ class SandwichModule(TrainingModule):
         plan: Plan,
         *,
         sequence_length: int,
-        teacher: LengthAdaptiveModel | None = None,
+        teacher: LiveTeacher | None = None,
     ):
         super().__init__(model, config, plan)
         self.task = task
         self.sandwich = config
         self.sequence_length = sequence_length
-        # Outside the module tree: a frozen teacher belongs in no checkpoint.
-        self.teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+        self.teacher = teacher
 
     @property
     def passes(self) -> int:
@@ -69,8 +76,8 @@ class SandwichModule(TrainingModule):
         return 2 + self.sandwich.num_sandwich
 
     def on_fit_start(self) -> None:
-        for teacher in self.teacher:
-            teacher.to(self.device)
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         rng = Random(f"{self.settings.seed}:{self.global_step}")
@@ -95,16 +102,15 @@ class SandwichModule(TrainingModule):
         logits, exits = self._full_logits(batch, skipped)
         loss = torch.zeros((), device=logits.device)
         if config.hard:
-            self.losses["task"] = task_loss(self.task, logits, batch)
+            self.losses["task"] = self.task.loss(logits, batch)
             loss = loss + config.hard * self.losses["task"]
         target = logits.detach()
         if exits:
             self.losses["exits"] = self._exit_loss(exits, target, batch)
             loss = loss + config.exits * self.losses["exits"]
-        for teacher in self.teacher:
-            with torch.no_grad():
-                taught = teacher(batch)
-            self.losses["teacher"] = task_soft_loss(
+        if self.teacher is not None:
+            taught = self.teacher.outputs(batch).logits
+            self.losses["teacher"] = soft_loss(
                 self.task,
                 logits,
                 taught,
@@ -120,14 +126,14 @@ class SandwichModule(TrainingModule):
         return target
 
     def _full_logits(self, batch: Batch, skipped: frozenset[int]) -> tuple[Tensor, list[Tensor]]:
-        if self.sandwich.exits and self.model.significance.name == "span":
+        if self.sandwich.exits and self.model.significance.needs_span_head:
             return self.model.forward_exits(batch, skip_layers=skipped)
         return self.model(batch, skip_layers=skipped), []
 
     def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
         """Return the mean KL(full pass || span head at a layer) over layers."""
         losses = [
-            task_soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
+            soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
             for early in exits
         ]
         return torch.stack(losses).mean()
@@ -142,7 +148,7 @@ class SandwichModule(TrainingModule):
     ) -> Tensor:
         config = self.sandwich
         logits = self.model(batch, lengths, skip_layers=skipped)
-        loss = task_soft_loss(
+        loss = soft_loss(
             self.task,
             logits,
             target,
@@ -152,7 +158,7 @@ class SandwichModule(TrainingModule):
         )
         followed = loss.detach()
         if config.sub_hard:
-            loss = loss + config.sub_hard * task_loss(self.task, logits, batch)
+            loss = loss + config.sub_hard * self.task.loss(logits, batch)
         self.manual_backward(weight * loss)
         return followed
 
@@ -181,14 +187,16 @@ def run(
     config: LengthAdaptConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train `model` on `data` under sampled lengths; `teacher` gives soft labels where wanted."""
-    opened = open_checkpoint(
+    data = TaskData(inputs["data"], load_tokenizer(inputs["model"]))
+    found = load_checkpoint(
         inputs["model"],
-        inputs["data"],
-        significance=config.significance or own_significance(inputs["data"]),
+        task=data.task,
+        significance=config.significance or data.task.significance,
         semantics=config.semantics,
         seed=config.seed,
     )
-    model, data = opened.model, opened.data
+    opened = TaskCheckpoint(found.model, found.tokenizer, data)
+    model = opened.model
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=opened.pad_to)
     module = SandwichModule(
@@ -205,19 +213,14 @@ def run(
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 
-def own_significance(spec: DataSpec) -> str:
-    """Return how a task ranks tokens where nobody says: by its span head, or by [CLS]."""
-    return "span" if spec.task == "squad" else "cls"
-
-
-def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> Any:
-    """Return the teacher model where the configuration gives it a weight, else None."""
+def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> LiveTeacher | None:
+    """Return the teacher where the options give it a weight, else None."""
     if not (config.teacher or config.teacher_for_subs):
         return None
-    return open_checkpoint(inputs["teacher"], inputs["data"]).model
+    return LiveTeacher(load_with_data(inputs["teacher"], inputs["data"]).model)
 
 
-def selection_scores(opened: Opened, config: SandwichConfig) -> dict[str, float]:
+def selection_scores(opened: TaskCheckpoint, config: SandwichConfig) -> dict[str, float]:
     """Score the selection slice at full length and at the smallest trained lengths."""
     metric = opened.data.task.metric
     smallest = constant_drop(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForQuestionAnswering
-from transformers import AutoModelForSequenceClassification as AutoModelForClassification
+import transformers
+from transformers import AutoConfig
 
-from quala.checkpoint import open_checkpoint
-from quala.compress.quantize.files import bits_of, weight_counts
-from quala.cost import Architecture, macs, mean_macs, preset, size_bytes
+from quala.architecture import config_facts
+from quala.checkpoint import load_with_data
+from quala.compress.quantize.integer import bits_of, weight_counts
+from quala.cost import macs, mean_macs, preset, size_bytes
 from quala.data.batches import eval_batches
 from quala.data.features import equal_lengths
 from quala.data.task import Task
@@ -32,7 +33,7 @@ from quala.stages.files import write_whole
 from quala.stages.search import read_result
 
 if TYPE_CHECKING:
-    from quala.checkpoint import Opened
+    from quala.checkpoint import TaskCheckpoint
     from quala.search.result import SearchResult
     from quala.stage import Progress, StageContext
     from quala.stages.options import MeasureConfig
@@ -41,36 +42,13 @@ if TYPE_CHECKING:
 def random_model(name: str, task: Task) -> LengthAdaptiveModel:
     """Return the preset `name` with random weights; time does not depend on them."""
     arch = preset(name)
-    auto = (
-        AutoModelForQuestionAnswering
-        if task.kind == "question-answering"
-        else AutoModelForClassification
-    )
-    config = AutoConfig.for_model(arch.family, num_labels=task.num_labels, **_sizes(arch))
+    auto = getattr(transformers, task.auto_class)
+    keys = config_facts(arch.family).keys
+    sizes = {key: getattr(arch, name) for name, key in keys.items()}
+    config = AutoConfig.for_model(arch.family, num_labels=task.num_labels, **sizes)
     with torch.random.fork_rng(devices=[]):
         hf = auto.from_config(config)
-    return LengthAdaptiveModel(hf.eval(), task_kind=task.kind)
-
-
-def _sizes(arch: Architecture) -> dict[str, int]:
-    if arch.family == "distilbert":
-        return {
-            "dim": arch.hidden,
-            "hidden_dim": arch.intermediate,
-            "n_layers": arch.layers,
-            "n_heads": arch.heads,
-            "vocab_size": arch.vocabulary,
-            "max_position_embeddings": arch.positions,
-        }
-    return {
-        "hidden_size": arch.hidden,
-        "intermediate_size": arch.intermediate,
-        "num_hidden_layers": arch.layers,
-        "num_attention_heads": arch.heads,
-        "vocab_size": arch.vocabulary,
-        "max_position_embeddings": arch.positions,
-        "type_vocab_size": arch.type_vocabulary,
-    }
+    return LengthAdaptiveModel(hf.eval(), task=task)
 
 
 FULL = "full"
@@ -84,7 +62,7 @@ class Measured:
     """A model that gives one row for each of its length configurations (None: full length)."""
 
     name: str
-    opened: Opened
+    opened: TaskCheckpoint
     points: tuple[LengthConfig | None, ...]
     roles: tuple[Role, ...]
     size_bytes: int
@@ -139,7 +117,7 @@ def name_of(point: LengthConfig | None) -> str:
 def _outputs(measured: Measured, engine: Engine, batch_size: int, progress: Progress) -> Outputs:
     """Return the logits of every test feature at every point."""
     features = measured.opened.data.test.features
-    spans = measured.opened.model.task_kind == "question-answering"
+    task = measured.opened.model.task
     outputs: Outputs = [[np.empty(0)] * len(features) for _ in measured.points]
     if engine.name == TorchEngine.name:
         cut, run = eval_batches, _shared_logits
@@ -148,7 +126,7 @@ def _outputs(measured: Measured, engine: Engine, batch_size: int, progress: Prog
     for rows in cut(features.lengths, batch_size):
         for members, logits in run(measured, engine, rows):
             for row, values in zip(rows, logits, strict=True):
-                kept = values[: features.lengths[row]] if spans else values
+                kept = task.cut(values, features.lengths[row])
                 for member in members:
                     outputs[member][row] = kept
         progress.advance(len(rows))
@@ -220,7 +198,7 @@ def read_rows(folder: Path) -> list[Row]:
 def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[Measured]:
-    integer = open_checkpoint(inputs["model"], inputs["data"])
+    integer = load_with_data(inputs["model"], inputs["data"])
     data = integer.data
     points, roles = _front(config, found)
     models = []
@@ -240,11 +218,12 @@ def _models(
     ):
         if key not in inputs:
             continue
-        opened = open_checkpoint(inputs[key], inputs["data"])
+        opened = load_with_data(inputs[key], inputs["data"])
         size = size_bytes(opened.model.arch, "fp32")
         models.append(Measured(name, opened, lengths, each, size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
-    models.append(Measured(config.name, integer, (None, *points), ("full", *roles), stored))
+    name = config.name or "model"
+    models.append(Measured(name, integer, (None, *points), ("full", *roles), stored))
     return models
 
 

@@ -1,15 +1,16 @@
-"""The typed configuration of the stages that train; the values stand in conf/stage."""
+"""The options of the stages; their values are in conf/stage."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.errors import QualaError
+from quala.errors import QualaError, unknown
+from quala.plugins import SIGNIFICANCE
 from quala.search.strategy import SearchSettings
-from quala.stage import StageConfig
+from quala.stage import StageConfig, ranged
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -20,8 +21,8 @@ Schedule = Literal["linear", "constant"]
 
 
 def not_identity(default: Any) -> Any:
-    """Return a field that never decides whether a finished stage is computed again."""
-    return field(default=default, metadata={"identity": False})
+    """Return a field above 0 that is no part of a finished stage's fingerprint."""
+    return ranged(default, identity=False, above=0)
 
 
 @dataclass(kw_only=True)
@@ -29,34 +30,30 @@ class TrainingConfig(StageConfig):
     """What every training stage has in common."""
 
     seed: int
-    epochs: float
-    max_steps: int | None = None
-    """The training ends here even if its epochs are not over."""
-    batch_size: int
+    epochs: float = ranged(above=0)
+    max_steps: int | None = ranged(None, above=0)
+    """The training ends at this step if its epochs take more."""
+    batch_size: int = ranged(above=0)
     bucketed: bool = True
     """Batches of inputs of like length; false draws them at random, as the published code does."""
-    learning_rate: float
-    warmup_ratio: float
+    learning_rate: float = ranged(at_least=0)
+    warmup_ratio: float = ranged(at_least=0, at_most=1)
+    """Share of the steps over which the learning rate rises from 0."""
     schedule: Schedule = "linear"
-    """What the rate does after the warm-up: `linear` falls to 0, `constant` stays."""
-    weight_decay: float
-    gradient_clip: float
-    hidden_dropout: float | None = None
+    """The learning rate after the warm-up: `linear` falls to 0, `constant` stays."""
+    weight_decay: float = ranged(at_least=0)
+    gradient_clip: float = ranged(at_least=0)
+    """Largest norm of all gradients; 0 clips none."""
+    hidden_dropout: float | None = ranged(None, at_least=0, below=1)
     """Replaces the checkpoint's own rate; null keeps it."""
-    attention_dropout: float | None = None
+    attention_dropout: float | None = ranged(None, at_least=0, below=1)
     """0 keeps the fused attention kernel in training; null keeps the checkpoint's rate."""
     freeze_word_embeddings: bool = False
     precision: Precision = "fp32"
-    selection_every: int | None = None
+    selection_every: int | None = ranged(None, above=0)
     """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
     checkpoint_minutes: float = not_identity(2.0)
     log_every: int = not_identity(20)
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "max_steps", "selection_every", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise QualaError(f"`{name}` must be above 0, got {value}.")
 
 
 @dataclass(kw_only=True)
@@ -68,14 +65,8 @@ class FinetuneConfig(TrainingConfig):
 class QuantizedConfig(TrainingConfig, ABC):
     """What stages that train on fake-quantized layers have in common."""
 
-    calibration_batches: int
-    """Train batches that the ranges and first steps of activations are taken from."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.calibration_batches <= 0:
-            got = self.calibration_batches
-            raise QualaError(f"`calibration_batches` must be above 0, got {got}.")
+    calibration_batches: int = ranged(above=0)
+    """Train batches that give the ranges and the first steps of activations."""
 
     @abstractmethod
     def step_rate(self, *, top: int, activation: bool) -> float:
@@ -84,40 +75,36 @@ class QuantizedConfig(TrainingConfig, ABC):
 
 @dataclass(kw_only=True)
 class SandwichConfig(TrainingConfig):
-    """Training under sampled lengths (arXiv 2010.07003): the sandwich rule and its options."""
+    """Training under sampled lengths by the sandwich rule (arXiv 2010.07003)."""
 
     sampler: Sampler
     """`length_drop` draws every layer; `few_drops` drops at one to three layers only."""
-    bound: float
+    bound: float = ranged(at_least=0, below=1)
     """Largest share of tokens that one layer drops in training, and the smallest pass drops."""
-    bound_start: float | None = None
+    bound_start: float | None = ranged(None, at_least=0, below=1)
     """The bound grows from here over the first half of the training; null keeps it constant."""
-    num_sandwich: int
+    num_sandwich: int = ranged(at_least=0)
     """Passes with sampled lengths in each step, besides the full and the smallest pass."""
-    layer_drop: float
+    layer_drop: float = ranged(at_least=0, below=1)
     full_layer_drop: bool = False
     """LayerDrop in the full pass too, as in the first published code."""
     direction: Direction
     """`reverse` is KL(sub-pass || full), as published; `forward` is KL(full || sub-pass)."""
-    temperature: float
-    hard: float
+    temperature: float = ranged(above=0)
+    hard: float = ranged(at_least=0)
     """Weight of the task loss in the full pass."""
-    sub_hard: float
+    sub_hard: float = ranged(at_least=0)
     """Weight of the task loss in the shortened passes."""
-    teacher: float
+    teacher: float = ranged(at_least=0)
     """Weight of the external teacher's soft labels in the full pass."""
-    exits: float = 0.0
-    """Weight of the span head's mean divergence, at all layers, from the full pass's answer. It
-    teaches what `significance: span` ranks by, and counts with that significance only."""
+    exits: float = ranged(0.0, at_least=0)
+    """Weight of the mean divergence of the span head, applied at each layer, from the full pass.
+    It trains what `significance: span` ranks by, and counts with that significance only."""
     teacher_for_subs: bool = False
-    """The shortened passes follow the external teacher in place of the full pass."""
+    """The shortened passes follow the external teacher instead of the full pass."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("bound", "layer_drop"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise QualaError(f"`{name}` must be at least 0 and below 1, got {value}.")
         if self.trains and not (self.hard or self.teacher or self.teacher_for_subs):
             raise QualaError("`hard` and `teacher` are both 0: the full pass would learn nothing.")
 
@@ -132,10 +119,24 @@ class LengthAdaptConfig(SandwichConfig):
     """Turn a checkpoint into a length-adaptive supernet."""
 
     significance: str | None
-    """How tokens are ranked: column_sum (published), query_rows, question, cls or span; null
-    takes the task's own, span for answers and cls for sentences."""
+    """How tokens are ranked: column_sum (published), query_rows, question, cls, span, or one of
+    your own; null takes that of the task, span for answers and cls for sentences."""
     semantics: Semantics
     """`natural`: shares of the real length; `reference`: as published, padded inputs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranking(self.significance, self.semantics)
+
+
+def check_ranking(significance: str | None, semantics: str | None) -> None:
+    """Raise QualaError for an unknown significance, or one that `reference` does not go with."""
+    if significance is not None:
+        SIGNIFICANCE.check(significance)
+    if semantics == "reference" and significance != "column_sum":
+        raise QualaError(
+            f"`semantics=reference` ranks tokens by `significance=column_sum`, got {significance}."
+        )
 
 
 @dataclass(kw_only=True)
@@ -144,7 +145,7 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
 
     method: Method
     """`ptq` only calibrates (the published step); `qat` trains on after the calibration."""
-    quantizer_learning_rate: float
+    quantizer_learning_rate: float = ranged(at_least=0)
     """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
 
@@ -171,21 +172,22 @@ class SearchConfig(SearchSettings, StageConfig):
     """`macs`, or `latency`: milliseconds by a model that is measured on `runtime` first."""
     runtime: Runtime
     """Where the latency is measured, on the exported model: onnxruntime or openvino."""
-    threads: int
+    threads: int = ranged(at_least=1)
     """Threads of that runtime."""
-    step: int
+    step: int = ranged(at_least=1)
     """Lengths are multiples of this."""
-    floor: float
-    """Drop rate of the constant-rate lengths below whose cost nothing is tried."""
-    patience: float | None
+    floor: float = ranged(at_least=0, below=1)
+    """Nothing is tried that costs less than dropping this share of the tokens at each layer."""
+    patience: float | None = ranged(at_least=0)
     """Standard errors behind a cheaper candidate at which scoring stops early; null never."""
-    chunk: int
-    """Questions scored between two looks at which candidates have lost."""
-    batch_size: int
-    cache_mebibytes: int = not_identity(2048)
+    chunk: int = ranged(at_least=1)
+    """Questions scored between two checks of whether a candidate can still win."""
+    batch_size: int = ranged(at_least=1)
+    cache_mebibytes: int = ranged(2048, identity=False, at_least=0)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        StageConfig.__post_init__(self)
+        SearchSettings.__post_init__(self)
         if self.cost == "latency" and self.runtime == "torch":
             raise QualaError(
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "
@@ -193,14 +195,19 @@ class SearchConfig(SearchSettings, StageConfig):
             )
 
 
+def row_name(workflow: str) -> str:
+    """Return the name of a workflow's model in the report: the workflow's own, or `quala`."""
+    return "quala" if workflow == "quala_minilm" else workflow  # as its reports have called it
+
+
 @dataclass(kw_only=True)
 class MeasureConfig(StageConfig):
     """Score the test set once for each reported row, and time every row side by side."""
 
-    name: str
-    """What the rows call the compressed model."""
+    name: str | None = field(metadata={"null": row_name})
+    """Name of the compressed model in the report; null is the workflow's name."""
     seed: int
-    front_points: int
+    front_points: int = ranged(at_least=1)
     """At most so many points of the front are measured, spread over its costs."""
     supernet: SupernetLengths
     """Where the float supernet is measured: at `full` length, at the `chosen` lengths too, or at
@@ -208,22 +215,23 @@ class MeasureConfig(StageConfig):
     max_loss: float
     """Points of the metric that the chosen point may lose against the searched model's full
     length."""
-    certainty: float
-    """How sure the search slice must be of that, 0.5 to below 1: its size counts as well."""
-    batch_size: int
-    latency_inputs: int
-    warmup: int
-    threads: int
+    certainty: float = ranged(at_least=0.5, below=1)
+    """Certainty of that bound, 0.5 to below 1; a smaller search slice makes it harder to reach."""
+    batch_size: int = ranged(at_least=1)
+    latency_inputs: int = ranged(at_least=1)
+    warmup: int = ranged(at_least=0)
+    threads: int = ranged(at_least=1)
     runtime: Runtime
-    """What rows are scored and timed in: torch, or a runtime that serves the exported model."""
+    """Where rows are scored and timed: torch, or a runtime that serves the exported model."""
     reference: str | None = None
     """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
 
     def __post_init__(self) -> None:
-        if not 0.5 <= self.certainty < 1:
-            raise QualaError(
-                f"`certainty` must be at least 0.5 and below 1, got {self.certainty}."
-            )
+        super().__post_init__()
+        if self.reference is not None:
+            from quala.cost import preset
+
+            preset(self.reference)
 
 
 @dataclass(kw_only=True)
@@ -233,16 +241,15 @@ class ExportConfig(StageConfig):
     title: str
     runtime: str
     """What the points of the front are timed with: onnxruntime or openvino."""
-    threads: int
-    repeats: int
+    threads: int = ranged(at_least=1)
+    repeats: int = ranged(at_least=0)
     """Runs behind each time; 0 leaves the times out, and then no budget in milliseconds works."""
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.repeats < 0:
-            raise QualaError(
-                f"`threads` must be at least 1 and `repeats` at least 0, got {self.threads} and "
-                f"{self.repeats}."
-            )
+        super().__post_init__()
+        served = [name for name in get_args(Runtime) if name != "torch"]
+        if self.runtime not in served:
+            raise unknown("`runtime` of the export", self.runtime, served)
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from quala.checkpoint import Opened, metadata, open_checkpoint, set_dropout
+from quala.checkpoint import TaskCheckpoint, load_with_data, metadata, set_dropout
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
@@ -55,14 +55,18 @@ class QuantizedTraining(TrainingModule):
         return made
 
 
-def fake_quantize(opened: Opened, quantizers: QuantizeConfig, config: QuantizedConfig) -> None:
+def fake_quantize(
+    opened: TaskCheckpoint, quantizers: QuantizeConfig, config: QuantizedConfig
+) -> None:
     """Swap the layers of a float model for quantized twins, calibrated on train batches."""
     quantize(opened.model.hf, quantizers)
     opened.model.eval()
     calibrate(opened.model.hf, lambda: _observe(opened, config))
 
 
-def save_quantized(opened: Opened, folder: Path, facts: Mapping[str, Any] | None = None) -> None:
+def save_quantized(
+    opened: TaskCheckpoint, folder: Path, facts: Mapping[str, Any] | None = None
+) -> None:
     """Turn a fake-quantized model into integers, in place, and write it with its tokenizer.
 
     `facts` join quala.json.
@@ -73,7 +77,7 @@ def save_quantized(opened: Opened, folder: Path, facts: Mapping[str, Any] | None
     opened.tokenizer.save_pretrained(folder)
 
 
-def _observe(opened: Opened, config: QuantizedConfig) -> None:
+def _observe(opened: TaskCheckpoint, config: QuantizedConfig) -> None:
     """Show the quantizers `calibration_batches` batches of the train slice."""
     features = opened.data.train.features
     batches = min(config.calibration_batches, math.ceil(len(features) / config.batch_size))
@@ -93,7 +97,7 @@ def run(
 
     The float model itself, as `teacher`, gives the soft labels of the training.
     """
-    opened = open_checkpoint(inputs["model"], inputs["data"], seed=config.seed)
+    opened = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
     model, data = opened.model, opened.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     fake_quantize(opened, config.quantizers, config)

@@ -1,17 +1,18 @@
-"""What a student copied of its teacher, and so which heads it may be held against."""
+"""The student of a distillation: made of its teacher, or opened, in visible steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from quala.checkpoint import Opened, metadata, open_checkpoint
+from quala.checkpoint import TaskCheckpoint, load_with_data, metadata
 from quala.compress.depth import keep_layers
 from quala.compress.layer_maps import layer_pairs, layers_to_keep, uniform_layers
 from quala.compress.prune.magnitude import Masks, apply_masks
@@ -26,17 +27,16 @@ from quala.compress.prune.structured import (
 from quala.compress.quantize.latent import (
     LATENT_FILE,
     Latent,
-    in_training_form,
     read_latent,
     restore_float,
     restore_latent,
     save_latent,
 )
 from quala.compress.quantize.split import split_ternary
+from quala.compress.quantize.transform import is_fake_quantized
 from quala.compress.shrink import hybrid_compress, weight_budget
 from quala.compress.structure import record_structure, skeleton, structure_of
 from quala.cost import parameters
-from quala.data.task import task_loss
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import METADATA_FILE, read_metadata, save_model, source_fingerprint
@@ -62,7 +62,7 @@ class Origin:
     """The teacher's layer that each layer of a student copied, and the head that each head did."""
 
     teacher: str
-    """Fingerprint of the teacher's weights: places in another model say nothing."""
+    """Fingerprint of the teacher's weights. The numbers below mean nothing in another model."""
     layers: list[int]
     heads: list[list[int]]
 
@@ -71,16 +71,8 @@ class Origin:
         return {KEY: asdict(self)}
 
 
-def copied_from(
-    teacher: str | Path, layers: Sequence[int], heads: Sequence[Sequence[int]]
-) -> Origin:
-    """Return the origin of a student that copied these layers and heads of `teacher`."""
-    places = [list(places) for places in heads]
-    return Origin(source_fingerprint(teacher), list(layers), places)
-
-
 def origin_of(student: str | Path, teacher: str | Path) -> Origin | None:
-    """Read what a saved student copied of `teacher`; None where it does not say, or of another.
+    """Read which layers of `teacher` a saved student copied; None if it has no such record.
 
     Raises:
         QualaError: for a damaged record.
@@ -97,46 +89,184 @@ def origin_of(student: str | Path, teacher: str | Path) -> Origin | None:
     return origin if origin.teacher == source_fingerprint(teacher) else None
 
 
-def heads_to_follow(
-    pairs: Pairs,
-    student: LengthAdaptiveModel,
-    teacher: LengthAdaptiveModel,
-    origin: Origin | None,
-) -> list[list[int]]:
-    """Return for each pair of layers the teacher's heads that the student's are held against.
+@dataclass(frozen=True)
+class Student:
+    """A student between two steps of its making."""
 
-    Those that they copied where the layer is a copy of the other, else all of them in order.
+    checkpoint: TaskCheckpoint
+    origin: Origin | None = None
+    """None for a student that copied nothing of this teacher."""
+    masks: Masks = field(default_factory=dict)
+    """The weights that pruning left, which the training must keep at zero elsewhere."""
+
+    @property
+    def model(self) -> LengthAdaptiveModel:
+        """The model in memory."""
+        return self.checkpoint.model
+
+    def with_weights(self, hf: PreTrainedModel, **changes: Any) -> Student:
+        """Return this student with another network that ranks tokens in the same way."""
+        checkpoint = replace(self.checkpoint, model=_rebuilt(self.model, hf))
+        return replace(self, checkpoint=checkpoint, **changes)
+
+
+Step = Callable[[Student], Student]
+
+
+def make_student(
+    config: DistillConfig, teacher: TaskCheckpoint, inputs: Mapping[str, Any]
+) -> Student:
+    """Return the student that the training starts from.
+
+    It is opened where `inputs` has a `model`, else made of the teacher's layers.
 
     Raises:
-        QualaError: for layers of different head counts of which one is no copy of the other.
+        QualaError: for a `width` with a student that is opened, and for `latent` with a float one.
     """
-    followed = []
-    for own, other in pairs:
-        count, wanted = student.arch.sizes[own].heads, teacher.arch.sizes[other].heads
-        if origin is not None and origin.layers[own] == other:
-            followed.append(origin.heads[own])
-        elif count == wanted:
-            followed.append(list(range(count)))
-        else:
-            raise QualaError(
-                f"Layer {own} of the student has {count} heads and follows layer {other} of the "
-                f"teacher, which has {wanted} and was not copied into it: set `attention=0`, or "
-                "leave `layer_map` to the copied layers."
-            )
-    return followed
+    opened = "model" in inputs
+    if not opened:
+        student = _whole_teacher(config, teacher, inputs["teacher"])
+    elif config.width < 1:
+        raise QualaError(
+            f"`width` narrows layers copied from the teacher, got {config.width} with a "
+            "student of its own."
+        )
+    else:
+        checkpoint = open_student(inputs["model"], inputs["data"], config)
+        student = Student(checkpoint, origin_of(inputs["model"], inputs["teacher"]))
+    for step in student_steps(config, teacher, opened=opened):
+        student = step(student)
+    if config.latent and not is_fake_quantized(student.model):
+        raise QualaError("`latent` keeps the weights behind integers, got a float student.")
+    return student
 
 
-def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> Opened:
+def student_steps(
+    config: DistillConfig, teacher: TaskCheckpoint, *, opened: bool = False
+) -> list[Step]:
+    """Return the steps that the options ask for, in their order; an opened student copies none.
+
+    `DistillConfig.steps` has their names.
+    """
+    steps: list[Step | None] = [
+        partial(copy_layers, layers=_kept_layers(config, teacher)) if not opened else None,
+        partial(narrow, width=config.width, importance=partial(importance, teacher, config))
+        if config.width < 1
+        else None,
+        partial(shrink, config=config.shrink, original=parameters(teacher.model.arch))
+        if config.shrink
+        else None,
+        partial(fake_quantize_student, quantizers=config.quantizers, config=config)
+        if config.quantizers
+        else None,
+        split if config.split else None,
+    ]
+    return [step for step in steps if step is not None]
+
+
+def copy_layers(student: Student, *, layers: Sequence[int]) -> Student:
+    """Keep copies of these layers, of the embeddings and of the head (arXiv 2206.01859)."""
+    origin = student.origin
+    if origin is not None:
+        heads = [origin.heads[layer] for layer in layers]
+        origin = replace(origin, layers=[origin.layers[layer] for layer in layers], heads=heads)
+    return student.with_weights(keep_layers(student.model.hf, layers), origin=origin)
+
+
+def narrow(student: Student, *, width: float, importance: Callable[[], Importance]) -> Student:
+    """Keep the share `width` of copied heads and neurons, the most important ones (DynaBERT).
+
+    `importance` scores those of the whole teacher. The hidden size stays.
+    """
+    if student.origin is None:
+        raise QualaError("`width` narrows copied layers, got a student that copied none.")
+    scores, layers = importance(), student.origin.layers
+    own = Importance(
+        tuple(scores.heads[layer] for layer in layers),
+        tuple(scores.neurons[layer] for layer in layers),
+    )
+    small = subnetwork(sort_width(student.model.hf, own), width)
+    counts = [layer.heads for layer in structure_of(small).layers]
+    places = falling_places(own.heads)
+    heads = [order[:count] for order, count in zip(places, counts, strict=True)]
+    return student.with_weights(small, origin=replace(student.origin, heads=heads))
+
+
+def shrink(student: Student, *, config: ShrinkConfig, original: int) -> Student:
+    """Factorize and prune to the size of this step (LadaBERT, arXiv 2004.04124).
+
+    The ratio counts against `original` parameters.
+
+    Raises:
+        QualaError: for a last ratio that cannot be reached, before the first step is trained.
+    """
+    hf, now = student.model.hf, config.now()
+    weight_budget(hf, config, original_parameters=original)
+    small, masks = hybrid_compress(hf, now, original_parameters=original)
+    return student.with_weights(small, masks=masks)
+
+
+def fake_quantize_student(
+    student: Student, *, quantizers: QuantizeConfig, config: DistillConfig
+) -> Student:
+    """Swap layers for fake-quantized ones, in place, where that has not been done before."""
+    if not is_fake_quantized(student.model):
+        fake_quantize(student.checkpoint, quantizers, config)
+    return student
+
+
+def split(student: Student) -> Student:
+    """Replace each ternary layer, in place, by the sum of two binary ones (arXiv 2012.15701).
+
+    Raises:
+        QualaError: for a student without ternary layers.
+    """
+    split_ternary(student.model.hf)
+    record_structure(student.model.hf)  # for cost, which counts both halves
+    return student
+
+
+def _whole_teacher(config: DistillConfig, teacher: TaskCheckpoint, source: str | Path) -> Student:
+    """Return the teacher itself, before any of its layers is copied."""
+    old = teacher.model
+    model = LengthAdaptiveModel(
+        old.hf,
+        task=teacher.data.task,
+        significance=config.significance or "question",
+        semantics=config.semantics or "natural",
+    )
+    heads = [list(range(size.heads)) for size in old.arch.sizes]
+    origin = Origin(source_fingerprint(source), list(range(old.num_layers)), heads)
+    return Student(replace(teacher, model=model), origin)
+
+
+def _kept_layers(config: DistillConfig, teacher: TaskCheckpoint) -> list[int]:
+    depth = teacher.model.num_layers
+    if config.keep is not None:
+        return config.keep
+    return layers_to_keep(config.keep_map, depth=depth, kept=config.layers or depth)
+
+
+def _rebuilt(old: LengthAdaptiveModel, hf: PreTrainedModel) -> LengthAdaptiveModel:
+    return LengthAdaptiveModel(
+        hf,
+        task=old.task,
+        significance=old.significance.name,
+        semantics=old.semantics,
+    )
+
+
+def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> TaskCheckpoint:
     """Return the student at `source` with weights that can be trained.
 
-    An integer student goes on from the weights behind its integers: in the form it was trained
-    in, or, where other `quantizers` are asked for, as a float model.
+    An integer student continues from its latent weights: fake-quantized as it was trained, or, if
+    the options have other `quantizers`, as a float model.
 
     Raises:
-        QualaError: for an integer student saved without those weights, and for other quantizers
-            than its own with `split`.
+        QualaError: for an integer student saved without latent weights, and for `split` with
+            other quantizers than its own.
     """
-    opened = open_checkpoint(
+    opened = load_with_data(
         source,
         spec,
         significance=config.significance,
@@ -155,75 +285,34 @@ def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> O
     if config.quantizers in (None, latent.config):
         restore_latent(hf, latent)
     elif config.split:
-        raise QualaError(_other(latent, config.quantizers))
+        raise QualaError(_other_quantizers(latent, config.quantizers))
     else:
         restore_float(hf, latent)
-        record_structure(hf)  # halves are whole again
-    old = opened.model
-    model = LengthAdaptiveModel(
-        hf,
-        task_kind=old.task_kind,
-        significance=old.significance.name,
-        semantics=old.semantics,
-    )
-    return replace(opened, model=model.eval())
+        record_structure(hf)  # split layers are one layer again
+    return replace(opened, model=_rebuilt(opened.model, hf).eval())
 
 
-def into_training_form(student: Opened, config: DistillConfig) -> None:
-    """Round what `quantizers` say and split what `split` says, in place, unless it is so already.
-
-    Raises:
-        QualaError: for a float student to split, or to keep latent weights of.
-    """
-    if config.quantizers is not None and not in_training_form(student.model):
-        fake_quantize(student, config.quantizers, config)
-    if config.split:
-        split_ternary(student.model.hf)
-        record_structure(student.model.hf)  # for cost, which counts both halves
-    if config.latent and not in_training_form(student.model):
-        raise QualaError("`latent` keeps what is behind integers, got a float student.")
-
-
-def _other(latent: Latent, wanted: QuantizeConfig) -> str:
+def _other_quantizers(latent: Latent, wanted: QuantizeConfig) -> str:
     names = [field.name for field in fields(latent.config)]
     name = next(n for n in names if getattr(latent.config, n) != getattr(wanted, n))
     return (
-        "`split` takes a student apart as it was trained: its "
+        "`split` takes a student as it was trained: its "
         f"`quantizers.{name}` is {getattr(latent.config, name)}, got "
         f"{getattr(wanted, name)}; null leaves them as they are."
     )
 
 
-def narrow(
-    hf: PreTrainedModel, layers: Sequence[int], teacher: Opened, config: DistillConfig
-) -> tuple[PreTrainedModel, list[list[int]]]:
-    """Return `hf`, a copy of these `layers` of the teacher, with `width` of its heads and neurons.
-
-    They are scored in the whole teacher, by its task loss on train batches. The second value has,
-    for each layer, the teacher's heads in the order in which the student has them.
-    """
-    scores = importance(teacher, config)
-    own = Importance(
-        tuple(scores.heads[layer] for layer in layers),
-        tuple(scores.neurons[layer] for layer in layers),
-    )
-    small = subnetwork(sort_width(hf, own), config.width)
-    counts = [layer.heads for layer in structure_of(small).layers]
-    places = falling_places(own.heads)
-    return small, [order[:count] for order, count in zip(places, counts, strict=True)]
-
-
-def importance(teacher: Opened, config: DistillConfig) -> Importance:
+def importance(teacher: TaskCheckpoint, config: DistillConfig) -> Importance:
     """Score the teacher's heads and neurons on `importance_batches` batches of the train slice."""
     teacher.model.eval()
     return taylor_importance(
         teacher.model.hf,
-        _batches(teacher, config),
-        lambda batch: task_loss(teacher.data.task, teacher.model(batch), batch),
+        _importance_batches(teacher, config),
+        lambda batch: teacher.data.task.loss(teacher.model(batch), batch),
     )
 
 
-def _batches(teacher: Opened, config: DistillConfig) -> Iterator[Batch]:
+def _importance_batches(teacher: TaskCheckpoint, config: DistillConfig) -> Iterator[Batch]:
     features = teacher.data.train.features
     wanted = config.importance_batches or config.calibration_batches
     count = min(wanted, math.ceil(len(features) / config.batch_size))
@@ -231,10 +320,45 @@ def _batches(teacher: Opened, config: DistillConfig) -> Iterator[Batch]:
         yield features.batch(rows, pad_to=teacher.pad_to)
 
 
+def followed_layers(
+    config: DistillConfig, student: Student, teacher: TaskCheckpoint
+) -> list[tuple[int, int]]:
+    """Return the pairs of a student's layer and the teacher's layer that it learns from."""
+    own, depth = student.model.num_layers, teacher.model.num_layers
+    copied = student.origin.layers if student.origin else None
+    followed = config.layer_map or copied or uniform_layers(depth, own)
+    return layer_pairs(followed, teacher=depth, student=own)
+
+
+def followed_heads(pairs: Pairs, student: Student, teacher: TaskCheckpoint) -> list[list[int]]:
+    """Return, for each pair of layers, the teacher's heads that the student's are compared with.
+
+    These are the copied heads where the layer is a copy of the other, else all heads in order.
+
+    Raises:
+        QualaError: for layers of different head counts of which one is no copy of the other.
+    """
+    followed, origin = [], student.origin
+    for own, other in pairs:
+        count = student.model.arch.sizes[own].heads
+        wanted = teacher.model.arch.sizes[other].heads
+        if origin is not None and origin.layers[own] == other:
+            followed.append(origin.heads[own])
+        elif count == wanted:
+            followed.append(list(range(count)))
+        else:
+            raise QualaError(
+                f"Layer {own} of the student has {count} heads and follows layer {other} of the "
+                f"teacher, which has {wanted} and was not copied into it: set `attention=0`, or "
+                "leave `layer_map` to the copied layers."
+            )
+    return followed
+
+
 class PrunedWeights(nn.Module):
     """The masks of a model in training; without masks it does nothing.
 
-    They are buffers, so that a checkpoint holds them and they go where the model goes.
+    They are buffers: a checkpoint holds them, and they move with the model to its device.
     """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
@@ -248,7 +372,7 @@ class PrunedWeights(nn.Module):
         return dict(zip(self._names, self.buffers(), strict=True))
 
     def hide_gradients(self, model: nn.Module) -> None:
-        """Set the gradients of pruned weights to zero: clipping counts what is trained only."""
+        """Set the gradients of pruned weights to zero, so that clipping leaves them out."""
         weights = dict(model.named_parameters())
         for name, mask in self.masks().items():
             gradient = weights[name].grad
@@ -260,88 +384,23 @@ class PrunedWeights(nn.Module):
         optimizer.register_step_post_hook(lambda *_: apply_masks(model, self.masks()))
 
 
-def shrink(student: Opened, config: ShrinkConfig, *, teacher: Opened) -> tuple[Opened, Masks]:
-    """Return the student at the size of this step, and the masks that its training must keep.
-
-    The ratio counts against the parameters of the `teacher`.
-
-    Raises:
-        QualaError: for a last ratio that cannot be reached, before the first step is trained.
-    """
-    model, original = student.model, parameters(teacher.model.arch)
-    now = config.now()
-    weight_budget(model.hf, config, original_parameters=original)
-    small, masks = hybrid_compress(model.hf, now, original_parameters=original)
-    made = LengthAdaptiveModel(
-        small,
-        task_kind=model.task_kind,
-        significance=model.significance.name,
-        semantics=model.semantics,
-    )
-    return replace(student, model=made), masks
-
-
-def shrink_figures(student: Opened, masks: Masks, *, original: int) -> dict[str, float]:
+def shrink_figures(student: Student, *, original: int) -> dict[str, float]:
     """Return how many parameters the masks leave, and how many times more the `original` has."""
-    hidden = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
-    left = parameters(student.model.arch) - hidden
+    pruned = sum(mask.numel() - int(mask.sum()) for mask in student.masks.values())
+    left = parameters(student.model.arch) - pruned
     return {"shrink/parameters": float(left), "shrink/ratio": original / left}
 
 
-def student_of(
-    config: DistillConfig, teacher: Opened, inputs: Mapping[str, Any]
-) -> tuple[Opened, Origin | None]:
-    """Return the student, and what it copied of the teacher, None where it is of its own.
-
-    Raises:
-        QualaError: for a `width` with a student that is opened.
-    """
-    if "model" in inputs:
-        if config.width < 1:
-            raise QualaError(
-                f"`width` narrows layers copied from the teacher, got {config.width} with a "
-                "student of its own."
-            )
-        student = open_student(inputs["model"], inputs["data"], config)
-        return student, origin_of(inputs["model"], inputs["teacher"])
-    depth = teacher.model.num_layers
-    kept = config.keep
-    if kept is None:
-        kept = layers_to_keep(config.keep_map, depth=depth, kept=config.layers or depth)
-    hf = keep_layers(teacher.model.hf, kept)
-    heads = [list(range(teacher.model.arch.sizes[layer].heads)) for layer in kept]
-    if config.width < 1:
-        hf, heads = narrow(hf, kept, teacher, config)
-    model = LengthAdaptiveModel(
-        hf,
-        task_kind=teacher.data.task.kind,
-        significance=config.significance or "question",
-        semantics=config.semantics or "natural",
-    )
-    origin = copied_from(inputs["teacher"], kept, heads)
-    return Opened(model, teacher.tokenizer, teacher.data), origin
-
-
-def followed_layers(
-    config: DistillConfig, student: Opened, teacher: Opened, origin: Origin | None
-) -> list[tuple[int, int]]:
-    """Return the student's and the teacher's layers that belong together."""
-    own, depth = student.model.num_layers, teacher.model.num_layers
-    followed = config.layer_map or (origin.layers if origin else uniform_layers(depth, own))
-    return layer_pairs(followed, teacher=depth, student=own)
-
-
-def save_student(
-    config: DistillConfig, student: Opened, folder: Path, origin: Origin | None
-) -> None:
-    """Write the student, as integers where it is rounded, and what it copied of the teacher."""
-    facts = origin.to_json() if origin else {}
-    if in_training_form(student.model):
+def save_student(config: DistillConfig, student: Student, folder: Path) -> None:
+    """Write the student, as integers if it is fake-quantized, with the record of its origin."""
+    checkpoint = student.checkpoint
+    facts = student.origin.to_json() if student.origin else {}
+    if is_fake_quantized(student.model):
         if config.latent:
             save_latent(student.model.hf, folder)
-        save_quantized(student, folder, facts)
+        save_quantized(checkpoint, folder, facts)
     else:
-        facts = metadata(student) | facts
-        save_model(student.model, student.tokenizer, folder, metadata=facts)
+        facts = metadata(checkpoint) | facts
+        save_model(student.model, checkpoint.tokenizer, folder, metadata=facts)
     if config.shrink is not None:
         store_sparse(folder)

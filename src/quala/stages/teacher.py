@@ -1,4 +1,4 @@
-"""What a teacher says of a batch: a model in the loop, or one whose words were stored."""
+"""Teacher outputs for a batch, from a live model or from a cache."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from quala.checkpoint import Opened, on_device
+from quala.checkpoint import TaskCheckpoint, on_device
 from quala.compress.layer_maps import hidden_pairs
+from quala.compress.losses import TeacherOutput
 from quala.compress.partial_states import (
     KeptState,
     Pairs,
@@ -29,42 +30,31 @@ if TYPE_CHECKING:
 
     from quala.data.features import Batch, FeatureSet
     from quala.models.adaptive import LengthAdaptiveModel
-    from quala.models.selection import Trace
     from quala.stage import StageContext
     from quala.stages.distill_options import CacheConfig
     from quala.stages.options import TrainingConfig
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Said:
-    """The answers of a batch, and how the teacher got there: in full, or what was kept of it."""
-
-    logits: Tensor  # (B, n, outputs) or (B, outputs)
-    trace: Trace | None = None
-    kept: tuple[tuple[int, KeptState], ...] = ()
-    """The number of a student's state, and what it follows."""
-
-
 class Teacher(Protocol):
-    """Something that a student is taught by."""
+    """The source of a distillation's targets."""
 
     @property
     def width(self) -> int:
-        """The width of the hidden states that it teaches."""
+        """The width of the hidden states that a student follows."""
 
     @property
     def figures(self) -> Mapping[str, float]:
         """What its preparation cost, for the stage's final metrics."""
 
     def to(self, device: torch.device) -> None:
-        """Say everything on a device from now on."""
+        """Return all later outputs on a device."""
 
-    def say(self, batch: Batch, *, traced: bool) -> Said:
-        """Return the answers to a batch and, if `traced`, the states behind them."""
+    def outputs(self, batch: Batch, *, traced: bool) -> TeacherOutput:
+        """Return the answers to a batch and, if `traced`, the inner states."""
 
 
 class LiveTeacher:
-    """A frozen model that answers every batch anew. It is no module: no checkpoint holds it."""
+    """A frozen model that runs on every batch. It is no `nn.Module`: no checkpoint holds it."""
 
     def __init__(self, model: LengthAdaptiveModel):
         self.model = model.eval().requires_grad_(False)
@@ -78,18 +68,18 @@ class LiveTeacher:
         self.model.to(device)
 
     @torch.no_grad()
-    def say(self, batch: Batch, *, traced: bool) -> Said:
+    def outputs(self, batch: Batch, *, traced: bool = False) -> TeacherOutput:
         if not traced:
-            return Said(self.model(batch))
+            return TeacherOutput(self.model(batch))
         trace = self.model.trace(batch)
-        return Said(trace.logits, trace=trace)
+        return TeacherOutput(trace.logits, trace=trace)
 
 
 FOLDER = "teacher"
 
 
 class CachedTeacher:
-    """A teacher's stored answers, and what is kept of its hidden states.
+    """A teacher's stored answers and the kept part of its hidden states.
 
     `pairs` are a student's state and the teacher's state that it follows.
     """
@@ -102,16 +92,16 @@ class CachedTeacher:
         return self.store.layout.hidden
 
     def to(self, device: torch.device) -> None:
-        """Do nothing: the words go where the batch is."""
+        """Do nothing: outputs go to the device of the batch."""
 
-    def say(self, batch: Batch, *, traced: bool) -> Said:
+    def outputs(self, batch: Batch, *, traced: bool) -> TeacherOutput:
         slots = self.store.layout.slots(batch["feature"].cpu().numpy())
         logits = self._logits(slots, batch["input_ids"])
         if not traced:
-            return Said(logits)
+            return TeacherOutput(logits)
         states = self.store.layout.states
         kept = dict(zip(states, self.store.states(slots, logits.device), strict=True))
-        return Said(logits, kept=tuple((own, kept[goal]) for own, goal in self.pairs))
+        return TeacherOutput(logits, kept=tuple((own, kept[goal]) for own, goal in self.pairs))
 
     def _logits(self, slots: Ints, ids: Tensor) -> Tensor:
         """Return (B, n, 2) with 0 on padding for spans, (B, outputs) otherwise."""
@@ -125,17 +115,17 @@ class CachedTeacher:
 
 
 @dataclass(frozen=True)
-class _Speaker:
-    """A teacher model, and what is kept of what it says."""
+class _Recorder:
+    """A teacher model, and which part of its outputs is kept."""
 
-    opened: Opened
+    opened: TaskCheckpoint
     cache: CacheConfig
     states: tuple[int, ...]
     bf16: bool
 
     def layout(self, features: FeatureSet, rows: Ints) -> Layout:
         model, lengths = self.opened.model, features.lengths[rows]
-        spans = model.task_kind == "question-answering"
+        spans = model.task.per_token
         kept = lengths
         if self.cache.tokens is not None:
             kept = np.minimum(self._candidates(features)[rows], self.cache.tokens)
@@ -152,14 +142,14 @@ class _Speaker:
         )
 
     @torch.inference_mode()
-    def words(self, batch: Batch) -> tuple[Tensor, Sequence[KeptState]]:
-        """Return the logits of real tokens, or of inputs, and what is kept of the states."""
+    def outputs(self, batch: Batch) -> tuple[Tensor, Sequence[KeptState]]:
+        """Return the logits of real tokens, or of inputs, and the kept part of the states."""
         model = self.opened.model
         device = model.hf.device
         batch = on_device(device, batch)
         mask = batch["attention_mask"].bool()
         kept: Sequence[KeptState] = ()
-        # The arithmetic of the training, as if the teacher were in its loop.
+        # The precision of the training, as for a live teacher.
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             if self.states:
                 trace = model.trace(batch)
@@ -174,7 +164,7 @@ class _Speaker:
                 logits = trace.logits
             else:
                 logits = model(batch)
-        return logits[mask] if model.task_kind == "question-answering" else logits, kept
+        return logits[mask] if model.task.per_token else logits, kept
 
     def _candidates(self, features: FeatureSet) -> Ints:
         """Return how many tokens of each feature may be kept."""
@@ -183,7 +173,7 @@ class _Speaker:
 
 
 def cache_teacher(
-    opened: Opened,
+    opened: TaskCheckpoint,
     context: StageContext,
     *,
     cache: CacheConfig,
@@ -191,29 +181,29 @@ def cache_teacher(
     plan: Plan,
     pairs: Pairs,
 ) -> CachedTeacher:
-    """Store what a teacher says of all that a training will see; the model may go then.
+    """Store a teacher's outputs for all inputs of a training; the model may be freed then.
 
-    Goes on where an earlier call was killed. `pairs` are hidden states of student and teacher,
-    none where only answers are taught. Raises QualaError when the disk has no room.
+    A call that was killed is resumed. `pairs` are hidden states of student and teacher, none if
+    only answers are followed. Raises QualaError when the disk has no room.
     """
     started = time.perf_counter()
     states = tuple(sorted({goal for _, goal in pairs}))
-    speaker = _Speaker(opened, cache, states, training.precision == "bf16")
-    layout = speaker.layout(plan.features, _seen(plan, training))
+    recorder = _Recorder(opened, cache, states, training.precision == "bf16")
+    layout = recorder.layout(plan.features, _seen(plan, training))
     size = layout.bytes / MEBIBYTE
     context.logger.info(
-        "The teacher's words on %d inputs take %.1f MiB on disk.", len(layout.rows), size
+        "The teacher's outputs for %d inputs take %.1f MiB on disk.", len(layout.rows), size
     )
     store = AnswerStore(context.scratch / FOLDER, layout)
-    _fill(store, speaker, context, training=training, plan=plan)
+    _fill(store, recorder, context, training=training, plan=plan)
     seconds = time.perf_counter() - started
     return CachedTeacher(store, pairs, {"cache/mebibytes": size, "cache/seconds": seconds})
 
 
-def taught_states(
+def followed_states(
     cache: CacheConfig, pairs: Sequence[tuple[int, int]], *, student: int, teacher: int
 ) -> Pairs:
-    """Return the hidden states of student and teacher that belong together under a cache.
+    """Return the pairs of a student's hidden state and the cached one that it follows.
 
     `pairs` are layers, `student` and `teacher` the numbers of layers. Raises QualaError for
     options that do not fit the two depths.
@@ -226,7 +216,7 @@ def taught_states(
 
 def _fill(
     store: AnswerStore,
-    speaker: _Speaker,
+    recorder: _Recorder,
     context: StageContext,
     *,
     training: TrainingConfig,
@@ -235,13 +225,13 @@ def _fill(
     rows = store.layout.rows
     batches = eval_batches(plan.features.lengths[rows], training.batch_size)
     done = store.batches
-    speaker.opened.model.eval().to(_device())
+    recorder.opened.model.eval().to(_device())
     committed = time.monotonic()
-    with context.progress(f"{context.name}: the teacher's words", len(batches)) as progress:
+    with context.progress(f"{context.name}: the teacher's outputs", len(batches)) as progress:
         progress.advance(done)
         for number, slots in enumerate(batches[done:], start=done + 1):
             batch = plan.features.batch(rows[slots].tolist(), pad_to=plan.pad_to)
-            store.write(slots, *speaker.words(batch))
+            store.write(slots, *recorder.outputs(batch))
             progress.advance()
             minutes = (time.monotonic() - committed) / 60
             if number == len(batches) or minutes >= training.checkpoint_minutes:
@@ -250,7 +240,7 @@ def _fill(
 
 
 def _seen(plan: Plan, training: TrainingConfig) -> Ints:
-    """Return the features that the training will see, rising: all where it sees an epoch."""
+    """Return the features that the training will use, rising: all if it takes an epoch or more."""
     batches = step_batches(plan.features, training, plan.total_steps)
     if plan.total_steps >= batches.steps_per_epoch:
         return np.arange(len(plan.features))

@@ -1,4 +1,4 @@
-"""A teacher's words on disk: arrays mapped into memory, written once, in any order."""
+"""A teacher's outputs on disk: arrays mapped into memory, written once, in any order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PROGRESS = "progress.json"
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the words about each of n features are, and how many of them are kept.
+    """Where the outputs for each of n features are, and how many of them are kept.
 
     The feature `rows[i]` has the logits `answers[i]` to `answers[i + 1]` and the kept tokens
     `tokens[i]` to `tokens[i + 1]`: as many of each state, though not the same ones.
@@ -38,7 +38,7 @@ class Layout:
     tokens: Ints  # (n + 1,)
     outputs: int
     spans: bool
-    """Whether every token has logits; else an input has."""
+    """Whether each token has logits; otherwise each input has."""
     states: tuple[int, ...]
     """The teacher's hidden states that are kept, rising."""
     hidden: int
@@ -78,13 +78,13 @@ class Layout:
         return slots
 
     def to_json(self) -> dict[str, Any]:
-        """Return what tells two layouts of one training apart."""
+        """Return the facts in which two layouts of one training may differ."""
         arrays = {name: [list(shape), kind] for name, (shape, kind) in self.arrays.items()}
         return {"arrays": arrays, "states": list(self.states)}
 
 
 class AnswerStore:
-    """The arrays of a layout in a folder. What was written before a kill is there again.
+    """The arrays of a layout in a folder. What was written before a kill is read back.
 
     Raises QualaError when the disk has no room for them, before anything is written.
     """
@@ -111,8 +111,8 @@ class AnswerStore:
     def write(self, slots: Sequence[int], logits: torch.Tensor, kept: Sequence[KeptState]) -> None:
         """Write the logits (sum of answers, outputs) and one kept state of each kind.
 
-        `slots` are places in the layout's rows; all else is in their order. Raises QualaError
-        for values that float16 does not hold.
+        `slots` are places in the layout's rows; logits and states are in their order. Raises
+        QualaError for values that float16 does not hold.
         """
         where = np.asarray(slots, dtype=np.int64)
         answers, _, _ = places(self.layout.answers, where)
@@ -130,7 +130,7 @@ class AnswerStore:
         return self.arrays["logits"][answers], example, place
 
     def states(self, slots: Ints, device: torch.device) -> list[KeptState]:
-        """Return what is kept of each state of these features."""
+        """Return the kept part of each state of these features."""
         tokens, example, _ = places(self.layout.tokens, slots)
         rows = torch.from_numpy(example).to(device)
         found = {
@@ -173,7 +173,7 @@ class AnswerStore:
         for name, (shape, kind) in self.layout.arrays.items():
             open_memmap(self._file(name), mode="w+", dtype=kind, shape=shape)
             with self._file(name).open("r+b") as file:
-                # A mapped file that outgrows its disk ends the process without a word.
+                # A mapped file that outgrows its disk ends the process without a message.
                 os.posix_fallocate(file.fileno(), 0, self._file(name).stat().st_size)
         self._note(0)
 

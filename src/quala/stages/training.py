@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader, Sampler
 from transformers import get_scheduler
 
-from quala.compress.quantize.files import precision_of
+from quala.compress.quantize.integer import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
 from quala.errors import QualaError
 

@@ -1,8 +1,8 @@
 """Stage graph, fingerprints, resume, tracking: what turns a workflow script into tracked runs."""
 
 from quala.stage import Candidate, Progress, Stage, StageConfig, StageContext
+from quala.workflow.declare import Workflow, workflow
 from quala.workflow.flow import Artifact, Flow, Source
-from quala.workflow.script import Workflow, workflow
 
 __all__ = [
     "Artifact",

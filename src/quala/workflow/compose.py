@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -19,12 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from quala.errors import QualaError, unknown
-from quala.workflow.script import workflow_scripts
+from quala.workflow.script import WorkflowSpec, workflow_scripts
 from quala.workflow.settings import Settings, root_schema, settings
-
-if TYPE_CHECKING:
-    from quala.workflow.script import Workflow
-
 
 SCHEMA = "quala_schema"
 CONFIG = "config"
@@ -32,15 +28,16 @@ DEMO = "demo"
 VERSION_BASE = "1.3"
 _EXPERIMENT = re.compile(r"~?experiment(=|$)")
 _OVERRIDE = re.compile(r"~|[^-][^=]*=")
+_STAGE = re.compile(r"(?:^[+~]*|@)stage[./](\w+)")
 
 
-def register(workflow: Workflow) -> None:
+def register(workflow: WorkflowSpec) -> None:
     """Give Hydra the schema that a workflow's configuration is checked against."""
-    configs = {name: stage.config for name, stage in workflow.stages.items()}
+    configs = {name: stage.config for name, stage in workflow.known_stages.items()}
     ConfigStore.instance().store(name=SCHEMA, node=root_schema(configs, workflow.name))
 
 
-def composed(workflow: Workflow, overrides: Sequence[str]) -> DictConfig:
+def composed(workflow: WorkflowSpec, overrides: Sequence[str]) -> DictConfig:
     """Return the configuration that Hydra composes from a workflow and overrides."""
     register(workflow)
     overrides = with_experiment(workflow, overrides)
@@ -49,14 +46,16 @@ def composed(workflow: Workflow, overrides: Sequence[str]) -> DictConfig:
         return compose(CONFIG, overrides=overrides)
 
 
-def with_experiment(workflow: Workflow, words: Sequence[str]) -> list[str]:
+def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
     """Return the words of a command line with the workflow's own demo where they choose nothing.
 
     A workflow with a folder in conf/experiment starts from its `demo`.
 
     Raises:
-        QualaError: for an experiment of another workflow.
+        QualaError: for an experiment or an option of a stage that only other workflows have.
     """
+    for word in words:
+        _check_stage(workflow, word)
     chosen = [word for word in words if _EXPERIMENT.match(word)]
     for word in chosen:
         for name in word.partition("=")[2].split(","):
@@ -69,7 +68,16 @@ def with_experiment(workflow: Workflow, words: Sequence[str]) -> list[str]:
     return [*words[:place], f"experiment={demo}", *words[place:]]
 
 
-def _check_experiment(workflow: Workflow, name: str) -> None:
+def _check_stage(workflow: WorkflowSpec, word: str) -> None:
+    for name in _STAGE.findall(word):
+        if name in workflow.known_stages and name not in workflow.stages:
+            raise QualaError(
+                f"`{word}` sets the stage `{name}`, which the workflow `{workflow.name}` does not "
+                f"have; its stages: {', '.join(workflow.stages)}."
+            )
+
+
+def _check_experiment(workflow: WorkflowSpec, name: str) -> None:
     owner, _, rest = name.rpartition("/")
     if owner == workflow.name or name in ("", "null"):
         return
@@ -81,18 +89,31 @@ def _check_experiment(workflow: Workflow, name: str) -> None:
         )
 
 
-def typed(config: DictConfig, workflow: Workflow) -> Settings:
+def typed(config: DictConfig, workflow: WorkflowSpec) -> Settings:
     """Return typed settings; raise QualaError for what is missing or wrong."""
-    missing = sorted(OmegaConf.missing_keys(config))
+    needed = own_values(config, workflow, resolve=False)
+    missing = sorted(OmegaConf.missing_keys(OmegaConf.create(needed)))
     if missing:
         raise QualaError(f"`{missing[0]}` has no value: give one with `{missing[0]}=`.")
-    values: Any = OmegaConf.to_container(config, resolve=True)
     configs = {name: stage.config for name, stage in workflow.stages.items()}
-    return settings(values, configs)
+    return settings(own_values(config, workflow), configs)
+
+
+def own_values(
+    config: DictConfig, workflow: WorkflowSpec, *, resolve: bool = True
+) -> dict[str, Any]:
+    """Return the values of a configuration without those of stages that only others run.
+
+    A shared experiment may set the options of such stages.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=resolve)
+    others = workflow.known_stages.keys() - workflow.stages.keys()
+    stages = {name: own for name, own in values["stage"].items() if name not in others}
+    return {**values, "stage": stages}
 
 
 @contextmanager
-def one_sentence(workflow: Workflow) -> Iterator[None]:
+def one_sentence(workflow: WorkflowSpec) -> Iterator[None]:
     """Turn the errors of Hydra and OmegaConf into QualaErrors."""
     try:
         yield
@@ -119,17 +140,18 @@ def one_sentence(workflow: Workflow) -> Iterator[None]:
         ) from error
 
 
-def _missing(error: MissingConfigException, workflow: Workflow) -> QualaError:
+def _missing(error: MissingConfigException, workflow: WorkflowSpec) -> QualaError:
     name = str(error.missing_cfg_file)
     if error.options:
         group, _, option = name.rpartition("/")
         if group == f"experiment/{workflow.name}":
             return unknown("experiment", name.partition("/")[2], workflow.experiments)
-        return unknown(f"choice for `{group}`", option, error.options)
+        named = [name for name in error.options if not name.startswith("_")]
+        return unknown(f"choice for `{group}`", option, named)
     return QualaError(f"There is no configuration `{name}`.")
 
 
-def _explained(error: Exception, workflow: Workflow) -> QualaError:
+def _explained(error: Exception, workflow: WorkflowSpec) -> QualaError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = _key(error, cause)
     if isinstance(cause, ValidationError) and key:
@@ -147,7 +169,7 @@ def _key(error: Exception, cause: BaseException) -> str | None:
     return full.group(1) if full else None
 
 
-def _unknown_key(key: str, workflow: Workflow) -> QualaError | None:
+def _unknown_key(key: str, workflow: WorkflowSpec) -> QualaError | None:
     configs = {name: stage.config for name, stage in workflow.stages.items()}
     node: Any = OmegaConf.structured(root_schema(configs, workflow.name))
     prefix = ""

@@ -19,14 +19,13 @@ from quala.workflow.identity import leaves
 from quala.workflow.lease import Claim, Lease, acquire
 from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record
+from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
 from quala.workflow.sources import OutsideSources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-    from quala.workflow.script import Workflow
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,7 @@ class Invocation:
     bars: bool = False
 
 
-def run_workflow(workflow: Workflow, invocation: Invocation) -> Result:
+def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     """Run a workflow to its end, or find that it was; raise what a stage raises."""
     start = time.monotonic()
     settings = invocation.settings

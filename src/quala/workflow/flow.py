@@ -6,14 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from quala.errors import QualaError, unknown
-from quala.stage import Stage, StageConfig
+from quala.stage import RecipeStage, Stage, StageConfig
 from quala.workflow.identity import config_identity, fingerprint
-
-if TYPE_CHECKING:
-    from quala.workflow.settings import Settings
+from quala.workflow.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,8 @@ class Node:
     fingerprint: str
     identity: Mapping[str, Any]
     given: Path | None = None
+    recipe: RecipeStage | None = None
+    """What the script says of the stage; planning compares it with `config`."""
 
     @property
     def upstream(self) -> set[str]:
@@ -119,7 +119,7 @@ class Flow:
 
     def run(
         self,
-        stage: str,
+        stage: str | RecipeStage,
         /,
         *,
         name: str | None = None,
@@ -129,10 +129,13 @@ class Flow:
     ) -> Any:
         """Run a stage on `inputs` and return its output (an `Artifact`).
 
+        A stage is named, or is what a recipe says of it, such as `distill("copy_layers", ...)`.
         A second use of the same stage takes another `name`, and `changes` on top of the stage's
         config. A stage switched off returns `otherwise`, its pass-through. Inputs that are None
         are left out.
         """
+        recipe = None if isinstance(stage, str) else stage
+        stage = stage if isinstance(stage, str) else stage.stage
         if stage not in self._stages:
             raise unknown("stage", stage, self._stages)
         name = name or stage
@@ -140,13 +143,15 @@ class Flow:
             raise QualaError(f"Stage `{name}` is used twice: give the second use a `name`.")
         self.names.append(name)
         config = _changed(self.settings.stages[stage], changes or {})
+        config = _named(config, self.settings.workflow)
         if not config.enabled:
             return otherwise or Artifact(name, "", absent="is switched off")
         used = {key: item for key, item in inputs.items() if item is not None}
         for item in used.values():
             if isinstance(item, Artifact) and item.off:
                 raise QualaError(f"Stage `{name}` needs `{item.name}`, which is switched off.")
-        return self._driver.step(self._node(name, self._stages[stage], config, used))
+        node = self._node(name, self._stages[stage], config, used)
+        return self._driver.step(dataclasses.replace(node, recipe=recipe))
 
     def _node(
         self,
@@ -190,3 +195,13 @@ def _changed(config: StageConfig, changes: Mapping[str, Any]) -> StageConfig:
         if key not in known:
             raise unknown("stage option", key, known)
     return dataclasses.replace(config, **changes)
+
+
+def _named(config: StageConfig, workflow: str) -> StageConfig:
+    """Return the config with a value from the workflow's name for each option that wants one."""
+    unset = {
+        item.name: item.metadata["null"](workflow)
+        for item in dataclasses.fields(config)
+        if "null" in item.metadata and getattr(config, item.name) is None
+    }
+    return dataclasses.replace(config, **unset)

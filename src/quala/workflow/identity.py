@@ -36,7 +36,10 @@ def config_identity(config: Any) -> Any:
 
 def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
     marked = field.metadata.get("identity", True)
-    return value != field.default if marked == "if set" else bool(marked)
+    if marked != "if set":
+        return bool(marked)
+    made = field.default_factory
+    return bool(value != (field.default if made is dataclasses.MISSING else made()))
 
 
 def fingerprint(identity: Any) -> str:

@@ -1,7 +1,8 @@
-"""The panel at the end of a run, and the table of a plan."""
+"""The command line of a workflow: run it, sweep over it, plan it, print its configuration."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,20 +27,17 @@ from quala.workflow.compose import (
     VERSION_BASE,
     composed,
     one_sentence,
+    own_values,
     register,
     typed,
     with_experiment,
 )
 from quala.workflow.execute import Invocation, Result, bars_wanted, run_workflow
 from quala.workflow.plan import Plan, make_plan
-from quala.workflow.script import load_workflow
+from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import OutsideSources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep
-
-if TYPE_CHECKING:
-    from quala.workflow.script import Workflow
-
 
 COLORS = {
     "cached": "green",
@@ -134,17 +132,18 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 @dataclass(frozen=True)
-class Task:
+class HydraJob:
     """What Hydra calls with each composed configuration, in this process or in a worker's."""
 
-    script: Path
+    workflow: str
+    """The place of the workflow, for a workflow itself cannot be sent to another process."""
     as_json: bool
     mistakes: list[QualaError] = field(default_factory=list)
     """Kept from Hydra, which would put words of its own before the sentence."""
 
     def __call__(self, config: DictConfig) -> None:
-        """Run the workflow of `script` once."""
-        workflow = load_workflow(self.script)
+        """Run the workflow once."""
+        workflow = find_workflow(self.workflow)
         context = HydraConfig.get()
         overrides = list(context.overrides.task)
         if context.mode is not RunMode.MULTIRUN:
@@ -160,7 +159,7 @@ class Task:
             invocation = _invocation(workflow, config, overrides, self.as_json, sweep=sweep.run_id)
             job.run_id = run_workflow(workflow, invocation).run_id
 
-    def _alone(self, workflow: Workflow, config: DictConfig, overrides: list[str]) -> None:
+    def _alone(self, workflow: WorkflowSpec, config: DictConfig, overrides: list[str]) -> None:
         with one_sentence(workflow):
             invocation = _invocation(workflow, config, overrides, self.as_json)
         result = run_workflow(workflow, invocation)
@@ -170,25 +169,78 @@ class Task:
             show_result(result, _console())
 
 
-def run(workflow: Workflow, arguments: Sequence[str]) -> int:
+def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     """Run a workflow, or a sweep over it, with Hydra's command line; return the exit code."""
-    words = with_experiment(workflow, [word for word in arguments if word != JSON])
+    words = [word for word in arguments if word != JSON]
+    if "-h" in words or "--help" in words:
+        sys.stdout.write(workflow_help(workflow))
+        return 0
+    if _print_config(workflow, words):
+        return 0
+    words = with_experiment(workflow, words)
     register(workflow)
-    task = Task(workflow.script, as_json=JSON in arguments)
+    job = HydraJob(workflow.place, as_json=JSON in arguments)
     command = hydra.main(
         version_base=VERSION_BASE, config_path=str(workflow.conf.absolute()), config_name=CONFIG
     )
     status = "KILLED"
     try:
         with _command_line(workflow.name, words), one_sentence(workflow):
-            command(task)()
-        if task.mistakes:
-            raise task.mistakes[0]
+            command(job)()
+        if job.mistakes:
+            raise job.mistakes[0]
         status = "FINISHED"
     finally:
         sweep = Sweep.current()
-        failed = _close(sweep, status, task.as_json) if sweep else 0
+        failed = _close(sweep, status, job.as_json) if sweep else 0
     return 1 if failed else 0
+
+
+def _print_config(workflow: WorkflowSpec, words: Sequence[str]) -> bool:
+    """Print what `--cfg job` asks for and say whether it was asked for.
+
+    Hydra would print the options of all stages, also of those that the workflow does not have.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--cfg", "-c")
+    parser.add_argument("--package", "-p")
+    parser.add_argument("--resolve", action="store_true")
+    asked, overrides = parser.parse_known_args(words)
+    if asked.cfg != "job":
+        return False
+    with one_sentence(workflow):
+        config = composed(workflow, overrides)
+        shown: Any = OmegaConf.create(own_values(config, workflow, resolve=asked.resolve))
+        if asked.package not in (None, "_global_"):
+            shown = OmegaConf.select(shown, asked.package, throw_on_missing=True)
+    text = OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else f"{shown}\n"
+    sys.stdout.write(text)
+    return True
+
+
+def workflow_help(workflow: WorkflowSpec) -> str:
+    """Return what a workflow does, its stages, its experiments and the presets of its stages."""
+    summaries = [(stage.name, stage.summary) for stage in workflow.stages.values()]
+    groups = ["data", "model", "tracking", *(f"stage/{name}" for name in workflow.stages)]
+    presets = [(f"{group}=", ", ".join(choices(workflow.conf / group))) for group in groups]
+    experiments = workflow.experiments or choices(workflow.conf / "experiment")
+    parts = {
+        "stages": _columns(summaries),
+        "experiments": "".join(f"  experiment={name}\n" for name in experiments),
+        "presets": _columns([(group, names) for group, names in presets if names]),
+    }
+    listed = "\n".join(f"{title}:\n{text}" for title, text in parts.items() if text)
+    return (
+        f"usage: quala run {workflow.name} [overrides] [-m] [--json]\n\n"
+        f"{workflow.summary}\n\n{listed}\n"
+        f"An option is changed by `stage.NAME.OPTION=VALUE`. `quala run {workflow.name} --cfg job`"
+        "\nprints all options with their values, `quala run --help` explains overrides.\n"
+    )
+
+
+def _columns(rows: Sequence[tuple[str, str]]) -> str:
+    width = max((len(left) for left, _ in rows), default=0)
+    return "".join(f"  {left:<{width}}  {right}\n" for left, right in rows)
 
 
 def _console() -> Console:
@@ -207,9 +259,12 @@ def _close(sweep: Sweep, status: str, as_json: bool) -> int:
     return failed
 
 
-def plan(workflow: Workflow, arguments: Sequence[str]) -> int:
+def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     """Show what `run` would do with the same arguments; return the exit code."""
     words = [word for word in arguments if word != JSON]
+    if "-h" in words or "--help" in words:
+        sys.stdout.write(workflow_help(workflow))
+        return 0
     if any(word.startswith("-") for word in words):
         raise QualaError("`quala plan` takes a workflow, overrides and --json, not a sweep.")
     with one_sentence(workflow):
@@ -229,7 +284,7 @@ def _plan_json(made: Plan) -> dict[str, object]:
 
 
 def _invocation(
-    workflow: Workflow,
+    workflow: WorkflowSpec,
     config: DictConfig,
     overrides: list[str],
     as_json: bool,
@@ -240,7 +295,7 @@ def _invocation(
     interactive = sys.stderr.isatty() and not as_json and sweep is None
     return Invocation(
         settings=settings,
-        config=OmegaConf.to_yaml(config, resolve=True),
+        config=OmegaConf.to_yaml(OmegaConf.create(own_values(config, workflow))),
         overrides=overrides,
         sweep=sweep,
         bars=bars_wanted(settings, interactive),

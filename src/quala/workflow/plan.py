@@ -13,14 +13,13 @@ from quala.errors import QualaError, unknown
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import differences, fingerprint
 from quala.workflow.lease import busy
+from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings
 from quala.workflow.sources import OutsideSources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-    from quala.workflow.script import Workflow
 
 
 @dataclass(frozen=True)
@@ -151,12 +150,15 @@ class _Collector:
 
 
 def make_plan(
-    workflow: Workflow, settings: Settings, store: Store, sources: OutsideSources
+    workflow: WorkflowSpec, settings: Settings, store: Store, sources: OutsideSources
 ) -> Plan:
     """Call the script symbolically and look every stage up; run nothing."""
     collector = _Collector()
     flow = Flow(settings, workflow.stages, sources, collector)
     workflow(flow)
+    for planned in collector.nodes.values():
+        if planned.recipe is not None and planned.given is None:
+            planned.recipe.check(workflow.name, planned.config)
     selection = select(collector.nodes, settings.flow)
     entries: dict[str, Entry] = {}
     for name in flow.names:
@@ -169,7 +171,7 @@ def make_plan(
     return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries))
 
 
-def _fingerprint(workflow: Workflow, settings: Settings, entries: Mapping[str, Entry]) -> str:
+def _fingerprint(workflow: WorkflowSpec, settings: Settings, entries: Mapping[str, Entry]) -> str:
     nodes = [[entry.name, entry.node.fingerprint] for entry in entries.values() if entry.node]
     chosen = settings.flow
     selection = [chosen.only, chosen.until, chosen.since, sorted(chosen.force)]

@@ -1,21 +1,13 @@
-"""LadaBERT's split and steps."""
+"""LadaBERT's ratio and its steps."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 
-from quala.compress.prune.config import HybridConfig, ratio_steps, split_ratio
+from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.errors import QualaError
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_parts_multiply_to_the_ratio(share: float) -> None:
-    svd, pruning = split_ratio(10.0, share)
-    assert svd * pruning == pytest.approx(10.0)
-    assert math.log(svd) == pytest.approx(share * math.log(10.0), abs=1e-12)
 
 
 def test_the_steps_multiply_to_the_ratio_by_one_factor() -> None:

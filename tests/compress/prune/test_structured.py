@@ -10,20 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from toys import FAMILIES, BuildHf, MakeBatch
+from toys import FAMILIES, TASKS, BuildHf, MakeBatch
 
 from quala.architecture import KEY
 from quala.compress.prune.structured import (
     Importance,
-    PruneConfig,
-    keep_most_important,
     keep_units,
-    prune,
     sort_width,
     subnetwork,
     taylor_importance,
 )
-from quala.compress.shrink import FactorizeConfig, factorize
+from quala.compress.shrink import factorize
 from quala.compress.structure import structure_of
 from quala.cost import macs, parameters, size_bytes
 from quala.errors import QualaError
@@ -73,7 +70,7 @@ def test_the_pruned_model_is_the_masked_model(
     masked(hf)
     assert (answer(hf, batch) - before).abs().max() > 1e-3
     torch.testing.assert_close(answer(small, batch), answer(hf, batch), atol=1e-10, rtol=0)
-    full, cut = (LengthAdaptiveModel(model, task_kind=kind)(batch) for model in (hf, small))
+    full, cut = (LengthAdaptiveModel(model, task=TASKS[kind])(batch) for model in (hf, small))
     torch.testing.assert_close(cut, full, atol=1e-10, rtol=0)
 
 
@@ -161,7 +158,7 @@ def test_pruning_again_counts_from_what_is_present(
 
 
 def test_a_factorized_model_is_pruned_too(build_hf: BuildHf, make_batch: MakeBatch) -> None:
-    hf, batch = factorize(build_hf(), FactorizeConfig(linear_rank=6)), make_batch([9, 20])
+    hf, batch = factorize(build_hf(), 1.5), make_batch([9, 20])
     small = keep_units(hf, heads=HEADS, neurons=NEURONS)
     masked(hf)
     torch.testing.assert_close(answer(small, batch), answer(hf, batch), atol=1e-10, rtol=0)
@@ -181,17 +178,6 @@ def test_frozen_weights_stay_frozen_and_others_train(
     assert cut.key.weight.grad.shape == (8, 16)
 
 
-def test_importance_decides_what_stays(build_hf: BuildHf) -> None:
-    hf = build_hf()
-    heads = tuple(torch.tensor([0.0, 3.0, 1.0, 2.0]) for _ in range(3))
-    neurons = tuple(torch.arange(32.0) for _ in range(3))
-    small = prune(hf, Importance(heads, neurons), PruneConfig(heads=0.5, neurons=0.25))
-    expected = keep_units(hf, heads=[[1, 3]] * 3, neurons=[list(range(24, 32))] * 3)
-    state = expected.state_dict()
-    assert all(torch.equal(value, state[name]) for name, value in small.state_dict().items())
-    assert [layer.heads for layer in structure_of(small).layers] == [2, 2, 2]
-
-
 def test_equal_feed_forwards_need_no_record(build_hf: BuildHf) -> None:
     small = keep_units(build_hf(), neurons=[range(8)] * 3)
     assert small.config.intermediate_size == 8
@@ -204,12 +190,6 @@ def test_equal_feed_forwards_need_no_record(build_hf: BuildHf) -> None:
 def test_heads_that_a_layer_cannot_keep_are_refused(heads: Any, build_hf: BuildHf) -> None:
     with pytest.raises(QualaError, match="heads"):
         keep_units(build_hf(), heads=heads)
-
-
-@pytest.mark.parametrize("name", ["heads", "neurons"])
-def test_shares_out_of_range_are_refused(name: str) -> None:
-    with pytest.raises(QualaError, match=f"`{name}`"):
-        PruneConfig(**{name: 0.0})  # type: ignore[arg-type]
 
 
 Batch = dict[str, Tensor]
@@ -273,7 +253,7 @@ def test_scores_are_the_slope_of_the_loss(
 def test_scores_of_a_factorized_model_are_the_slope_too(
     build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
-    check(factorize(build_hf(), FactorizeConfig(linear_rank=5)), batches(make_batch, "bert"))
+    check(factorize(build_hf(), 1.6), batches(make_batch, "bert"))
 
 
 def test_removing_a_weak_unit_changes_the_loss_by_its_score(
@@ -302,40 +282,6 @@ def test_no_batches_are_refused(build_hf: BuildHf) -> None:
     hf = build_hf()
     with pytest.raises(QualaError, match="at least one batch"):
         taylor_importance(hf, [], loss_of(hf))
-
-
-SCORES = [torch.tensor([9.0, 8.0, 7.0, 6.0]), torch.tensor([1.0, 3.0, 2.0, 0.5])]
-
-
-def test_the_best_of_each_layer_stay() -> None:
-    assert keep_most_important(SCORES, 0.5) == [[0, 1], [1, 2]]
-
-
-def test_the_best_of_all_layers_stay_and_one_of_each() -> None:
-    assert keep_most_important(SCORES, 0.5, scope="global") == [[0, 1, 2], [1]]
-    assert keep_most_important(SCORES, 0.75, scope="global") == [[0, 1, 2, 3], [1, 2]]
-    assert keep_most_important(SCORES, 1.0, scope="global") == [[0, 1, 2, 3]] * 2
-
-
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_every_layer_keeps_one(scope: Any) -> None:
-    assert keep_most_important(SCORES, 0.01, scope=scope) == [[0], [1]]
-
-
-@pytest.mark.parametrize("share", [0.0, 1.1])
-def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(QualaError, match="`share`"):
-        keep_most_important(SCORES, share)
-
-
-def test_another_scope_is_refused() -> None:
-    with pytest.raises(QualaError, match="Did you mean `layer`"):
-        keep_most_important(SCORES, 0.5, scope="layers")  # type: ignore[arg-type]
-
-
-def test_scores_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(QualaError, match="finite"):
-        keep_most_important([torch.tensor([1.0, torch.nan])], 0.5)
 
 
 def test_scores_of_another_model_are_refused(build_hf: BuildHf) -> None:
@@ -374,13 +320,18 @@ def test_sorted_units_stand_in_falling_importance(build_hf: BuildHf) -> None:
         assert torch.equal(new.value.bias[:4], old.value.bias[4 * best : 4 * best + 4])
 
 
+def best(scores: tuple[Tensor, ...], share: float) -> list[list[int]]:
+    """Return the places of the largest scores of each layer, rising."""
+    return [sorted(one.topk(round(share * len(one))).indices.tolist()) for one in scores]
+
+
 @pytest.mark.parametrize("width", [0.25, 0.5, 0.75])
 def test_a_sub_network_keeps_the_most_important(
     width: float, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
     hf, scores, batch = build_hf(), importance(), make_batch([9, 20])
     small = subnetwork(sort_width(hf, scores), width)
-    pruned = prune(hf, scores, PruneConfig(heads=width, neurons=width))
+    pruned = keep_units(hf, heads=best(scores.heads, width), neurons=best(scores.neurons, width))
     one, other = LengthAdaptiveModel(pruned)(batch), LengthAdaptiveModel(small)(batch)
     torch.testing.assert_close(other, one, atol=1e-10, rtol=0)
     sizes = {(layer.heads, layer.intermediate) for layer in structure_of(small).layers}

@@ -14,20 +14,16 @@ from transformers import BertForQuestionAnswering
 
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.files import (
+from quala.compress.quantize.files import load_integer, pack, packed_bytes, save_integer, unpack
+from quala.compress.quantize.integer import (
     bits_of,
-    dequantized_state_dict,
-    load_integer,
-    pack,
-    packed_bytes,
+    integer_layers,
     precision_of,
-    save_integer,
-    unpack,
+    to_integer,
     weight_counts,
 )
-from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, quantize
-from quala.compress.shrink import FactorizeConfig, factorize
+from quala.compress.shrink import factorize
 from quala.errors import QualaError
 
 
@@ -136,9 +132,7 @@ def test_a_pruned_and_factorized_model_is_loaded_to_the_bit(
 ) -> None:
     layers = bert.config.num_hidden_layers
     heads = [[0]] + [list(range(bert.config.num_attention_heads))] * (layers - 1)
-    small = factorize(
-        keep_units(bert, heads=heads), FactorizeConfig(linear_ratio=2.0, embedding_rank=4)
-    )
+    small = factorize(keep_units(bert, heads=heads), 2.0)
     quantize(small, QuantizeConfig())
     calibrate(small, lambda: _forward(small, inputs))
     integer = to_integer(small)
@@ -254,17 +248,13 @@ def test_dequantized_weights_load_into_the_plain_model(
     integer: BertForQuestionAnswering, inputs: Inputs
 ) -> None:
     plain = BertForQuestionAnswering(integer.config).eval()
-    plain.load_state_dict(dequantized_state_dict(integer))
+    state = {name: value for name, value in integer.state_dict().items() if "scale" not in name}
+    state = {name: value for name, value in state.items() if "zero_point" not in name}
+    weights = integer_layers(integer)
+    state |= {f"{name}.weight": layer.float_weight() for name, layer in weights.items()}
+    plain.load_state_dict(state)
     expected = integer(**inputs).start_logits
     assert torch.allclose(plain(**inputs).start_logits, expected, atol=0.02)
-
-
-def test_dequantized_weights_are_those_of_the_integers(integer: BertForQuestionAnswering) -> None:
-    state = dequantized_state_dict(integer)
-    name = "bert.encoder.layer.0.attention.self.query"
-    stored = integer.state_dict()
-    expected = stored[f"{name}.weight"].float() * stored[f"{name}.weight_scale"][:, None]
-    assert torch.equal(state[f"{name}.weight"], expected)
 
 
 BINARY_WEIGHTS = {"weight_quantizer": "bwn", "weight_bits": 1}

@@ -13,13 +13,14 @@ from torch import Tensor
 from quala.compress.quantize.config import StepInit
 from quala.compress.quantize.grids import (
     BINS,
-    bwn_integers,
+    bwn_codes,
     divergence,
-    exact_lat_integers,
+    exact_lat_codes,
     initial_step,
     kl_clip,
-    lat_integers,
-    twn_integers,
+    lat_codes,
+    minmax_codes,
+    twn_codes,
 )
 from quala.errors import QualaError
 
@@ -36,7 +37,7 @@ def test_codes_and_scale_have_the_least_squared_error_of_all(seed: int) -> None:
         b = torch.tensor(signs, dtype=torch.float64)
         alpha = (w @ b) / (b @ b)  # least squares of w = alpha b
         losses[signs] = ((w - alpha * b).square().sum().item(), alpha.item())
-    codes, scale = bwn_integers(w)
+    codes, scale = bwn_codes(w, w)
     assert (w - scale * codes).square().sum().item() == pytest.approx(
         min(loss for loss, _ in losses.values()), rel=1e-12
     )
@@ -45,13 +46,13 @@ def test_codes_and_scale_have_the_least_squared_error_of_all(seed: int) -> None:
 
 def test_each_group_has_its_own_scale() -> None:
     groups = torch.tensor([[1.0, -3.0], [0.5, 0.5]])
-    codes, scale = bwn_integers(groups)
+    codes, scale = bwn_codes(groups, groups)
     assert scale.tolist() == [[2.0], [0.5]]
     assert codes.tolist() == [[1, -1], [1, 1]]
 
 
 def test_zero_counts_as_positive() -> None:
-    codes, scale = bwn_integers(torch.zeros(1, 3))
+    codes, scale = bwn_codes(torch.zeros(1, 3), torch.zeros(1, 3))
     assert codes.tolist() == [[1, 1, 1]]
     assert scale.tolist() == [[0]]
 
@@ -83,7 +84,7 @@ def test_twn_is_the_formula_value_by_value(seed: int) -> None:
     w = _noise(37, seed=seed).tolist()
     threshold = 0.7 * sum(map(abs, w)) / 37
     kept = [abs(x) for x in w if abs(x) > threshold]
-    codes, scale = twn_integers(torch.tensor(w, dtype=torch.float64))
+    codes, scale = twn_codes(*[torch.tensor(w, dtype=torch.float64)] * 2)
     assert scale.item() == pytest.approx(sum(kept) / len(kept), rel=1e-12)
     assert codes.tolist() == [(x > threshold) - (x < -threshold) for x in w]
 
@@ -91,7 +92,7 @@ def test_twn_is_the_formula_value_by_value(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_twn_comes_close_to_the_best_threshold_of_normal_weights(seed: int) -> None:
     w = _noise(400, seed=seed)
-    loss, best = _loss(w, torch.ones(400), *twn_integers(w)), _best(w.tolist(), [1.0] * 400)
+    loss, best = _loss(w, torch.ones(400), *twn_codes(w, w)), _best(w.tolist(), [1.0] * 400)
     assert best <= loss * (1 + 1e-12)
     assert loss < 1.05 * best
 
@@ -99,16 +100,16 @@ def test_twn_comes_close_to_the_best_threshold_of_normal_weights(seed: int) -> N
 @pytest.mark.parametrize("seed", range(30))
 def test_the_exact_search_finds_the_best_of_all_thresholds(seed: int) -> None:
     w, d = _noise(11, seed=seed), _curvature(11, seed=seed)
-    found = _loss(w, d, *exact_lat_integers(w, d))
+    found = _loss(w, d, *exact_lat_codes(w, w, 1, d))
     assert found == pytest.approx(_best(w.tolist(), d.tolist()), rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_alternation_ends_in_a_fixed_point_no_worse_than_its_start(seed: int) -> None:
     w, d = _noise(11, seed=seed), _curvature(11, seed=seed)
-    codes, scale = lat_integers(w, d)
+    codes, scale = lat_codes(w, w, 1, d)
     loss = _loss(w, d, codes, scale)
-    start, _ = twn_integers(w)
+    start, _ = twn_codes(w, w)
     start_scale = (d * w * start).sum() / (d * start.abs()).sum()
     assert torch.equal(codes, w.sign() * (w.abs() > scale / 2))
     assert scale.item() == pytest.approx(
@@ -120,8 +121,8 @@ def test_alternation_ends_in_a_fixed_point_no_worse_than_its_start(seed: int) ->
 
 def test_alternation_mostly_finds_the_global_optimum_of_normal_weights() -> None:
     w, d = _noise(50, 64), _curvature(50, 64)
-    codes, scale = lat_integers(w, d)
-    best, exact = exact_lat_integers(w, d)
+    codes, scale = lat_codes(w, w, 1, d)
+    best, exact = exact_lat_codes(w, w, 1, d)
     losses = [(d * (w - s * c).square()).sum(-1) for c, s in ((codes, scale), (best, exact))]
     assert (losses[0] <= losses[1] * (1 + 1e-9)).double().mean() > 0.5
     assert (losses[0] < losses[1] * 1.2).all()
@@ -129,31 +130,31 @@ def test_alternation_mostly_finds_the_global_optimum_of_normal_weights() -> None
 
 def test_curvature_decides_what_is_kept() -> None:
     w = torch.tensor([1.0, 0.8, 0.35])
-    flat, _ = exact_lat_integers(w, torch.ones(3))
-    steep, scale = exact_lat_integers(w, torch.tensor([0.01, 0.01, 10.0]))
+    flat, _ = exact_lat_codes(w, w, 1, torch.ones(3))
+    steep, scale = exact_lat_codes(w, w, 1, torch.tensor([0.01, 0.01, 10.0]))
     assert flat.tolist() == [1, 1, 0]
     assert steep.tolist() == [1, 1, 1]
     assert scale.item() == pytest.approx(0.35, abs=0.01)
 
 
-@pytest.mark.parametrize("solve", [twn_integers, lat_integers, exact_lat_integers])
+@pytest.mark.parametrize("solve", [twn_codes, lat_codes, exact_lat_codes])
 def test_each_group_is_solved_alone(solve: object) -> None:
     assert callable(solve)
     groups, d = _noise(2, 3, 16), _curvature(2, 3, 16)
-    more = () if solve is twn_integers else (d,)
-    codes, scale = solve(groups, *more)
+    more = () if solve is twn_codes else (d,)
+    codes, scale = solve(groups, groups, 1, *more)
     for i in range(2):
         for j in range(3):
-            one, alpha = solve(groups[i, j], *(part[i, j] for part in more))
+            one, alpha = solve(groups[i, j], groups[i, j], 1, *(part[i, j] for part in more))
             assert torch.equal(codes[i, j], one)
             assert torch.allclose(scale[i, j], alpha, rtol=1e-14)
 
 
-@pytest.mark.parametrize("solve", [twn_integers, lat_integers, exact_lat_integers])
+@pytest.mark.parametrize("solve", [twn_codes, lat_codes, exact_lat_codes])
 def test_zeros_stay_zeros(solve: object) -> None:
     assert callable(solve)
-    more = () if solve is twn_integers else (torch.ones(2, 4),)
-    codes, scale = solve(torch.zeros(2, 4), *more)
+    more = () if solve is twn_codes else (torch.ones(2, 4),)
+    codes, scale = solve(torch.zeros(2, 4), torch.zeros(2, 4), 1, *more)
     assert codes.abs().sum() == 0
     assert scale.tolist() == [[0], [0]]
 
@@ -265,3 +266,27 @@ def test_another_rule_is_refused() -> None:
 @pytest.mark.parametrize("init", ["mean_abs", "max", "truncation", "kl"])
 def test_zeros_start_with_a_positive_step(init: StepInit) -> None:
     assert initial_step(torch.zeros(100), init, 3) > 0
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rows_use_their_own_largest_weight(bits: int) -> None:
+    weight = _steps_noise(4, 30) * torch.tensor([[0.01], [1.0], [10.0], [0.0]])
+    integers, step = minmax_codes(weight, weight, 2 ** (bits - 1) - 1)
+    top = 2 ** (bits - 1) - 1
+    assert integers.abs().amax(dim=1).tolist() == [top, top, top, 0]
+    assert ((integers * step - weight).abs() <= step / 2 * (1 + 1e-5)).all()
+
+
+def test_rows_leave_weights_on_the_grid_alone() -> None:
+    weight = torch.tensor([[127.0, -3.0, 0.0], [-1.27, 0.5, 0.25]])
+    integers, step = minmax_codes(weight, weight, 127)
+    assert torch.allclose(integers * step, weight, rtol=1e-6)
+
+
+def test_rows_equal_the_kernel_of_torch() -> None:
+    weight = _steps_noise(6, 40)
+    scale = weight.abs().amax(dim=1) / 127
+    zeros = torch.zeros(6, dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -127, 127)
+    integers, step = minmax_codes(weight, weight, 127)
+    assert torch.allclose(integers * step, expected, atol=1e-6)

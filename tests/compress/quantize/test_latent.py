@@ -15,14 +15,13 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.latent import (
     LATENT_FILE,
-    in_training_form,
     read_latent,
     restore_float,
     restore_latent,
     save_latent,
 )
 from quala.compress.quantize.split import split_ternary
-from quala.compress.quantize.transform import calibrate, quantize
+from quala.compress.quantize.transform import calibrate, is_fake_quantized, quantize
 from quala.errors import QualaError
 
 Inputs = dict[str, Tensor]
@@ -110,7 +109,7 @@ def test_a_float_model_gets_the_weights_before_rounding(
     trained = _trained(bert, inputs, TERNARY, split=split)
     save_latent(trained, tmp_path)
     restore_float(other, read_latent(tmp_path))
-    assert not in_training_form(other)
+    assert not is_fake_quantized(other)
     name = "bert.encoder.layer.1.output.dense"
     layer = trained.get_submodule(name)
     halves = [layer.first, layer.second] if split else [layer]
@@ -120,10 +119,10 @@ def test_a_float_model_gets_the_weights_before_rounding(
 
 
 def test_training_form_ends_with_integers(bert: BertForQuestionAnswering, inputs: Inputs) -> None:
-    assert not in_training_form(bert)
+    assert not is_fake_quantized(bert)
     trained = _trained(bert, inputs, TERNARY, split=False)
-    assert in_training_form(trained)
-    assert not in_training_form(to_integer(trained))
+    assert is_fake_quantized(trained)
+    assert not is_fake_quantized(to_integer(trained))
 
 
 def test_a_float_model_has_no_latent_weights(

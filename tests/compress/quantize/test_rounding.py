@@ -11,10 +11,9 @@ from torch import Tensor
 from quala.compress.quantize.rounding import (
     at_least,
     fake_affine,
-    fake_learned,
-    fake_steps,
-    row_integers,
-    step_integers,
+    fake_affine_lsq,
+    fake_symmetric_lsq,
+    symmetric_integers,
 )
 
 STEP, ZERO = torch.tensor(0.1), torch.tensor(3.0)
@@ -50,35 +49,11 @@ def test_affine_keeps_half_precision_outside_and_float32_inside() -> None:
     assert torch.equal(rounded, expected)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-def test_rows_use_their_own_largest_weight(bits: int) -> None:
-    weight = _noise(4, 30) * torch.tensor([[0.01], [1.0], [10.0], [0.0]])
-    integers, step = row_integers(weight, bits)
-    top = 2 ** (bits - 1) - 1
-    assert integers.abs().amax(dim=1).tolist() == [top, top, top, 0]
-    assert ((integers * step - weight).abs() <= step / 2 * (1 + 1e-5)).all()
-
-
-def test_rows_leave_weights_on_the_grid_alone() -> None:
-    weight = torch.tensor([[127.0, -3.0, 0.0], [-1.27, 0.5, 0.25]])
-    integers, step = row_integers(weight, 8)
-    assert torch.allclose(integers * step, weight, rtol=1e-6)
-
-
-def test_rows_equal_the_kernel_of_torch() -> None:
-    weight = _noise(6, 40)
-    scale = weight.abs().amax(dim=1) / 127
-    zeros = torch.zeros(6, dtype=torch.int32)
-    expected = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -127, 127)
-    integers, step = row_integers(weight, 8)
-    assert torch.allclose(integers * step, expected, atol=1e-6)
-
-
 def test_learned_step_has_the_gradient_of_equation_3() -> None:
     x = torch.tensor([-0.9, -0.24, 0.0, 0.13, 0.56, 5.0], requires_grad=True)
     step = STEP.clone().requires_grad_()
     upstream = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    fake_learned(x, step, ZERO, levels=15).backward(upstream)
+    fake_affine_lsq(x, step, ZERO, levels=15).backward(upstream)
     slopes = [-3, -2 + 2.4, 0, 1 - 1.3, 6 - 5.6, 12]
     expected = sum(g * s for g, s in zip(upstream.tolist(), slopes)) / math.sqrt(6 * 12)
     assert step.grad is not None
@@ -88,9 +63,9 @@ def test_learned_step_has_the_gradient_of_equation_3() -> None:
 def test_learned_step_agrees_with_finite_differences_outside_the_range() -> None:
     x = torch.tensor([-4.0, 4.0, 5.0])  # all clipped, where rounding is no obstacle
     step = STEP.clone().requires_grad_()
-    fake_learned(x, step, ZERO, levels=15).sum().backward()
-    up = fake_learned(x, STEP + 1e-2, ZERO, levels=15).sum()
-    down = fake_learned(x, STEP - 1e-2, ZERO, levels=15).sum()
+    fake_affine_lsq(x, step, ZERO, levels=15).sum().backward()
+    up = fake_affine_lsq(x, STEP + 1e-2, ZERO, levels=15).sum()
+    down = fake_affine_lsq(x, STEP - 1e-2, ZERO, levels=15).sum()
     slope = ((up - down) / 2e-2).item()
     assert step.grad is not None
     assert step.grad.item() == pytest.approx(slope / math.sqrt(3 * 12), rel=1e-4)
@@ -98,7 +73,7 @@ def test_learned_step_agrees_with_finite_differences_outside_the_range() -> None
 
 def test_learned_step_passes_input_gradient_only_inside() -> None:
     x = torch.tensor([-0.9, 0.2, 5.0], requires_grad=True)
-    fake_learned(x, STEP.clone().requires_grad_(), ZERO, levels=15).sum().backward()
+    fake_affine_lsq(x, STEP.clone().requires_grad_(), ZERO, levels=15).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [0, 1, 0]
 
@@ -135,7 +110,7 @@ def test_gradients_are_those_of_the_smooth_surrogate(top: int, seed: int) -> Non
     assert 0 < sum(c is None for c in offsets) < 40  # both inside and outside the grid
     groups = weight.clone().requires_grad_()
     step = torch.tensor([start], dtype=torch.float64, requires_grad=True)
-    rounded = fake_steps(groups, step, top)
+    rounded = fake_symmetric_lsq(groups, step, top, count=40)
     assert _loss(rounded.tolist()) == pytest.approx(_surrogate(w, start, offsets, top))
     (3 * rounded + torch.arange(40)).sin().sum().backward()
     slope = (_surrogate(w, start + h, offsets, top) - _surrogate(w, start - h, offsets, top)) / (
@@ -157,24 +132,24 @@ def test_codes_are_the_nearest_of_the_grid(top: int) -> None:
     weight, step = _lsq_noise(50), 0.3
     grid = torch.arange(-top, top + 1, dtype=torch.float64)
     nearest = grid[(weight.unsqueeze(1) - grid * step).abs().argmin(dim=1)]
-    assert torch.equal(step_integers(weight, torch.tensor([step]).double(), top), nearest)
+    assert torch.equal(symmetric_integers(weight, torch.tensor([step]).double(), top), nearest)
 
 
 def test_each_group_has_its_own_step_and_gradient() -> None:
     groups, steps = _lsq_noise(3, 20), torch.tensor([[0.2], [0.4], [0.1]], dtype=torch.float64)
     upstream = _lsq_noise(3, 20, seed=1)
     together = steps.clone().requires_grad_()
-    fake_steps(groups, together, 3).backward(upstream)
+    fake_symmetric_lsq(groups, together, 3, count=20).backward(upstream)
     assert together.grad is not None
     for row in range(3):
         alone = steps[row].clone().requires_grad_()
-        fake_steps(groups[row], alone, 3).backward(upstream[row])
+        fake_symmetric_lsq(groups[row], alone, 3, count=20).backward(upstream[row])
         assert alone.grad is not None
         assert torch.allclose(together.grad[row], alone.grad, rtol=1e-12)
 
 
 @pytest.mark.parametrize("start", [-1.0, 0.0])
-def test_a_step_below_its_floor_is_lifted_and_still_hears_its_gradient(start: float) -> None:
+def test_a_step_below_its_floor_is_lifted_and_still_receives_its_gradient(start: float) -> None:
     step = torch.tensor([start], requires_grad=True)
     lifted = at_least(step, torch.tensor([0.01]))
     (lifted * 3).sum().backward()

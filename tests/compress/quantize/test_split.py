@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.grids import bwn_integers, exact_lat_integers, twn_integers
+from quala.compress.quantize.grids import bwn_codes, exact_lat_codes, twn_codes
 from quala.compress.quantize.integer import IntegerLinear, to_integer
 from quala.compress.quantize.modules import QuantEmbedding, QuantLinear
 from quala.compress.quantize.split import Split, split_ternary, split_weights
@@ -23,7 +23,7 @@ def _noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def _binary(groups: Tensor) -> Tensor:
-    codes, scale = bwn_integers(groups)
+    codes, scale = bwn_codes(groups, groups)
     return codes * scale
 
 
@@ -32,7 +32,7 @@ def _binary(groups: Tensor) -> Tensor:
 def test_the_halves_add_up_before_and_after_rounding(shape: tuple[int, ...], seed: int) -> None:
     w = _noise(*shape, seed=seed) + 0.1
     first, second = split_weights(w)
-    codes, scale = twn_integers(w)
+    codes, scale = twn_codes(w, w)
     assert torch.allclose(first + second, w, rtol=0, atol=1e-12)
     assert torch.allclose(_binary(first) + _binary(second), codes * scale, rtol=0, atol=1e-12)
     for half in (first, second):
@@ -43,7 +43,7 @@ def test_the_halves_add_up_before_and_after_rounding(shape: tuple[int, ...], see
 
 def test_a_loss_aware_ternary_weight_splits_too() -> None:
     w = _noise(6, 1, 200)
-    codes, scale = exact_lat_integers(w, torch.ones_like(w))
+    codes, scale = exact_lat_codes(w, w)
     first, second = split_weights(w, codes, scale)
     assert torch.allclose(first + second, w, rtol=0, atol=1e-12)
     assert torch.allclose(_binary(first) + _binary(second), codes * scale, rtol=0, atol=1e-12)
@@ -58,7 +58,7 @@ def test_weights_of_one_size_and_zeros_split() -> None:
 
 def _published(w: Tensor) -> tuple[list[float], list[float]]:
     """The paper's formulas on one row, weight by weight."""
-    codes, scale = (part.tolist() for part in twn_integers(w))
+    codes, scale = (part.tolist() for part in twn_codes(w, w))
     values, alpha = w.tolist(), scale[0]
     pairs = list(zip(values, codes, strict=True))
     mass = sum(abs(v) for v, c in pairs if c)
@@ -87,7 +87,7 @@ def test_small_weights_of_one_sign_split_by_turns(sign: int) -> None:
     w = sign * ONE_SIGN * torch.linspace(0.9, 1, 92).double()
     assert not 0 < (w[90:].sum() - w[:90].sum()) / (2 * w[90:].sum()) < 1  # the published share
     first, second = split_weights(w)
-    codes, scale = twn_integers(w)
+    codes, scale = twn_codes(w, w)
     assert torch.allclose(first + second, w, rtol=0, atol=1e-12)
     assert torch.allclose(_binary(first) + _binary(second), codes * scale, rtol=0, atol=1e-12)
 
@@ -103,7 +103,7 @@ def test_each_row_splits_as_it_would_alone() -> None:
 def test_rows_of_any_tails_split_in_single_precision(seed: int) -> None:
     w = (_noise(40, 48, seed=seed).exp() ** (seed / 4)).float()  # from flat to one large weight
     w[::3] *= _noise(14, 48, seed=seed + 100).sign().float()
-    codes, scale = twn_integers(w)
+    codes, scale = twn_codes(w, w)
     first, second = split_weights(w)
     goal = codes * scale
     torch.testing.assert_close(first + second, w, rtol=1e-5, atol=1e-6 * float(w.abs().max()))

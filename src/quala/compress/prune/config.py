@@ -29,14 +29,6 @@ class HybridConfig:
             raise QualaError(f"`svd_share` is {self.svd_share}; allowed is 0 to 1.")
 
 
-def split_ratio(ratio: float, svd_share: float) -> tuple[float, float]:
-    """Return ratio^s and ratio^(1 - s): what factorizing and pruning contribute.
-
-    Both methods multiply, ratio = ratio_svd ratio_prune, since pruning counts against the factors.
-    """
-    return float(ratio**svd_share), float(ratio ** (1 - svd_share))
-
-
 def ratio_steps(ratio: float, steps: int) -> list[float]:
     """Return the rising ratios ratio^(1/K), ratio^(2/K), ..., ratio of an iterative compression.
 

@@ -1,85 +1,65 @@
-"""Unstructured magnitude pruning: the smallest weights are zero, and stay zero under a mask."""
+"""Magnitude pruning: the smallest weights become zero, and masks keep them at zero."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from quala.compress.structure import (
-    FactorizedEmbedding,
-    FactorizedLinear,
-    embedding_name,
-    float_embedding,
-    float_linear,
-    linear_names,
-)
-from quala.errors import QualaError, unknown
+from quala.compress.structure import embedding_name, float_embedding, float_linear, linear_names
+from quala.errors import QualaError
 
-Scope = Literal["global", "matrix"]
 Masks = dict[str, Tensor]
 
 
 def prunable_weights(hf: PreTrainedModel, *, embeddings: bool = True) -> dict[str, Tensor]:
     """Return the encoder's matrices, and the word embeddings, by the name of the parameter.
 
-    Of a factorized layer both factors. Biases, LayerNorms, positions and heads are left out.
+    A factorized layer has two. Biases, LayerNorms, positions and heads are left out.
 
     Raises:
         QualaError: for a quantized model.
     """
-    found: dict[str, Tensor] = {}
-    for name in (name for layer in linear_names(hf) for name in layer.values()):
-        linear = float_linear(hf, name)
-        if isinstance(linear, FactorizedLinear):
-            found[f"{name}.down.weight"] = linear.down.weight
-            found[f"{name}.up.weight"] = linear.up.weight
-        else:
-            found[f"{name}.weight"] = linear.weight
+    names = [name for layer in linear_names(hf) for name in layer.values()]
+    modules: dict[str, nn.Module] = {name: float_linear(hf, name) for name in names}
     if embeddings:
-        name, table = embedding_name(hf), float_embedding(hf)
-        if isinstance(table, FactorizedEmbedding):
-            found[f"{name}.table.weight"] = table.table.weight
-            found[f"{name}.up.weight"] = table.up.weight
-        else:
-            found[f"{name}.weight"] = table.weight
-    return found
+        modules[embedding_name(hf)] = float_embedding(hf)
+    return {
+        key: weight
+        for name, module in modules.items()
+        for key, weight in module.named_parameters(prefix=name)
+        if weight.dim() == 2
+    }
 
 
-def magnitude_masks(
-    weights: Mapping[str, Tensor], sparsity: float, *, scope: Scope = "global"
-) -> Masks:
+def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float) -> Masks:
     """Return masks, True where a weight stays, that hide the smallest round(sparsity N) weights.
 
-    Weights that are zero are the smallest, so repeated pruning with rising sparsity never
-    brings one back.
+    All weights are ranked together. Zeros are the smallest, so pruning again with a higher
+    sparsity never brings a weight back.
 
     Args:
         weights: tensors of any shape by name, see `prunable_weights`.
         sparsity: share of weights to hide, 0 to below 1.
-        scope: `global` ranks all weights together, `matrix` each tensor by itself.
 
     Raises:
-        QualaError: for a sparsity out of range, another scope, or no weights.
+        QualaError: for a sparsity out of range, or no weights.
     """
     if not 0 <= sparsity < 1:
         raise QualaError(f"`sparsity` must be in [0, 1), got {sparsity}.")
-    if scope not in get_args(Scope):
-        raise unknown("pruning scope", scope, get_args(Scope))
     if not weights:
         raise QualaError("Pruning needs at least one tensor, got none.")
-    with torch.no_grad():
-        if scope == "matrix":
-            return {name: _keep(weight, sparsity) for name, weight in weights.items()}
-        joined = torch.cat([weight.detach().flatten() for weight in weights.values()])
-        parts = _keep(joined, sparsity).split([weight.numel() for weight in weights.values()])
-        return {
-            name: part.view(weight.shape)
-            for (name, weight), part in zip(weights.items(), parts, strict=True)
-        }
+    joined = torch.cat([weight.detach().flatten().abs() for weight in weights.values()])
+    hidden = joined.topk(round(sparsity * len(joined)), largest=False, sorted=False).indices
+    kept = torch.ones(len(joined), dtype=torch.bool, device=joined.device)
+    kept[hidden] = False
+    parts = kept.split([weight.numel() for weight in weights.values()])
+    return {
+        name: part.view(weight.shape)
+        for (name, weight), part in zip(weights.items(), parts, strict=True)
+    }
 
 
 @torch.no_grad()
@@ -93,18 +73,5 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         if name not in parameters or parameters[name].shape != mask.shape:
             raise QualaError(f"The mask `{name}` {tuple(mask.shape)} fits no parameter.")
-        # Floats multiply several times faster than a mask fills.
+        # Multiplying floats is several times faster than filling by a mask.
         parameters[name].mul_(mask.to(parameters[name].dtype))
-
-
-def nonzero_parameters(model: nn.Module) -> int:
-    """Count the parameters that are not zero: what sparse storage holds, indices apart."""
-    return sum(int(weight.count_nonzero()) for weight in model.parameters())
-
-
-def _keep(weight: Tensor, sparsity: float) -> Tensor:
-    count = round(sparsity * weight.numel())
-    mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
-    smallest = weight.detach().abs().flatten().topk(count, largest=False, sorted=False).indices
-    mask[smallest] = False
-    return mask.view(weight.shape)

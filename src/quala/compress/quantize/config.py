@@ -1,4 +1,4 @@
-"""Which values of a weight share one scale."""
+"""The options of quantization: widths, methods, shared scales and ranges. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,99 +10,14 @@ from quala.errors import QualaError, unknown
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 Granularity = Literal["tensor", "row", "group"]
-
-
-def to_groups(weight: Tensor, granularity: Granularity, size: int) -> Tensor:
-    """View `weight` (..., columns) as (..., groups, values), one scale for each last dimension.
-
-    `tensor` gives (1, 1, all), `row` (..., 1, columns), `group` (..., columns / size, size).
-
-    Raises:
-        QualaError: for another granularity, or groups of `size` that do not fill the columns.
-    """
-    if granularity not in get_args(Granularity):
-        raise unknown("granularity", granularity, get_args(Granularity))
-    if granularity == "tensor":
-        return weight.reshape(1, 1, -1)
-    if granularity == "row":
-        return weight.unsqueeze(-2)
-    columns = weight.shape[-1]
-    if size < 1 or columns % size:
-        raise QualaError(
-            f"Groups of {size} do not fill the {columns} columns of a weight; "
-            "allowed is a `weight_group` that divides them."
-        )
-    return weight.reshape(*weight.shape[:-1], columns // size, size)
-
-
 StepInit = Literal["mean_abs", "max", "truncation", "kl"]
 WeightMethod = Literal["minmax", "lsq", "bwn", "twn", "lat", "lat_exact"]
+RangeKind = Literal["minmax", "ema", "percentile", "lsq"]
+ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl"]
 TERNARY = ("twn", "lat", "lat_exact")
 LOSS_AWARE = ("lat", "lat_exact")
 _WIDTHS = {"bwn": (1, 1), **dict.fromkeys(TERNARY, (2, 2))}
-
-
-def top_code(bits: int) -> int:
-    """Return the largest code of a symmetric grid: 2^(bits-1) - 1, and 1 for one bit."""
-    return max(1, (1 << bits - 1) - 1)
-
-
-@dataclass(frozen=True)
-class WeightSpec:
-    """How one kind of weight is quantized.
-
-    Raises:
-        QualaError: for an unknown name, a width that the method does not have, `kl` on more than
-            one group, or a group size below 1.
-    """
-
-    method: WeightMethod = "minmax"
-    bits: int = 8
-    granularity: Granularity = "row"
-    group: int = 64
-    """Columns that share a scale, with granularity `group`."""
-    init: StepInit = "mean_abs"
-    """Where the steps of `lsq` start."""
-    name: str = "weight"
-    """What errors call it: `<name>_bits` and so on."""
-
-    def __post_init__(self) -> None:
-        for what, value, allowed in (
-            ("quantizer", self.method, get_args(WeightMethod)),
-            ("granularity", self.granularity, get_args(Granularity)),
-            ("init", self.init, get_args(StepInit)),
-        ):
-            if value not in allowed:
-                raise unknown(f"{self.name} {what}", value, allowed)
-        low, high = _WIDTHS.get(self.method, (2, 8))
-        if not low <= self.bits <= high:
-            widths = f"{low} to {high}" if low < high else f"only {low}"
-            raise QualaError(
-                f"`{self.name}_bits` is {self.bits}; allowed with "
-                f"`{self.name}_quantizer={self.method}`: {widths}."
-            )
-        if self.group < 1:
-            raise QualaError(f"`{self.name}_group` is {self.group}; allowed is 1 or more.")
-        if self.method == "lsq" and self.init == "kl" and self.granularity != "tensor":
-            raise QualaError(
-                f"`{self.name}_init=kl` got granularity {self.granularity}; allowed is `tensor`, "
-                "a row has too few values for a histogram."
-            )
-
-    @property
-    def top(self) -> int:
-        """Largest code of the grid."""
-        return top_code(self.bits)
-
-    def groups(self, weight: Tensor) -> Tensor:
-        """View `weight` (..., columns) as (..., groups, values)."""
-        return to_groups(weight, self.granularity, self.group)
-
-
-RangeKind = Literal["minmax", "ema", "percentile", "lsq"]
-ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +68,26 @@ class QuantizeConfig:
     quantize_embeddings: bool = True
     """Whether embeddings are quantized as well."""
 
+    def __post_init__(self) -> None:
+        _ = self.weights, self.embeddings  # a `WeightSpec` checks its own values
+        if not 2 <= self.activation_bits <= 8:
+            raise QualaError(f"`activation_bits` is {self.activation_bits}; allowed are 2 to 8.")
+        if self.outliers < 0:
+            raise QualaError(f"`outliers` must be 0 or more, got {self.outliers}.")
+        if self.outliers and self.weight_quantizer != "minmax":
+            raise QualaError(
+                "`outliers` are taken out of the grid `weight_quantizer=minmax`, got "
+                f"{self.weight_quantizer}."
+            )
+        if self.activation_init not in get_args(ActivationInit):
+            raise unknown("activation init", self.activation_init, get_args(ActivationInit))
+        if self.activation_range not in get_args(RangeKind):
+            raise unknown("activation range", self.activation_range, get_args(RangeKind))
+        if not 0 <= self.ema_decay < 1:
+            raise QualaError(f"`ema_decay` is {self.ema_decay}; allowed is 0 <= decay < 1.")
+        if not 50 < self.percentile <= 100:
+            raise QualaError(f"`percentile` is {self.percentile}; allowed is above 50, up to 100.")
+
     @property
     def weights(self) -> WeightSpec:
         """How the weight of a linear layer is quantized."""
@@ -176,22 +111,75 @@ class QuantizeConfig:
             name="embedding",
         )
 
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """How one kind of weight is quantized.
+
+    Raises:
+        QualaError: for an unknown name, a width that the method does not have, `kl` on more than
+            one group, or a group size below 1.
+    """
+
+    method: WeightMethod = "minmax"
+    bits: int = 8
+    granularity: Granularity = "row"
+    group: int = 64
+    """Columns that share a scale, with granularity `group`."""
+    init: StepInit = "mean_abs"
+    """Where the steps of `lsq` start."""
+    name: str = "weight"
+    """What errors call it: `<name>_bits` and so on."""
+
     def __post_init__(self) -> None:
-        _ = self.weights, self.embeddings  # checked where they are made
-        if not 2 <= self.activation_bits <= 8:
-            raise QualaError(f"`activation_bits` is {self.activation_bits}; allowed are 2 to 8.")
-        if self.outliers < 0:
-            raise QualaError(f"`outliers` must be 0 or more, got {self.outliers}.")
-        if self.outliers and self.weight_quantizer != "minmax":
+        for what, value, allowed in (
+            ("quantizer", self.method, get_args(WeightMethod)),
+            ("granularity", self.granularity, get_args(Granularity)),
+            ("init", self.init, get_args(StepInit)),
+        ):
+            if value not in allowed:
+                raise unknown(f"{self.name} {what}", value, allowed)
+        low, high = _WIDTHS.get(self.method, (2, 8))
+        if not low <= self.bits <= high:
+            widths = f"{low} to {high}" if low < high else f"only {low}"
             raise QualaError(
-                "`outliers` are taken out of the grid `weight_quantizer=minmax`, got "
-                f"{self.weight_quantizer}."
+                f"`{self.name}_bits` is {self.bits}; allowed with "
+                f"`{self.name}_quantizer={self.method}`: {widths}."
             )
-        if self.activation_init not in get_args(ActivationInit):
-            raise unknown("activation init", self.activation_init, get_args(ActivationInit))
-        if self.activation_range not in get_args(RangeKind):
-            raise unknown("activation range", self.activation_range, get_args(RangeKind))
-        if not 0 <= self.ema_decay < 1:
-            raise QualaError(f"`ema_decay` is {self.ema_decay}; allowed is 0 <= decay < 1.")
-        if not 50 < self.percentile <= 100:
-            raise QualaError(f"`percentile` is {self.percentile}; allowed is above 50, up to 100.")
+        if self.group < 1:
+            raise QualaError(f"`{self.name}_group` is {self.group}; allowed is 1 or more.")
+        if self.method == "lsq" and self.init == "kl" and self.granularity != "tensor":
+            raise QualaError(
+                f"`{self.name}_init=kl` got granularity {self.granularity}; allowed is `tensor`, "
+                "a row has too few values for a histogram."
+            )
+
+    @property
+    def top(self) -> int:
+        """Largest code of the grid."""
+        return top_code(self.bits)
+
+    def groups(self, weight: Tensor) -> Tensor:
+        """View `weight` (..., columns) as (..., groups, values); a group shares a scale.
+
+        `tensor` gives (1, 1, all), `row` (..., 1, columns), `group` (..., columns / size, size).
+
+        Raises:
+            QualaError: for groups that do not fill the columns.
+        """
+        if self.granularity == "tensor":
+            return weight.reshape(1, 1, -1)
+        if self.granularity == "row":
+            return weight.unsqueeze(-2)
+        columns = weight.shape[-1]
+        if columns % self.group:
+            raise QualaError(
+                f"Groups of {self.group} do not fill the {columns} columns of a weight; "
+                "allowed is a `weight_group` that divides them."
+            )
+        return weight.reshape(*weight.shape[:-1], columns // self.group, self.group)
+
+
+def top_code(bits: int) -> int:
+    """Return the largest code of a symmetric grid: 2^(bits-1) - 1, and 1 for one bit."""
+    return max(1, (1 << bits - 1) - 1)

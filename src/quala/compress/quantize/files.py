@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,9 +18,13 @@ from transformers import PreTrainedModel
 
 from quala.compress.prune.sparse import dense_state
 from quala.compress.quantize.config import top_code
-from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
-from quala.compress.quantize.split import Split, join_halves, split_names
-from quala.compress.quantize.transform import replace
+from quala.compress.quantize.integer import (
+    IntegerEmbedding,
+    IntegerLayer,
+    IntegerLinear,
+    integer_layers,
+)
+from quala.compress.quantize.split import Split, split_names
 from quala.compress.structure import skeleton
 from quala.errors import QualaError
 
@@ -84,18 +88,6 @@ def packed_bytes(count: int, bits: int) -> int:
 def _check_width(bits: int) -> None:
     if not 1 <= bits <= 8:
         raise QualaError(f"Codes of {bits} bits cannot be packed; allowed are 1 to 8.")
-
-
-IntegerLayer = IntegerLinear | IntegerEmbedding
-
-
-def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
-    """Return the integer layers of `model` by name, in module order."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (IntegerLinear, IntegerEmbedding))
-    }
 
 
 def packed_state(model: nn.Module) -> dict[str, Tensor]:
@@ -203,11 +195,11 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     model = skeleton(path)
     for name in plan["split"]:
         half = _submodule(model, name, nn.Module)
-        replace(model, name, Split(half, copy.deepcopy(half)))
+        model.set_submodule(name, Split(half, copy.deepcopy(half)))
     for name, levels in plan["linear"].items():
-        replace(model, name, _empty_linear(model, name, levels, plan))
+        model.set_submodule(name, _empty_linear(model, name, levels, plan))
     for name in plan["embedding"]:
-        replace(model, name, _empty_embedding(model, name, plan))
+        model.set_submodule(name, _empty_embedding(model, name, plan))
     try:
         tensors = load_file(path / "model.safetensors")
     except SafetensorError as error:
@@ -218,23 +210,6 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     model.load_state_dict(tensors)
     model.eval()
     return model
-
-
-def dequantized_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the float32 weights that an integer `model` stands for, under the original names.
-
-    A plain Hugging Face model of the same config loads them; only the rounding of activations is
-    lost. The halves of a `Split` are added up.
-    """
-    state = dict(model.state_dict())
-    for name, layer in integer_layers(model).items():
-        owned = [key for key in state if key.rpartition(".")[0] == name]
-        for key in owned:
-            if not key.endswith(".bias"):
-                del state[key]
-        state[f"{name}.weight"] = layer.float_weight()
-    join_halves(state, split_names(model))
-    return state
 
 
 def _plan(path: Path) -> dict[str, Any]:
@@ -322,59 +297,3 @@ def _check(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) 
                 f"`{name}` in `{path}` is {tensor.dtype} {tuple(tensor.shape)}; "
                 f"the model needs {wanted[name].dtype} {tuple(wanted[name].shape)}."
             )
-
-
-def precision_of(model: nn.Module) -> str:
-    """Return `fp32`, `int8`, or for narrower integers their bits, such as `w2e2a8`.
-
-    `w` are linear weights, `e` embeddings (32 where they are float), `a` the inputs of linear
-    layers; several widths of a kind are joined, `w2-4`. `int8` has 8-bit linear layers; its
-    embeddings are 8-bit or float.
-    """
-    layers = integer_layers(model).values()
-    linears = [layer for layer in layers if isinstance(layer, IntegerLinear)]
-    if not linears:
-        return "fp32"
-    inputs = _input_bits(linears)
-    if {layer.bits for layer in layers} | set(inputs) == {8}:
-        return "int8"
-    tables = [layer.bits for layer in layers if not isinstance(layer, IntegerLinear)]
-    weights = [layer.bits for layer in linears]
-    return f"w{_joined_bits(weights)}e{_joined_bits(tables or [32])}a{_joined_bits(inputs)}"
-
-
-def bits_of(model: nn.Module) -> str:
-    """Return the bits of weights, embeddings and activations, such as `2-2-8`; 32 is float.
-
-    Several widths of a kind are joined, `2/4-8-8`.
-    """
-    layers = integer_layers(model).values()
-    linears = [layer for layer in layers if isinstance(layer, IntegerLinear)]
-    kinds = (
-        [layer.bits for layer in linears],
-        [layer.bits for layer in layers if not isinstance(layer, IntegerLinear)],
-        _input_bits(linears),
-    )
-    return "-".join(_joined_bits(kind or [32], "/") for kind in kinds)
-
-
-def weight_counts(model: nn.Module) -> tuple[int, int]:
-    """Count the weights and biases of a float or integer model, and those that are not zero.
-
-    Scales and zero points do not count. Pruning makes zeros, and so does rounding to few bits.
-    """
-    tensors: list[Tensor] = list(model.parameters())
-    for layer in integer_layers(model).values():
-        tensors.append(layer.float_weight())  # with what stays float of it
-        if isinstance(layer, IntegerLinear) and layer.bias is not None:
-            tensors.append(layer.bias)
-    total = sum(tensor.numel() for tensor in tensors)
-    return total, sum(int(tensor.count_nonzero()) for tensor in tensors)
-
-
-def _input_bits(linears: Iterable[IntegerLinear]) -> list[int]:
-    return [(layer.levels + 1).bit_length() - 1 for layer in linears]
-
-
-def _joined_bits(bits: Iterable[int], sign: str = "-") -> str:
-    return sign.join(map(str, sorted(set(bits))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import torch
@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from quala.compress.quantize.modules import QuantEmbedding, QuantLinear
 from quala.compress.quantize.rounding import affine_integers
-from quala.compress.quantize.transform import replace
 from quala.errors import QualaError
 
 
@@ -78,7 +77,7 @@ class IntegerLinear(nn.Module):
     def from_fake(cls, layer: QuantLinear) -> Self:
         """Return the integers of a calibrated `layer`."""
         quantizer = layer.input_quantizer
-        integers, scale = layer.weight_quantizer.integers(layer.others(layer.weight))
+        integers, scale = layer.weight_quantizer.integers(layer.without_outliers(layer.weight))
         made = cls(
             layer.in_features,
             layer.out_features,
@@ -241,7 +240,75 @@ def to_integer(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     target = model if inplace else copy.deepcopy(model)
     for name, module in found:
         if isinstance(module, QuantLinear):
-            replace(target, name, IntegerLinear.from_fake(module))
+            target.set_submodule(name, IntegerLinear.from_fake(module))
         else:
-            replace(target, name, IntegerEmbedding.from_fake(module))
+            target.set_submodule(name, IntegerEmbedding.from_fake(module))
     return target
+
+
+IntegerLayer = IntegerLinear | IntegerEmbedding
+
+
+def integer_layers(model: nn.Module) -> dict[str, IntegerLayer]:
+    """Return the integer layers of `model` by name, in module order."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (IntegerLinear, IntegerEmbedding))
+    }
+
+
+def precision_of(model: nn.Module) -> str:
+    """Return `fp32`, `int8`, or for narrower integers their bits, such as `w2e2a8`.
+
+    `w` are linear weights, `e` embeddings (32 where they are float), `a` the inputs of linear
+    layers; several widths of a kind are joined, `w2-4`. `int8` has 8-bit linear layers; its
+    embeddings are 8-bit or float.
+    """
+    layers = integer_layers(model).values()
+    linears = [layer for layer in layers if isinstance(layer, IntegerLinear)]
+    if not linears:
+        return "fp32"
+    inputs = _input_bits(linears)
+    if {layer.bits for layer in layers} | set(inputs) == {8}:
+        return "int8"
+    tables = [layer.bits for layer in layers if not isinstance(layer, IntegerLinear)]
+    weights = [layer.bits for layer in linears]
+    return f"w{_joined_bits(weights)}e{_joined_bits(tables or [32])}a{_joined_bits(inputs)}"
+
+
+def bits_of(model: nn.Module) -> str:
+    """Return the bits of weights, embeddings and activations, such as `2-2-8`; 32 is float.
+
+    Several widths of a kind are joined, `2/4-8-8`.
+    """
+    layers = integer_layers(model).values()
+    linears = [layer for layer in layers if isinstance(layer, IntegerLinear)]
+    kinds = (
+        [layer.bits for layer in linears],
+        [layer.bits for layer in layers if not isinstance(layer, IntegerLinear)],
+        _input_bits(linears),
+    )
+    return "-".join(_joined_bits(kind or [32], "/") for kind in kinds)
+
+
+def weight_counts(model: nn.Module) -> tuple[int, int]:
+    """Count the weights and biases of a float or integer model, and those that are not zero.
+
+    Scales and zero points do not count. Pruning makes zeros, and so does rounding to few bits.
+    """
+    tensors: list[Tensor] = list(model.parameters())
+    for layer in integer_layers(model).values():
+        tensors.append(layer.float_weight())  # with what stays float of it
+        if isinstance(layer, IntegerLinear) and layer.bias is not None:
+            tensors.append(layer.bias)
+    total = sum(tensor.numel() for tensor in tensors)
+    return total, sum(int(tensor.count_nonzero()) for tensor in tensors)
+
+
+def _input_bits(linears: Iterable[IntegerLinear]) -> list[int]:
+    return [(layer.levels + 1).bit_length() - 1 for layer in linears]
+
+
+def _joined_bits(bits: Iterable[int], sign: str = "-") -> str:
+    return sign.join(map(str, sorted(set(bits))))

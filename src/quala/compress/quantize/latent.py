@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.compress.quantize.modules import ActivationQuantizer, QuantEmbedding, QuantLinear
+from quala.compress.quantize.modules import ActivationQuantizer
 from quala.compress.quantize.split import join_halves, split_names, split_shells
 from quala.compress.quantize.transform import quantize, set_mode
 from quala.errors import QualaError
@@ -30,11 +30,6 @@ class Latent:
     split: tuple[str, ...]
     """Names of the layers that were split into halves."""
     tensors: dict[str, Tensor]
-
-
-def in_training_form(model: nn.Module) -> bool:
-    """Tell whether `quantize` swapped layers of `model` and none has become integers."""
-    return any(isinstance(module, (QuantLinear, QuantEmbedding)) for module in model.modules())
 
 
 def save_latent(model: nn.Module, folder: str | Path) -> None:

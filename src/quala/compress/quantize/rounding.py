@@ -1,4 +1,4 @@
-"""Rounding with straight-through gradients: symmetric rows, affine and learned activations."""
+"""How a value is rounded while training: straight-through gradients and learned steps (LSQ)."""
 
 from __future__ import annotations
 
@@ -10,28 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 SMALLEST_STEP = 1e-12
-
-
-def row_integers(
-    weight: Tensor, bits: int, *, whole: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Quantize the rows of `weight` symmetrically to [-(2^(bits-1)-1), 2^(bits-1)-1].
-
-    The grids end at the largest values of `whole`, those of `weight` itself without it.
-
-    Returns:
-        The integers, as floats in the shape of `weight`, and the steps, shape (..., 1).
-    """
-    low, high = (weight if whole is None else whole).aminmax(dim=-1, keepdim=True)
-    step = torch.maximum(high, -low).div_(2 ** (bits - 1) - 1)
-    step.clamp_(min=SMALLEST_STEP)  # (..., 1); a row of zeros keeps a step
-    return torch.div(weight, step).round_(), step
-
-
-def affine_integers(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
-    """Return round(x / step) + zero_point as floats, before any clamp."""
-    # The reciprocal is multiplied, here and in the integer kernels, so that both round alike.
-    return torch.mul(x, step.reciprocal()).round_().add_(zero_point)
+"""Keeps a grid of zeros from dividing by 0; far below any step of real weights."""
 
 
 class _Through(Function):
@@ -43,6 +22,18 @@ class _Through(Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
+
+
+def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
+    """Return the values of `rounded`, with the gradient going to `weight` unchanged."""
+    passed: Tensor = _Through.apply(weight, rounded)
+    return passed
+
+
+def affine_integers(x: Tensor, step: Tensor, zero_point: Tensor) -> Tensor:
+    """Return round(x / step) + zero_point as floats, before any clamp."""
+    # Multiplied by the reciprocal here and in the integer kernels, so that both round alike.
+    return torch.mul(x, step.reciprocal()).round_().add_(zero_point)
 
 
 class _Affine(Function):
@@ -62,7 +53,14 @@ class _Affine(Function):
         return gradient * inside, None, None, None
 
 
-class _LearnedStep(Function):
+def fake_affine(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
+    """Round `x` to (i - zero_point) * step, i in 0..levels; no gradient outside the range."""
+    # Half precision cannot count to 255 exactly, so the grid is always in float32.
+    rounded: Tensor = _Affine.apply(x.float(), step, zero_point, levels)
+    return rounded.to(x.dtype)
+
+
+class _AffineLsq(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, step: Tensor, zero_point: Tensor, levels: int) -> Tensor:
         ctx.save_for_backward(x, step, zero_point)
@@ -82,35 +80,22 @@ class _LearnedStep(Function):
         return gradient * inside, (gradient * slope).sum().mul_(scale), None, None
 
 
-def straight_through(weight: Tensor, rounded: Tensor) -> Tensor:
-    """Return the values of `rounded`, with the gradient going to `weight` unchanged."""
-    passed: Tensor = _Through.apply(weight, rounded)
-    return passed
-
-
-def fake_affine(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
-    """Round `x` to (i - zero_point) * step, i in 0..levels; no gradient outside the range."""
-    # Half precision cannot count to 255 exactly, so the grid is always laid in float32.
-    rounded: Tensor = _Affine.apply(x.float(), step, zero_point, levels)
-    return rounded.to(x.dtype)
-
-
-def fake_learned(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
+def fake_affine_lsq(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int) -> Tensor:
     """Round as `fake_affine`, with a gradient for `step` (LSQ, arXiv 1902.08153, equations 2-3).
 
     The step's gradient is scaled by 1/sqrt(N Qp), where N counts the values of `x` and Qp is the
     larger of the integers below and above the zero point.
     """
-    rounded: Tensor = _LearnedStep.apply(x.float(), step, zero_point, levels)
+    rounded: Tensor = _AffineLsq.apply(x.float(), step, zero_point, levels)
     return rounded.to(x.dtype)
 
 
-def step_integers(groups: Tensor, step: Tensor, top: int) -> Tensor:
+def symmetric_integers(groups: Tensor, step: Tensor, top: int) -> Tensor:
     """Return clamp(round(groups / step), -top, top) as floats; `step` (..., 1) is positive."""
     return torch.div(groups, step).round_().clamp_(-top, top)
 
 
-class _LearnedSteps(Function):
+class _SymmetricLsq(Function):
     @staticmethod
     def forward(ctx: Any, groups: Tensor, step: Tensor, top: int, count: int) -> Tensor:
         v = torch.div(groups, step)
@@ -130,17 +115,17 @@ class _LearnedSteps(Function):
         return passed, slopes.unsqueeze(-1).div_(step).mul_(ctx.scale), None, None
 
 
-def fake_steps(groups: Tensor, step: Tensor, top: int, *, count: int | None = None) -> Tensor:
+def fake_symmetric_lsq(groups: Tensor, step: Tensor, top: int, *, count: int) -> Tensor:
     """Round `groups` (..., n) to i * step, i in -top..top, with a gradient for `step` (..., 1).
 
-    Equations 1 to 3 on the symmetric grid; the gradient of a step is scaled by 1/sqrt(N top),
-    where N = `count` says how many values share it, n without it. No gradient for weights outside
-    the grid.
+    Equations 1 to 3 of LSQ (arXiv 1902.08153) on the symmetric grid. The gradient of a step is
+    scaled by 1/sqrt(N top), where N = `count` is the number of values that share the step. Weights
+    outside the grid get no gradient.
     """
-    rounded: Tensor = _LearnedSteps.apply(groups, step, top, count or groups.shape[-1])
+    rounded: Tensor = _SymmetricLsq.apply(groups, step, top, count)
     return rounded
 
 
 def at_least(step: Tensor, floor: Tensor) -> Tensor:
-    """Return `step` raised to `floor`; a step at the floor still hears its gradient."""
+    """Return `step` raised to `floor`; a step at the floor still receives its gradient."""
     return step + (floor - step).clamp(min=0).detach()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import replace as changed
+from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from quala.compress.quantize.config import TERNARY
-from quala.compress.quantize.grids import twn_integers
+from quala.compress.quantize.grids import twn_codes
 from quala.compress.quantize.modules import QuantEmbedding, QuantLinear, WeightQuantizer
-from quala.compress.quantize.transform import replace
 from quala.errors import QualaError
 
 _Layer = QuantLinear | QuantEmbedding
@@ -26,6 +26,9 @@ class Split(nn.Module):
     Together they have the parameters of a layer twice as wide.
     """
 
+    copies = 2
+    """How many layers are summed."""
+
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
         self.first, self.second = first, second
@@ -33,6 +36,11 @@ class Split(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         total: Tensor = self.first(x) + self.second(x)
         return total
+
+    @property
+    def out_features(self) -> int:
+        """Number of outputs, of halves that are linear layers."""
+        return int(cast("nn.Linear", self.first).out_features)
 
 
 def split_weights(
@@ -57,7 +65,7 @@ def split_weights(
     if not w.isfinite().all():
         raise QualaError("its weights are not finite.")
     if codes is None or scale is None:
-        codes, scale = twn_integers(w)
+        codes, scale = twn_codes(w, w)
     kept = codes != 0
     wanted = scale.double() * w.shape[-1]  # (..., 1), the sum of |w1| + |w2|
     count = (~kept).sum(-1, keepdim=True)
@@ -102,7 +110,7 @@ def split_ternary(model: nn.Module) -> list[str]:
         )
     splits = {name: _split(name, layer) for name, layer in layers.items()}
     for name, split in splits.items():
-        replace(model, name, split)
+        model.set_submodule(name, split)
     return list(splits)
 
 
@@ -113,7 +121,7 @@ def split_shells(model: nn.Module, names: Iterable[str]) -> None:
         if not isinstance(layer, (QuantLinear, QuantEmbedding)):
             raise QualaError(f"`{name}` is a {type(layer).__name__}, which has no halves.")
         first, second = (_half(layer, layer.weight.detach().clone()) for _ in range(2))
-        replace(model, name, Split(first, second).train(layer.training))
+        model.set_submodule(name, Split(first, second).train(layer.training))
 
 
 def split_names(model: nn.Module) -> list[str]:
@@ -145,7 +153,7 @@ def _half(layer: _Layer, weight: Tensor) -> _Layer:
     quantizer = layer.weight_quantizer
     half = copy.deepcopy(layer)
     half.weight = nn.Parameter(weight)
-    half.weight_quantizer = WeightQuantizer(weight, changed(quantizer.spec, method="bwn", bits=1))
+    half.weight_quantizer = WeightQuantizer(weight, replace(quantizer.spec, method="bwn", bits=1))
     if isinstance(half, QuantLinear) and half.bias is not None:
         half.bias = nn.Parameter(half.bias.detach() / 2)
     return half

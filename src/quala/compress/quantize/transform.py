@@ -1,4 +1,4 @@
-"""Inputs that stay float: a few large ones would make the grid of all others coarse."""
+"""How a float model becomes fake-quantized in place: swapped layers, ranges, learned parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from quala.compress.quantize.config import LOSS_AWARE, QuantizeConfig
+from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.modules import (
     ActivationQuantizer,
     Mode,
@@ -20,16 +20,97 @@ from quala.compress.quantize.modules import (
 )
 from quala.errors import QualaError, unknown
 
-WORTH = 2.0
-"""How much smaller the range of the other inputs must be for a product of their own."""
+
+def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
+    """Swap the layers of `model` in place for quantized twins in mode `off`.
+
+    Returns:
+        The names of the swapped modules, in module order.
+
+    Raises:
+        QualaError: when nothing is left to quantize, or the model is quantized already.
+    """
+    if is_fake_quantized(model):
+        raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
+    names = [name for name, module in model.named_modules() if _wanted(name, module, config)]
+    if not names:
+        raise QualaError(f"Nothing is left to quantize with `skip` {', '.join(config.skip)}.")
+    for name in names:
+        module = model.get_submodule(name)
+        twin = QuantLinear if isinstance(module, nn.Linear) else QuantEmbedding
+        model.set_submodule(name, twin.from_float(module, config))  # type: ignore[arg-type]
+    return names
+
+
+def _wanted(name: str, module: nn.Module, config: QuantizeConfig) -> bool:
+    kinds = (nn.Linear, nn.Embedding) if config.quantize_embeddings else (nn.Linear,)
+    if type(module) not in kinds:
+        return False
+    parts = name.split(".")
+    return not any(fnmatchcase(part, pattern) for part in parts for pattern in config.skip)
+
+
+def is_fake_quantized(model: nn.Module) -> bool:
+    """Tell whether `quantize` swapped layers of `model` and none has become integers."""
+    return any(isinstance(module, (QuantLinear, QuantEmbedding)) for module in model.modules())
+
+
+def calibrate(model: nn.Module, run: Callable[[], None]) -> None:
+    """Find the activation ranges of `model` from the forward passes that `run` makes, only.
+
+    Earlier observations are forgotten; the model is left in mode `fake`. Without gradients; train
+    or eval mode is the caller's.
+
+    Raises:
+        QualaError: when `run` does not reach every quantized layer.
+    """
+    for _, quantizer in _quantizers(model):
+        quantizer.forget()
+    with torch.no_grad():
+        set_mode(model, "off")
+        find_outliers(model, run)
+        set_mode(model, "observe")
+        run()
+    for _, quantizer in _quantizers(model):
+        quantizer.finalize()
+    set_mode(model, "fake")
+
+
+def set_mode(model: nn.Module, mode: Mode) -> None:
+    """Switch all quantizers of `model` to `off`, `observe` or `fake`.
+
+    Raises:
+        QualaError: for `fake` when some layer has no range yet.
+    """
+    if mode not in get_args(Mode):
+        raise unknown("quantizer mode", mode, get_args(Mode))
+    for name, quantizer in _quantizers(model):
+        if mode == "fake" and quantizer.observations == 0:
+            raise QualaError(f"`{name}` has no range; calibrate the model before mode `fake`.")
+    for _, quantizer in _quantizers(model):
+        quantizer.mode = mode
+    for module in model.modules():
+        if isinstance(module, QuantEmbedding):
+            module.mode = mode
+
+
+def _quantizers(model: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:
+    for name, module in model.named_modules():
+        if isinstance(module, ActivationQuantizer):
+            yield name, module
+
+
+RANGE_RATIO = 2.0
+"""Keep inputs float only where the largest is at least twice the largest of the others: then the
+others gain a bit."""
 
 
 def find_outliers(model: nn.Module, run: Callable[[], None]) -> None:
     """Choose the inputs of each layer that stay float, by the forward passes that `run` makes.
 
-    They are the `outliers` inputs with the largest absolute values, where the next largest is at
-    most half of the largest; elsewhere none. After LLM.int8() (arXiv 2208.07339), whose threshold
-    is a value instead. Where no layer wants any, nothing is run.
+    They are the `outliers` inputs with the largest absolute values, if the next largest is at
+    most half of the largest, else none. After LLM.int8() (arXiv 2208.07339), which has an absolute
+    threshold instead. Without a layer that asks for outliers, `run` is not called.
     """
     layers = [
         module
@@ -57,84 +138,12 @@ def find_outliers(model: nn.Module, run: Callable[[], None]) -> None:
 
 
 def _largest(values: Tensor, count: int) -> Tensor:
-    """Return the places of the `count` largest values, none where the rest is about as large."""
+    """Return the places of the `count` largest values, none if the rest is about as large."""
     if count >= len(values):
         return values.new_empty(0, dtype=torch.long)
     top = values.topk(count + 1)
-    worth = top.values[0] >= WORTH * top.values[-1]
+    worth = top.values[0] >= RANGE_RATIO * top.values[-1]
     return top.indices[:count].sort().values if worth else top.indices[:0]
-
-
-def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
-    """Swap the layers of `model` in place for quantized twins in mode `off`.
-
-    Returns:
-        The names of the swapped modules, in module order.
-
-    Raises:
-        QualaError: when nothing is left to quantize, or the model is quantized already.
-    """
-    if any(isinstance(module, QuantLinear) for module in model.modules()):
-        raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
-    names = [name for name, module in model.named_modules() if _wanted(name, module, config)]
-    if not names:
-        raise QualaError(f"Nothing is left to quantize with `skip` {', '.join(config.skip)}.")
-    for name in names:
-        module = model.get_submodule(name)
-        twin = QuantLinear if isinstance(module, nn.Linear) else QuantEmbedding
-        replace(model, name, twin.from_float(module, config))  # type: ignore[arg-type]
-    return names
-
-
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the submodule of that dotted `name`."""
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
-
-
-def set_mode(model: nn.Module, mode: Mode) -> None:
-    """Switch all quantizers of `model` to `off`, `observe` or `fake`.
-
-    Raises:
-        QualaError: for `fake` when some layer has no range yet.
-    """
-    if mode not in get_args(Mode):
-        raise unknown("quantizer mode", mode, get_args(Mode))
-    for name, quantizer in _quantizers(model):
-        if mode == "fake" and quantizer.observations == 0:
-            raise QualaError(f"`{name}` has no range; calibrate the model before mode `fake`.")
-    for _, quantizer in _quantizers(model):
-        quantizer.mode = mode
-    for module in model.modules():
-        if isinstance(module, QuantEmbedding):
-            module.mode = mode
-
-
-def calibrate(model: nn.Module, run: Callable[[], None]) -> None:
-    """Find the activation ranges of `model` from the forward passes that `run` makes, only.
-
-    Earlier observations are forgotten; the model is left in mode `fake`. Without gradients; train
-    or eval mode is the caller's.
-
-    Raises:
-        QualaError: when `run` does not reach every quantized layer.
-    """
-    for _, quantizer in _quantizers(model):
-        quantizer.forget()
-    with torch.no_grad():
-        set_mode(model, "off")
-        find_outliers(model, run)
-        set_mode(model, "observe")
-        run()
-    for _, quantizer in _quantizers(model):
-        quantizer.finalise()
-    set_mode(model, "fake")
-
-
-def freeze(model: nn.Module, frozen: bool = True) -> None:
-    """Stop (or resume) the averaging of activation ranges while training."""
-    for _, quantizer in _quantizers(model):
-        quantizer.frozen = frozen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,21 +186,8 @@ def set_curvature(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         if not isinstance(module, (QuantLinear, QuantEmbedding)):
             continue
         moment = optimizer.state.get(module.weight, {}).get("exp_avg_sq")
-        if moment is not None and module.weight_quantizer.spec.method in LOSS_AWARE:
-            module.weight_quantizer.curvature.copy_(moment.sqrt().add_(1e-8))
+        curvature = module.weight_quantizer.curvature
+        if moment is not None and curvature is not None:
+            curvature.copy_(moment.sqrt().add_(1e-8))
             given += 1
     return given
-
-
-def _wanted(name: str, module: nn.Module, config: QuantizeConfig) -> bool:
-    kinds = (nn.Linear, nn.Embedding) if config.quantize_embeddings else (nn.Linear,)
-    if type(module) not in kinds:
-        return False
-    parts = name.split(".")
-    return not any(fnmatchcase(part, pattern) for part in parts for pattern in config.skip)
-
-
-def _quantizers(model: nn.Module) -> Iterator[tuple[str, ActivationQuantizer]]:
-    for name, module in model.named_modules():
-        if isinstance(module, ActivationQuantizer):
-            yield name, module

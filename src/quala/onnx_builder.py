@@ -1,4 +1,7 @@
-"""The names of a graph that others rely on; `{}` stands for the layer, counted from 0."""
+"""A builder of ONNX graphs, and the names in a graph that several modules use.
+
+`{}` in a name stands for the layer, counted from 0.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ KEPT = "kept_{}_{}"
 
 
 def needed(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
-    """Return the nodes that the outputs hang on, in their order."""
+    """Return the nodes that the outputs depend on, in their order."""
     wanted, kept = set(outputs), []
     for node in reversed(nodes):
         if wanted.isdisjoint(node.output):

@@ -1,0 +1,108 @@
+"""Kinds of data sets: how each is read and tokenized, and which task it is.
+
+A specification is checked by its format, so nothing heavy is imported before data are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from quala.data.spec import DEMO, DataSpec
+from quala.errors import QualaError
+from quala.plugins import FORMATS
+
+if TYPE_CHECKING:
+    from quala.data.features import Example, FeatureSet
+    from quala.data.task import Task
+    from quala.data.tokenize import FastTokenizer
+
+# Special tokens of a pair, at most: RoBERTa writes <s> a </s></s> b </s>.
+SPECIAL_TOKENS = 4
+
+
+class DataFormat(Protocol):
+    """One way to write a data set, `data.task` of a configuration."""
+
+    def check(self, spec: DataSpec) -> None:
+        """Raise QualaError, one sentence, for options that do not fit this kind of data."""
+
+    def known_task(self, spec: DataSpec) -> Task | None:
+        """Return the task where it is known before the data are read, else None."""
+
+    def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
+        """Read the examples of a split.
+
+        `task` is that of train; train itself is read without, and says which task it is. Raises
+        QualaError when the split is absent, malformed or empty.
+        """
+
+    def features(
+        self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
+    ) -> FeatureSet:
+        """Tokenize examples that this format has read."""
+
+
+def format_of(spec: DataSpec) -> DataFormat:
+    """Return the format of a specification."""
+    found: DataFormat = FORMATS.find(spec.task)
+    return found
+
+
+class Squad:
+    """Questions about a context with their answers, as SQuAD 1.1 writes them, or the demo set."""
+
+    def check(self, spec: DataSpec) -> None:
+        window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
+        if spec.doc_stride >= window:
+            raise QualaError(
+                f"`doc_stride` must be below max_length - max_question_length - {SPECIAL_TOKENS} "
+                f"= {window}, got {spec.doc_stride}."
+            )
+
+    def known_task(self, spec: DataSpec) -> Task:
+        from quala.data.task import Span
+
+        return Span(decoding=spec.decoding)
+
+    def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
+        from quala.data.demo import demo_examples
+        from quala.data.read import read_squad
+
+        if spec.name == DEMO:
+            train, test = demo_examples()
+            return list(train if split == spec.train_split else test), self.known_task(spec)
+        return list(read_squad(spec, split)), self.known_task(spec)
+
+    def features(
+        self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
+    ) -> FeatureSet:
+        from quala.data.tokenize import qa_features
+
+        return qa_features(examples, tokenizer, spec.windows)
+
+
+class Glue:
+    """Sentences or pairs with a class or a number, as GLUE writes them."""
+
+    def check(self, spec: DataSpec) -> None:
+        if spec.name == DEMO:
+            raise QualaError(f"The demo set is a squad task, got task `{spec.task}`.")
+        if spec.name is not None and not spec.subset:
+            raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
+
+    def known_task(self, spec: DataSpec) -> None:
+        return None
+
+    def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
+        from quala.data.read import read_glue
+
+        examples, found = read_glue(spec, split, task=task)
+        return list(examples), found
+
+    def features(
+        self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
+    ) -> FeatureSet:
+        from quala.data.tokenize import sentence_features
+
+        return sentence_features(examples, tokenizer, max_length=spec.max_length)
