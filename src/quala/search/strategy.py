@@ -44,18 +44,21 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         STRATEGIES.check(self.strategy)
-        if self.generations < 0 or self.population < 0 or self.workers < 1:
+        smallest = {
+            **dict.fromkeys(("max_evaluations", "workers"), 1),
+            **dict.fromkeys(("generations", "population", "mutations", "crossovers"), 0),
+        }
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value < least:
+                raise QualaError(f"`{name}` must be at least {least}, got {value}.")
+        if self.generation_size < 1:
             raise QualaError(
-                "`generations` and `population` must not be negative and `workers` at least 1, "
-                f"got {self.generations}, {self.population}, {self.workers}."
+                "`mutations` and `crossovers` must be at least 1 together, got "
+                f"{self.mutations} and {self.crossovers}."
             )
-        if min(self.mutations, self.crossovers) < 0 or self.generation_size < 1:
-            raise QualaError(
-                "`mutations` and `crossovers` must add up to at least 1, "
-                f"got {self.mutations} and {self.crossovers}."
-            )
-        if self.max_evaluations < 1:
-            raise QualaError(f"`max_evaluations` must be positive, got {self.max_evaluations}.")
+        if self.max_cost is not None and self.max_cost <= 0:
+            raise QualaError(f"`max_cost` must be above 0, got {self.max_cost}.")
 
     @property
     def generation_size(self) -> int:

@@ -10,7 +10,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError, unknown
 from quala.plugins import SIGNIFICANCE
 from quala.search.strategy import SearchSettings
-from quala.stage import StageConfig, check_ranges, ranged
+from quala.stage import StageConfig, ranged
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -181,8 +181,8 @@ class SearchConfig(SearchSettings, StageConfig):
     cache_mebibytes: int = ranged(2048, identity=False, at_least=0)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_ranges(self)
+        StageConfig.__post_init__(self)
+        SearchSettings.__post_init__(self)
         if self.cost == "latency" and self.runtime == "torch":
             raise QualaError(
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "
