@@ -1,4 +1,4 @@
-"""The stages of quala's workflows: what each takes, what it makes, where its code is."""
+"""The stages of quala's workflows: options, code and version of each."""
 
 from quala.stage import Stage
 from quala.stages.distill_options import DistillConfig
