@@ -70,12 +70,12 @@ class MeasuredModel:
 
     @property
     def precision(self) -> str:
-        """What the row says of the weights."""
+        """Precision of the weights, as the row names it."""
         return self.opened.precision
 
 
 class Scores:
-    """The test scores by model and lengths, written down as soon as they are known."""
+    """The test scores by model and lengths, stored as soon as they are known."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "scores.json"
@@ -163,7 +163,7 @@ def run(
 ) -> dict[str, float]:
     """Score and time baseline, supernet and integer `model` at full length and on the front.
 
-    Without a `supernet` there is no row of it, without a `search` no front.
+    `supernet` and `search` may be missing: then there are no rows of it, or no front.
     """
     found = read_result(inputs["search"]) if "search" in inputs else None
     models = _models(config, inputs, found)
@@ -193,7 +193,7 @@ def run(
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Read what a measure stage left."""
+    """Read the rows of a measure stage."""
     return [Row.from_json(row) for row in json.loads((folder / ROWS).read_text(encoding="utf-8"))]
 
 
@@ -232,7 +232,7 @@ def _models(
 def _front(
     config: MeasureConfig, found: SearchResult | None
 ) -> tuple[tuple[LengthConfig, ...], tuple[Role, ...]]:
-    """Return the lengths to measure beside the full length, and what each is there for."""
+    """Return the lengths to measure beside the full length, and their roles."""
     if found is None:
         return (), ()
     points, chosen = _front_points(config, found)
