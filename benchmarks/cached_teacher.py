@@ -24,9 +24,9 @@ from typing import TypeVar
 import torch
 
 from quala.checkpoint import TaskCheckpoint, load_with_data, set_dropout
-from quala.compress.depth import keep_layers
 from quala.compress.layer_maps import layer_pairs, layers_to_keep
 from quala.compress.losses import LossSetup
+from quala.compress.structure import keep_layers
 from quala.data.spec import DataSpec
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.stages.distill import DistillModule

@@ -17,12 +17,11 @@ from toys import Build, BuildHf, MakeBatch, build, build_hf, make_batch
 
 from quala.checkpoint import set_dropout
 from quala.cli.cost import main as cost
-from quala.compress.depth import keep_layers
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, quantize
-from quala.compress.structure import embedding_name
+from quala.compress.structure import embedding_name, keep_layers
 from quala.cost import parameters
 from quala.errors import QualaError
 from quala.graph.encoder import build_graph

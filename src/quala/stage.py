@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, field, fields
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,47 +90,28 @@ def lines(description: str, total: float, logger: logging.Logger) -> Iterator[Pr
     yield _Lines(description, total, logger)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """The values that an option may have; None is no limit."""
-
-    above: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    at_most: float | None = None
-
-    def __contains__(self, value: float) -> bool:
-        return not (
-            (self.above is not None and not value > self.above)
-            or (self.at_least is not None and not value >= self.at_least)
-            or (self.below is not None and not value < self.below)
-            or (self.at_most is not None and not value <= self.at_most)
-        )
-
-    def __str__(self) -> str:
-        limits = {item.name: getattr(self, item.name) for item in fields(self)}
-        said = [f"{n.replace('_', ' ')} {v}" for n, v in limits.items() if v is not None]
-        return " and ".join(said)
+_LIMITS = {"above": gt, "at_least": ge, "below": lt, "at_most": le}
 
 
 def ranged(default: Any = MISSING, *, identity: Any = True, **limits: float) -> Any:
-    """Return a field of a config with the limits of a `Range`; null is always allowed.
+    """Return a field of a config with limits: `above`, `at_least`, `below`, `at_most`.
 
-    For a list the limits are those of its entries.
+    Null is always allowed. The limits of a list are those of its entries.
     """
-    metadata = {"range": Range(**limits), "identity": identity}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={"range": limits, "identity": identity})
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:
-    """Raise QualaError for the first option outside its range; `prefix` goes before its name."""
+    """Raise QualaError for the first option outside its limits; `prefix` goes before its name."""
     for item in fields(config):
-        limits, value = item.metadata.get("range"), getattr(config, item.name)
-        if limits is None or value is None:
-            continue
-        for one in value if isinstance(value, list | tuple) else [value]:
-            if one not in limits:
-                raise QualaError(f"`{prefix}{item.name}` must be {limits}, got {one}.")
+        limits, value = item.metadata.get("range", {}), getattr(config, item.name)
+        entries = value if isinstance(value, list) else [] if value is None else [value]
+        for entry in entries:
+            if not all(_LIMITS[name](entry, limit) for name, limit in limits.items()):
+                allowed = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
+                raise QualaError(
+                    f"`{prefix}{item.name}` must be {' and '.join(allowed)}, got {entry}."
+                )
 
 
 StageFunction = Callable[[Any, "StageContext", Mapping[str, Any]], dict[str, float]]

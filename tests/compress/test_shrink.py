@@ -12,7 +12,6 @@ from toys import FAMILIES, Build, BuildHf, MakeBatch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from quala.architecture import KEY
-from quala.compress.depth import keep_layers
 from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.prune.magnitude import magnitude_masks, prunable_weights
@@ -22,7 +21,7 @@ from quala.compress.shrink import (
     rank_for_ratio,
     weight_budget,
 )
-from quala.compress.structure import embedding_name, linear_names
+from quala.compress.structure import embedding_name, keep_layers, linear_names
 from quala.cost import macs, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel

@@ -12,11 +12,11 @@ from toys import FAMILIES, TASKS, BuildHf, MakeBatch
 from transformers import AutoTokenizer, PreTrainedModel
 
 from quala.architecture import KEY, LayerSizes, Structure
-from quala.compress.depth import keep_layers
 from quala.compress.prune.structured import keep_units
 from quala.compress.shrink import factorize
 from quala.compress.structure import (
     is_structured,
+    keep_layers,
     load_structured,
     structure_of,
 )

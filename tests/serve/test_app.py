@@ -239,7 +239,7 @@ def test_a_failure_of_the_model_is_logged_and_survived(
 
 def test_a_failure_of_the_service_is_a_sentence(client: TestClient, toy: Any) -> None:
     toy.card = {"name": object(), "front": object()}
-    assert "its log says why" in _error(client.get("/card"), 500)
+    assert "the reason is in its log" in _error(client.get("/card"), 500)
 
 
 def test_a_full_queue_says_when_to_come_back(toy: Any) -> None:

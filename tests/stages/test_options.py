@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from quala.errors import QualaError
-from quala.stage import Range
 from quala.stages import STAGES
 from quala.stages.options import row_name
 
@@ -55,12 +54,6 @@ def test_a_value_out_of_range_is_one_sentence(
 def test_a_significance_of_ones_own_is_looked_up_later(configure: Any) -> None:
     assert configure("distill", significance="my.Ranking").significance == "my.Ranking"
     assert configure("length_adapt", significance="my.Ranking").significance == "my.Ranking"
-
-
-def test_a_range_reads_as_a_sentence() -> None:
-    assert str(Range(above=0, at_most=1)) == "above 0 and at most 1"
-    assert 0 not in Range(above=0, at_most=1)
-    assert 1 in Range(above=0, at_most=1)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -147,7 +147,7 @@ def test_answers_come_from_a_cache_and_whole_states_do_not(run: Any) -> None:
     [
         ("own_losses.Missing", "The distillation loss `own_losses.Missing` cannot be imported"),
         ("own_losses.Plain", "must be a subclass of quala.compress.losses.DistillLoss, got Plain"),
-        ("own_losses.Wrong", "Unknown `needs` of the distillation loss `own_losses.Wrong`"),
+        ("own_losses.Wrong", "Unknown `needs` of the loss `own_losses.Wrong` `everything`"),
     ],
 )
 def test_what_is_no_loss_is_one_sentence(run: Any, name: str, sentence: str) -> None:

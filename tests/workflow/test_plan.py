@@ -66,5 +66,5 @@ def test_an_unknown_stage_has_a_nearest_name(toy: Toy, word: str) -> None:
 def test_until_and_since_name_a_range(toy: Toy) -> None:
     made = plan(toy, "flow.since=second", "flow.until=second")
     assert lines(made)["third"][0] == "left out"
-    with pytest.raises(QualaError, match="does not hang on"):
+    with pytest.raises(QualaError, match="does not depend on"):
         plan(toy, "flow.since=third", "flow.until=second")

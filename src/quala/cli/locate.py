@@ -1,4 +1,4 @@
-"""Find the folder that a MODEL on the command line means."""
+"""Finds the folder of the MODEL that a command names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPORT_STAGE = "export"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL and the store in which it may lie."""
+    """Add MODEL and the address of the store of tracked models."""
     parser.add_argument(
         "model",
         metavar="MODEL",

@@ -1,4 +1,4 @@
-"""How commands speak: figures on standard output, as a table or as JSON."""
+"""Output of commands: tables or JSON on standard output, warnings on standard error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write_json(content: Mapping[str, Any]) -> None:
 
 
 def show(*items: RenderableType) -> None:
-    """Write tables and lines; a pipe gets them unfolded, with room for every column."""
+    """Write tables and lines; in a pipe they are not folded."""
     console = Console(width=None if sys.stdout.isatty() else 160)
     for item in items:
         console.print(item)

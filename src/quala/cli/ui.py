@@ -14,7 +14,7 @@ from quala.workflow.store import default_tracking_uri, require_store
 
 
 def main(argv: Sequence[str]) -> int:
-    """Become `mlflow ui`. Raises QualaError without a store and when the port is taken."""
+    """Replace this process by `mlflow ui`. Raises QualaError without a store or a free port."""
     arguments = _parser().parse_args(argv)
     uri = arguments.tracking_uri or default_tracking_uri(Path.cwd())
     require_store(uri)
@@ -39,7 +39,7 @@ def _require_free(host: str, port: int) -> None:
             host, port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
-            # a port that a stopped server held a moment ago is free for the next one
+            # A port that a stopped server has just left is free for the next one.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:

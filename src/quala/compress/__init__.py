@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 from quala._lazy import lazy
 
 if TYPE_CHECKING:
-    from quala.compress.depth import keep_layers
     from quala.compress.layer_maps import layers_to_keep
     from quala.compress.shrink import factorize, hybrid_compress
-    from quala.compress.structure import load_structured, structure_of
+    from quala.compress.structure import keep_layers, load_structured, structure_of
 
 __all__ = [
     "factorize", "hybrid_compress", "keep_layers", "layers_to_keep", "load_structured",
@@ -26,9 +25,8 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "quala.compress.depth": ["keep_layers"],
         "quala.compress.layer_maps": ["layers_to_keep"],
         "quala.compress.shrink": ["factorize", "hybrid_compress"],
-        "quala.compress.structure": ["load_structured", "structure_of"],
+        "quala.compress.structure": ["keep_layers", "load_structured", "structure_of"],
     },
 )

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from quala.compress.layer_maps import check_pairs, hidden_pairs
 from quala.errors import QualaError, unknown
@@ -98,18 +98,6 @@ class DistillLoss(ABC):
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Return the loss of one step, without its weight."""
-
-
-def check_loss(name: str, loss: Any) -> DistillLoss:
-    """Return `loss` if it is one. Raises QualaError otherwise, for instance for another class."""
-    if not isinstance(loss, DistillLoss):
-        raise QualaError(
-            f"The distillation loss `{name}` must be a subclass of "
-            f"quala.compress.losses.DistillLoss, got {type(loss).__name__}."
-        )
-    if loss.needs not in get_args(Needs):
-        raise unknown(f"`needs` of the distillation loss `{name}`", loss.needs, get_args(Needs))
-    return loss
 
 
 class HardLoss(DistillLoss):

@@ -1,7 +1,7 @@
-"""A part of the teacher's hidden states that is enough to learn from (arXiv 2106.05691).
+"""The part of a teacher's hidden states that a cache keeps (arXiv 2106.05691).
 
-Along depth some states are kept, along length the tokens that [CLS] attends to most, along width
-the entries that are largest.
+Depth: some of the states. Length: the tokens that [CLS] attends to most. Width: the entries of
+largest absolute value.
 """
 
 from __future__ import annotations
@@ -75,9 +75,9 @@ def cls_attention(queries: Tensor, keys: Tensor, *, mask: Tensor) -> Tensor:
 
 
 def most_attended(attention: Tensor, candidates: Tensor, *, tokens: int) -> Tensor:
-    """Return which candidates (B, n) are among the `tokens` first of their row; all of few.
+    """Return which candidates (B, n) are among the `tokens` most attended ones of their row.
 
-    Of equal ones the earlier goes first.
+    A row of fewer candidates keeps all of them. Of equal ones the earlier is first.
     """
     ranked = attention.masked_fill(~candidates, -torch.inf)
     order = ranked.argsort(dim=1, descending=True, stable=True)
@@ -87,7 +87,7 @@ def most_attended(attention: Tensor, candidates: Tensor, *, tokens: int) -> Tens
 
 
 def entries(hidden: int, width: float) -> int:
-    """Return how many of `hidden` entries a share `width` of them is: one at least."""
+    """Return how many entries a share `width` of `hidden` ones is, at least 1."""
     return max(1, round(hidden * width))
 
 
@@ -117,10 +117,10 @@ def keep_states(
     tokens: int | None = None,
     width: float = 1.0,
 ) -> list[KeptState]:
-    """Return what is kept of a teacher's hidden states, 0 the embedding output.
+    """Return the kept part of a teacher's hidden states, 0 the embedding output.
 
-    Tokens are ranked by the attention of the layer that makes the state; those of the embeddings
-    by the first layer's.
+    Tokens are ranked by the attention of the layer that computes the state; for the embeddings it
+    is the attention of the first layer.
 
     Args:
         trace: the teacher's full-length pass.
@@ -146,13 +146,13 @@ def kept_loss(
     *,
     projection: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Return the squared error on what was kept: mean over its entries, sum over states.
+    """Return the squared error on the kept part: mean over its entries, sum over states.
 
-    `hidden_loss` where all real tokens and all entries are kept.
+    It equals `hidden_loss` where all real tokens and all entries are kept.
 
     Args:
         student: hidden states (B, n, H_s), entry 0 the embedding output.
-        kept: a student state's number, and what is kept of the teacher's state that it follows.
+        kept: a student state's number, and the kept part of the teacher's state that it follows.
         projection: maps H_s to the teacher's width; needed where they differ.
 
     Raises:

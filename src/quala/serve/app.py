@@ -1,4 +1,4 @@
-"""The demo page: one file that loads nothing else, under a policy that lets it load nothing."""
+"""The application: routes, the demo page, and the texts of the API page."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Page:
 
 
 def load_page() -> Page:
-    """Read the page; only its own script and style may run."""
+    """Read the demo page; its policy allows only its own script and style."""
     html = (files("quala.serve") / "page.html").read_text(encoding="utf-8")
     policy = (
         "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; "
@@ -61,14 +61,14 @@ def _hashes(html: str, tag: str) -> str:
 
 
 ANSWER = "/answer"
-STOPPING: dict[str, Any] = {"model": HealthOut, "description": "It is stopping."}
+STOPPING: dict[str, Any] = {"model": HealthOut, "description": "The service is stopping."}
 REFUSALS = {
     400: "The body is not JSON in UTF-8.",
     408: "The request arrived too slowly.",
     413: "The request is too large.",
     415: "The request is not declared as JSON.",
     422: "A field is wrong, or the model refuses the input.",
-    429: "The queue is full; `Retry-After` says when to come back.",
+    429: "The queue is full; `Retry-After` says after how many seconds to retry.",
     500: "The model failed.",
     503: "The service is stopping.",
     504: "There was no answer within the time limit.",
@@ -76,7 +76,7 @@ REFUSALS = {
 
 
 def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
-    """Return the service; `app.state.dispatcher` is what a server closes to stop it gently."""
+    """Return the service. A server stops it by closing `app.state.dispatcher`."""
     metrics = Metrics()
     dispatcher = Dispatcher(answerer, settings=settings, metrics=metrics)
     app = FastAPI(
@@ -127,7 +127,9 @@ def _add_answer(app: FastAPI, dispatcher: Dispatcher) -> None:
 
 
 def _add_facts(app: FastAPI, answerer: Answerer, dispatcher: Dispatcher) -> None:
-    @app.get("/health", response_description="It does.", responses={503: STOPPING})
+    @app.get(
+        "/health", response_description="The service takes requests.", responses={503: STOPPING}
+    )
     async def health(response: Response) -> HealthOut:
         """Say whether the service takes requests."""
         response.status_code = 503 if dispatcher.closed else 200
@@ -139,7 +141,7 @@ def _add_facts(app: FastAPI, answerer: Answerer, dispatcher: Dispatcher) -> None
 
     @app.get("/card", response_description="The facts.")
     async def card() -> dict[str, Any]:
-        """Return the facts of the model, with the points of its front, and the default budget."""
+        """Return the facts of the model, the points of its front, and the default budget."""
         return dict(answerer.card) | {"budget_ms": dispatcher.settings.budget_ms}
 
 
@@ -175,7 +177,7 @@ def _queries(body: QueryIn | BatchIn, default_ms: float | None) -> list[Query]:
 async def _unless_gone(
     request: HttpRequest, dispatcher: Dispatcher, queries: list[Query]
 ) -> list[Reply]:
-    """Return the replies; a client that leaves takes its queries out of the queue."""
+    """Return the replies; when the client disconnects, its queries leave the queue."""
     answering = asyncio.ensure_future(dispatcher.submit(queries))
     leaving = asyncio.ensure_future(_gone(request))
     try:

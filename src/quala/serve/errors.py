@@ -1,4 +1,4 @@
-"""Why a request gets no answer: a status and one sentence, as JSON."""
+"""Error responses: a status and one sentence, as JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Refusal(Exception):
 def error_response(
     status: int, sentence: str, *, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return `{"error": sentence}`; text that is no valid Unicode is made so."""
+    """Return `{"error": sentence}`; characters that are not valid Unicode are replaced."""
     text = sentence.encode("utf-8", "replace").decode("utf-8")
     return JSONResponse({"error": text}, status_code=status, headers=dict(headers or {}))
 
@@ -47,7 +47,7 @@ SENTENCES = {
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Have the app answer every exception with `{"error": sentence}`."""
+    """Turn every exception of the app into `{"error": sentence}`."""
     app.add_exception_handler(QualaError, _mistake)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -106,4 +106,4 @@ async def _http(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    return error_response(500, "The service failed; its log says why.")
+    return error_response(500, "The service failed; the reason is in its log.")

@@ -1,4 +1,4 @@
-"""Request bodies are read whole before anything else, up to a size and within a time."""
+"""Middleware: limits on request bodies, and counts for Prometheus."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LimitBodies:
             body = await self._read(scope, receive)
         except Refusal as refusal:
             response = refusal.response()
-            # What the client still sends is not read: the connection cannot be used again.
+            # The rest of the body is not read: the connection cannot be used again.
             response.headers["Connection"] = "close"
             await response(scope, receive, send)
             return
@@ -41,7 +41,7 @@ class LimitBodies:
             await self._app(scope, _replayed(body, receive), send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the body, None where the client left before its end."""
+        """Return the body, None if the client disconnected before its end."""
         announced = Headers(scope=scope).get("content-length", "")
         self._require(int(announced) if announced.isdecimal() else 0)
         body = bytearray()
@@ -65,7 +65,7 @@ class LimitBodies:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a `receive` that yields the body once, then whatever the server says next."""
+    """Return a `receive` that yields the body once, then the server's own messages."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -101,7 +101,7 @@ class Metrics:
         )
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Read the queue's depth from `depth` whenever the metrics are asked for."""
+        """Read the length of the queue from `depth` at each request for metrics."""
         self._depth.set_function(depth)
 
     def request(self, status: int, *, seconds: float) -> None:
@@ -127,7 +127,7 @@ class CountRequests:
         self._path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on and note the status and the time."""
+        """Pass the request on; record its status and time."""
         if scope["type"] != "http" or scope["path"] != self._path:
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""What goes over the wire, and its way to and from the model's own types."""
+"""Requests and responses as JSON, converted from and to `Query` and `Reply`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_LAYERS = 256
 
 
 def _unicode(text: str) -> str:
-    """Refuse half of a surrogate pair, which JSON can spell and tokenizers cannot read."""
+    """Refuse half of a surrogate pair, which JSON can contain and tokenizers cannot read."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -45,8 +45,8 @@ class QueryIn(BaseModel):
 
     question: Text = Field(description="The question.")
     context: Text = Field(description="The text that holds the answer.")
-    budget_ms: float | None = Field(None, description="Most milliseconds that it may take.")
-    budget_macs: float | None = Field(None, description="Most multiply-accumulates.")
+    budget_ms: float | None = Field(None, description="Largest time, in milliseconds.")
+    budget_macs: float | None = Field(None, description="Largest number of multiply-accumulates.")
     keep: float | None = Field(
         None, description="Share of the full length's work, above 0 and at most 1."
     )
@@ -54,11 +54,14 @@ class QueryIn(BaseModel):
         None, max_length=MOST_LAYERS, description="Tokens that each layer keeps, as in the card."
     )
     strict: bool = Field(
-        False, description="Refuse, instead of answering at the fastest point, what costs more."
+        False,
+        description="Refuse a budget that no point meets; else the fastest point answers.",
     )
-    top_k: int = Field(1, ge=1, le=MOST_ANSWERS, description="Most answers, the best first.")
+    top_k: int = Field(
+        1, ge=1, le=MOST_ANSWERS, description="Largest number of answers; the best is first."
+    )
     survivors: bool = Field(
-        False, description="Also say which characters of the context each layer kept."
+        False, description="Also return which characters of the context each layer kept."
     )
 
     def query(self, default_ms: float | None) -> Query:
@@ -108,26 +111,26 @@ class AnswerOut(_Out):
     score: float = Field(description="Sum of the start's and the end's logit.")
     probability: float = Field(description="Its share among the answers considered.")
     start: int = Field(description="First character (Unicode code point) in the context.")
-    end: int = Field(description="Character behind the last.")
+    end: int = Field(description="Character after the last one.")
 
 
 class LayerOut(_Out):
     """What a layer kept of the context."""
 
-    kept: int = Field(description="Tokens that went on.")
+    kept: int = Field(description="Tokens that the layer kept.")
     tokens: int = Field(description="Tokens of the input.")
     spans: list[tuple[int, int]] = Field(description="Their character ranges in the context.")
 
 
 class ReplyOut(_Out):
-    """Answers, the best first, and how they came about."""
+    """Answers, the best first, and how they were computed."""
 
     answers: list[AnswerOut]
     lengths: list[int] | None = Field(description="Tokens kept per layer; null drops nothing.")
-    windows: int = Field(description="Pieces that the context was cut into.")
-    milliseconds: float = Field(description="From text to answer, of the whole batch.")
-    note: str | None = Field(None, description="Why the budget could not be kept, if so.")
-    layers: list[LayerOut] = Field([], description="Per layer, where `survivors` was asked.")
+    windows: int = Field(description="Overlapping pieces of the context.")
+    milliseconds: float = Field(description="Time from text to answer, of the whole batch.")
+    note: str | None = Field(None, description="Why the budget was not met, if it was not.")
+    layers: list[LayerOut] = Field([], description="One entry per layer, if `survivors` was true.")
 
     @classmethod
     def of(cls, reply: Reply) -> ReplyOut:

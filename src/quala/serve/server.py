@@ -1,4 +1,4 @@
-"""Listen, serve, and stop gently."""
+"""Listens on a port, serves, and stops after the last reply."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from quala.errors import QualaError
 from quala.serve.dispatcher import Dispatcher
 
 GOODBYE_S = 5
-"""How long a client may take to read what it was answered when the service stops."""
+"""Time in which a client can read its reply when the service stops."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that holds the port; 0 takes any. Raises QualaError when it cannot be had.
+    """Return a socket bound to the port, to any free one for 0.
 
-    Binding before a model is loaded tells of a port in use at once.
+    It is bound before the model is loaded, so that a port in use is reported at once.
+
+    Raises:
+        QualaError: if the port cannot be used.
     """
     if not 0 <= port <= 65535:
         raise QualaError(f"`--port` must be from 0 to 65535, got {port}.")
@@ -30,7 +33,7 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
         held = socket.socket(family, kind, protocol)
         try:
-            # a port that a stopped server held a moment ago is free for the next one
+            # A port that a stopped server has just left is free for the next one.
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             held.bind(address)
         except OSError:
@@ -67,18 +70,18 @@ class Server(uvicorn.Server):
         self._leaving = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the signal, and do not raise it again at the end: stopping so is no failure."""
+        """Note the signal without raising it again at the end: stopping is not a failure."""
         if self._leaving:
             self.should_exit = self.force_exit = True
         self._leaving = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, then call `ready`."""
         await super().startup(sockets=sockets)
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """Keep the port, refusing new work, until the last request has its reply."""
+        """After a signal, refuse new requests and exit when the last one has its reply."""
         if self._leaving:
             self._dispatcher.close()
             self.should_exit = self.should_exit or self._dispatcher.idle
@@ -86,7 +89,7 @@ class Server(uvicorn.Server):
 
 
 def serve(app: FastAPI, held: socket.socket, *, ready: Callable[[str], None]) -> None:
-    """Serve on a bound socket until told to stop; `ready` gets the address once it is open."""
+    """Serve on a bound socket until a signal; `ready` is called with the address."""
     url = url_of(held)
     host, port = held.getsockname()[:2]
     try:
@@ -94,7 +97,7 @@ def serve(app: FastAPI, held: socket.socket, *, ready: Callable[[str], None]) ->
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        # Someone else began to listen between the binding and now.
+        # Another process has begun to listen since the socket was bound.
         raise _cannot_listen(host, port, error) from error
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
 from quala.checkpoint import load_with_data, score_slice, set_dropout
-from quala.compress.losses import DistillLoss, LossInputs, LossSetup, check_loss
+from quala.compress.losses import DistillLoss, LossInputs, LossSetup, Needs
 from quala.cost import parameters
-from quala.errors import QualaError
+from quala.errors import QualaError, unknown
 from quala.plugins import LOSSES
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
@@ -110,8 +110,15 @@ def find_losses(config: DistillConfig) -> dict[str, DistillLoss]:
     Raises:
         QualaError: for a loss that is none, or that does not go with `cache` or `inner_first`.
     """
-    found = {name: check_loss(name, LOSSES.find(name)) for name in config.weights}
+    found: dict[str, DistillLoss] = {name: LOSSES.find(name) for name in config.weights}
     for name, loss in found.items():
+        if not isinstance(loss, DistillLoss):
+            raise QualaError(
+                f"The distillation loss `{name}` must be a subclass of "
+                f"quala.compress.losses.DistillLoss, got {type(loss).__name__}."
+            )
+        if loss.needs not in get_args(Needs):
+            raise unknown(f"`needs` of the loss `{name}`", loss.needs, get_args(Needs))
         if config.cache is not None and not loss.cached:
             raise QualaError(
                 f"The loss `{name}` needs {loss.needs}, which `cache` does not store: set `cache` "

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Self
 
 from quala.compress.layer_maps import LayerMap
-from quala.compress.losses import DistillLoss
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.errors import QualaError, unknown
@@ -185,7 +184,10 @@ class DistillConfig(QuantizedConfig):
     @property
     def steps(self) -> list[str]:
         """Names of the steps that make the student, in order; an opened one copies no layers."""
-        return ["copy_layers", *(name for name, step in OPTIONAL_STEPS.items() if step.on(self))]
+        wanted = [
+            name for name, (option, off) in OPTIONAL_STEPS.items() if getattr(self, option) != off
+        ]
+        return ["copy_layers", *wanted]
 
     @property
     def weights(self) -> dict[str, float]:
@@ -231,18 +233,15 @@ class DistillConfig(QuantizedConfig):
                 raise QualaError(f"`losses.{name}` must be at least 0, got {weight}.")
         if not self.weights:
             raise QualaError("All distillation weights are 0; give at least one loss a weight.")
-        inner, answers = (
-            {name for name in self.weights if name in LOSSES.own and built_in(name).inner is part}
-            for part in (True, False)
-        )
-        if self.inner_first and not self.losses and not (inner and answers):
+        kinds = {LOSSES.find(name).inner for name in self.weights if name in LOSSES.own}
+        if self.inner_first and not self.losses and len(kinds) < 2:
             raise QualaError(
                 "`inner_first` needs losses on inner states and losses on answers, got "
                 f"{self.inner_first} with {', '.join(self.weights)}."
             )
 
     def _check_cache(self, cache: CacheConfig) -> None:
-        built_ins = {name: built_in(name) for name in LOSSES.own if hasattr(self, name)}
+        built_ins = {name: LOSSES.find(name) for name in LOSSES.own if hasattr(self, name)}
         live = [name for name, loss in built_ins.items() if not loss.cached]
         if any(getattr(self, name) for name in live):
             got = " and ".join(str(getattr(self, name)) for name in live)
@@ -259,29 +258,12 @@ class DistillConfig(QuantizedConfig):
             )
 
 
-def built_in(name: str) -> DistillLoss:
-    """Return a loss of quala itself; its module does not import torch."""
-    loss: DistillLoss = LOSSES.find(name)
-    return loss
-
-
-@dataclass(frozen=True)
-class OptionalStep:
-    """A step that some students go through: the option that decides, and its value without it."""
-
-    option: str
-    off: object
-
-    def on(self, config: DistillConfig) -> bool:
-        """Whether the options ask for the step."""
-        return bool(getattr(config, self.option) != self.off)
-
-
-OPTIONAL_STEPS: Mapping[str, OptionalStep] = MappingProxyType(
+OPTIONAL_STEPS: Mapping[str, tuple[str, object]] = MappingProxyType(
     {
-        "narrow": OptionalStep("width", 1.0),
-        "shrink": OptionalStep("shrink", None),
-        "fake_quantize": OptionalStep("quantizers", None),
-        "split": OptionalStep("split", False),
+        "narrow": ("width", 1.0),
+        "shrink": ("shrink", None),
+        "fake_quantize": ("quantizers", None),
+        "split": ("split", False),
     }
 )
+"""The option that decides about a step, and its value without the step; in order."""

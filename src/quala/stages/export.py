@@ -1,4 +1,4 @@
-"""Export: write the integer model as a folder that a runtime serves."""
+"""Export: write the model as a folder that a runtime serves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def measured_front(opened: TaskCheckpoint, folder: Path) -> list[Point]:
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     full = LengthConfig.full(layers=layers, sequence_length=longest)
     measured = read_rows(folder)
-    rows = [row for row in measured if row.model == measured[-1].model]  # it stands last
+    rows = [row for row in measured if row.model == measured[-1].model]  # it is the last one
     return front_of(
         [
             Point(

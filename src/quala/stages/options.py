@@ -22,7 +22,7 @@ Schedule = Literal["linear", "constant"]
 
 @dataclass(kw_only=True)
 class TrainingConfig(StageConfig):
-    """What every training stage has in common."""
+    """The options of every training stage."""
 
     seed: int
     epochs: float = ranged(above=0)
@@ -53,12 +53,12 @@ class TrainingConfig(StageConfig):
 
 @dataclass(kw_only=True)
 class FinetuneConfig(TrainingConfig):
-    """Train a checkpoint on the task: the teacher, or a baseline."""
+    """Train a checkpoint on the task: a teacher, or a baseline."""
 
 
 @dataclass(kw_only=True)
 class QuantizedConfig(TrainingConfig, ABC):
-    """What stages that train on fake-quantized layers have in common."""
+    """The options of stages that train on fake-quantized layers."""
 
     calibration_batches: int = ranged(above=0)
     """Train batches that give the ranges and the first steps of activations."""
@@ -161,7 +161,7 @@ SupernetLengths = Literal["full", "chosen", "front"]
 
 @dataclass(kw_only=True)
 class SearchConfig(SearchSettings, StageConfig):
-    """Look for the lengths that give the most accuracy for each cost."""
+    """Search the lengths with the best accuracy for each cost."""
 
     cost: Cost
     """`macs`, or `latency`: milliseconds by a model that is measured on `runtime` first."""

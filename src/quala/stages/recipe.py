@@ -47,9 +47,9 @@ class Distillation:
         """Raise QualaError where the options ask for what the recipe does not have."""
         for name in config.steps:
             if name in OPTIONAL_STEPS and name not in self.steps:
-                step = OPTIONAL_STEPS[name]
-                got = getattr(config, step.option)
-                raise self._other(workflow, f"step `{name}`", step.option, step.off, got)
+                option, off = OPTIONAL_STEPS[name]
+                got = getattr(config, option)
+                raise self._other(workflow, f"step `{name}`", option, off, got)
         for name, weight in config.weights.items():
             if name in LOSSES.own and name not in self.losses:
                 option = name if hasattr(config, name) else f"losses.{name}"

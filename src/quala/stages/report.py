@@ -1,4 +1,4 @@
-"""Report: the table, the figure and the page of what was measured."""
+"""Report: the table, the figure and the page of the measured rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def run(
 ) -> dict[str, float]:
     """Write report.json, report.md, report.csv, front.png and report.html.
 
-    Without a `search` the report has rows and no candidates.
+    Without a `search` the report has no candidates.
     """
     candidates = _candidates(inputs["search"]) if "search" in inputs else []
     rows = read_rows(inputs["measure"])

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from quala.checkpoint import TaskCheckpoint, load_with_data, metadata
-from quala.compress.depth import keep_layers
 from quala.compress.layer_maps import layer_pairs, layers_to_keep, uniform_layers
 from quala.compress.prune.magnitude import Masks, apply_masks
 from quala.compress.prune.sparse import store_sparse
@@ -35,7 +34,7 @@ from quala.compress.quantize.latent import (
 from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import is_fake_quantized
 from quala.compress.shrink import hybrid_compress, weight_budget
-from quala.compress.structure import record_structure, skeleton, structure_of
+from quala.compress.structure import keep_layers, record_structure, skeleton, structure_of
 from quala.cost import parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel

@@ -1,4 +1,4 @@
-"""Between Hydra and the code: schemas in, typed settings out, errors as one sentence."""
+"""Composition by Hydra: schemas in, typed settings out, errors as one sentence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _STAGE = re.compile(r"(?:^[+~]*|@)stage[./](\w+)")
 
 
 def register(workflow: WorkflowSpec) -> None:
-    """Give Hydra the schema that a workflow's configuration is checked against."""
+    """Register the schema that Hydra checks a workflow's configuration against."""
     configs = {name: stage.config for name, stage in workflow.known_stages.items()}
     ConfigStore.instance().store(name=SCHEMA, node=root_schema(configs, workflow.name))
 
@@ -47,9 +47,9 @@ def composed(workflow: WorkflowSpec, overrides: Sequence[str]) -> DictConfig:
 
 
 def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with the workflow's own demo where they choose nothing.
+    """Return the words of a command line, with the workflow's own demo if they name no experiment.
 
-    A workflow with a folder in conf/experiment starts from its `demo`.
+    A workflow that has a folder in conf/experiment starts from the `demo` there.
 
     Raises:
         QualaError: for an experiment or an option of a stage that only other workflows have.
@@ -124,7 +124,7 @@ def one_sentence(workflow: WorkflowSpec) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, workflow) from error
     except (AssertionError, AttributeError) as error:
-        # What OmegaConf says of a value inside null, and of a mapping in place of it.
+        # OmegaConf raises these for a value inside null, and for a mapping in place of null.
         if not any(sign in str(error) for sign in ("Unexpected type for root", "Optional[")):
             raise
         raise QualaError(
@@ -158,7 +158,7 @@ def _explained(error: Exception, workflow: WorkflowSpec) -> QualaError:
         return QualaError(f"`{key}` cannot have this value: {_first(cause)}")
     if isinstance(error, ConfigCompositionException) and key:
         return _unknown_key(key, workflow) or QualaError(f"`{key}`: {_first(error)}")
-    return QualaError(f"The configuration does not hold together: {_first(cause)}")
+    return QualaError(f"The configuration cannot be composed: {_first(cause)}")
 
 
 def _key(error: Exception, cause: BaseException) -> str | None:

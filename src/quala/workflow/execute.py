@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoreRecorder:
-    """Writes metrics in one request each, and candidates as cheap finished child runs."""
+    """Records metrics in one request, and each candidate as a finished child run."""
 
     store: Store
 
@@ -39,7 +39,7 @@ class StoreRecorder:
         self.store.record(run_id, values, step=step or 0)
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
-        """Record the candidates that a run does not have yet, told apart by name."""
+        """Record the candidates whose names the run does not have yet."""
         tags = {PARENT: run_id, KIND: "candidate"}
         found = self.store.find_runs([self.store.experiment_id], tags, "FINISHED")
         known = {run.info.run_name for run in found}
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one stage."""
+    """The result of one stage."""
 
     name: str
     status: str
@@ -68,7 +68,7 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that a program may want."""
+        """Return the JSON form."""
         return {
             "stage": self.name,
             "status": self.status,
@@ -81,7 +81,7 @@ class Outcome:
 
 @dataclass
 class Executor:
-    """The driver of the second call of a script: at each stage the real output comes back."""
+    """Driver of the second call of a script: fetches or computes the output of each stage."""
 
     plan: Plan
     store: Store
@@ -91,7 +91,7 @@ class Executor:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, node: Node) -> Artifact:
-        """Return the output of `node`, computed if need be."""
+        """Return the output of `node`; compute it unless it is stored."""
         entry = self.plan.entries.get(node.name)
         if entry is None or entry.node is None or entry.node.fingerprint != node.fingerprint:
             raise QualaError(
@@ -131,7 +131,7 @@ class Executor:
     def _claim(self, node: Node, entry: Entry) -> Claim:
         ignored: set[str] = set()
         if entry.forced:
-            # What this very workflow run has computed before it was killed stays.
+            # Stages that this workflow run computed before it was killed still count.
             runs = map(self.store.client.get_run, entry.finished)
             ignored = {run.info.run_id for run in runs if run.data.tags.get(PARENT) != self.parent}
         tags = {STAGE: node.stage.name, NODE: node.name, **self.record.tags}
@@ -185,7 +185,7 @@ class Executor:
         )
 
     def _describe(self, node: Node, run_id: str) -> None:
-        # Params are the identity only: the same however often the run is resumed.
+        # MLflow refuses to change a param; the identity is the same when the run is resumed.
         self.store.record(run_id, {}, dict(leaves(node.identity["config"])))
         texts = {IDENTITY: json.dumps(node.identity, indent=1), **self.record.texts()}
         self.store.attach(run_id, texts)
@@ -215,7 +215,7 @@ WORKFLOW = "quala.workflow"
 
 @dataclass(frozen=True)
 class Result:
-    """A workflow that went through."""
+    """A finished run of a workflow."""
 
     workflow: str
     run_id: str
@@ -225,7 +225,7 @@ class Result:
     store: Store
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that a program may want."""
+        """Return the JSON form."""
         return {
             "workflow": self.workflow,
             "run_id": self.run_id,
@@ -239,18 +239,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Invocation:
-    """What a person asked for: the resolved settings, and the words they said it in."""
+    """One command: the resolved settings, and the overrides as they were typed."""
 
     settings: Settings
     config: str
     overrides: Sequence[str]
     sweep: str | None = None
-    """The run of the sweep that this is a job of."""
+    """Id of the sweep's run, for a job of a sweep."""
     bars: bool = False
 
 
 def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
-    """Run a workflow to its end, or find that it was; raise what a stage raises."""
+    """Run a workflow, or return its finished run. Raises what a stage raises."""
     start = time.monotonic()
     settings = invocation.settings
     store = Store.open(settings.tracking)
@@ -284,8 +284,8 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
 
 def _claim(plan: Plan, store: Store, record: Record, invocation: Invocation) -> Claim:
     tags = {KIND: "workflow", FINGERPRINT: plan.fingerprint}
-    # A finished run of the same plan stands only if there is nothing left to run; one that
-    # another process finishes from now on counts in any case.
+    # If something is left to run, finished runs of the same plan do not count, except for one
+    # that another process finishes from now on.
     done = set() if plan.settled else {run.info.run_id for run in store.find(tags, "FINISHED")}
     return Claim(
         kind="workflow",
@@ -298,5 +298,5 @@ def _claim(plan: Plan, store: Store, record: Record, invocation: Invocation) -> 
 
 
 def bars_wanted(settings: Settings, interactive: bool) -> bool:
-    """Say whether progress bars are shown: asked for, on a terminal, outside of a CI."""
+    """Return whether to show progress bars: on a terminal, unless in a CI or switched off."""
     return settings.progress and interactive and "CI" not in os.environ

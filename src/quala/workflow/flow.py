@@ -1,4 +1,4 @@
-"""The stage graph: what a workflow script builds by calling `flow`."""
+"""The stage graph: a workflow script builds it by calls of a `Flow`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from quala.workflow.settings import Settings
 
 @dataclass(frozen=True)
 class Source:
-    """An input that no stage makes: the data, or the model that the work starts from."""
+    """An input that no stage makes: the data, or a start model."""
 
     name: str
     value: Any
@@ -26,7 +26,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Artifact:
-    """The output of a stage; while planning and for stages left out it has no folder yet."""
+    """The output of a stage; it has no folder while planning, and if the stage is left out."""
 
     name: str
     fingerprint: str
@@ -37,7 +37,7 @@ class Artifact:
 
     @property
     def off(self) -> bool:
-        """Whether the stage is switched off and nothing passes it by."""
+        """Whether the stage is switched off and has no pass-through."""
         return not self.fingerprint
 
     @property

@@ -55,7 +55,7 @@ COLORS = {
 
 
 def show_plan(plan: Plan, console: Console) -> None:
-    """Print the stages in order with what will happen to each, and why."""
+    """Print the stages in order, each with its status and the reason."""
     table = Table("stage", "status", "why", title=f"Plan of {plan.workflow}", title_justify="left")
     for entry in plan.entries.values():
         table.add_row(entry.name, _colored(entry.status.value), Text(entry.reason))
@@ -63,7 +63,7 @@ def show_plan(plan: Plan, console: Console) -> None:
 
 
 def show_result(result: Result, console: Console) -> None:
-    """Print what each stage came to, and where everything is."""
+    """Print the status and the output of each stage, and where the run is stored."""
     table = Table("stage", "status", "time", "output", box=None)
     for outcome in result.outcomes:
         place = _short(outcome.folder) if outcome.folder else ""
@@ -84,7 +84,7 @@ def show_result(result: Result, console: Console) -> None:
 
 
 def _show_front(folder: Path, console: Console) -> None:
-    """Print the table of a stage that left a report, and where its figure and page are."""
+    """Print the table of a report, and where its figure and page are."""
     from quala.report.table import terminal_table
     from quala.report.write import REPORT, read_report
 
@@ -96,7 +96,7 @@ def _show_front(folder: Path, console: Console) -> None:
 
 
 def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print one line for each job of a sweep, and name the ones that failed."""
+    """Print one line for each job of a sweep, then the errors of those that failed."""
     table = Table("job", "overrides", "status", "run", title="Sweep", title_justify="left")
     for job in jobs:
         words = Text(" ".join(job["overrides"]))
@@ -109,7 +109,7 @@ def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> 
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it."""
+    """Return a duration as text, such as `3 min 05 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -139,7 +139,7 @@ class HydraJob:
     """The place of the workflow, for a workflow itself cannot be sent to another process."""
     as_json: bool
     mistakes: list[QualaError] = field(default_factory=list)
-    """Kept from Hydra, which would put words of its own before the sentence."""
+    """Errors kept from Hydra, which would print text of its own before the sentence."""
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once."""
@@ -244,7 +244,7 @@ def _columns(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _console() -> Console:
-    # A file or a pipe has no width; eighty columns would fold every table.
+    # A file or a pipe has no width, and 80 columns would fold every table.
     return Console(width=None if sys.stdout.isatty() else WIDTH)
 
 
@@ -304,7 +304,7 @@ def _invocation(
 
 @contextmanager
 def _command_line(name: str, words: Sequence[str]) -> Iterator[None]:
-    # Hydra reads sys.argv, and with this variable it lets errors through instead of leaving.
+    # Hydra reads sys.argv. With this variable it raises errors instead of exiting.
     before, sys.argv = sys.argv, [f"quala run {name}", *words]
     mine = FULL_ERROR not in os.environ
     os.environ.setdefault(FULL_ERROR, "1")

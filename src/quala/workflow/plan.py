@@ -1,4 +1,4 @@
-"""Which stages a person asked for: one, up to one, from one on, and which ones anew."""
+"""The plan of a workflow: which stages are cached, which will run, and why."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """Names of the stages that take part, and of those that run although they are done."""
+    """Names of the stages that are needed, and of those that run although they are finished."""
 
     chosen: frozenset[str]
     forced: frozenset[str]
     reason: str
-    """Why the others do not take part."""
+    """Why the other stages are left out."""
 
 
 def select(nodes: Mapping[str, Node], flow: FlowConfig) -> Selection:
@@ -38,7 +38,7 @@ def select(nodes: Mapping[str, Node], flow: FlowConfig) -> Selection:
         if name is not None and name not in nodes:
             raise unknown("stage", name, nodes)
     if flow.only and (flow.until or flow.since):
-        raise QualaError("`flow.only` cannot stand beside `flow.until` or `flow.since`.")
+        raise QualaError("`flow.only` cannot be combined with `flow.until` or `flow.since`.")
     forced = {name for name, node in nodes.items() if node.config.force} | set(flow.force)
     if flow.only:
         chosen = {flow.only} | nodes[flow.only].upstream
@@ -52,7 +52,7 @@ def select(nodes: Mapping[str, Node], flow: FlowConfig) -> Selection:
         anew = _downstream(nodes, flow.since) & chosen
         if not anew:
             raise QualaError(
-                f"`flow.until={flow.until}` does not hang on `flow.since={flow.since}`."
+                f"`flow.until={flow.until}` does not depend on `flow.since={flow.since}`."
             )
         forced |= anew
         chosen = _upstream(nodes, anew)
@@ -66,7 +66,7 @@ def _upstream(nodes: Mapping[str, Node], names: set[str]) -> set[str]:
     found = set(names)
     for name in reversed(list(nodes)):
         if name in found:
-            # What is given needs nothing above it.
+            # A given output needs no inputs.
             found |= nodes[name].upstream if nodes[name].given is None else set()
     return found
 
@@ -113,14 +113,13 @@ class Entry:
     """Runs of this fingerprint that are finished now."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that a program may want."""
-        print_ = self.node.fingerprint if self.node else None
+        """Return the JSON form."""
         return {
             "stage": self.name,
             "status": self.status.value,
             "reason": self.reason,
             "run_id": self.run_id,
-            "fingerprint": print_,
+            "fingerprint": self.node.fingerprint if self.node else None,
         }
 
 
@@ -140,7 +139,7 @@ class Plan:
 
 @dataclass
 class _Collector:
-    """Notes the nodes that a script asks for; outputs are only promised."""
+    """Driver that collects the nodes of a script; their outputs do not exist yet."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
 
@@ -152,7 +151,7 @@ class _Collector:
 def make_plan(
     workflow: WorkflowSpec, settings: Settings, store: Store, sources: OutsideSources
 ) -> Plan:
-    """Call the script symbolically and look every stage up; run nothing."""
+    """Call the script symbolically and look up every stage; run nothing."""
     collector = _Collector()
     flow = Flow(settings, workflow.stages, sources, collector)
     workflow(flow)

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions and hardware."""
+"""Provenance of a run: its code, package versions, hardware and configuration."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LARGEST_DIFF = 2_000_000
 
 @dataclass(frozen=True)
 class Code:
-    """The state of the git repository that holds a person's code, if there is one."""
+    """State of the git repository around a workflow script; `commit` is None without one."""
 
     commit: str | None
     dirty: bool
@@ -83,7 +83,7 @@ def hardware() -> dict[str, Any]:
 
 
 def _torch() -> dict[str, Any]:
-    # Only looked at where a stage has imported it already: planning does without.
+    # Looked up only if a stage has imported torch already: planning does not import it.
     torch = sys.modules.get("torch")
     if torch is None:
         return {}
@@ -96,7 +96,7 @@ def _torch() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Record:
-    """The provenance of one invocation."""
+    """The provenance of one command."""
 
     config: str
     """The resolved configuration as YAML."""
@@ -120,7 +120,7 @@ class Record:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The short parts, to filter by."""
+        """The short parts, as tags of a run."""
         commit = {"mlflow.source.git.commit": self.code.commit} if self.code.commit else {}
         return {
             **commit,
@@ -131,7 +131,7 @@ class Record:
         }
 
     def summary(self, workflow: str, run: str) -> dict[str, str]:
-        """Return the lines in which a report says where it comes from."""
+        """Return the provenance that a report shows, by its label."""
         machine = hardware()
         threads = machine.get("torch_threads", machine["cores"])
         processor = " ".join([f"{machine['cpu']}, {threads} threads,", *machine["instructions"]])
@@ -147,7 +147,7 @@ class Record:
         }
 
     def texts(self) -> dict[str, str]:
-        """Return the long parts, as artifact path and content."""
+        """Return the long parts by artifact path."""
         texts = {
             "provenance/config.yaml": self.config,
             "provenance/overrides.txt": "\n".join(self.overrides),

@@ -22,11 +22,11 @@ class FlowConfig:
     """Which stages of a workflow run."""
 
     only: str | None = None
-    """Just this stage; its inputs must exist or be given."""
+    """Only this stage; its inputs must exist or be given."""
     until: str | None = None
     """This stage and what it needs."""
     since: str | None = None
-    """This stage and all that hangs on it, computed anew."""
+    """This stage and all that depend on it, computed again."""
     force: list[str] = field(default_factory=list)
     """Stages that run although their output exists."""
 
@@ -38,11 +38,11 @@ class TrackingConfig:
     uri: str | None = MISSING
     """An MLflow tracking server or database; null is SQLite in `folder`."""
     folder: str = MISSING
-    """Folder of the embedded store, relative to where the command is typed."""
+    """Folder of the embedded store, relative to the working directory."""
     work: str | None = MISSING
-    """Folder for checkpoints of stages under way; null is `<folder>/work`."""
+    """Folder for checkpoints of unfinished stages; null is `<folder>/work`."""
     experiment: str = MISSING
-    """The MLflow experiment that runs are filed under and looked up in."""
+    """The MLflow experiment in which runs are recorded and looked up."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Inputs from outside: the data, start models, and outputs that a person gives."""
+"""Inputs from outside: the data, start models, and outputs given by the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRACKED = ("runs:/", "models:/")
 
 @dataclass
 class OutsideSources:
-    """Looks each outside input up once and remembers its fingerprint."""
+    """Finds each outside input once and keeps its fingerprint."""
 
     store: Store
     _known: dict[str, Any] = field(default_factory=dict)

@@ -69,7 +69,7 @@ def _publish(draft: Path, path: Path) -> None:
     except FileExistsError:
         return
     except OSError:
-        # A file system without hard links; a plain rename is as good but for a tiny race.
+        # A file system without hard links: a rename leaves a very small race.
         if not path.exists():
             draft.rename(path)
 
@@ -209,13 +209,13 @@ class Tracking:
 
 @dataclass(frozen=True)
 class Store(Tracking):
-    """One experiment of one tracking store, and the folder for work under way."""
+    """One experiment of one tracking store, and the folder for unfinished work."""
 
     experiment: str
     experiment_id: str
     work: Path
     _whole: dict[str, Path] = field(default_factory=dict)
-    """Outputs whose checksums this process has found right."""
+    """Outputs whose checksums this process has verified."""
 
     @classmethod
     def open(cls, tracking: TrackingConfig) -> Store:
@@ -313,7 +313,7 @@ class Store(Tracking):
 
 
 def keep_quiet() -> None:
-    """Keep MLflow from writing progress and addresses to the terminal, unless it was asked to."""
+    """Stop MLflow from writing progress and addresses to the terminal, unless the user set it."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
@@ -335,7 +335,7 @@ def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> s
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            # Somebody else made it in the meantime.
+            # Another process created it in the meantime.
             found = client.get_experiment_by_name(name)
             if found is None:
                 raise

@@ -24,10 +24,10 @@ JOB = "quala.job."
 
 
 class SweepParent(Callback):
-    """Makes the store and the sweep's own run before any job starts, in any process."""
+    """Hydra callback: creates the store and the sweep's run before any job starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Create the sweep's run, or go on with that of the same sweep."""
+        """Create the sweep's run, or continue the run of the same sweep."""
         values = OmegaConf.to_container(config.tracking, resolve=True)
         store = Store.open(build(TrackingConfig, values))  # type: ignore[arg-type]
         words = list(config.hydra.overrides.task)
@@ -59,20 +59,20 @@ class Sweep:
         return cls(Store.open(build(TrackingConfig, found["tracking"])), found["run_id"])
 
     def jobs(self) -> list[dict[str, Any]]:
-        """Return what is known of each job, in order."""
+        """Return the record of each job, in order."""
         tags = self.store.client.get_run(self.run_id).data.tags
         found = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
         return sorted(found, key=lambda job: int(job["job"]))
 
     def close(self, status: str) -> None:
-        """Give the sweep's run its final status and forget it."""
+        """Set the final status of the sweep's run; this process leaves the sweep."""
         self.store.finish(self.run_id, status)
         os.environ.pop(SWEEP_VARIABLE, None)
 
 
 @dataclass
 class Job:
-    """One job of a sweep: a failure is written down and leaves the others alone."""
+    """One job of a sweep: a failure is recorded, and the other jobs go on."""
 
     sweep: Sweep
     number: int

@@ -19,7 +19,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from quala.compress.depth import keep_layers
+from quala.compress.structure import keep_layers
 from quala.errors import QualaError
 
 SIZES: dict[str, Any] = {
