@@ -30,7 +30,7 @@ Entries = dict[str, Callable[[list[Any]], object]]
 
 
 def main(argv: Sequence[str]) -> int:
-    """Time and print. Raises QualaError for models, runtimes and sizes that cannot be."""
+    """Time and print. Raises QualaError for models, runtimes and sizes that are not valid."""
     arguments = _parser().parse_args(argv)
     batches = _batches(arguments.batch)
     if arguments.threads < 1:
@@ -145,7 +145,7 @@ def _name(card: Card, point: Point) -> str:
 
 
 def _queries(data: str, count: int) -> list[Query]:
-    """Return questions spread over a SQuAD folder or file."""
+    """Return questions, evenly spaced over a SQuAD folder or file."""
     from quala.data.read import read_squad
     from quala.data.spec import DataSpec
     from quala.runtime.card import Query

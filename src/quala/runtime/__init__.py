@@ -1,8 +1,8 @@
 """Inference without torch: answers within a budget, engines, and what a run will take.
 
 `load` returns a `QuestionAnswerer`. A `Query` has a question, a context and a `Budget`, the answer
-is a `Reply`. An `Engine` computes logits by ONNX Runtime or OpenVINO; a `LatencyModel` predicts
-its milliseconds.
+is a `Reply`. An `Engine` computes logits by PyTorch, ONNX Runtime or OpenVINO; a `LatencyModel`
+predicts its milliseconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which processor this is, and which integer instructions it has."""
+"""The processor and its integer instructions."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def cpu() -> tuple[str, frozenset[str]]:
 
 
 def saturates(instructions: str) -> bool:
-    """Say whether products of uint8 and int8 may saturate on such a processor."""
+    """Return whether products of uint8 and int8 may saturate with these instructions."""
     return instructions in ("avx512f", "avx2")

@@ -39,7 +39,7 @@ ROUNDS = 2
 
 
 def terms(lengths: LengthConfig, tokens: int) -> Floats:
-    """Return how much of each of `TERMS` an input of `tokens` tokens takes."""
+    """Return the amount of each of `TERMS` for an input of `tokens` tokens."""
     kept = lengths.kept(tokens)
     before = (tokens, *kept[:-1])
     dropping = [(many, few) for many, few in zip(before, kept, strict=True) if few < many]
@@ -60,7 +60,7 @@ def terms(lengths: LengthConfig, tokens: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
-    """Milliseconds of each of `TERMS`, with where they were measured and how well they fit.
+    """Milliseconds of each of `TERMS`, how they were measured, and how well they fit.
 
     `error` is the median relative error on measurements that the fit did not see.
     """
@@ -98,7 +98,7 @@ class LatencyModel:
 def measure_latency_model(
     engine: Engine, facts: Facts, *, seed: int, repeats: int, timing: Mapping[str, Any]
 ) -> LatencyModel:
-    """Time lengths of all kinds at several token counts, and fit what each term costs.
+    """Time lengths of all kinds at several token counts, and fit the time of each term.
 
     The fit is by non-negative least squares on relative errors.
     """

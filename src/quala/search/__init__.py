@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from quala.search.published import Published
     from quala.search.result import SearchResult
     from quala.search.space import Space
-    from quala.search.strategy import Strategy
+    from quala.search.strategy import EvaluatedLengths, Proposal, SearchSettings, Strategy
     from quala.search.study import run_search
 
 __all__ = [
-    "Bayesian", "Evaluator", "Guided", "Published", "SearchResult", "Space", "Strategy",
-    "run_search",
+    "Bayesian", "EvaluatedLengths", "Evaluator", "Guided", "Proposal", "Published",
+    "SearchResult", "SearchSettings", "Space", "Strategy", "run_search",
 ]  # fmt: skip
 
 __getattr__ = lazy(
@@ -35,7 +35,7 @@ __getattr__ = lazy(
         "quala.search.published": ["Published"],
         "quala.search.result": ["SearchResult"],
         "quala.search.space": ["Space"],
-        "quala.search.strategy": ["Strategy"],
+        "quala.search.strategy": ["EvaluatedLengths", "Proposal", "SearchSettings", "Strategy"],
         "quala.search.study": ["run_search"],
     },
 )

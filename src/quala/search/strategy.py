@@ -134,12 +134,21 @@ class Strategy(Protocol):
 
 
 def build_strategy(settings: SearchSettings, space: Space, cost: Cost) -> Strategy:
-    """Return the strategy that the settings name. Raises QualaError as `STRATEGIES.find`."""
+    """Return the strategy that the settings name.
+
+    Raises QualaError as `STRATEGIES.find`, and for a path to something that is no strategy.
+    """
     dearest = cost(space.full)
     if settings.max_cost is not None:
         dearest = min(dearest, settings.max_cost)
     accept = Acceptance(cost, cheapest=cost(space.lowest), dearest=dearest)
     kind: Any = STRATEGIES.find(settings.strategy)
+    missing = [name for name in ("seeds", "parents", "propose") if not hasattr(kind, name)]
+    if missing:
+        raise QualaError(
+            "A search strategy is a class with the methods seeds, parents and propose, got "
+            f"`{settings.strategy}` without {', '.join(missing)}."
+        )
     made: Strategy = kind(space, accept, settings)
     return made
 

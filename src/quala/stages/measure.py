@@ -58,7 +58,7 @@ Logits = Iterator[tuple[Sequence[int], np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredModel:
     """A model that gives one row for each of its length configurations (None: full length)."""
 
     name: str
@@ -70,12 +70,12 @@ class Measured:
 
     @property
     def precision(self) -> str:
-        """What the row says of the weights."""
+        """Precision of the weights, as the row names it."""
         return self.opened.precision
 
 
 class Scores:
-    """The test scores by model and lengths, written down as soon as they are known."""
+    """The test scores by model and lengths, stored as soon as they are known."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "scores.json"
@@ -85,12 +85,12 @@ class Scores:
             json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
         )
 
-    def of(self, measured: Measured, point: LengthConfig | None) -> dict[str, float]:
+    def of(self, measured: MeasuredModel, point: LengthConfig | None) -> dict[str, float]:
         """Return the metrics of one row, nothing for a model that is only timed."""
         return self._known.get(measured.name, {}).get(name_of(point), {})
 
     def add(
-        self, measured: Measured, engine: Engine, *, batch_size: int, progress: Progress
+        self, measured: MeasuredModel, engine: Engine, *, batch_size: int, progress: Progress
     ) -> None:
         """Score a model at all its points in one walk over the test set, unless it is done."""
         features = measured.opened.data.test.features
@@ -114,7 +114,9 @@ def name_of(point: LengthConfig | None) -> str:
     return FULL if point is None else str(point)
 
 
-def _outputs(measured: Measured, engine: Engine, batch_size: int, progress: Progress) -> Outputs:
+def _outputs(
+    measured: MeasuredModel, engine: Engine, batch_size: int, progress: Progress
+) -> Outputs:
     """Return the logits of every test feature at every point."""
     features = measured.opened.data.test.features
     task = measured.opened.model.task
@@ -133,7 +135,7 @@ def _outputs(measured: Measured, engine: Engine, batch_size: int, progress: Prog
     return outputs
 
 
-def _served_logits(measured: Measured, engine: Engine, rows: Sequence[int]) -> Logits:
+def _served_logits(measured: MeasuredModel, engine: Engine, rows: Sequence[int]) -> Logits:
     """Run each point by itself."""
     opened = measured.opened
     inputs = opened.data.test.features.arrays(rows, pad_to=opened.pad_to)
@@ -141,7 +143,7 @@ def _served_logits(measured: Measured, engine: Engine, rows: Sequence[int]) -> L
         yield [number], engine.logits(inputs, point)
 
 
-def _shared_logits(measured: Measured, engine: Engine, rows: Sequence[int]) -> Logits:
+def _shared_logits(measured: MeasuredModel, engine: Engine, rows: Sequence[int]) -> Logits:
     """Run the layers that points agree on once, in PyTorch."""
     opened = measured.opened
     model, longest = opened.model.eval(), opened.data.spec.max_length
@@ -161,7 +163,7 @@ def run(
 ) -> dict[str, float]:
     """Score and time baseline, supernet and integer `model` at full length and on the front.
 
-    Without a `supernet` there is no row of it, without a `search` no front.
+    `supernet` and `search` may be missing: then there are no rows of it, or no front.
     """
     found = read_result(inputs["search"]) if "search" in inputs else None
     models = _models(config, inputs, found)
@@ -191,13 +193,13 @@ def run(
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Read what a measure stage left."""
+    """Read the rows of a measure stage."""
     return [Row.from_json(row) for row in json.loads((folder / ROWS).read_text(encoding="utf-8"))]
 
 
 def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
-) -> list[Measured]:
+) -> list[MeasuredModel]:
     integer = load_with_data(inputs["model"], inputs["data"])
     data = integer.data
     points, roles = _front(config, found)
@@ -208,7 +210,7 @@ def _models(
         opened = replace(integer, model=model)
         size = size_bytes(model.arch, "fp32")
         name = f"{config.reference}, random weights"
-        models.append(Measured(name, opened, (None,), (first,), size, scored=False))
+        models.append(MeasuredModel(name, opened, (None,), (first,), size, scored=False))
         first = "full"
     shorter = [point for point, role in zip(points, roles) if config.supernet in ("front", role)]
     beside: Role = "supernet"
@@ -220,17 +222,17 @@ def _models(
             continue
         opened = load_with_data(inputs[key], inputs["data"])
         size = size_bytes(opened.model.arch, "fp32")
-        models.append(Measured(name, opened, lengths, each, size))
+        models.append(MeasuredModel(name, opened, lengths, each, size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
     name = config.name or "model"
-    models.append(Measured(name, integer, (None, *points), ("full", *roles), stored))
+    models.append(MeasuredModel(name, integer, (None, *points), ("full", *roles), stored))
     return models
 
 
 def _front(
     config: MeasureConfig, found: SearchResult | None
 ) -> tuple[tuple[LengthConfig, ...], tuple[Role, ...]]:
-    """Return the lengths to measure beside the full length, and what each is there for."""
+    """Return the lengths to measure beside the full length, and their roles."""
     if found is None:
         return (), ()
     points, chosen = _front_points(config, found)
@@ -260,7 +262,7 @@ def _front_points(
 
 
 def _latency(
-    models: Sequence[Measured],
+    models: Sequence[MeasuredModel],
     engines: Mapping[str, Engine],
     config: MeasureConfig,
     progress: Progress,
@@ -281,7 +283,7 @@ def _latency(
     }
 
 
-def _timed_inputs(measured: Measured, config: MeasureConfig) -> Iterator[Inputs]:
+def _timed_inputs(measured: MeasuredModel, config: MeasureConfig) -> Iterator[Inputs]:
     opened = measured.opened
     features, vocabulary = opened.data.test.features, opened.model.arch.vocabulary
     count = min(config.latency_inputs, len(features))
@@ -292,7 +294,7 @@ def _timed_inputs(measured: Measured, config: MeasureConfig) -> Iterator[Inputs]
         yield inputs
 
 
-def _rows(measured: Measured, scores: Scores, latency: Mapping[str, Latency]) -> list[Row]:
+def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency]) -> list[Row]:
     opened = measured.opened
     arch, longest = opened.model.arch, opened.data.spec.max_length
     metric = opened.data.task.metric

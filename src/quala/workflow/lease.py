@@ -74,7 +74,7 @@ def owner(run: Run) -> Owner | None:
 
 
 def busy(run: Run) -> bool:
-    """Say whether a live process still works on an unfinished run."""
+    """Return whether a live process still works on an unfinished run."""
     holder = owner(run)
     if holder is None or run.data.tags.get(RELEASED) == str(attempt(run)):
         return False
@@ -130,7 +130,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Claim:
-    """What is wanted: the finished run of `fingerprint`, or the right to compute it."""
+    """A request for the finished run of `fingerprint`, or for the right to compute it."""
 
     kind: str
     name: str
