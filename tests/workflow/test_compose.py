@@ -138,7 +138,16 @@ def test_values_of_other_stages_are_dropped_where_an_experiment_sets_them(
     assert found.stages["first"].text == "x"
 
 
-@pytest.mark.parametrize("word", ["stage.third.text=y", "+stage/third=a", "~stage.third.text"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "stage.third.text=y",
+        "+stage/third=a",
+        "+part@stage.third.part=a",
+        "~stage.third.text",
+        "stage={third: {text: y}}",
+    ],
+)
 def test_an_override_of_another_stage_is_refused(shared: WorkflowSpec, word: str) -> None:
     with pytest.raises(QualaError) as raised, one_sentence(shared):
         composed(shared, [word])

@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -69,7 +70,11 @@ def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
 
 
 def _check_stage(workflow: WorkflowSpec, word: str) -> None:
-    for name in _STAGE.findall(word):
+    names = _STAGE.findall(word.partition("=")[0])
+    if re.match(r"\+*stage=", word):
+        value = OverridesParser.create().parse_override(word).value()
+        names = [str(name) for name in value] if isinstance(value, dict) else []
+    for name in names:
         if name in workflow.known_stages and name not in workflow.stages:
             raise QualaError(
                 f"`{word}` sets the stage `{name}`, which the workflow `{workflow.name}` does not "

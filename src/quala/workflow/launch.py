@@ -177,7 +177,8 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
         return 0
     if _print_config(workflow, words):
         return 0
-    words = with_experiment(workflow, words)
+    with one_sentence(workflow):
+        words = with_experiment(workflow, words)
     register(workflow)
     job = HydraJob(workflow.place, as_json=JSON in arguments)
     command = hydra.main(
