@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice
+from quala.checkpoint import Checkpoint, load_with_data, score_slice
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.latent import LATENT_FILE, read_latent
 from quala.compress.quantize.split import Split
@@ -57,7 +57,7 @@ def _rounded(layer: Any) -> torch.Tensor:
     return rounded
 
 
-def _logits(opened: TaskCheckpoint) -> torch.Tensor:
+def _logits(opened: Checkpoint) -> torch.Tensor:
     features = opened.data.train.features
     with torch.no_grad():
         return opened.model.double().eval()(features.batch([0, 1, 2]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, metadata, set_dropout
+from quala.checkpoint import Checkpoint, load_with_data, metadata, set_dropout
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
@@ -55,9 +55,7 @@ class QuantizedTraining(TrainingModule):
         return made
 
 
-def fake_quantize(
-    opened: TaskCheckpoint, quantizers: QuantizeConfig, config: QuantizedConfig
-) -> None:
+def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: QuantizedConfig) -> None:
     """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
     quantize(opened.model.hf, quantizers)
     opened.model.eval()
@@ -65,7 +63,7 @@ def fake_quantize(
 
 
 def save_quantized(
-    opened: TaskCheckpoint, folder: Path, facts: Mapping[str, Any] | None = None
+    opened: Checkpoint, folder: Path, facts: Mapping[str, Any] | None = None
 ) -> None:
     """Convert a fake-quantized model to integers, in place, and write it with its tokenizer.
 
@@ -77,7 +75,7 @@ def save_quantized(
     opened.tokenizer.save_pretrained(folder)
 
 
-def _observe(opened: TaskCheckpoint, config: QuantizedConfig) -> None:
+def _observe(opened: Checkpoint, config: QuantizedConfig) -> None:
     """Run `calibration_batches` batches of the train slice."""
     features = opened.data.train.features
     batches = min(config.calibration_batches, math.ceil(len(features) / config.batch_size))
@@ -105,7 +103,6 @@ def run(
     if config.method == "qat":
         module = QuantizeModule(
             model,
-            data.task,
             config,
             plan_training(data.train.features, config, pad_to=opened.pad_to),
             sequence_length=data.spec.max_length,

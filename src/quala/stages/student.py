@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, metadata
+from quala.checkpoint import Checkpoint, load_with_data, metadata
 from quala.compress.layer_maps import layer_pairs, layers_to_keep, uniform_layers
 from quala.compress.prune.magnitude import Masks, apply_masks
 from quala.compress.prune.sparse import store_sparse
@@ -92,7 +92,7 @@ def origin_of(student: str | Path, teacher: str | Path) -> Origin | None:
 class Student:
     """A student between two steps of its making."""
 
-    checkpoint: TaskCheckpoint
+    checkpoint: Checkpoint
     origin: Origin | None = None
     """None for a student that copied nothing of this teacher."""
     masks: Masks = field(default_factory=dict)
@@ -112,9 +112,7 @@ class Student:
 Step = Callable[[Student], Student]
 
 
-def make_student(
-    config: DistillConfig, teacher: TaskCheckpoint, inputs: Mapping[str, Any]
-) -> Student:
+def make_student(config: DistillConfig, teacher: Checkpoint, inputs: Mapping[str, Any]) -> Student:
     """Return the student that the training starts from.
 
     It is opened where `inputs` has a `model`, else made of the teacher's layers.
@@ -141,7 +139,7 @@ def make_student(
 
 
 def student_steps(
-    config: DistillConfig, teacher: TaskCheckpoint, *, opened: bool = False
+    config: DistillConfig, teacher: Checkpoint, *, opened: bool = False
 ) -> list[Step]:
     """Return the steps that the options ask for, in their order; an opened student copies none.
 
@@ -225,7 +223,7 @@ def split(student: Student) -> Student:
     return student
 
 
-def _whole_teacher(config: DistillConfig, teacher: TaskCheckpoint, source: str | Path) -> Student:
+def _whole_teacher(config: DistillConfig, teacher: Checkpoint, source: str | Path) -> Student:
     """Return the teacher itself, before any of its layers is copied."""
     old = teacher.model
     model = LengthAdaptiveModel(
@@ -239,7 +237,7 @@ def _whole_teacher(config: DistillConfig, teacher: TaskCheckpoint, source: str |
     return Student(replace(teacher, model=model), origin)
 
 
-def _kept_layers(config: DistillConfig, teacher: TaskCheckpoint) -> list[int]:
+def _kept_layers(config: DistillConfig, teacher: Checkpoint) -> list[int]:
     depth = teacher.model.num_layers
     if config.keep is not None:
         return config.keep
@@ -255,7 +253,7 @@ def _rebuilt(old: LengthAdaptiveModel, hf: PreTrainedModel) -> LengthAdaptiveMod
     )
 
 
-def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> TaskCheckpoint:
+def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> Checkpoint:
     """Return the student at `source` with weights that can be trained.
 
     An integer student continues from its latent weights: fake-quantized as it was trained, or, if
@@ -301,7 +299,7 @@ def _other_quantizers(latent: Latent, wanted: QuantizeConfig) -> str:
     )
 
 
-def importance(teacher: TaskCheckpoint, config: DistillConfig) -> Importance:
+def importance(teacher: Checkpoint, config: DistillConfig) -> Importance:
     """Score the teacher's heads and neurons on `importance_batches` batches of the train slice."""
     teacher.model.eval()
     return taylor_importance(
@@ -311,7 +309,7 @@ def importance(teacher: TaskCheckpoint, config: DistillConfig) -> Importance:
     )
 
 
-def _importance_batches(teacher: TaskCheckpoint, config: DistillConfig) -> Iterator[Batch]:
+def _importance_batches(teacher: Checkpoint, config: DistillConfig) -> Iterator[Batch]:
     features = teacher.data.train.features
     wanted = config.importance_batches or config.calibration_batches
     count = min(wanted, math.ceil(len(features) / config.batch_size))
@@ -320,7 +318,7 @@ def _importance_batches(teacher: TaskCheckpoint, config: DistillConfig) -> Itera
 
 
 def followed_layers(
-    config: DistillConfig, student: Student, teacher: TaskCheckpoint
+    config: DistillConfig, student: Student, teacher: Checkpoint
 ) -> list[tuple[int, int]]:
     """Return the pairs of a student's layer and the teacher's layer that it learns from."""
     own, depth = student.model.num_layers, teacher.model.num_layers
@@ -329,7 +327,7 @@ def followed_layers(
     return layer_pairs(followed, teacher=depth, student=own)
 
 
-def followed_heads(pairs: Pairs, student: Student, teacher: TaskCheckpoint) -> list[list[int]]:
+def followed_heads(pairs: Pairs, student: Student, teacher: Checkpoint) -> list[list[int]]:
     """Return, for each pair of layers, the teacher's heads that the student's are compared with.
 
     These are the copied heads where the layer is a copy of the other, else all heads in order.
