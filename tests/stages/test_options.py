@@ -31,7 +31,7 @@ from quala.stages.options import row_name
             "`significance=column_sum`, got cls",
         ),
         ("distill", {"significance": "questions"}, "Did you mean `question`"),
-        ("distill", {"significance": "span"}, "value of `significance` `span`"),
+        ("distill", {"significance": "span"}, "ranks tokens by the span head at every layer"),
         ("distill", {"keep": [2, 1]}, r"`keep` must be rising layer numbers, got \[2, 1\]"),
         ("distill", {"layer_map": [-1]}, "`layer_map` must be at least 0, got -1"),
         ("distill", {"layers": 0}, "`layers` must be at least 1, got 0"),

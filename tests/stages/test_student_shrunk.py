@@ -58,7 +58,7 @@ def teacher(tiny_checkpoint: Path, spec: DataSpec) -> Checkpoint:
 
 
 def shrunk(teacher: Checkpoint, config: ShrinkConfig = SHRINK) -> Student:
-    return shrink(Student(teacher), config=config, original=count(teacher))
+    return shrink(Student(teacher), config, original=count(teacher))
 
 
 def count(opened: Checkpoint) -> int:

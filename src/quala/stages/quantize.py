@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata, set_dropout
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
+    from quala.data.features import Batch
     from quala.stage import StageContext
-    from quala.stages.options import QuantizedConfig, QuantizeStageConfig
+    from quala.stages.options import QuantizedConfig, QuantizeStageConfig, TrainingConfig
 
 
 class QuantizedTraining(TrainingModule):
@@ -59,7 +59,20 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
     """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
     quantize(opened.model.hf, quantizers)
     opened.model.eval()
-    calibrate(opened.model.hf, lambda: _observe(opened, config))
+
+    def observe() -> None:
+        for batch in train_batches(opened, config, config.calibration_batches):
+            opened.model(batch)
+
+    calibrate(opened.model.hf, observe)
+
+
+def train_batches(opened: Checkpoint, config: TrainingConfig, count: int) -> Iterator[Batch]:
+    """Yield the first `count` batches of the train slice, at most those of one epoch."""
+    features = opened.data.train.features
+    batches = min(count, math.ceil(len(features) / config.batch_size))
+    for rows in step_batches(features, config, batches):
+        yield features.batch(rows, pad_to=opened.pad_to)
 
 
 def save_quantized(
@@ -73,15 +86,6 @@ def save_quantized(
     model.hf = cast("PreTrainedModel", to_integer(model.hf, inplace=True))
     save_integer(model.hf, folder, {**metadata(opened), **(facts or {})})
     opened.tokenizer.save_pretrained(folder)
-
-
-def _observe(opened: Checkpoint, config: QuantizedConfig) -> None:
-    """Run `calibration_batches` batches of the train slice."""
-    features = opened.data.train.features
-    batches = min(config.calibration_batches, math.ceil(len(features) / config.batch_size))
-    with torch.no_grad():
-        for rows in step_batches(features, config, batches):
-            opened.model(features.batch(rows, pad_to=opened.pad_to))
 
 
 class QuantizeModule(QuantizedTraining, SandwichModule):
