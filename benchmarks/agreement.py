@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import bootstrap
 
-from quala.checkpoint import TaskCheckpoint, load_with_data
+from quala.checkpoint import Checkpoint, load_with_data
 from quala.data.features import equal_lengths
 from quala.data.spec import DataSpec
 from quala.graph.encoder import build_graph
@@ -60,9 +60,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def open_engines(
-    opened: TaskCheckpoint, runtimes: Sequence[str], threads: int
-) -> dict[str, Engine]:
+def open_engines(opened: Checkpoint, runtimes: Sequence[str], threads: int) -> dict[str, Engine]:
     """Return PyTorch first, then the runtimes, then the one with other kernels."""
     longest = opened.data.spec.max_length
     graph = build_graph(opened.model, sequence_length=longest)
@@ -74,9 +72,7 @@ def open_engines(
     return engines
 
 
-def compare(
-    opened: TaskCheckpoint, engines: dict[str, Engine], lengths: LengthConfig | None
-) -> None:
+def compare(opened: Checkpoint, engines: dict[str, Engine], lengths: LengthConfig | None) -> None:
     """Print how the runtimes' answers differ at one length configuration."""
     examples = opened.data.test.examples
     table = Table(title=f"{len(examples)} questions, lengths {lengths or 'full'}")
@@ -95,9 +91,7 @@ def compare(
     Console().print(table)
 
 
-def answers(
-    opened: TaskCheckpoint, engine: Engine, lengths: LengthConfig | None
-) -> dict[str, str]:
+def answers(opened: Checkpoint, engine: Engine, lengths: LengthConfig | None) -> dict[str, str]:
     """Return the best answer by question id."""
     part = opened.data.test
     outputs: list[np.ndarray] = [np.empty(0)] * len(part.features)

@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import torch
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, set_dropout
+from quala.checkpoint import Checkpoint, load_with_data, set_dropout
 from quala.compress.layer_maps import layer_pairs, layers_to_keep
 from quala.compress.losses import LossSetup
 from quala.compress.structure import keep_layers
@@ -51,7 +51,7 @@ Seconds = tuple[float, float]
 class Setting:
     """One distillation, by a teacher of either kind."""
 
-    opened: TaskCheckpoint
+    opened: Checkpoint
     config: DistillConfig
     plan: Plan
     kept: list[int]

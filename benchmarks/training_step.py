@@ -149,7 +149,7 @@ def bare_loop(model: LengthAdaptiveModel, features: FeatureSet, rows: list[list[
 def stage_seconds(args: argparse.Namespace, config: FinetuneConfig, features: FeatureSet) -> float:
     """Train with the stage's loop, its checkpoint at the end included."""
     module = FinetuneModule(
-        build_model(args.layers, args.hidden), TASK, config, Plan(features, args.steps, None)
+        build_model(args.layers, args.hidden), config, Plan(features, args.steps, None)
     )
     with tempfile.TemporaryDirectory() as folder:
         context = StageContext.alone("benchmark", Path(folder))
@@ -163,7 +163,7 @@ def optimizer_ratio(args: argparse.Namespace) -> float:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
     features: Any = RandomFeatures(1)
-    module = FinetuneModule(model, TASK, training(args), Plan(features, args.steps, None))
+    module = FinetuneModule(model, training(args), Plan(features, args.steps, None))
     ours: torch.optim.Optimizer = module.configure_optimizers()["optimizer"]
     theirs = torch.optim.AdamW(model.parameters(), lr=1e-5)
     ratios = []

@@ -39,5 +39,5 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
     ]
     folder = tmp_path_factory.mktemp("export") / "tiny"
     settings = ExportSettings(windows=spec.windows, name="tiny", repeats=1)
-    write_export(opened, folder, front, settings)
+    write_export(opened.model, opened.tokenizer, folder, front=front, settings=settings)
     return folder

@@ -28,22 +28,16 @@ from quala.models.load import METADATA_FILE, load_model, load_tokenizer, read_me
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in memory, of any precision, and its tokenizer."""
+    """A model in memory, of any precision, its tokenizer, and the data that this reads."""
 
     model: LengthAdaptiveModel
     tokenizer: PreTrainedTokenizerBase
+    data: TaskData
 
     @property
     def precision(self) -> str:
         """`fp32`, `int8`, or the bits of an integer model below 8: see `precision_of`."""
         return precision_of(self.model)
-
-
-@dataclass(frozen=True)
-class TaskCheckpoint(Checkpoint):
-    """A checkpoint and the data of its task, read with its tokenizer."""
-
-    data: TaskData
 
     @property
     def pad_to(self) -> int | None:
@@ -56,24 +50,6 @@ def padding(spec: DataSpec, semantics: str) -> int | None:
     return spec.max_length if spec.pad_to_max or semantics == "reference" else None
 
 
-def load_checkpoint(
-    source: str | Path,
-    *,
-    task: Task | None = None,
-    significance: str | None = None,
-    semantics: Semantics | None = None,
-    seed: int = 0,
-) -> Checkpoint:
-    """Load a float or integer checkpoint; None keeps what its quala.json says.
-
-    A checkpoint without quala.json answers questions and ranks tokens by `question` rows under
-    `natural` semantics. A head that the checkpoint lacks is drawn from `seed`. Raises QualaError
-    for a checkpoint of another task and for one that cannot be read.
-    """
-    tokenizer = load_tokenizer(source)
-    return Checkpoint(_model(source, task, significance, semantics, seed), tokenizer)
-
-
 def load_with_data(
     source: str | Path,
     spec: DataSpec,
@@ -81,21 +57,30 @@ def load_with_data(
     significance: str | None = None,
     semantics: Semantics | None = None,
     seed: int = 0,
-) -> TaskCheckpoint:
-    """Load a checkpoint as `load_checkpoint` does, for the task of these data, and the data."""
+) -> Checkpoint:
+    """Load a model as `load_any_model` does, for the task of these data, and the data."""
     tokenizer = load_tokenizer(source)
     data = TaskData(spec, tokenizer)
-    model = _model(source, data.task, significance, semantics, seed)
-    return TaskCheckpoint(model, tokenizer, data)
+    model = load_any_model(
+        source, task=data.task, significance=significance, semantics=semantics, seed=seed
+    )
+    return Checkpoint(model, tokenizer, data)
 
 
-def _model(
+def load_any_model(
     source: str | Path,
-    task: Task | None,
-    significance: str | None,
-    semantics: Semantics | None,
-    seed: int,
+    *,
+    task: Task | None = None,
+    significance: str | None = None,
+    semantics: Semantics | None = None,
+    seed: int = 0,
 ) -> LengthAdaptiveModel:
+    """Load a float or integer model; None keeps what its quala.json says.
+
+    A checkpoint without quala.json answers questions and ranks tokens by `question` rows under
+    `natural` semantics. A head that the checkpoint lacks is drawn from `seed`. Raises QualaError
+    for a checkpoint of another task and for one that cannot be read.
+    """
     facts = read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
     task = _task(source, facts, task)
     ranking = significance or facts.get("significance", "question")
@@ -121,7 +106,7 @@ def _task(source: str | Path, facts: dict[str, Any], task: Task | None) -> Task:
     return task
 
 
-def metadata(checkpoint: TaskCheckpoint) -> dict[str, Any]:
+def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what quala.json says of a model beside its precision."""
     model = checkpoint.model
     return {
@@ -175,7 +160,7 @@ def on_device(device: torch.device, batch: Batch) -> Batch:
 
 
 def score_slice(
-    checkpoint: TaskCheckpoint,
+    checkpoint: Checkpoint,
     part: Slice,
     *,
     batch_size: int,

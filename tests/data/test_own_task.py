@@ -15,8 +15,8 @@ from data.own_tasks import Tags, Topics
 from torch.nn import functional
 from transformers import AutoModel
 
-from quala.checkpoint import load_checkpoint, load_with_data, predict, score_slice
-from quala.compress.losses import soft_loss
+from quala.checkpoint import load_any_model, load_with_data, predict, score_slice
+from quala.compress.losses import divergence
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.export.folder import ExportSettings, ladder, write_export
@@ -73,7 +73,7 @@ def test_the_losses_are_binary(topics: DataSpec, tiny_checkpoint: Path) -> None:
     loss = task.loss(logits, {"labels": labels, "attention_mask": mask})  # type: ignore[typeddict-item]
     expected = functional.binary_cross_entropy_with_logits(logits, labels.float())
     torch.testing.assert_close(loss, expected)
-    soft = partial(soft_loss, temperature=2.0, direction="forward")
+    soft = partial(divergence, temperature=2.0, direction="forward")
     assert float(task.soft_loss(logits, logits, mask, soft)) == pytest.approx(0, abs=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_training_learns_it(trained: Path, topics: DataSpec, tiny_checkpoint: Pa
 
 
 def test_a_saved_model_says_its_task_without_data(trained: Path) -> None:
-    model = load_checkpoint(trained).model
+    model = load_any_model(trained)
     assert model.task == Topics(3)
     assert model.arch.outputs == 3
 
@@ -110,7 +110,7 @@ def test_the_small_adaptive_integer_model_is_exported(
     assert (checkpoint.precision, model.significance.name) == ("int8", "cls")
     folder = tmp_path / "export"
     settings = ExportSettings(windows=topics.windows, repeats=0)
-    write_export(checkpoint, folder, ladder(model, 32), settings)
+    write_export(model, checkpoint.tokenizer, folder, front=ladder(model, 32), settings=settings)
     card = Card.read(folder)
     assert (card.task, card.metric) == (Topics.kind, "accuracy")
     engine = open_export(folder, card, runtime="onnxruntime", threads=1)
@@ -126,14 +126,18 @@ def test_outputs_of_each_token_are_restored_and_exported(
     source = load_with_data(tiny_checkpoint, topics)
     features = source.data.test.features
     AutoModel.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path)
-    source.tokenizer.save_pretrained(tmp_path)
-    checkpoint = load_checkpoint(tmp_path, task=Tags(5), significance="cls")
-    model = checkpoint.model.eval()
+    model = load_any_model(tmp_path, task=Tags(5), significance="cls").eval()
     lengths = LengthConfig((24, 12), 32)
     expected = predict(model, features, batch_size=1, pad_to=None, lengths=lengths)
     assert [one.shape for one in expected] == [(count, 5) for count in features.lengths]
     settings = ExportSettings(windows=topics.windows, repeats=0)
-    card = write_export(checkpoint, tmp_path / "export", ladder(model, 32), settings)
+    card = write_export(
+        model,
+        source.tokenizer,
+        tmp_path / "export",
+        front=ladder(model, 32),
+        settings=settings,
+    )
     engine = open_export(tmp_path / "export", card, runtime="onnxruntime", threads=1)
     for row, logits in enumerate(expected):
         found = engine.logits(features.arrays([row]), lengths)[0]

@@ -62,3 +62,8 @@ def test_published_lengths_need_the_published_ranking(
 ) -> None:
     with pytest.raises(QualaError, match="`significance=column_sum`, got"):
         configure("distill", semantics="reference", significance=significance)
+
+
+def test_a_ranking_of_ones_own_by_the_span_head_is_refused(ranked: Any) -> None:
+    with pytest.raises(QualaError, match="span head at every layer, which only `length_adapt`"):
+        ranked(significance="quala.models.significance.Span")

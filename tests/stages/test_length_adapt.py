@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, set_dropout
+from quala.checkpoint import Checkpoint, load_with_data, set_dropout
 from quala.data.features import Batch
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
@@ -28,12 +28,12 @@ SMALLEST = constant_drop(0.3, layers=2, sequence_length=128)
 
 
 @pytest.fixture
-def opened(tiny_checkpoint: Path, spec: DataSpec) -> TaskCheckpoint:
+def opened(tiny_checkpoint: Path, spec: DataSpec) -> Checkpoint:
     return load_with_data(tiny_checkpoint, spec)
 
 
 @pytest.fixture
-def make(opened: TaskCheckpoint, configure: Any, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(opened: Checkpoint, configure: Any, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Return a maker of modules that run backward without a trainer."""
 
     def made(*, external: Any = None, **changes: Any) -> SandwichModule:
@@ -41,7 +41,6 @@ def make(opened: TaskCheckpoint, configure: Any, monkeypatch: pytest.MonkeyPatch
         plan = plan_training(opened.data.train.features, config, pad_to=opened.pad_to)
         return SandwichModule(
             opened.model,
-            opened.data.task,
             config,
             plan,
             sequence_length=128,
@@ -53,7 +52,7 @@ def make(opened: TaskCheckpoint, configure: Any, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def batch(opened: TaskCheckpoint) -> Batch:
+def batch(opened: Checkpoint) -> Batch:
     return opened.data.train.features.batch(range(4))
 
 
@@ -73,11 +72,11 @@ def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> boo
 
 @pytest.mark.parametrize("num_sandwich", [0, 2])
 def test_a_step_has_a_full_a_smallest_and_sampled_passes(
-    opened: TaskCheckpoint, configure: Any, tmp_path: Path, num_sandwich: int
+    opened: Checkpoint, configure: Any, tmp_path: Path, num_sandwich: int
 ) -> None:
     config = configure("length_adapt", max_steps=1, num_sandwich=num_sandwich, layer_drop=0.5)
     plan = plan_training(opened.data.train.features, config, pad_to=None)
-    module = SandwichModule(opened.model, opened.data.task, config, plan, sequence_length=128)
+    module = SandwichModule(opened.model, config, plan, sequence_length=128)
     seen: list[tuple[Any, Any]] = []
     opened.model.register_forward_hook(
         lambda model, words, options, result: seen.append((words[1:], options["skip_layers"])),
@@ -193,7 +192,7 @@ def test_the_sampler_has_a_name(make: Make, name: str, sample: Callable[..., Any
 
 
 def test_a_teacher_is_in_no_checkpoint(
-    opened: TaskCheckpoint, configure: Any, tiny_checkpoint: Path, spec: DataSpec, tmp_path: Path
+    opened: Checkpoint, configure: Any, tiny_checkpoint: Path, spec: DataSpec, tmp_path: Path
 ) -> None:
     config = configure("length_adapt", max_steps=2, teacher=1.0, checkpoint_minutes=1e-9)
     teacher = load_with_data(tiny_checkpoint, spec).model
@@ -201,7 +200,6 @@ def test_a_teacher_is_in_no_checkpoint(
     plan = plan_training(opened.data.train.features, config, pad_to=None)
     module = SandwichModule(
         opened.model,
-        opened.data.task,
         config,
         plan,
         sequence_length=128,
@@ -216,7 +214,7 @@ def test_a_teacher_is_in_no_checkpoint(
 
 
 def test_the_teacher_weighs_in_the_full_pass_only(
-    make: Make, batch: Batch, opened: TaskCheckpoint, tiny_checkpoint: Path, spec: DataSpec
+    make: Make, batch: Batch, opened: Checkpoint, tiny_checkpoint: Path, spec: DataSpec
 ) -> None:
     teacher = load_with_data(tiny_checkpoint, spec).model
     module = make(external=teacher, teacher=1.0, hard=0.0)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quala.errors import QualaError
+from quala.search.strategy import SearchSettings
 from quala.stages import STAGES
 from quala.stages.options import row_name
 
@@ -30,7 +31,7 @@ from quala.stages.options import row_name
             "`significance=column_sum`, got cls",
         ),
         ("distill", {"significance": "questions"}, "Did you mean `question`"),
-        ("distill", {"significance": "span"}, "value of `significance` `span`"),
+        ("distill", {"significance": "span"}, "ranks tokens by the span head at every layer"),
         ("distill", {"keep": [2, 1]}, r"`keep` must be rising layer numbers, got \[2, 1\]"),
         ("distill", {"layer_map": [-1]}, "`layer_map` must be at least 0, got -1"),
         ("distill", {"layers": 0}, "`layers` must be at least 1, got 0"),
@@ -56,9 +57,18 @@ def test_a_significance_of_ones_own_is_looked_up_later(configure: Any) -> None:
     assert configure("length_adapt", significance="my.Ranking").significance == "my.Ranking"
 
 
+OF_SEARCH = {item.name for item in dataclasses.fields(SearchSettings)}
+
+
+@pytest.mark.parametrize("name", sorted(OF_SEARCH - {"seed", "strategy", "min_score"}))
+def test_numbers_of_a_search_have_a_range_of_their_own(configure: Any, name: str) -> None:
+    with pytest.raises(QualaError, match=f"`{name}` must be"):
+        configure("search", **{name: -1})
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_every_number_of_a_training_has_a_range(name: str) -> None:
-    free = {"seed", "min_score", "max_loss"}
+    free = {"seed", "min_score", "max_loss"} | OF_SEARCH
     for item in dataclasses.fields(STAGES[name].config):
         if item.type in ("int", "float", "int | None", "float | None"):
             assert "range" in item.metadata or item.name in free, f"{name}.{item.name}"

@@ -89,9 +89,7 @@ def test_learned_steps_have_their_own_rate(supernet: Path, configure: Any, spec:
     opened = load_with_data(supernet, spec)
     quantize(opened.model.hf, config.quantizers)
     plan = plan_training(opened.data.train.features, config, pad_to=None)
-    module = stage.QuantizeModule(
-        opened.model, opened.data.task, config, plan, sequence_length=128
-    )
+    module = stage.QuantizeModule(opened.model, config, plan, sequence_length=128)
     *others, steps = module.parameter_groups()
     assert steps["lr"] == config.quantizer_learning_rate
     assert {id(one) for one in steps["params"]} == {

@@ -14,7 +14,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import student
-from quala.stages.distill_options import ShrinkConfig
+from quala.stages.distill_options import OPTIONAL_STEPS, ShrinkConfig
 from quala.stages.recipe import distill, refine
 
 TERNARY = QuantizeConfig(weight_quantizer="twn", weight_bits=2)
@@ -86,17 +86,26 @@ def test_a_student_goes_through_the_steps_that_the_options_name(
     configure: Any,
     spec: DataSpec,
     tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
     options: dict[str, Any],
     steps: list[str],
 ) -> None:
     config = configure("distill", **options)
     assert config.steps == steps
+    made: list[str] = []
+    for step in ("copy_layers", *OPTIONAL_STEPS):
+        monkeypatch.setattr(student, step, _noted(made, step, getattr(student, step)))
     teacher = load_with_data(tiny_checkpoint, spec)
-    made = [getattr(step, "func", step) for step in student.student_steps(config, teacher)]
-    assert made == [
-        getattr(student, "fake_quantize_student" if step == "fake_quantize" else step)
-        for step in steps
-    ]
+    student.make_student(config, teacher, {"teacher": tiny_checkpoint, "data": spec})
+    assert made == steps
+
+
+def _noted(made: list[str], step: str, function: Any) -> Any:
+    def done(*args: Any, **options: Any) -> Any:
+        made.append(step)
+        return function(*args, **options)
+
+    return done
 
 
 def test_a_plan_of_another_recipe_is_one_sentence(

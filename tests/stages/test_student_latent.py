@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice
+from quala.checkpoint import Checkpoint, load_with_data, score_slice
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.latent import LATENT_FILE, read_latent
 from quala.compress.quantize.split import Split
@@ -21,7 +21,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import distill, student
 from quala.stages.distill_options import ShrinkConfig
-from quala.stages.student import Student, open_student, split
+from quala.stages.student import open_student, split
 from quala.workflow import StageContext
 
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
@@ -57,7 +57,7 @@ def _rounded(layer: Any) -> torch.Tensor:
     return rounded
 
 
-def _logits(opened: TaskCheckpoint) -> torch.Tensor:
+def _logits(opened: Checkpoint) -> torch.Tensor:
     features = opened.data.train.features
     with torch.no_grad():
         return opened.model.double().eval()(features.batch([0, 1, 2]))
@@ -154,7 +154,7 @@ def test_a_split_student_starts_as_the_ternary_one(
     folder, _ = run(quantizers=quantizers, latent=True, width=width, learning_rate=1e-2)
     config = configure("distill", split=True)
     ternary, halved = (open_student(folder, spec, config) for _ in range(2))
-    split(Student(halved))
+    split(halved.model.hf)
     ternary_layers = sum("input_quantizer.step" in name for name in ternary.model.state_dict())
     halves = sum("input_quantizer.step" in name for name in halved.model.state_dict())
     assert halves == 2 * ternary_layers > 0
@@ -179,7 +179,7 @@ def test_rows_that_hardly_split_do_not_stop_the_recipe(
         with torch.no_grad():
             opened.model.hf.get_input_embeddings().weight[::2] = words
             opened.model.hf.get_input_embeddings().weight[1] = 0
-    split(Student(halved))
+    split(halved.model.hf)
     whole = dict(ternary.model.hf.named_modules())
     for name, module in halved.model.hf.named_modules():
         if isinstance(module, Split):

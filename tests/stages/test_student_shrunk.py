@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, score_slice
+from quala.checkpoint import Checkpoint, load_with_data, score_slice
 from quala.compress.losses import LossSetup
 from quala.compress.prune.magnitude import Masks, prunable_weights
 from quala.compress.quantize.config import QuantizeConfig
@@ -53,19 +53,19 @@ def run(
 
 
 @pytest.fixture
-def teacher(tiny_checkpoint: Path, spec: DataSpec) -> TaskCheckpoint:
+def teacher(tiny_checkpoint: Path, spec: DataSpec) -> Checkpoint:
     return load_with_data(tiny_checkpoint, spec)
 
 
-def shrunk(teacher: TaskCheckpoint, config: ShrinkConfig = SHRINK) -> Student:
-    return shrink(Student(teacher), config=config, original=count(teacher))
+def shrunk(teacher: Checkpoint, config: ShrinkConfig = SHRINK) -> Student:
+    return shrink(Student(teacher), config, original=count(teacher))
 
 
-def count(opened: TaskCheckpoint) -> int:
+def count(opened: Checkpoint) -> int:
     return sum(weight.numel() for weight in opened.model.hf.parameters())
 
 
-def kept(opened: TaskCheckpoint) -> int:
+def kept(opened: Checkpoint) -> int:
     """Count the parameters besides the zeros of matrices that pruning may touch."""
     zeros = sum(int((weight == 0).sum()) for weight in prunable_weights(opened.model.hf).values())
     return count(opened) - zeros
@@ -76,7 +76,7 @@ def kept(opened: TaskCheckpoint) -> int:
     "changes", [{}, {"selection_every": 2}, {"freeze_word_embeddings": True, "precision": "bf16"}]
 )
 def test_a_trained_student_has_the_zeros_that_it_began_with(
-    run: Any, teacher: TaskCheckpoint, spec: DataSpec, share: float, changes: dict[str, Any]
+    run: Any, teacher: Checkpoint, spec: DataSpec, share: float, changes: dict[str, Any]
 ) -> None:
     config = ShrinkConfig(RATIO, svd_share=share)
     folder, _ = run(shrink=config, learning_rate=0.01, **changes)
@@ -94,7 +94,7 @@ def test_a_trained_student_has_the_zeros_that_it_began_with(
 
 @pytest.mark.parametrize("ratio", [2.5, 5.0, 7.5])
 def test_the_ratio_counts_against_the_teacher(
-    run: Any, teacher: TaskCheckpoint, spec: DataSpec, ratio: float
+    run: Any, teacher: Checkpoint, spec: DataSpec, ratio: float
 ) -> None:
     folder, figures = run(shrink=ShrinkConfig(ratio), max_steps=1)
     student = load_with_data(folder, spec)
@@ -102,7 +102,7 @@ def test_the_ratio_counts_against_the_teacher(
     assert figures["shrink/ratio"] == pytest.approx(ratio, rel=1e-3)
 
 
-def test_fewer_layers_count_too(run: Any, teacher: TaskCheckpoint, spec: DataSpec) -> None:
+def test_fewer_layers_count_too(run: Any, teacher: Checkpoint, spec: DataSpec) -> None:
     folder, figures = run(layers=1)
     student = load_with_data(folder, spec)
     assert student.model.num_layers == 1
@@ -110,7 +110,7 @@ def test_fewer_layers_count_too(run: Any, teacher: TaskCheckpoint, spec: DataSpe
 
 
 def test_steps_go_on_from_the_student_of_the_one_before(
-    run: Any, teacher: TaskCheckpoint, spec: DataSpec
+    run: Any, teacher: Checkpoint, spec: DataSpec
 ) -> None:
     first, second = ShrinkConfig(RATIO, steps=2).one_by_one()
     earlier, _ = run("first", shrink=first)
@@ -159,9 +159,7 @@ def test_a_later_stage_takes_the_student(
     assert load_with_data(context.output, spec).model.num_layers == 2
 
 
-def test_the_masks_are_in_the_checkpoint(
-    run: Any, teacher: TaskCheckpoint, tmp_path: Path
-) -> None:
+def test_the_masks_are_in_the_checkpoint(run: Any, teacher: Checkpoint, tmp_path: Path) -> None:
     run()
     masks = shrunk(teacher).masks
     (file,) = (tmp_path / "d/scratch").glob("*.ckpt")
@@ -171,7 +169,7 @@ def test_the_masks_are_in_the_checkpoint(
 
 
 @pytest.fixture
-def training(configure: Any, teacher: TaskCheckpoint) -> tuple[distill.DistillModule, Masks]:
+def training(configure: Any, teacher: Checkpoint) -> tuple[distill.DistillModule, Masks]:
     """A training of a pruned student, after its first backward pass, and the student's masks."""
     student = shrunk(teacher)
     config = configure("distill", **WHOLE, **STILL, learning_rate=0.1, warmup_ratio=0.0)
@@ -231,7 +229,7 @@ def test_pruned_weights_are_zero_after_any_step(kind: type[torch.optim.Optimizer
     ],
 )  # fmt: skip
 def test_pruned_weights_are_rounded_to_zero(
-    run: Any, teacher: TaskCheckpoint, spec: DataSpec, options: dict[str, Any], precision: str
+    run: Any, teacher: Checkpoint, spec: DataSpec, options: dict[str, Any], precision: str
 ) -> None:
     folder, figures = run(quantizers=QuantizeConfig(**options))
     student = load_with_data(folder, spec)
@@ -255,7 +253,7 @@ def test_eight_bit_codes_are_stored_without_their_zeros(run: Any, spec: DataSpec
 
 
 def test_an_unreachable_last_ratio_is_refused_before_the_first_step(
-    run: Any, teacher: TaskCheckpoint, tmp_path: Path
+    run: Any, teacher: Checkpoint, tmp_path: Path
 ) -> None:
     matrices = sum(weight.numel() for weight in prunable_weights(teacher.model.hf).values())
     most = count(teacher) / (count(teacher) - matrices)

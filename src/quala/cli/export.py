@@ -67,11 +67,11 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
 
 def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
     """Export a checkpoint that no workflow measured: its front has costs, no scores."""
-    from quala.checkpoint import load_checkpoint
+    from quala.checkpoint import load_any_model
     from quala.data.spec import Windows
     from quala.data.task import Span
     from quala.export.folder import ExportSettings, ladder, write_export
-    from quala.models.load import METADATA_FILE, read_metadata
+    from quala.models.load import METADATA_FILE, load_tokenizer, read_metadata
 
     facts = read_metadata(source) if (source / METADATA_FILE).is_file() else {}
     if facts.get("task", Span.kind) != Span.kind:
@@ -80,7 +80,7 @@ def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
         )
     # 384 tokens and a stride of 128 are what BERT's authors use for SQuAD.
     longest = facts.get("sequence_length", 384)
-    checkpoint = load_checkpoint(source)
+    model, tokenizer = load_any_model(source), load_tokenizer(source)
     warn("No measured front was found: the points have costs and no scores.")
     settings = ExportSettings(
         windows=Windows(max_length=longest, doc_stride=min(128, longest // 3)),
@@ -90,7 +90,8 @@ def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
         repeats=arguments.repeats,
         provenance={"checkpoint": str(source)},
     )
-    return write_export(checkpoint, out, ladder(checkpoint.model, longest), settings)
+    front = ladder(model, longest)
+    return write_export(model, tokenizer, out, front=front, settings=settings)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from quala.compress.quantize.integer import precision_of
 from quala.cost import macs
 from quala.data.spec import Decoding, Windows
 from quala.data.task import Span
@@ -23,7 +24,8 @@ from quala.runtime.hardware import processor
 from quala.runtime.latency_model import time_cases
 
 if TYPE_CHECKING:
-    from quala.checkpoint import Checkpoint
+    from transformers import PreTrainedTokenizerBase
+
     from quala.models.adaptive import LengthAdaptiveModel
 
 
@@ -125,7 +127,12 @@ class ExportSettings:
 
 
 def write_export(
-    checkpoint: Checkpoint, folder: Path, front: Sequence[Point], settings: ExportSettings
+    model: LengthAdaptiveModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    front: Sequence[Point],
+    settings: ExportSettings,
 ) -> Card:
     """Write model.onnx, the tokenizer, quala.json and README.md; return the card.
 
@@ -133,15 +140,15 @@ def write_export(
     semantics and for layers that an export cannot hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model, windows = checkpoint.model, settings.windows
+    windows = settings.windows
     graph = build_graph(model, sequence_length=windows.max_length)
     (folder / GRAPH).write_bytes(graph.SerializeToString())
-    checkpoint.tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     card = Card(
         name=settings.name,
         task=model.task.kind,
         metric=model.task.metric,
-        precision=checkpoint.precision,
+        precision=precision_of(model),
         significance=model.significance.name,
         sequence_length=windows.max_length,
         doc_stride=windows.doc_stride,

@@ -218,7 +218,7 @@ class _Exporter:
     ) -> Tokens:
         strategy = self.model.significance
         ranked = strategy.onnx(g, view)
-        if not self.spans:  # the head reads the first token
+        if self.model.task.keeps_first:
             first = is_first(g, ranked)
             ranked = g("Where", first, g.constant(np.inf, np.float32), ranked)
         ranked = g("Where", tokens.valid, ranked, g.constant(-np.inf, np.float32))

@@ -10,8 +10,8 @@ from typing import Self
 from quala.compress.layer_maps import LayerMap
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
-from quala.errors import QualaError, unknown
-from quala.plugins import LOSSES, SIGNIFICANCE
+from quala.errors import QualaError
+from quala.plugins import LOSSES
 from quala.stage import check_ranges, ranged
 from quala.stages.options import QuantizedConfig, Semantics, check_ranking
 
@@ -102,6 +102,14 @@ def shrink_steps(config: ShrinkConfig | None) -> list[ShrinkConfig]:
     return config.one_by_one()
 
 
+def span_head_untrained(significance: str) -> QualaError:
+    """Return the error for a ranking by a span head that a distillation does not train for it."""
+    return QualaError(
+        f"`significance={significance}` ranks tokens by the span head at every layer, which only "
+        "`length_adapt` trains: choose another one for a distillation, such as `question`."
+    )
+
+
 def check_zeros(shrink: ShrinkConfig, quantizers: QuantizeConfig) -> None:
     """Raise QualaError where pruned weights would be rounded to a grid without zero."""
     methods = {"weight_quantizer": quantizers.weight_quantizer}
@@ -175,7 +183,9 @@ class DistillConfig(QuantizedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_ranking()
+        if self.significance == "span":
+            raise span_head_untrained(self.significance)
+        check_ranking(self.significance, self.semantics)
         self._check_steps()
         self._check_losses()
         if self.cache is not None:
@@ -199,13 +209,6 @@ class DistillConfig(QuantizedConfig):
         """Return the rate of the clip over its largest code."""
         clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate
         return clip / top
-
-    def _check_ranking(self) -> None:
-        if self.significance == "span":
-            others = [name for name in SIGNIFICANCE.names if name != "span"]
-            # The span head must have learned to answer at every layer, as in `length_adapt`.
-            raise unknown("value of `significance`", self.significance, others)
-        check_ranking(self.significance, self.semantics)
 
     def _check_steps(self) -> None:
         if self.keep is not None and (not self.keep or self.keep != sorted(set(self.keep))):

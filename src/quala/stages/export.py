@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.checkpoint import TaskCheckpoint, load_with_data
+from quala.checkpoint import Checkpoint, load_with_data
 from quala.export.folder import ExportSettings, front_of, write_export
 from quala.lengths import LengthConfig
 from quala.runtime.card import Point
@@ -32,13 +32,17 @@ def run(
         provenance=context.provenance,
     )
     card = write_export(
-        opened, context.output, measured_front(opened, inputs["measure"]), settings
+        opened.model,
+        opened.tokenizer,
+        context.output,
+        front=measured_front(opened, inputs["measure"]),
+        settings=settings,
     )
     size = (context.output / "model.onnx").stat().st_size
     return {"export/bytes": float(size), "export/points": float(len(card.front))}
 
 
-def measured_front(opened: TaskCheckpoint, folder: Path) -> list[Point]:
+def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
     """Return the rows of a measure stage that belong to the exported model, as points."""
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     full = LengthConfig.full(layers=layers, sequence_length=longest)

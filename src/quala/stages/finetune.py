@@ -8,26 +8,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from quala.checkpoint import load_with_data, metadata, score_slice, set_dropout
-from quala.data.task import Task
 from quala.models.load import save_model
-from quala.stages.training import Plan, TrainingModule, fit, plan_training
+from quala.stages.training import TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
     from quala.data.features import Batch
-    from quala.models.adaptive import LengthAdaptiveModel
     from quala.stage import StageContext
-    from quala.stages.options import FinetuneConfig, TrainingConfig
+    from quala.stages.options import FinetuneConfig
 
 
 class FinetuneModule(TrainingModule):
     """The loss of the task, with the labels."""
 
-    def __init__(self, model: LengthAdaptiveModel, task: Task, config: TrainingConfig, plan: Plan):
-        super().__init__(model, config, plan)
-        self.task = task
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = self.task.loss(self.model(batch), batch)
+        loss = self.model.task.loss(self.model(batch), batch)
         self.losses = {"task": loss.detach()}
         return loss
 
@@ -40,7 +34,7 @@ def run(
     model, data = checkpoint.model, checkpoint.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=checkpoint.pad_to)
-    module = FinetuneModule(model, data.task, config, plan)
+    module = FinetuneModule(model, config, plan)
 
     def score() -> dict[str, float]:
         return score_slice(checkpoint, data.selection, batch_size=config.batch_size)

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from quala.checkpoint import (
-    TaskCheckpoint,
-    load_checkpoint,
+    Checkpoint,
+    load_any_model,
     load_with_data,
     metadata,
     score_slice,
     set_dropout,
 )
 from quala.compress.losses import soft_loss
-from quala.data.task import Task
 from quala.data.taskdata import TaskData
 from quala.lengths import (
     LengthConfig,
@@ -58,7 +57,6 @@ class SandwichModule(TrainingModule):
     def __init__(
         self,
         model: LengthAdaptiveModel,
-        task: Task,
         config: SandwichConfig,
         plan: Plan,
         *,
@@ -66,7 +64,6 @@ class SandwichModule(TrainingModule):
         teacher: LiveTeacher | None = None,
     ):
         super().__init__(model, config, plan)
-        self.task = task
         self.sandwich = config
         self.sequence_length = sequence_length
         self.teacher = teacher
@@ -103,7 +100,7 @@ class SandwichModule(TrainingModule):
         logits, exits = self._full_logits(batch, skipped)
         loss = torch.zeros((), device=logits.device)
         if config.hard:
-            self.losses["task"] = self.task.loss(logits, batch)
+            self.losses["task"] = self.model.task.loss(logits, batch)
             loss = loss + config.hard * self.losses["task"]
         target = logits.detach()
         if exits:
@@ -112,7 +109,7 @@ class SandwichModule(TrainingModule):
         if self.teacher is not None:
             taught = self.teacher.outputs(batch).logits
             self.losses["teacher"] = soft_loss(
-                self.task,
+                self.model.task,
                 logits,
                 taught,
                 batch,
@@ -134,7 +131,7 @@ class SandwichModule(TrainingModule):
     def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
         """Return the mean KL(full pass || span head at a layer) over layers."""
         losses = [
-            soft_loss(self.task, early, target, batch, direction="forward", temperature=1.0)
+            soft_loss(self.model.task, early, target, batch, direction="forward", temperature=1.0)
             for early in exits
         ]
         return torch.stack(losses).mean()
@@ -150,7 +147,7 @@ class SandwichModule(TrainingModule):
         config = self.sandwich
         logits = self.model(batch, lengths, skip_layers=skipped)
         loss = soft_loss(
-            self.task,
+            self.model.task,
             logits,
             target,
             batch,
@@ -159,7 +156,7 @@ class SandwichModule(TrainingModule):
         )
         followed = loss.detach()
         if config.sub_hard:
-            loss = loss + config.sub_hard * self.task.loss(logits, batch)
+            loss = loss + config.sub_hard * self.model.task.loss(logits, batch)
         self.manual_backward(weight * loss)
         return followed
 
@@ -188,28 +185,27 @@ def run(
     config: LengthAdaptConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train `model` on `data` under sampled lengths; `teacher` gives soft labels where wanted."""
-    data = TaskData(inputs["data"], load_tokenizer(inputs["model"]))
-    found = load_checkpoint(
+    tokenizer = load_tokenizer(inputs["model"])
+    data = TaskData(inputs["data"], tokenizer)
+    model = load_any_model(
         inputs["model"],
         task=data.task,
         significance=config.significance or data.task.significance,
         semantics=config.semantics,
         seed=config.seed,
     )
-    opened = TaskCheckpoint(found.model, found.tokenizer, data)
-    model = opened.model
+    opened = Checkpoint(model, tokenizer, data)
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=opened.pad_to)
     module = SandwichModule(
         model,
-        data.task,
         config,
         plan,
         sequence_length=data.spec.max_length,
         teacher=external_teacher(config, inputs),
     )
     figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
-    save_model(model, opened.tokenizer, context.output, metadata=metadata(opened))
+    save_model(model, tokenizer, context.output, metadata=metadata(opened))
     scores = selection_scores(opened, config)
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
@@ -221,7 +217,7 @@ def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> LiveT
     return LiveTeacher(load_with_data(inputs["teacher"], inputs["data"]).model)
 
 
-def selection_scores(opened: TaskCheckpoint, config: SandwichConfig) -> dict[str, float]:
+def selection_scores(opened: Checkpoint, config: SandwichConfig) -> dict[str, float]:
     """Score the selection slice at full length and at the smallest trained lengths."""
     metric = opened.data.task.metric
     smallest = constant_drop(

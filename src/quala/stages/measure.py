@@ -33,7 +33,7 @@ from quala.stages.files import write_whole
 from quala.stages.search import read_result
 
 if TYPE_CHECKING:
-    from quala.checkpoint import TaskCheckpoint
+    from quala.checkpoint import Checkpoint
     from quala.search.result import SearchResult
     from quala.stage import Progress, StageContext
     from quala.stages.options import MeasureConfig
@@ -62,7 +62,7 @@ class MeasuredModel:
     """A model that gives one row for each of its length configurations (None: full length)."""
 
     name: str
-    opened: TaskCheckpoint
+    opened: Checkpoint
     points: tuple[LengthConfig | None, ...]
     roles: tuple[Role, ...]
     size_bytes: int

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import torch
 from torch import nn
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, metadata, set_dropout
+from quala.checkpoint import Checkpoint, load_with_data, metadata, set_dropout
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
@@ -21,8 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
+    from quala.data.features import Batch
     from quala.stage import StageContext
-    from quala.stages.options import QuantizedConfig, QuantizeStageConfig
+    from quala.stages.options import QuantizedConfig, QuantizeStageConfig, TrainingConfig
 
 
 class QuantizedTraining(TrainingModule):
@@ -55,17 +55,28 @@ class QuantizedTraining(TrainingModule):
         return made
 
 
-def fake_quantize(
-    opened: TaskCheckpoint, quantizers: QuantizeConfig, config: QuantizedConfig
-) -> None:
+def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: QuantizedConfig) -> None:
     """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
     quantize(opened.model.hf, quantizers)
     opened.model.eval()
-    calibrate(opened.model.hf, lambda: _observe(opened, config))
+
+    def observe() -> None:
+        for batch in train_batches(opened, config, config.calibration_batches):
+            opened.model(batch)
+
+    calibrate(opened.model.hf, observe)
+
+
+def train_batches(opened: Checkpoint, config: TrainingConfig, count: int) -> Iterator[Batch]:
+    """Yield the first `count` batches of the train slice, at most those of one epoch."""
+    features = opened.data.train.features
+    batches = min(count, math.ceil(len(features) / config.batch_size))
+    for rows in step_batches(features, config, batches):
+        yield features.batch(rows, pad_to=opened.pad_to)
 
 
 def save_quantized(
-    opened: TaskCheckpoint, folder: Path, facts: Mapping[str, Any] | None = None
+    opened: Checkpoint, folder: Path, facts: Mapping[str, Any] | None = None
 ) -> None:
     """Convert a fake-quantized model to integers, in place, and write it with its tokenizer.
 
@@ -75,15 +86,6 @@ def save_quantized(
     model.hf = cast("PreTrainedModel", to_integer(model.hf, inplace=True))
     save_integer(model.hf, folder, {**metadata(opened), **(facts or {})})
     opened.tokenizer.save_pretrained(folder)
-
-
-def _observe(opened: TaskCheckpoint, config: QuantizedConfig) -> None:
-    """Run `calibration_batches` batches of the train slice."""
-    features = opened.data.train.features
-    batches = min(config.calibration_batches, math.ceil(len(features) / config.batch_size))
-    with torch.no_grad():
-        for rows in step_batches(features, config, batches):
-            opened.model(features.batch(rows, pad_to=opened.pad_to))
 
 
 class QuantizeModule(QuantizedTraining, SandwichModule):
@@ -105,7 +107,6 @@ def run(
     if config.method == "qat":
         module = QuantizeModule(
             model,
-            data.task,
             config,
             plan_training(data.train.features, config, pad_to=opened.pad_to),
             sequence_length=data.spec.max_length,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quala.checkpoint import TaskCheckpoint, load_with_data
+from quala.checkpoint import Checkpoint, load_with_data
 from quala.cost import macs, mean_macs
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
@@ -42,7 +42,7 @@ INPUTS = 12
 """Inputs, evenly spaced in length, on which each point of the front is timed; chosen by hand."""
 
 
-def token_counts(opened: TaskCheckpoint) -> list[int]:
+def token_counts(opened: Checkpoint) -> list[int]:
     """Return the tokens of the search slice's inputs, over which costs are averaged."""
     features = opened.data.search.features
     counts: list[int] = features.lengths.tolist()
@@ -52,7 +52,7 @@ def token_counts(opened: TaskCheckpoint) -> list[int]:
 class Clock:
     """Measures the exported model before a search, and its front afterwards."""
 
-    def __init__(self, config: SearchConfig, opened: TaskCheckpoint) -> None:
+    def __init__(self, config: SearchConfig, opened: Checkpoint) -> None:
         self._config = config
         self._opened = opened
 
@@ -116,7 +116,7 @@ RESULT = "search.json"
 GIGA = 1e9
 
 
-def macs_cost(opened: TaskCheckpoint, lengths: LengthConfig) -> float:
+def macs_cost(opened: Checkpoint, lengths: LengthConfig) -> float:
     """Return GMACs: of a padded input under `reference`, the search slice's mean otherwise."""
     model = opened.model
     if opened.pad_to is not None:
@@ -136,7 +136,7 @@ class EvaluatorFactory:
     def __call__(self) -> SharedEvaluator:
         return self.evaluator(load_with_data(self.model, self.data))
 
-    def evaluator(self, opened: TaskCheckpoint) -> SharedEvaluator:
+    def evaluator(self, opened: Checkpoint) -> SharedEvaluator:
         """Return the evaluator of a model that is open already."""
         config, part = self.config, opened.data.search
         if not part.examples:
@@ -157,7 +157,7 @@ class EvaluatorFactory:
             cache_bytes=config.cache_mebibytes * 2**20,
         )
 
-    def cost(self, opened: TaskCheckpoint, lengths: LengthConfig) -> float:
+    def cost(self, opened: Checkpoint, lengths: LengthConfig) -> float:
         """Return the slice's mean cost, in milliseconds where there is a latency model."""
         if self.latency is None:
             return macs_cost(opened, lengths)
@@ -219,7 +219,7 @@ def read_result(folder: Path) -> SearchResult:
     return SearchResult.from_json((folder / RESULT).read_text(encoding="utf-8"))
 
 
-def _space(config: SearchConfig, opened: TaskCheckpoint) -> Space:
+def _space(config: SearchConfig, opened: Checkpoint) -> Space:
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
     return Space(layers=layers, sequence_length=longest, step=config.step, lower=lower)

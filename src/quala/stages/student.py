@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from quala.checkpoint import TaskCheckpoint, load_with_data, metadata
+from quala.checkpoint import Checkpoint, load_with_data, metadata
 from quala.compress.layer_maps import layer_pairs, layers_to_keep, uniform_layers
 from quala.compress.prune.magnitude import Masks, apply_masks
 from quala.compress.prune.sparse import store_sparse
@@ -39,15 +37,14 @@ from quala.cost import parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import METADATA_FILE, read_metadata, save_model, source_fingerprint
-from quala.stages.quantize import fake_quantize, save_quantized
-from quala.stages.training import step_batches
+from quala.stages.distill_options import span_head_untrained
+from quala.stages.quantize import fake_quantize, save_quantized, train_batches
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
-    from quala.data.features import Batch
     from quala.data.spec import DataSpec
     from quala.stages.distill_options import DistillConfig, ShrinkConfig
 
@@ -92,7 +89,7 @@ def origin_of(student: str | Path, teacher: str | Path) -> Origin | None:
 class Student:
     """A student between two steps of its making."""
 
-    checkpoint: TaskCheckpoint
+    checkpoint: Checkpoint
     origin: Origin | None = None
     """None for a student that copied nothing of this teacher."""
     masks: Masks = field(default_factory=dict)
@@ -109,22 +106,18 @@ class Student:
         return replace(self, checkpoint=checkpoint, **changes)
 
 
-Step = Callable[[Student], Student]
+def make_student(config: DistillConfig, teacher: Checkpoint, inputs: Mapping[str, Any]) -> Student:
+    """Return the student that the training starts from, after the steps that the options ask for.
 
-
-def make_student(
-    config: DistillConfig, teacher: TaskCheckpoint, inputs: Mapping[str, Any]
-) -> Student:
-    """Return the student that the training starts from.
-
-    It is opened where `inputs` has a `model`, else made of the teacher's layers.
+    It is opened where `inputs` has a `model`, else its layers are copied from the teacher.
+    `DistillConfig.steps` has the names of the steps.
 
     Raises:
-        QualaError: for a `width` with a student that is opened, and for `latent` with a float one.
+        QualaError: for a `width` with a student that is opened, for `latent` with a float one,
+            and for a `significance` that needs a span head trained at every layer.
     """
-    opened = "model" in inputs
-    if not opened:
-        student = _whole_teacher(config, teacher, inputs["teacher"])
+    if "model" not in inputs:
+        student = copy_layers(config, teacher, inputs["teacher"])
     elif config.width < 1:
         raise QualaError(
             f"`width` narrows layers copied from the teacher, got {config.width} with a "
@@ -133,53 +126,49 @@ def make_student(
     else:
         checkpoint = open_student(inputs["model"], inputs["data"], config)
         student = Student(checkpoint, origin_of(inputs["model"], inputs["teacher"]))
-    for step in student_steps(config, teacher, opened=opened):
-        student = step(student)
+    if config.significance is not None and student.model.significance.needs_span_head:
+        raise span_head_untrained(config.significance)
+    if config.width < 1:
+        student = narrow(student, width=config.width, scores=importance(teacher, config))
+    if config.shrink is not None:
+        student = shrink(student, config.shrink, original=parameters(teacher.model.arch))
+    if config.quantizers is not None and not is_fake_quantized(student.model):
+        fake_quantize(student.checkpoint, config.quantizers, config)
+    if config.split:
+        split(student.model.hf)
     if config.latent and not is_fake_quantized(student.model):
         raise QualaError("`latent` keeps the weights behind integers, got a float student.")
     return student
 
 
-def student_steps(
-    config: DistillConfig, teacher: TaskCheckpoint, *, opened: bool = False
-) -> list[Step]:
-    """Return the steps that the options ask for, in their order; an opened student copies none.
+def copy_layers(config: DistillConfig, teacher: Checkpoint, source: str | Path) -> Student:
+    """Return copies of some layers, of the embeddings and of the head (arXiv 2206.01859).
 
-    `DistillConfig.steps` has their names.
+    `source` is where `teacher` was loaded from.
     """
-    steps: list[Step | None] = [
-        partial(copy_layers, layers=_kept_layers(config, teacher)) if not opened else None,
-        partial(narrow, width=config.width, importance=partial(importance, teacher, config))
-        if config.width < 1
-        else None,
-        partial(shrink, config=config.shrink, original=parameters(teacher.model.arch))
-        if config.shrink
-        else None,
-        partial(fake_quantize_student, quantizers=config.quantizers, config=config)
-        if config.quantizers
-        else None,
-        split if config.split else None,
-    ]
-    return [step for step in steps if step is not None]
+    old, depth = teacher.model, teacher.model.num_layers
+    layers = config.keep
+    if layers is None:
+        layers = layers_to_keep(config.keep_map, depth=depth, kept=config.layers or depth)
+    model = LengthAdaptiveModel(
+        keep_layers(old.hf, layers),
+        task=old.task,
+        significance=config.significance or "question",
+        semantics=config.semantics or "natural",
+    )
+    heads = [list(range(size.heads)) for size in model.arch.sizes]
+    origin = Origin(source_fingerprint(source), list(layers), heads)
+    return Student(replace(teacher, model=model), origin)
 
 
-def copy_layers(student: Student, *, layers: Sequence[int]) -> Student:
-    """Keep copies of these layers, of the embeddings and of the head (arXiv 2206.01859)."""
-    origin = student.origin
-    if origin is not None:
-        heads = [origin.heads[layer] for layer in layers]
-        origin = replace(origin, layers=[origin.layers[layer] for layer in layers], heads=heads)
-    return student.with_weights(keep_layers(student.model.hf, layers), origin=origin)
-
-
-def narrow(student: Student, *, width: float, importance: Callable[[], Importance]) -> Student:
+def narrow(student: Student, *, width: float, scores: Importance) -> Student:
     """Keep the share `width` of copied heads and neurons, the most important ones (DynaBERT).
 
-    `importance` scores those of the whole teacher. The hidden size stays.
+    `scores` are those of the whole teacher. The hidden size stays.
     """
     if student.origin is None:
         raise QualaError("`width` narrows copied layers, got a student that copied none.")
-    scores, layers = importance(), student.origin.layers
+    layers = student.origin.layers
     own = Importance(
         tuple(scores.heads[layer] for layer in layers),
         tuple(scores.neurons[layer] for layer in layers),
@@ -191,7 +180,7 @@ def narrow(student: Student, *, width: float, importance: Callable[[], Importanc
     return student.with_weights(small, origin=replace(student.origin, heads=heads))
 
 
-def shrink(student: Student, *, config: ShrinkConfig, original: int) -> Student:
+def shrink(student: Student, config: ShrinkConfig, *, original: int) -> Student:
     """Factorize and prune to the size of this step (LadaBERT, arXiv 2004.04124).
 
     The ratio counts against `original` parameters.
@@ -205,45 +194,14 @@ def shrink(student: Student, *, config: ShrinkConfig, original: int) -> Student:
     return student.with_weights(small, masks=masks)
 
 
-def fake_quantize_student(
-    student: Student, *, quantizers: QuantizeConfig, config: DistillConfig
-) -> Student:
-    """Swap layers for fake-quantized ones, in place, where that has not been done before."""
-    if not is_fake_quantized(student.model):
-        fake_quantize(student.checkpoint, quantizers, config)
-    return student
-
-
-def split(student: Student) -> Student:
+def split(hf: PreTrainedModel) -> None:
     """Replace each ternary layer, in place, by the sum of two binary ones (arXiv 2012.15701).
 
     Raises:
-        QualaError: for a student without ternary layers.
+        QualaError: for a model without ternary layers.
     """
-    split_ternary(student.model.hf)
-    record_structure(student.model.hf)  # for cost, which counts both halves
-    return student
-
-
-def _whole_teacher(config: DistillConfig, teacher: TaskCheckpoint, source: str | Path) -> Student:
-    """Return the teacher itself, before any of its layers is copied."""
-    old = teacher.model
-    model = LengthAdaptiveModel(
-        old.hf,
-        task=teacher.data.task,
-        significance=config.significance or "question",
-        semantics=config.semantics or "natural",
-    )
-    heads = [list(range(size.heads)) for size in old.arch.sizes]
-    origin = Origin(source_fingerprint(source), list(range(old.num_layers)), heads)
-    return Student(replace(teacher, model=model), origin)
-
-
-def _kept_layers(config: DistillConfig, teacher: TaskCheckpoint) -> list[int]:
-    depth = teacher.model.num_layers
-    if config.keep is not None:
-        return config.keep
-    return layers_to_keep(config.keep_map, depth=depth, kept=config.layers or depth)
+    split_ternary(hf)
+    record_structure(hf)  # for cost, which counts both halves
 
 
 def _rebuilt(old: LengthAdaptiveModel, hf: PreTrainedModel) -> LengthAdaptiveModel:
@@ -255,7 +213,7 @@ def _rebuilt(old: LengthAdaptiveModel, hf: PreTrainedModel) -> LengthAdaptiveMod
     )
 
 
-def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> TaskCheckpoint:
+def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> Checkpoint:
     """Return the student at `source` with weights that can be trained.
 
     An integer student continues from its latent weights: fake-quantized as it was trained, or, if
@@ -301,26 +259,18 @@ def _other_quantizers(latent: Latent, wanted: QuantizeConfig) -> str:
     )
 
 
-def importance(teacher: TaskCheckpoint, config: DistillConfig) -> Importance:
+def importance(teacher: Checkpoint, config: DistillConfig) -> Importance:
     """Score the teacher's heads and neurons on `importance_batches` batches of the train slice."""
     teacher.model.eval()
     return taylor_importance(
         teacher.model.hf,
-        _importance_batches(teacher, config),
-        lambda batch: teacher.data.task.loss(teacher.model(batch), batch),
+        train_batches(teacher, config, config.importance_batches or config.calibration_batches),
+        lambda batch: teacher.model.task.loss(teacher.model(batch), batch),
     )
 
 
-def _importance_batches(teacher: TaskCheckpoint, config: DistillConfig) -> Iterator[Batch]:
-    features = teacher.data.train.features
-    wanted = config.importance_batches or config.calibration_batches
-    count = min(wanted, math.ceil(len(features) / config.batch_size))
-    for rows in step_batches(features, config, count):
-        yield features.batch(rows, pad_to=teacher.pad_to)
-
-
 def followed_layers(
-    config: DistillConfig, student: Student, teacher: TaskCheckpoint
+    config: DistillConfig, student: Student, teacher: Checkpoint
 ) -> list[tuple[int, int]]:
     """Return the pairs of a student's layer and the teacher's layer that it learns from."""
     own, depth = student.model.num_layers, teacher.model.num_layers
@@ -329,7 +279,7 @@ def followed_layers(
     return layer_pairs(followed, teacher=depth, student=own)
 
 
-def followed_heads(pairs: Pairs, student: Student, teacher: TaskCheckpoint) -> list[list[int]]:
+def followed_heads(pairs: Pairs, student: Student, teacher: Checkpoint) -> list[list[int]]:
     """Return, for each pair of layers, the teacher's heads that the student's are compared with.
 
     These are the copied heads where the layer is a copy of the other, else all heads in order.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from quala.checkpoint import TaskCheckpoint, on_device
+from quala.checkpoint import Checkpoint, on_device
 from quala.compress.layer_maps import hidden_pairs
 from quala.compress.losses import TeacherOutput
 from quala.compress.partial_states import (
@@ -118,7 +118,7 @@ class CachedTeacher:
 class _Recorder:
     """A teacher model, and which part of its outputs is kept."""
 
-    opened: TaskCheckpoint
+    opened: Checkpoint
     cache: CacheConfig
     states: tuple[int, ...]
     bf16: bool
@@ -173,7 +173,7 @@ class _Recorder:
 
 
 def cache_teacher(
-    opened: TaskCheckpoint,
+    opened: Checkpoint,
     context: StageContext,
     *,
     cache: CacheConfig,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 
+from quala.compress.quantize import transform
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.files import load_integer, save_integer
 from quala.compress.quantize.integer import (
@@ -31,6 +33,7 @@ from quala.compress.quantize.transform import (
     set_mode,
 )
 from quala.errors import QualaError
+from quala.models.families import BERT
 
 Inputs = dict[str, Tensor]
 LARGE = [3, 17]
@@ -270,6 +273,15 @@ def test_skip_patterns_match_a_dotted_part(bert: BertForQuestionAnswering) -> No
     names = quantize(bert, QuantizeConfig(skip=("qa_*", "attention", "*embeddings")))
     assert len(names) == 4
     assert all("attention" not in name for name in names)
+
+
+def test_heads_that_the_family_names_stay_float(
+    bert: BertForQuestionAnswering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = replace(BERT, head_parts=("ne_outputs",))
+    monkeypatch.setattr(transform, "family_of", lambda hf: named)
+    bert.ne_outputs = torch.nn.Linear(16, 3)
+    assert not any("outputs" in name for name in quantize(bert, QuantizeConfig()))
 
 
 def test_embeddings_may_stay_float(bert: BertForQuestionAnswering) -> None:

@@ -64,7 +64,8 @@ class QuantizeConfig:
     percentile: float = 99.99
     """Percent of the values kept inside on each side, for `percentile` and `lsq`."""
     skip: tuple[str, ...] = ("qa_outputs", "classifier", "pre_classifier", "pooler")
-    """Shell patterns; a module stays in float when one matches a dotted part of its name."""
+    """Shell patterns; a module stays in float when one matches a dotted part of its name. The
+    default leaves all heads of the model's family in float."""
     quantize_embeddings: bool = True
     """Whether embeddings are quantized as well."""
 

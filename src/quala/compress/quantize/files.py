@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from quala.compress.prune.sparse import dense_state
+from quala.compress.prune.sparse import FILE, dense_state
 from quala.compress.quantize.config import top_code
 from quala.compress.quantize.integer import (
     IntegerEmbedding,
@@ -27,6 +27,7 @@ from quala.compress.quantize.integer import (
 from quala.compress.quantize.split import Split, split_names
 from quala.compress.structure import skeleton
 from quala.errors import QualaError
+from quala.models.load import METADATA_FILE, METADATA_FORMAT, read_metadata
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -137,7 +138,6 @@ def _scale_name(name: str, layer: IntegerLayer) -> str:
     return f"{name}.weight_scale" if isinstance(layer, IntegerLinear) else f"{name}.scale"
 
 
-FORMAT = 1
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -156,10 +156,10 @@ def save_integer(
     path.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(path)
-    save_file(packed_state(model), path / "model.safetensors", metadata={"format": "pt"})
+    save_file(packed_state(model), path / FILE, metadata={"format": "pt"})
     card = {
         **(metadata or {}),
-        "format": FORMAT,
+        "format": METADATA_FORMAT,
         "precision": "int8",
         "quantization": {
             "linear": {
@@ -178,7 +178,7 @@ def save_integer(
             },
         },
     }
-    (path / "quala.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    (path / METADATA_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def load_integer(folder: str | Path) -> PreTrainedModel:
@@ -188,10 +188,10 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
         QualaError: when a file is missing or foreign, or its tensors do not fit the model.
     """
     path = Path(folder)
-    for name in ("config.json", "model.safetensors", "quala.json"):
+    for name in ("config.json", FILE, METADATA_FILE):
         if not (path / name).is_file():
             raise QualaError(f"`{path}` is no integer model: it has no {name}.")
-    plan = _plan(path / "quala.json")
+    plan = _plan(path)
     model = skeleton(path)
     for name in plan["split"]:
         half = _submodule(model, name, nn.Module)
@@ -201,9 +201,9 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     for name in plan["embedding"]:
         model.set_submodule(name, _empty_embedding(model, name, plan))
     try:
-        tensors = load_file(path / "model.safetensors")
+        tensors = load_file(path / FILE)
     except SafetensorError as error:
-        raise QualaError(f"`{path / 'model.safetensors'}` is no safetensors file.") from error
+        raise QualaError(f"`{path / FILE}` is no safetensors file.") from error
     wanted = model.state_dict()
     tensors = unpacked_state(dense_state(tensors, wanted), model)
     _check(wanted, tensors, path)
@@ -212,39 +212,27 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     return model
 
 
-def _plan(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise QualaError(f"`{path}` is no JSON: {error}.") from error
-    plan = card.get("quantization") if isinstance(card, dict) else None
+def _plan(folder: Path) -> dict[str, Any]:
+    """Return what quala.json says of the integer layers; older versions wrote less."""
+    card, file = read_metadata(folder), folder / METADATA_FILE
+    plan = card.get("quantization")
     if not isinstance(plan, dict) or card.get("precision") != "int8":
-        raise QualaError(f"`{path}` does not describe an int8 model.")
-    if card.get("format") != FORMAT:
-        raise QualaError(f"`{path}` has format {card.get('format')}; this version reads {FORMAT}.")
-    linear, embedding = plan.get("linear"), plan.get("embedding")
-    if not isinstance(linear, dict) or not isinstance(embedding, list):
-        raise QualaError(f"`{path}` does not list its quantized layers.")
-    if not all(isinstance(levels, int) and 3 <= levels <= 255 for levels in linear.values()):
-        raise QualaError(f"`{path}` names activation levels outside 3 to 255.")
-    return {**plan, **_packing(plan, path)}
-
-
-def _packing(plan: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    # Folders of older versions lack some of these.
-    bits, groups, split = plan.get("bits", {}), plan.get("groups", {}), plan.get("split", [])
-    outliers = plan.get("outliers", {})
-    if not isinstance(split, list) or not all(
-        isinstance(counts, dict) for counts in (bits, groups, outliers)
+        raise QualaError(f"`{file}` does not describe an int8 model.")
+    plan = {"bits": {}, "groups": {}, "outliers": {}, "split": [], **plan}
+    for key in ("linear", "bits", "groups", "outliers", "embedding", "split"):
+        kind = list if key in ("embedding", "split") else dict
+        if not isinstance(plan.get(key), kind):
+            raise QualaError(f"`{file}` lists no `{key}` that this version knows.")
+    for key, least, most, what in (
+        ("linear", 3, 255, "activation levels outside 3 to 255"),
+        ("bits", 1, 8, "weight bits outside 1 to 8"),
+        ("groups", 1, math.inf, "fewer than one group in a row"),
+        ("outliers", 1, math.inf, "fewer than one outlier of a layer"),
     ):
-        raise QualaError(f"`{path}` lists no packing that this version knows.")
-    if not all(isinstance(width, int) and 1 <= width <= 8 for width in bits.values()):
-        raise QualaError(f"`{path}` names weight bits outside 1 to 8.")
-    if not all(isinstance(count, int) and count >= 1 for count in groups.values()):
-        raise QualaError(f"`{path}` names fewer than one group in a row.")
-    if not all(isinstance(count, int) and count >= 1 for count in outliers.values()):
-        raise QualaError(f"`{path}` names a layer with fewer than one outlier among outliers.")
-    return {"bits": bits, "groups": groups, "split": split, "outliers": outliers}
+        values = plan[key].values()
+        if not all(isinstance(value, int) and least <= value <= most for value in values):
+            raise QualaError(f"`{file}` names {what}.")
+    return plan
 
 
 def _widths(plan: Mapping[str, Any], name: str, columns: int) -> dict[str, int]:

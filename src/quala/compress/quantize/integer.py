@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -265,16 +265,12 @@ def precision_of(model: nn.Module) -> str:
     linear layers; several widths of a kind are joined, `w2-4`. `int8` has 8-bit linear layers and
     8-bit or float embeddings.
     """
-    layers = integer_layers(model).values()
-    linears = [layer for layer in layers if isinstance(layer, IntegerLinear)]
-    if not linears:
+    weights, embeddings, inputs = _bits_by_kind(model)
+    if not weights:
         return "fp32"
-    inputs = _input_bits(linears)
-    if {layer.bits for layer in layers} | set(inputs) == {8}:
+    if weights | embeddings | inputs == {8}:
         return "int8"
-    tables = [layer.bits for layer in layers if not isinstance(layer, IntegerLinear)]
-    weights = [layer.bits for layer in linears]
-    return f"w{_joined_bits(weights)}e{_joined_bits(tables or [32])}a{_joined_bits(inputs)}"
+    return f"w{_joined(weights)}e{_joined(embeddings)}a{_joined(inputs)}"
 
 
 def bits_of(model: nn.Module) -> str:
@@ -282,14 +278,22 @@ def bits_of(model: nn.Module) -> str:
 
     Several widths of a kind are joined, `2/4-8-8`.
     """
+    return "-".join(_joined(widths, "/") for widths in _bits_by_kind(model))
+
+
+def _bits_by_kind(model: nn.Module) -> tuple[set[int], set[int], set[int]]:
+    """Return the bits of linear weights, embeddings and inputs; a kind that is float has none."""
     layers = integer_layers(model).values()
     linears = [layer for layer in layers if isinstance(layer, IntegerLinear)]
-    kinds = (
-        [layer.bits for layer in linears],
-        [layer.bits for layer in layers if not isinstance(layer, IntegerLinear)],
-        _input_bits(linears),
+    return (
+        {layer.bits for layer in linears},
+        {layer.bits for layer in layers if isinstance(layer, IntegerEmbedding)},
+        {(layer.levels + 1).bit_length() - 1 for layer in linears},
     )
-    return "-".join(_joined_bits(kind or [32], "/") for kind in kinds)
+
+
+def _joined(widths: set[int], sign: str = "-") -> str:
+    return sign.join(map(str, sorted(widths or {32})))
 
 
 def weight_counts(model: nn.Module) -> tuple[int, int]:
@@ -304,11 +308,3 @@ def weight_counts(model: nn.Module) -> tuple[int, int]:
             tensors.append(layer.bias)
     total = sum(tensor.numel() for tensor in tensors)
     return total, sum(int(tensor.count_nonzero()) for tensor in tensors)
-
-
-def _input_bits(linears: Iterable[IntegerLinear]) -> list[int]:
-    return [(layer.levels + 1).bit_length() - 1 for layer in linears]
-
-
-def _joined_bits(bits: Iterable[int], sign: str = "-") -> str:
-    return sign.join(map(str, sorted(set(bits))))

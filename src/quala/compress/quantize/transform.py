@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.modules import (
@@ -19,10 +20,13 @@ from quala.compress.quantize.modules import (
     WeightQuantizer,
 )
 from quala.errors import QualaError, unknown
+from quala.models.families import family_of
 
 
 def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     """Swap the layers of `model` in place for quantized twins in mode `off`.
+
+    With the default `skip`, the heads that the model's family names stay float too.
 
     Returns:
         The names of the swapped modules, in module order.
@@ -32,9 +36,17 @@ def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     """
     if is_fake_quantized(model):
         raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
-    names = [name for name, module in model.named_modules() if _wanted(name, module, config)]
+    skip = config.skip
+    if skip == QuantizeConfig.skip and isinstance(model, PreTrainedModel):
+        skip = (*skip, *family_of(model).head_parts)
+    kinds = (nn.Linear, nn.Embedding) if config.quantize_embeddings else (nn.Linear,)
+    names = [
+        name
+        for name, module in model.named_modules()
+        if type(module) in kinds and not _matches(name, skip)
+    ]
     if not names:
-        raise QualaError(f"Nothing is left to quantize with `skip` {', '.join(config.skip)}.")
+        raise QualaError(f"Nothing is left to quantize with `skip` {', '.join(skip)}.")
     for name in names:
         module = model.get_submodule(name)
         twin = QuantLinear if isinstance(module, nn.Linear) else QuantEmbedding
@@ -42,12 +54,8 @@ def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     return names
 
 
-def _wanted(name: str, module: nn.Module, config: QuantizeConfig) -> bool:
-    kinds = (nn.Linear, nn.Embedding) if config.quantize_embeddings else (nn.Linear,)
-    if type(module) not in kinds:
-        return False
-    parts = name.split(".")
-    return not any(fnmatchcase(part, pattern) for part in parts for pattern in config.skip)
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(part, pattern) for part in name.split(".") for pattern in patterns)
 
 
 def is_fake_quantized(model: nn.Module) -> bool:
