@@ -19,7 +19,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, constant_drop
 from quala.report.figure import draw_history
-from quala.runtime.engine import Engine, Facts, open_model
+from quala.runtime.engine import Engine, open_model
 from quala.runtime.hardware import processor
 from quala.runtime.latency_model import LatencyModel, measure_latency_model, time_cases
 from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
@@ -106,9 +106,10 @@ class Clock:
             "batch": 1,
             "processor": processor(),
         }
-        facts = Facts.of(self._opened.model.arch, self._opened.data.spec.max_length)
+        layers, longest = self._opened.model.num_layers, self._opened.data.spec.max_length
+        full = LengthConfig.full(layers=layers, sequence_length=longest)
         return measure_latency_model(
-            self._engine, facts, seed=self._config.seed, repeats=REPEATS, timing=timing
+            self._engine, full, seed=self._config.seed, repeats=REPEATS, timing=timing
         )
 
 
