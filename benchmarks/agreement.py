@@ -26,7 +26,7 @@ from quala.data.spec import DataSpec
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig
 from quala.metrics.squad import answer_f1
-from quala.runtime.engine import Engine, Facts, OrtEngine, TorchEngine, open_engine
+from quala.runtime.engine import Engine, OrtEngine, TorchEngine, open_engine
 
 
 class Unfused(OrtEngine):
@@ -64,11 +64,11 @@ def open_engines(opened: Checkpoint, runtimes: Sequence[str], threads: int) -> d
     """Return PyTorch first, then the runtimes, then the one with other kernels."""
     longest = opened.data.spec.max_length
     graph = build_graph(opened.model, sequence_length=longest)
-    facts = Facts.of(opened.model.arch, longest)
+    full = LengthConfig.full(layers=opened.model.num_layers, sequence_length=longest)
     engines: dict[str, Engine] = {"torch": TorchEngine(opened.model)}
     for runtime in runtimes:
-        engines[runtime] = open_engine(runtime, graph, facts, threads=threads)
-    engines["onnxruntime, fused attention off"] = Unfused(graph, facts, threads=threads)
+        engines[runtime] = open_engine(runtime, graph, full, threads=threads)
+    engines["onnxruntime, fused attention off"] = Unfused(graph, full, threads=threads)
     return engines
 
 

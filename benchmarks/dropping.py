@@ -30,7 +30,7 @@ from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.runtime.engine import Facts, GraphEngine, Inputs, open_engine
+from quala.runtime.engine import GraphEngine, Inputs, open_engine
 from quala.runtime.timing import interleaved, synthetic_inputs
 from quala.stages.measure import random_model
 
@@ -102,7 +102,8 @@ def integer_graph(significance: str) -> onnx.ModelProto:
 
 def engine(arguments: argparse.Namespace, graph: onnx.ModelProto, *, fused: bool) -> GraphEngine:
     """Open a graph, with or without the fused attention."""
-    opened = open_engine(arguments.runtime, graph, Facts(6, LONGEST), threads=arguments.threads)
+    full = LengthConfig.full(layers=6, sequence_length=LONGEST)
+    opened = open_engine(arguments.runtime, graph, full, threads=arguments.threads)
     opened.fuse = opened.fuse and fused
     return opened
 

@@ -18,7 +18,7 @@ from layers import (
 )
 
 ORDER = [
-    "errors", "plugins", "process", "lengths", "architecture", "cost", "metrics", "data",
+    "errors", "ranges", "plugins", "process", "lengths", "architecture", "cost", "metrics", "data",
     "onnx_builder", "models", "compress", "checkpoint", "graph", "runtime", "export", "search",
     "results", "report", "stage", "stages", "workflow", "compare", "serve", "cli",
 ]  # fmt: skip

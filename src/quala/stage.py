@@ -7,12 +7,11 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, field, fields
-from operator import ge, gt, le, lt
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from quala.errors import QualaError
+from quala.ranges import check_ranges
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -88,30 +87,6 @@ def bar(description: str, total: float, logger: logging.Logger) -> Iterator[Prog
 def lines(description: str, total: float, logger: logging.Logger) -> Iterator[Progress]:
     """Write a log line at most every half minute."""
     yield _Lines(description, total, logger)
-
-
-_LIMITS = {"above": gt, "at_least": ge, "below": lt, "at_most": le}
-
-
-def ranged(default: Any = MISSING, *, identity: Any = True, **limits: float) -> Any:
-    """Return a field of a config with limits: `above`, `at_least`, `below`, `at_most`.
-
-    Null is always allowed. The limits of a list are those of its entries.
-    """
-    return field(default=default, metadata={"range": limits, "identity": identity})
-
-
-def check_ranges(config: Any, prefix: str = "") -> None:
-    """Raise QualaError for the first option outside its limits; `prefix` goes before its name."""
-    for item in fields(config):
-        limits, value = item.metadata.get("range", {}), getattr(config, item.name)
-        entries = value if isinstance(value, list) else [] if value is None else [value]
-        for entry in entries:
-            if not all(_LIMITS[name](entry, limit) for name, limit in limits.items()):
-                allowed = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
-                raise QualaError(
-                    f"`{prefix}{item.name}` must be {' and '.join(allowed)}, got {entry}."
-                )
 
 
 StageFunction = Callable[[Any, "StageContext", Mapping[str, Any]], dict[str, float]]

@@ -16,7 +16,6 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model
 from quala.runtime import engine as room
 from quala.runtime.engine import (
-    Facts,
     GraphEngine,
     TorchEngine,
     open_engine,
@@ -25,7 +24,7 @@ from quala.runtime.engine import (
 )
 from quala.runtime.timing import synthetic_inputs
 
-FACTS = Facts(layers=2, sequence_length=128)
+FULL = LengthConfig((128, 128), 128)
 Arrays = dict[str, np.ndarray]
 
 LENGTHS = [None, LengthConfig((128, 40), 128), LengthConfig((60, 20), 128)]
@@ -34,7 +33,7 @@ LENGTHS = [None, LengthConfig((128, 40), 128), LengthConfig((60, 20), 128)]
 def opened(folder: Path, runtime: str) -> GraphEngine:
     if runtime == "openvino":
         pytest.importorskip("openvino")
-    return open_engine(runtime, read_graph(folder), FACTS, threads=1)
+    return open_engine(runtime, read_graph(folder), FULL, threads=1)
 
 
 @pytest.mark.parametrize("counts", [[40], [40, 40], [17, 128, 60]])

@@ -9,11 +9,12 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from quala.lengths import LengthConfig
 from quala.runtime import engine
-from quala.runtime.engine import Facts, open_engine
+from quala.runtime.engine import open_engine
 from quala.runtime.hardware import INTEGER, cpu, processor, saturates
 
-FACTS = Facts(layers=1, sequence_length=8)
+FULL = LengthConfig((8,), 8)
 
 
 def graph(kind: str) -> onnx.ModelProto:
@@ -49,5 +50,5 @@ def test_saturating_processors_are_warned_of(
     found = {"name": "A CPU", "instructions": instructions}
     monkeypatch.setattr(engine, "processor", lambda: found)
     with caplog.at_level(logging.WARNING):
-        open_engine("onnxruntime", graph(kind), FACTS, threads=1)
+        open_engine("onnxruntime", graph(kind), FULL, threads=1)
     assert ("may saturate" in caplog.text) == warned

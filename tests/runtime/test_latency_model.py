@@ -10,10 +10,9 @@ import pytest
 from quala.lengths import LengthConfig
 from quala.runtime import latency_model as room
 from quala.runtime.answerer import load
-from quala.runtime.engine import Facts
 from quala.runtime.latency_model import TERMS, LatencyModel, measure_latency_model, terms
 
-FACTS = Facts(layers=6, sequence_length=384)
+FULL = LengthConfig.full(layers=6, sequence_length=384)
 TRUE = (0.4, 0.002, 0.006, 0.00001, 0.012, 0.1, 0.0008, 0.0005)
 
 
@@ -34,7 +33,7 @@ def test_full_length_pays_for_no_drop() -> None:
 
 
 def test_the_fit_recovers_the_terms() -> None:
-    cases = room._cases(FACTS, seed=0)
+    cases = room._cases(FULL, seed=0)
     rows = np.array([terms(lengths, tokens) for lengths, tokens in cases])
     noise = np.random.default_rng(0).normal(1.0, 0.01, len(rows))
     found = room._fit(rows, rows @ np.array(TRUE) * noise)
@@ -55,8 +54,8 @@ def test_a_model_survives_json() -> None:
 
 def test_an_engine_is_measured(export_folder: Path) -> None:
     engine = load(export_folder).engine
-    facts = Facts(layers=2, sequence_length=128)
-    model = measure_latency_model(engine, facts, seed=0, repeats=1, timing={"threads": 1})
+    full = LengthConfig((128, 128), 128)
+    model = measure_latency_model(engine, full, seed=0, repeats=1, timing={"threads": 1})
     assert model.measurements > 60
     assert all(value >= 0 for value in model.coefficients)
     assert model.milliseconds(LengthConfig((128, 128), 128), 128) > 0

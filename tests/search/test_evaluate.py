@@ -86,8 +86,8 @@ class Closeness:
     def __init__(self, whole: dict[int, NDArray[Any]]) -> None:
         self.whole = whole
 
-    def examples(self, chunk: Chunk, outputs: Outputs) -> NDArray[np.float64]:
-        apart = [np.abs(outputs[row] - self.whole[row]).mean() for row in chunk.examples]
+    def examples(self, outputs: Outputs) -> NDArray[np.float64]:
+        apart = [np.abs(outputs[row] - self.whole[row]).mean() for row in sorted(outputs)]
         return np.asarray(100 * np.exp(-np.array(apart)), dtype=np.float64)
 
     def total(self, outputs: Outputs) -> float:
@@ -298,5 +298,5 @@ def test_the_mean_of_the_examples_is_the_score(data: TaskData) -> None:
     values = []
     for chunk in cut_chunks(part, examples=6, batch_size=4, seed=0):
         rows = [int(row) for batch in chunk.batches for row in batch["feature"]]
-        values += scoring.examples(chunk, {row: outputs[row] for row in rows}).tolist()
+        values += scoring.examples({row: outputs[row] for row in rows}).tolist()
     assert np.mean(values) == pytest.approx(scoring.total(outputs))

@@ -54,12 +54,12 @@ def test_what_a_cache_cannot_teach_is_refused(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"depth": 0}, "`cache.depth` must be at least 1, got 0"),
-        ({"top": 0}, "`cache.top` must be at least 1, got 0"),
-        ({"tokens": -1}, "`cache.tokens` must be at least 1, got -1"),
-        ({"width": 0.0}, "`cache.width` must be above 0 and at most 1, got 0.0"),
-        ({"width": 1.5}, "`cache.width` must be above 0 and at most 1, got 1.5"),
-        ({"states": []}, "`cache.states` must name a hidden state"),
+        ({"depth": 0}, "`depth` must be at least 1, got 0"),
+        ({"top": 0}, "`top` must be at least 1, got 0"),
+        ({"tokens": -1}, "`tokens` must be at least 1, got -1"),
+        ({"width": 0.0}, "`width` must be above 0 and at most 1, got 0.0"),
+        ({"width": 1.5}, "`width` must be above 0 and at most 1, got 1.5"),
+        ({"states": []}, "`states` must name a hidden state"),
         ({"depth": 1, "states": [2]}, r"`depth` or `states`, got 1 and \[2\]"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from omegaconf import MISSING, OmegaConf
@@ -18,6 +18,12 @@ from quala.workflow.settings import build, schema
 class Inner:
     kind: Literal["a", "b"]
     sizes: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise QualaError("`sizes` and `kind=a` go together, got no size.")
+        if len(self.sizes) > 3:
+            raise QualaError("There are too many.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +67,26 @@ def test_plain_values_become_the_typed_object() -> None:
 
 def test_a_key_that_was_added_is_refused() -> None:
     with pytest.raises(QualaError, match="Did you mean `sizes`"):
-        build(Inner, {"kind": "a", "sizes": [], "size": 3})
+        build(Inner, {"kind": "a", "sizes": [1], "size": 3})
 
 
 def test_a_literal_has_a_nearest_value() -> None:
     with pytest.raises(QualaError, match="Allowed: a, b"):
-        build(Inner, {"kind": "c", "sizes": []})
+        build(Inner, {"kind": "c", "sizes": [1]})
+
+
+@pytest.mark.parametrize(
+    ("inner", "sentence"),
+    [
+        ({"kind": "a", "sizes": []}, "`x.inner.sizes` and `x.inner.kind=a` go together, got"),
+        ({"kind": "c", "sizes": [1]}, "Unknown value of `x.inner.kind` `c`."),
+        ({"kind": "a", "sizes": [1, 2, 3, 4]}, "`x.inner`: There are too many."),
+    ],
+)
+def test_a_message_has_the_path_of_its_option(inner: dict[str, Any], sentence: str) -> None:
+    config = OmegaConf.merge(
+        OmegaConf.structured(schema(Outer)), {"rate": 1, "needed": 1, "inner": inner}
+    )
+    with pytest.raises(QualaError) as caught:
+        build(Outer, OmegaConf.to_container(config), "x")
+    assert str(caught.value).startswith(sentence)

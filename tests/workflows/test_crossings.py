@@ -133,7 +133,8 @@ def test_the_export_answers_as_the_model_does_at_every_point(
 ) -> None:
     from quala.checkpoint import load_with_data
     from quala.data.spec import DataSpec
-    from quala.runtime.engine import Facts, TorchEngine, open_engine, read_graph
+    from quala.lengths import LengthConfig
+    from quala.runtime.engine import TorchEngine, open_engine, read_graph
     from quala.stages.search import read_result
 
     case, result, _ = done
@@ -142,8 +143,9 @@ def test_the_export_answers_as_the_model_does_at_every_point(
         max_train=24, max_test=8,
     )  # fmt: skip
     opened = load_with_data(served(case, result), spec)
-    graph, facts = read_graph(output(result, "export")), Facts.of(opened.model.arch, 128)
-    engine = open_engine("onnxruntime", graph, facts, threads=1)
+    full = LengthConfig.full(layers=opened.model.num_layers, sequence_length=128)
+    graph = read_graph(output(result, "export"))
+    engine = open_engine("onnxruntime", graph, full, threads=1)
     model = TorchEngine(opened.model)
     inputs = opened.data.test.features.arrays([0, 1, 2])
     real = inputs["attention_mask"].astype(bool)

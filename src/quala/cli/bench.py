@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quala.cost import Architecture
     from quala.runtime.answerer import QuestionAnswerer
     from quala.runtime.card import Budget, Card, Point, Query
-    from quala.runtime.engine import Engine, Inputs
+    from quala.runtime.engine import Engine, Inputs, Kept
     from quala.runtime.timing import Timing
 
 Entries = dict[str, Callable[[list[Any]], object]]
@@ -138,6 +138,10 @@ class _ZerosEngine:
     def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
         """Return zeros."""
         return np.zeros((*inputs["input_ids"].shape, 2), dtype=np.float32)
+
+    def survivors(self, inputs: Inputs, lengths: LengthConfig) -> tuple[NDArray[np.float32], Kept]:
+        """Return zeros and no layers."""
+        return self.logits(inputs, lengths), {}
 
 
 def _name(card: Card, point: Point) -> str:

@@ -19,7 +19,7 @@ from quala.export.served import make_servable
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig, constant_drop
 from quala.runtime.card import FILE, Card, Point
-from quala.runtime.engine import GRAPH, Facts, open_engine
+from quala.runtime.engine import GRAPH, open_engine
 from quala.runtime.hardware import processor
 from quala.runtime.latency_model import time_cases
 
@@ -185,8 +185,8 @@ def ladder(model: LengthAdaptiveModel, longest: int) -> list[Point]:
 
 def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card:
     """Time every point at several input lengths."""
-    facts = Facts.of(card.arch, card.sequence_length)
-    engine = open_engine(settings.runtime, graph, facts, threads=settings.threads)
+    full = card.full.lengths
+    engine = open_engine(settings.runtime, graph, full, threads=settings.threads)
     longest = card.sequence_length
     counts = sorted({count for count in TOKENS if count < longest} | {longest})
     cases = [(point.lengths, count) for point in card.front for count in counts]

@@ -24,7 +24,7 @@ from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply
-from quala.runtime.engine import Engine, GraphEngine, Inputs, open_export
+from quala.runtime.engine import Engine, Inputs, Kept, open_export
 from quala.runtime.pretrained import shipped
 from quala.runtime.timing import interleaved, synthetic_inputs
 
@@ -169,8 +169,8 @@ class QuestionAnswerer:
         watched = {row for row, job in owner.items() if job.query.survivors}
         for rows in equal_lengths(features.lengths, MOST_ROWS, sorted(owner)):
             arrays = features.arrays(rows)
-            kept: dict[int, list[list[int]]] = {}
-            if watched.intersection(rows) and isinstance(self.engine, GraphEngine):
+            kept: Kept = {}
+            if watched.intersection(rows):
                 logits, kept = self.engine.survivors(arrays, lengths)
             else:
                 logits = self.engine.logits(arrays, lengths)

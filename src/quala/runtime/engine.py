@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock, local
@@ -24,7 +23,6 @@ from quala.onnx_builder import OUTPUT
 from quala.runtime.hardware import processor, saturates
 
 if TYPE_CHECKING:
-    from quala.cost import Architecture
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.runtime.card import Card
 
@@ -35,7 +33,8 @@ Inputs = Mapping[str, NDArray[np.int64]]
 """input_ids, attention_mask and segment_ids, int64 (B, n)."""
 Arrays = dict[str, NDArray[Any]]
 Compiled = Callable[[Arrays], list[NDArray[Any]]]
-RUNTIMES = ("onnxruntime", "openvino")
+Kept = dict[int, list[list[int]]]
+"""By layer, the places that each row kept, rising; layers that drop nothing are left out."""
 GRAPH = "model.onnx"
 MOST_SHAPES = 16
 """Compiled graphs that one engine keeps. A front has about ten points, each with and without
@@ -52,8 +51,12 @@ class Engine(Protocol):
     def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
         """Return (B, n, 2) for spans, (B, C) otherwise; None drops no token."""
 
+    def survivors(self, inputs: Inputs, lengths: LengthConfig) -> tuple[NDArray[np.float32], Kept]:
+        """Return the logits, and the places that were kept where the engine reports them."""
+        return self.logits(inputs, lengths), {}
 
-class TorchEngine:
+
+class TorchEngine(Engine):
     """Runs a float or integer model with PyTorch, the reference for the other engines.
 
     Inputs are padded to `pad_to` tokens, as published evaluations do; None runs them as they
@@ -97,21 +100,8 @@ def _torch_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """The sizes of a graph that an engine needs."""
-
-    layers: int
-    sequence_length: int
-
-    @classmethod
-    def of(cls, arch: Architecture, sequence_length: int) -> Facts:
-        """Return the sizes of a model's graph."""
-        return cls(arch.layers, sequence_length)
-
-
 class GraphEngine(ABC):
-    """Runs an exported graph.
+    """Runs an exported graph whose lengths without any drop are `full`.
 
     For each set of layers that drop, with and without padding, the graph is cut down and
     compiled at the first such call.
@@ -120,9 +110,9 @@ class GraphEngine(ABC):
     name: str
     fuse = False
 
-    def __init__(self, graph: onnx.ModelProto, facts: Facts, *, threads: int) -> None:
-        self.facts = facts
+    def __init__(self, graph: onnx.ModelProto, full: LengthConfig, *, threads: int) -> None:
         self.threads = threads
+        self._full = full
         self._graph = graph
         self._compiled: OrderedDict[Shape, tuple[Compiled, list[str]]] = OrderedDict()
         self._lock = Lock()
@@ -132,18 +122,11 @@ class GraphEngine(ABC):
         """Return a function from inputs to these outputs."""
 
     def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
-        outputs = self._run(inputs, lengths)
-        return np.asarray(outputs[OUTPUT], dtype=np.float32)
+        return np.asarray(self._run(inputs, lengths)[OUTPUT], dtype=np.float32)
 
-    def survivors(
-        self, inputs: Inputs, lengths: LengthConfig
-    ) -> tuple[NDArray[np.float32], dict[int, list[list[int]]]]:
-        """Return the logits, and by layer the places that each row kept, rising.
-
-        Layers that drop nothing are left out.
-        """
+    def survivors(self, inputs: Inputs, lengths: LengthConfig) -> tuple[NDArray[np.float32], Kept]:
         outputs = self._run(inputs, lengths)
-        kept: dict[int, list[list[int]]] = {}
+        kept: Kept = {}
         for name, places in outputs.items():
             if name.endswith("_positions"):
                 valid = outputs[name.replace("_positions", "_valid")]
@@ -154,13 +137,11 @@ class GraphEngine(ABC):
         return np.asarray(outputs[OUTPUT], dtype=np.float32), kept
 
     def _run(self, inputs: Inputs, lengths: LengthConfig | None) -> Arrays:
-        full = LengthConfig.full(
-            layers=self.facts.layers, sequence_length=self.facts.sequence_length
-        )
-        wanted = lengths or full
-        if len(wanted.lengths) != self.facts.layers:
+        wanted = lengths or self._full
+        layers = len(self._full.lengths)
+        if len(wanted.lengths) != layers:
             raise QualaError(
-                f"Expected {self.facts.layers} lengths, one per layer, got {len(wanted.lengths)}."
+                f"Expected {layers} lengths, one per layer, got {len(wanted.lengths)}."
             )
         drops = frozenset(layer for layer, drop in enumerate(wanted.drops) if drop)
         padded = not bool(inputs["attention_mask"].all())
@@ -197,15 +178,14 @@ def read_graph(folder: Path) -> onnx.ModelProto:
 
 
 def open_engine(
-    runtime: str, graph: onnx.ModelProto, facts: Facts, *, threads: int
+    runtime: str, graph: onnx.ModelProto, full: LengthConfig, *, threads: int
 ) -> GraphEngine:
     """Open an exported graph in a runtime. Raises QualaError for unknown and missing ones."""
+    kinds: dict[str, type[GraphEngine]] = {each.name: each for each in (OrtEngine, OpenVinoEngine)}
+    if runtime not in kinds:
+        raise unknown("runtime", runtime, kinds)
     _warn_of_saturation(graph)
-    if runtime == "onnxruntime":
-        return OrtEngine(graph, facts, threads=threads)
-    if runtime == "openvino":
-        return OpenVinoEngine(graph, facts, threads=threads)
-    raise unknown("runtime", runtime, RUNTIMES)
+    return kinds[runtime](graph, full, threads=threads)
 
 
 def open_model(
@@ -220,13 +200,14 @@ def open_model(
     from quala.graph.encoder import build_graph
 
     graph = build_graph(model, sequence_length=sequence_length)
-    return open_engine(runtime, graph, Facts.of(model.arch, sequence_length), threads=threads)
+    full = LengthConfig.full(layers=model.num_layers, sequence_length=sequence_length)
+    return open_engine(runtime, graph, full, threads=threads)
 
 
 def open_export(folder: Path, card: Card, *, runtime: str, threads: int) -> GraphEngine:
     """Open the graph of an export folder. Raises QualaError as `read_graph` and `open_engine`."""
-    facts = Facts.of(card.arch, card.sequence_length)
-    return open_engine(runtime, read_graph(folder), facts, threads=threads)
+    full = LengthConfig.full(layers=card.arch.layers, sequence_length=card.sequence_length)
+    return open_engine(runtime, read_graph(folder), full, threads=threads)
 
 
 def _warn_of_saturation(graph: onnx.ModelProto) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.lengths import LengthConfig, constant_drop, sample_few_drops
-from quala.runtime.engine import Engine, Facts
+from quala.runtime.engine import Engine
 from quala.runtime.timing import interleaved, synthetic_inputs
 
 Floats = NDArray[np.float64]
@@ -96,13 +96,14 @@ class LatencyModel:
 
 
 def measure_latency_model(
-    engine: Engine, facts: Facts, *, seed: int, repeats: int, timing: Mapping[str, Any]
+    engine: Engine, full: LengthConfig, *, seed: int, repeats: int, timing: Mapping[str, Any]
 ) -> LatencyModel:
     """Time lengths of all kinds at several token counts, and fit the time of each term.
 
+    `full` are the engine's lengths without any drop.
     The fit is by non-negative least squares on relative errors.
     """
-    cases = _cases(facts, seed)
+    cases = _cases(full, seed)
     times = np.array(time_cases(engine, cases, repeats=repeats))
     rows = np.array([terms(lengths, tokens) for lengths, tokens in cases])
     held = np.arange(len(cases)) % HELD_OUT == 0
@@ -144,16 +145,12 @@ def _fit(rows: Floats, times: Floats) -> Floats:
     return found
 
 
-def _cases(facts: Facts, seed: int) -> list[tuple[LengthConfig, int]]:
-    rng = Random(seed)
-    sizes = {"layers": facts.layers, "sequence_length": facts.sequence_length}
-    candidates = [
-        LengthConfig.full(**sizes),
-        *(constant_drop(r, **sizes) for r in (0.1, 0.2, 0.3)),
-    ]
+def _cases(full: LengthConfig, seed: int) -> list[tuple[LengthConfig, int]]:
+    rng, longest = Random(seed), full.sequence_length
+    sizes = {"layers": len(full.lengths), "sequence_length": longest}
+    candidates = [full, *(constant_drop(rate, **sizes) for rate in (0.1, 0.2, 0.3))]
     while len(candidates) < CANDIDATES:
         candidates.append(sample_few_drops(BOUND, rng=rng, skipped=frozenset(), **sizes))
-    longest = facts.sequence_length
     counts = sorted({count for count in TOKENS if count < longest} | {longest})
     chosen = [(one, counts[number % len(counts)]) for number, one in enumerate(candidates * 3)]
-    return chosen + [(candidates[0], count) for count in counts]
+    return chosen + [(full, count) for count in counts]

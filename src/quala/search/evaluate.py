@@ -15,7 +15,6 @@ from torch import Tensor
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.search.result import SearchCandidate
 from quala.search.strategy import EvaluatedLengths
 from quala.search.trie import PrefixCache, TrieWalk
 
@@ -103,10 +102,6 @@ class Evaluator(Protocol):
         ...
 
 
-EvaluatorFactory = Callable[[], Evaluator]
-OnCandidate = Callable[[SearchCandidate], None]
-
-
 Outputs = Mapping[int, Array]
 
 
@@ -118,21 +113,27 @@ class Chunk:
     examples: tuple[int, ...]
 
 
-class Scoring(Protocol):
-    """Turns logits into scores, 0 to 100."""
+@dataclass(frozen=True)
+class TaskScoring:
+    """Scores logits by the primary metric of a task's slice, 0 to 100."""
+
+    data: TaskData
+    part: Slice
 
     @property
     def additive(self) -> bool:
         """Return whether the score is the mean of the examples' scores."""
-        ...
+        return self.data.task.additive
 
-    def examples(self, chunk: Chunk, outputs: Outputs) -> Array:
-        """Return the scores of the chunk's examples from the logits of its features."""
-        ...
+    def examples(self, outputs: Outputs) -> Array:
+        """Return the score of each example, from the logits of all its features."""
+        rows = sorted(outputs)
+        return self.data.example_scores(self.part, [outputs[row] for row in rows], rows)
 
     def total(self, outputs: Outputs) -> float:
         """Return the score from the logits of all features."""
-        ...
+        metrics = self.data.score(self.part, [outputs[row] for row in sorted(outputs)])
+        return float(metrics[self.data.task.metric])
 
 
 @dataclass
@@ -163,7 +164,7 @@ class SharedEvaluator:
         self,
         model: LengthAdaptiveModel,
         chunks: Sequence[Chunk],
-        scoring: Scoring,
+        scoring: TaskScoring,
         cost: Callable[[LengthConfig], float],
         *,
         patience: float | None,
@@ -215,7 +216,7 @@ class SharedEvaluator:
                     outputs[member].update(rows)
         for runner, found in zip(alive, outputs):
             if self._scoring.additive:
-                scores = self._scoring.examples(chunk, found)
+                scores = self._scoring.examples(found)
                 runner.scores = np.concatenate([runner.scores, scores])
             else:
                 runner.outputs.update(found)
@@ -236,22 +237,19 @@ class SharedEvaluator:
             runner.stopped = lost and any(runner.lengths.drops)
 
     def _finish(self, runners: Sequence[_Runner]) -> None:
-        for runner in runners:
-            if not runner.stopped:
-                additive = self._scoring.additive
-                score = runner.scores.mean() if additive else self._scoring.total(runner.outputs)
-                self._record(runner, float(score))
-        for runner in runners:
+        """Record the scores; stopped lengths are the last, because they need the full length's."""
+        for runner in sorted(runners, key=lambda runner: runner.stopped):
             if runner.stopped:
-                self._record(runner, self._estimate(runner))
+                score = self._estimate(runner.scores)
+            elif self._scoring.additive:
+                score = float(runner.scores.mean())
+            else:
+                score = self._scoring.total(runner.outputs)
+            self._known[runner.lengths] = Evaluation(
+                runner.lengths, runner.cost, score, runner.stopped, tuple(runner.scores.tolist())
+            )
 
-    def _record(self, runner: _Runner, score: float) -> None:
-        examples = tuple(runner.scores.tolist())
-        evaluation = Evaluation(runner.lengths, runner.cost, score, runner.stopped, examples)
-        self._known[runner.lengths] = evaluation
-
-    def _estimate(self, runner: _Runner) -> float:
-        seen = runner.scores
+    def _estimate(self, seen: Array) -> float:
         for known in self._known.values():
             if not any(known.lengths.drops):
                 loss = np.array(known.examples[: len(seen)]).mean() - seen.mean()
@@ -296,26 +294,3 @@ def _chunk(part: Slice, examples: list[int], *, batch_size: int, pad_to: int | N
         for start in range(0, len(rows), batch_size)
     ]
     return Chunk(tuple(batches), tuple(examples))
-
-
-@dataclass(frozen=True)
-class TaskScoring:
-    """Scores by the primary metric of a task's slice."""
-
-    data: TaskData
-    part: Slice
-
-    @property
-    def additive(self) -> bool:
-        """Return whether the metric is a mean over examples."""
-        return self.data.task.additive
-
-    def examples(self, chunk: Chunk, outputs: Outputs) -> Array:
-        """Return the metric of each example of the chunk."""
-        rows = sorted(outputs)
-        return self.data.example_scores(self.part, [outputs[row] for row in rows], rows)
-
-    def total(self, outputs: Outputs) -> float:
-        """Return the metric over the slice."""
-        metrics = self.data.score(self.part, [outputs[row] for row in sorted(outputs)])
-        return float(metrics[self.data.task.metric])

@@ -40,18 +40,23 @@ class Space:
             raise QualaError(f"`lower` must have {self.layers} lengths, got `{self.lower}`.")
 
     @property
+    def names(self) -> list[str]:
+        """Return the parameters of an Optuna trial, `length_1` to `length_L`."""
+        return [f"length_{layer}" for layer in range(1, self.layers + 1)]
+
+    @property
     def smallest(self) -> int:
         """Return the smallest length on the grid."""
         return self.sequence_length - (self.sequence_length - self.floor) // self.step * self.step
 
     @property
     def full(self) -> LengthConfig:
-        """Return the lengths that drop nothing (the published upper gene)."""
+        """Return the lengths that drop nothing (the upper gene of LAT)."""
         return LengthConfig.full(layers=self.layers, sequence_length=self.sequence_length)
 
     @property
     def lowest(self) -> LengthConfig:
-        """Return the cheapest lengths to consider (the published lower gene)."""
+        """Return the cheapest lengths to consider (the lower gene of LAT)."""
         if self.lower is None:
             return self.repair([self.smallest] * self.layers)
         return self.repair(self.lower.lengths)
@@ -71,26 +76,21 @@ class Space:
         return self.repair(sorted(lengths, reverse=True))
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """Return one Optuna distribution per layer, `length_1` to `length_L`."""
+        """Return the Optuna distribution of each parameter."""
         from optuna.distributions import IntDistribution
 
-        return {
-            f"length_{layer}": IntDistribution(
-                low=self.smallest, high=self.sequence_length, step=self.step
-            )
-            for layer in range(1, self.layers + 1)
-        }
+        grid = IntDistribution(low=self.smallest, high=self.sequence_length, step=self.step)
+        return dict.fromkeys(self.names, grid)
 
     def to_params(self, lengths: LengthConfig) -> dict[str, int]:
         """Return the parameters of an Optuna trial."""
-        return {f"length_{layer}": value for layer, value in enumerate(lengths.lengths, start=1)}
+        return dict(zip(self.names, lengths.lengths, strict=True))
 
     def from_params(self, params: Mapping[str, Any]) -> LengthConfig | None:
         """Read a trial's parameters; None while the trial has not written all of them."""
-        names = [f"length_{layer}" for layer in range(1, self.layers + 1)]
-        if any(name not in params for name in names):
+        if any(name not in params for name in self.names):
             return None
-        return LengthConfig(tuple(int(params[name]) for name in names), self.sequence_length)
+        return LengthConfig(tuple(int(params[name]) for name in self.names), self.sequence_length)
 
 
 _BISECTIONS = 60

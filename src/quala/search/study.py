@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, astuple, dataclass, field, fields
 from multiprocessing import get_context
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -20,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.process import Process
-from quala.search.evaluate import Evaluation, Evaluator, EvaluatorFactory, OnCandidate
+from quala.search.evaluate import Evaluation, Evaluator
 from quala.search.published import MUTATION_PROBABILITY
 from quala.search.result import SearchCandidate, SearchResult
 from quala.search.sampler import (
@@ -106,14 +105,12 @@ _POLL_SECONDS = 0.05
 """Between two looks at the journal for the work of others; chosen by hand."""
 
 Asked = tuple[optuna.Trial, LengthConfig]
+OnCandidate = Callable[[SearchCandidate], None]
 
 
 @dataclass
 class StudyWorker:
-    """Works on a study until `target` lengths are scored.
-
-    Leaving the `with` block by an exception gives unfinished trials back to the study.
-    """
+    """Works on a study until `target` lengths are scored."""
 
     study: optuna.Study
     space: Space
@@ -123,28 +120,19 @@ class StudyWorker:
     _recalled: set[int] = field(default_factory=set)
     _exhausted_at: int = -1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            mine = list(astuple(Process.this()))
-            self._give_back(lambda trial: trial.user_attrs.get(WORKER) == mine)
-
     def run(self, evaluator: Evaluator, on_candidate: OnCandidate | None) -> None:
-        """Score batch after batch until the search ends."""
-        while batch := self._ask():
-            self._recall(evaluator)
-            found = evaluator.evaluate([lengths for _, lengths in batch])
-            for (trial, _), evaluation in zip(batch, found, strict=True):
-                candidate = self._tell(trial, evaluation)
-                if on_candidate:
-                    on_candidate(candidate)
+        """Score batch after batch until the search ends; give back what was not scored."""
+        mine = list(astuple(Process.this()))
+        try:
+            while batch := self._ask():
+                self._recall(evaluator)
+                found = evaluator.evaluate([lengths for _, lengths in batch])
+                for (trial, _), evaluation in zip(batch, found, strict=True):
+                    candidate = self._tell(trial, evaluation)
+                    if on_candidate:
+                        on_candidate(candidate)
+        finally:
+            self._give_back(lambda trial: trial.user_attrs.get(WORKER) == mine)
 
     def candidates(self) -> list[SearchCandidate]:
         """Return what was scored, in the order of the slots."""
@@ -167,7 +155,7 @@ class StudyWorker:
             time.sleep(_POLL_SECONDS)
 
     def _ask_batch(self) -> list[Asked]:
-        share = -(-(self.settings.generation_size) // self.settings.workers)
+        share = -(-self.settings.generation_size // self.settings.workers)
         batch: list[Asked] = []
         while (len(batch) < share or self.settings.workers == 1) and self._ready():
             trial = self.study.ask(self.space.distributions())
@@ -228,8 +216,7 @@ class StudyWorker:
 
     def _evaluation(self, trial: FrozenTrial) -> Evaluation:
         lengths = LengthConfig(
-            tuple(int(trial.params[name]) for name in self.space.distributions()),
-            self.space.sequence_length,
+            tuple(int(trial.params[name]) for name in self.space.names), self.space.sequence_length
         )
         score, cost = trial.values
         attributes = trial.user_attrs
@@ -293,7 +280,7 @@ def run_search(
 
 
 def run_workers(
-    factory: EvaluatorFactory,
+    factory: Callable[[], Evaluator],
     space: Space,
     settings: SearchSettings,
     storage_path: Path,
@@ -322,7 +309,7 @@ def run_workers(
 
 
 def worker(
-    factory: EvaluatorFactory, space: Space, settings: SearchSettings, storage_path: Path
+    factory: Callable[[], Evaluator], space: Space, settings: SearchSettings, storage_path: Path
 ) -> None:
     """Join the search in a folder, also from another machine on the same disk, until it ends."""
     _work(factory(), space, settings, storage_path, None)
@@ -340,8 +327,7 @@ def _work(
     study = open_study(Path(storage_path), sampler, identity=identity_of(space, settings))
     worker = StudyWorker(study, space, settings, sampler, settings.evaluations(strategy))
     if _FINISHED not in study.user_attrs:
-        with worker:
-            worker.run(evaluator, on_candidate)
+        worker.run(evaluator, on_candidate)
         study.set_user_attr(_FINISHED, True)
     return SearchResult(
         tuple(worker.candidates()),

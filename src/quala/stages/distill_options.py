@@ -12,7 +12,7 @@ from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.errors import QualaError
 from quala.plugins import LOSSES
-from quala.stage import check_ranges, ranged
+from quala.ranges import check_ranges, ranged
 from quala.stages.options import QuantizedConfig, Semantics, check_ranking
 
 
@@ -40,13 +40,11 @@ class CacheConfig:
     """Hidden states in float32 instead of float16."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, prefix="cache.")
+        check_ranges(self)
         if self.states is not None and not self.states:
-            raise QualaError("`cache.states` must name a hidden state, got an empty list.")
+            raise QualaError("`states` must name a hidden state, got an empty list.")
         if self.states is not None and self.depth is not None:
-            raise QualaError(
-                f"`cache` takes `depth` or `states`, got {self.depth} and {self.states}."
-            )
+            raise QualaError(f"Give `depth` or `states`, got {self.depth} and {self.states}.")
 
 
 @dataclass(frozen=True)

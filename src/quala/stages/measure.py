@@ -52,6 +52,8 @@ def random_model(name: str, task: Task) -> LengthAdaptiveModel:
 
 
 FULL = "full"
+Points = dict[LengthConfig | None, Role]
+"""The lengths that a model is measured at (None: full length), and the roles of their rows."""
 Outputs = list[list[np.ndarray]]
 Logits = Iterator[tuple[Sequence[int], np.ndarray]]
 """The points that agree on the logits of a batch, and these logits."""
@@ -59,19 +61,17 @@ Logits = Iterator[tuple[Sequence[int], np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class MeasuredModel:
-    """A model that gives one row for each of its length configurations (None: full length)."""
+    """A model that gives one row for each of its points."""
 
     name: str
     opened: Checkpoint
-    points: tuple[LengthConfig | None, ...]
-    roles: tuple[Role, ...]
+    points: Points
     size_bytes: int
     scored: bool = True
 
-    @property
-    def precision(self) -> str:
-        """Precision of the weights, as the row names it."""
-        return self.opened.precision
+    def row_name(self, point: LengthConfig | None) -> str:
+        """Return the name of the row of a point."""
+        return f"{self.name} {name_of(point)}"
 
 
 class Scores:
@@ -102,7 +102,7 @@ class Scores:
         found = {}
         for point, values in zip(measured.points, outputs, strict=True):
             found[name_of(point)], predictions = data.judge(data.test, values)
-            name = f"{measured.name} {name_of(point)}".replace(" ", "_").replace(",", "-")
+            name = measured.row_name(point).replace(" ", "_").replace(",", "-")
             answers = json.dumps(predictions)
             (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
         self._known[measured.name] = found
@@ -201,48 +201,36 @@ def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[MeasuredModel]:
     integer = load_with_data(inputs["model"], inputs["data"])
-    data = integer.data
-    points, roles = _front(config, found)
+    points: Points = {} if found is None else _front(config, found)
     models = []
     first: Role = "baseline"
     if config.reference is not None:
-        model = random_model(config.reference, data.task)
+        model = random_model(config.reference, integer.data.task)
         opened = replace(integer, model=model)
         size = size_bytes(model.arch, "fp32")
         name = f"{config.reference}, random weights"
-        models.append(MeasuredModel(name, opened, (None,), (first,), size, scored=False))
+        models.append(MeasuredModel(name, opened, {None: first}, size, scored=False))
         first = "full"
-    shorter = [point for point, role in zip(points, roles) if config.supernet in ("front", role)]
-    beside: Role = "supernet"
-    for name, key, lengths, each in (
-        (FINE_TUNED, "baseline", (None,), (first,)),
-        (SUPERNET, "supernet", (None, *shorter), ("full", *[beside] * len(shorter))),
+    baseline: Points = {None: first}
+    supernet: Points = {None: "full"}
+    for point, role in points.items():
+        if config.supernet in ("front", role):
+            supernet[point] = "supernet"
+    for name, key, each in (
+        (FINE_TUNED, "baseline", baseline),
+        (SUPERNET, "supernet", supernet),
     ):
-        if key not in inputs:
-            continue
-        opened = load_with_data(inputs[key], inputs["data"])
-        size = size_bytes(opened.model.arch, "fp32")
-        models.append(MeasuredModel(name, opened, lengths, each, size))
+        if key in inputs:
+            opened = load_with_data(inputs[key], inputs["data"])
+            size = size_bytes(opened.model.arch, "fp32")
+            models.append(MeasuredModel(name, opened, each, size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
-    name = config.name or "model"
-    models.append(MeasuredModel(name, integer, (None, *points), ("full", *roles), stored))
+    models.append(MeasuredModel(config.name or "model", integer, {None: "full", **points}, stored))
     return models
 
 
-def _front(
-    config: MeasureConfig, found: SearchResult | None
-) -> tuple[tuple[LengthConfig, ...], tuple[Role, ...]]:
-    """Return the lengths to measure beside the full length, and their roles."""
-    if found is None:
-        return (), ()
-    points, chosen = _front_points(config, found)
-    return points, tuple("chosen" if point == chosen else "front" for point in points)
-
-
-def _front_points(
-    config: MeasureConfig, found: SearchResult
-) -> tuple[tuple[LengthConfig, ...], LengthConfig]:
-    """Return points spread evenly over the front, dearest first, and the chosen one among them.
+def _front(config: MeasureConfig, found: SearchResult) -> Points:
+    """Return points spread evenly over the front, dearest first, the chosen one among them.
 
     The choice is made by the search slice's scores, so that the test set decides nothing.
     """
@@ -258,7 +246,11 @@ def _front_points(
     # the chosen point takes the place of its nearest neighbor
     places[np.abs(places - lengths.index(chosen)).argmin()] = lengths.index(chosen)
     kept = {lengths[int(place)] for place in places}
-    return tuple(point for point in reversed(lengths) if point in kept), chosen
+    return {
+        point: "chosen" if point == chosen else "front"
+        for point in reversed(lengths)
+        if point in kept
+    }
 
 
 def _latency(
@@ -269,7 +261,7 @@ def _latency(
 ) -> dict[str, Latency]:
     """Time one input at a time, the same inputs for every row."""
     calls = {
-        f"{measured.name} {name_of(point)}": [
+        measured.row_name(point): [
             partial(engines[measured.name].logits, inputs, point)
             for inputs in _timed_inputs(measured, config)
         ]
@@ -301,7 +293,7 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
     full = LengthConfig.full(layers=arch.layers, sequence_length=longest)
     bits, (parameters, nonzero) = bits_of(opened.model), weight_counts(opened.model.hf)
     rows = []
-    for point, role in zip(measured.points, measured.roles, strict=True):
+    for point, role in measured.points.items():
         lengths = point or full
         found = scores.of(measured, point)
         padded = macs(arch, lengths.lengths, longest)
@@ -309,7 +301,7 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
         rows.append(
             Row(
                 model=measured.name,
-                precision=measured.precision,
+                precision=opened.precision,
                 size_bytes=measured.size_bytes,
                 tokens="full" if point is None else str(point),
                 macs_padded=padded,
@@ -319,7 +311,7 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
                 score=found.get(metric),
                 exact_match=found.get("exact_match"),
                 metric=metric,
-                latency_ms=latency[f"{measured.name} {name_of(point)}"],
+                latency_ms=latency[measured.row_name(point)],
                 bits=bits,
                 parameters=parameters,
                 nonzero=nonzero,

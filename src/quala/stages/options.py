@@ -9,8 +9,9 @@ from typing import Literal, get_args
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError, unknown
 from quala.plugins import SIGNIFICANCE
+from quala.ranges import ranged
 from quala.search.strategy import SearchSettings
-from quala.stage import StageConfig, ranged
+from quala.stage import StageConfig
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -181,8 +182,7 @@ class SearchConfig(SearchSettings, StageConfig):
     cache_mebibytes: int = ranged(2048, identity=False, at_least=0)
 
     def __post_init__(self) -> None:
-        StageConfig.__post_init__(self)
-        SearchSettings.__post_init__(self)
+        super().__post_init__()
         if self.cost == "latency" and self.runtime == "torch":
             raise QualaError(
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "

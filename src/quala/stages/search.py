@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, constant_drop
 from quala.report.figure import draw_history
-from quala.runtime.engine import Engine, Facts, open_model
+from quala.runtime.engine import Engine, open_model
 from quala.runtime.hardware import processor
 from quala.runtime.latency_model import LatencyModel, measure_latency_model, time_cases
 from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
@@ -42,39 +41,56 @@ INPUTS = 12
 """Inputs, evenly spaced in length, on which each point of the front is timed; chosen by hand."""
 
 
-def token_counts(opened: Checkpoint) -> list[int]:
+def searched_tokens(opened: Checkpoint) -> list[int]:
     """Return the tokens of the search slice's inputs, over which costs are averaged."""
     features = opened.data.search.features
     counts: list[int] = features.lengths.tolist()
     return counts if opened.pad_to is None else [opened.pad_to] * len(counts)
 
 
+@dataclass(frozen=True)
 class Clock:
-    """Measures the exported model before a search, and its front afterwards."""
+    """The exported model, timed before a search and again for its front."""
 
-    def __init__(self, config: SearchConfig, opened: Checkpoint) -> None:
-        self._config = config
-        self._opened = opened
+    engine: Engine
+    model: LatencyModel
 
-    def model(self, scratch: Path) -> LatencyModel:
-        """Return the latency model; a resumed search keeps the one that it began with."""
+    @classmethod
+    def start(cls, config: SearchConfig, opened: Checkpoint, scratch: Path) -> Clock:
+        """Open the model and time it; a resumed search keeps the times that it began with."""
+        layers, longest = opened.model.num_layers, opened.data.spec.max_length
+        engine = open_model(
+            config.runtime, opened.model, sequence_length=longest, threads=config.threads
+        )
         file = scratch / FILE
         if not file.exists():
-            write_whole(file, self._measured().to_json())
-        return LatencyModel.from_json(file.read_text(encoding="utf-8"))
+            timing = {
+                "runtime": config.runtime,
+                "threads": config.threads,
+                "precision": opened.precision,
+                "batch": 1,
+                "processor": processor(),
+            }
+            full = LengthConfig.full(layers=layers, sequence_length=longest)
+            model = measure_latency_model(
+                engine, full, seed=config.seed, repeats=REPEATS, timing=timing
+            )
+            write_whole(file, model.to_json())
+        return cls(engine, LatencyModel.from_json(file.read_text(encoding="utf-8")))
 
-    def verify(self, result: SearchResult, model: LatencyModel, output: Path) -> dict[str, float]:
-        """Time the front on inputs of the slice; write latency.json and return the errors."""
-        counts = np.quantile(
-            token_counts(self._opened), np.linspace(0.04, 0.96, INPUTS), method="nearest"
-        ).tolist()
+    def verify(
+        self, result: SearchResult, tokens: Sequence[int], output: Path
+    ) -> dict[str, float]:
+        """Time the front at quantiles of `tokens`; write latency.json and return the errors."""
+        places = np.linspace(0.04, 0.96, INPUTS)
+        counts = np.quantile(tokens, places, method="nearest").tolist()
         cases = [(point.lengths, count) for point in result.front for count in counts]
-        times = iter(time_cases(self._engine, cases, repeats=REPEATS))
+        times = iter(time_cases(self.engine, cases, repeats=REPEATS))
         points: list[dict[str, object]] = []
         errors = []
         for point in result.front:
             measured = statistics.mean(next(times) for _ in counts)
-            predicted = model.mean(point.lengths, counts)
+            predicted = self.model.mean(point.lengths, counts)
             errors.append(predicted / measured - 1)
             points.append(
                 {
@@ -85,31 +101,9 @@ class Clock:
                 }
             )
         error = statistics.median(map(abs, errors))
-        facts = {"model": json.loads(model.to_json()), "front": points, "error_median": error}
+        facts = {"model": json.loads(self.model.to_json()), "front": points, "error_median": error}
         (output / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        return {"search/latency_error_median": error, "search/latency_fit_error": model.error}
-
-    @cached_property
-    def _engine(self) -> Engine:
-        return open_model(
-            self._config.runtime,
-            self._opened.model,
-            sequence_length=self._opened.data.spec.max_length,
-            threads=self._config.threads,
-        )
-
-    def _measured(self) -> LatencyModel:
-        timing = {
-            "runtime": self._config.runtime,
-            "threads": self._config.threads,
-            "precision": self._opened.precision,
-            "batch": 1,
-            "processor": processor(),
-        }
-        facts = Facts.of(self._opened.model.arch, self._opened.data.spec.max_length)
-        return measure_latency_model(
-            self._engine, facts, seed=self._config.seed, repeats=REPEATS, timing=timing
-        )
+        return {"search/latency_error_median": error, "search/latency_fit_error": self.model.error}
 
 
 RESULT = "search.json"
@@ -161,7 +155,7 @@ class EvaluatorFactory:
         """Return the slice's mean cost, in milliseconds where there is a latency model."""
         if self.latency is None:
             return macs_cost(opened, lengths)
-        return self.latency.mean(lengths, token_counts(opened))
+        return self.latency.mean(lengths, searched_tokens(opened))
 
 
 def run(
@@ -169,10 +163,12 @@ def run(
 ) -> dict[str, float]:
     """Search the lengths of `model`; the output is search.json, the study and a figure."""
     opened = load_with_data(inputs["model"], inputs["data"])
-    clock = Clock(config, opened) if config.cost == "latency" else None
-    latency = clock.model(context.scratch) if clock else None
+    clock = Clock.start(config, opened, context.scratch) if config.cost == "latency" else None
+    latency = clock.model if clock else None
     factory = EvaluatorFactory(inputs["model"], inputs["data"], config, latency)
-    space = _space(config, opened)
+    layers, longest = opened.model.num_layers, opened.data.spec.max_length
+    lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
+    space = Space(layers, longest, step=config.step, lower=lower)
     metric = opened.data.task.metric
     folder = context.scratch / "study"
 
@@ -205,7 +201,7 @@ def run(
     (context.output / RESULT).write_text(result.to_json() + "\n", encoding="utf-8")
     shutil.copytree(folder, context.output / "study")
     draw_history(result, context.output / "history.png", metric=metric)
-    verified = clock.verify(result, latency, context.output) if clock and latency else {}
+    verified = clock.verify(result, searched_tokens(opened), context.output) if clock else {}
     return verified | {
         "search/hypervolume": result.hypervolume,
         "search/candidates": float(len(result.candidates)),
@@ -219,16 +215,14 @@ def read_result(folder: Path) -> SearchResult:
     return SearchResult.from_json((folder / RESULT).read_text(encoding="utf-8"))
 
 
-def _space(config: SearchConfig, opened: Checkpoint) -> Space:
-    layers, longest = opened.model.num_layers, opened.data.spec.max_length
-    lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
-    return Space(layers=layers, sequence_length=longest, step=config.step, lower=lower)
-
-
 def _as_run(found: SearchCandidate, metric: str) -> Candidate:
+    if found.gmacs is None:
+        costs = {"gmacs": found.cost}
+    else:
+        costs = {"gmacs": found.gmacs, "latency_ms": found.cost}
     return Candidate(
         name=str(found.lengths),
-        metrics=_figures(found, metric),
+        metrics={metric: found.score, "examples": float(found.examples), **costs},
         params={"lengths": str(found.lengths)},
         tags={
             "generation": str(found.generation),
@@ -236,10 +230,3 @@ def _as_run(found: SearchCandidate, metric: str) -> Candidate:
             "stopped_early": json.dumps(found.stopped_early),
         },
     )
-
-
-def _figures(found: SearchCandidate, metric: str) -> dict[str, float]:
-    figures = {metric: found.score, "examples": float(found.examples)}
-    if found.gmacs is None:
-        return figures | {"gmacs": found.cost}
-    return figures | {"gmacs": found.gmacs, "latency_ms": found.cost}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -90,9 +91,12 @@ def settings(values: Mapping[str, Any], stages: Mapping[str, type[StageConfig]])
     _only_known(values["stage"], stages)
     return Settings(
         workflow=values["workflow"],
-        data=build(DataSpec, values["data"]),
+        data=build(DataSpec, values["data"], "data"),
         model=dict(values["model"]),
-        stages={name: build(stages[name], values["stage"][name]) for name in stages},
+        stages={
+            name: build(config, values["stage"][name], f"stage.{name}")
+            for name, config in stages.items()
+        },
         flow=build(FlowConfig, values["flow"]),
         tracking=build(TrackingConfig, values["tracking"]),
         seed=values["seed"],
@@ -112,12 +116,21 @@ def schema(config: type[Any]) -> type[Any]:
     )
 
 
-def build(config: type[Any], values: Mapping[str, Any]) -> Any:
-    """Return `config` made from plain values, the reverse of `schema`."""
+def build(config: type[Any], values: Mapping[str, Any], path: str = "") -> Any:
+    """Return `config` made from plain values, the reverse of `schema`.
+
+    Raises QualaError for a bad value; the message names its option as Hydra does, from `path` on.
+    """
     hints = get_type_hints(config)
+    prefix = f"{path}." if path else ""
     fields = [item.name for item in _init_fields(config)]
     _only_known(values, fields)
-    return config(**{name: _value(hints[name], values[name], name) for name in fields})
+    made = {name: _value(hints[name], values[name], prefix + name) for name in fields}
+    try:
+        return config(**made)
+    except QualaError as error:
+        named = re.sub(rf"`({'|'.join(fields)})\b", rf"`{prefix}\1", str(error))
+        raise QualaError(named if prefix in named else f"`{path}`: {named}") from error
 
 
 def _only_known(values: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -170,7 +183,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if value is None:
         return None
     if dataclasses.is_dataclass(hint):
-        return build(hint, value)  # type: ignore[arg-type]
+        return build(hint, value, name)  # type: ignore[arg-type]
     if origin is Literal:
         if value not in arguments:
             raise unknown(f"value of `{name}`", value, map(str, arguments))
