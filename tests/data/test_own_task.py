@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoModel
 
 from quala.checkpoint import load_checkpoint, load_with_data, predict, score_slice
-from quala.compress.losses import soft_loss
+from quala.compress.losses import divergence
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.export.folder import ExportSettings, ladder, write_export
@@ -73,7 +73,7 @@ def test_the_losses_are_binary(topics: DataSpec, tiny_checkpoint: Path) -> None:
     loss = task.loss(logits, {"labels": labels, "attention_mask": mask})  # type: ignore[typeddict-item]
     expected = functional.binary_cross_entropy_with_logits(logits, labels.float())
     torch.testing.assert_close(loss, expected)
-    soft = partial(soft_loss, temperature=2.0, direction="forward")
+    soft = partial(divergence, temperature=2.0, direction="forward")
     assert float(task.soft_loss(logits, logits, mask, soft)) == pytest.approx(0, abs=1e-6)
 
 
