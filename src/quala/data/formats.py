@@ -34,7 +34,7 @@ class DataFormat(ABC):
         return None
 
     def title(self, subset: str | None) -> str:
-        """Return the name of the data in papers and tables, such as `SQuAD 1.1` or `MRPC`."""
+        """Return the name of the data in papers, such as `SQuAD 1.1` or `MRPC`."""
         return subset or type(self).__name__
 
     @abstractmethod
