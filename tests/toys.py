@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from quala.data.task import Classes, Span, Task, Value
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.selection import restore
+from quala.models.selection import Drop, restore
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
@@ -116,3 +116,12 @@ def restored_hidden(
         if len(state.drops) > len(drops):
             drops.append(replace(state.drops[-1], values=attended.inputs))
     return restore(state.hidden, drops)
+
+
+def survivors(drops: Sequence[Drop]) -> Tensor:
+    """Return the input positions (B, m) of the tokens left after `drops`, -1 in fillers."""
+    positions = drops[0].index
+    for drop in drops[1:]:
+        positions = positions.gather(1, drop.index)
+    last = drops[-1].valid
+    return positions if last is None else positions.masked_fill(~last, -1)

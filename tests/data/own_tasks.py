@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quala.data.features import ClassificationExample, Example, FeatureSet
+from quala.data.formats import DataFormat
 from quala.data.read import split_rows
 from quala.data.spec import DataSpec
 from quala.data.task import Outcome, Task
@@ -68,14 +69,8 @@ class Topics(Task):
         return 100.0 * (yes == gold).mean(axis=1), chosen
 
 
-class TopicsFormat:
+class TopicsFormat(DataFormat):
     """Rows of `text` and `topics`, names with spaces between them."""
-
-    def check(self, spec: DataSpec) -> None:
-        """Every option fits."""
-
-    def known_task(self, spec: DataSpec) -> None:
-        return None
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         rows = [row for _, row in split_rows(spec, split)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import random
 from functools import partial
@@ -11,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data import own_tasks
 from data.own_tasks import Tags, Topics
+from plugin_package import files_of
 from torch.nn import functional
 from transformers import AutoModel
 
@@ -75,6 +79,17 @@ def test_the_losses_are_binary(topics: DataSpec, tiny_checkpoint: Path) -> None:
     torch.testing.assert_close(loss, expected)
     soft = partial(divergence, temperature=2.0, direction="forward")
     assert float(task.soft_loss(logits, logits, mask, soft)) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_guide_shows_this_task() -> None:
+    shown = classes_of(files_of("add-a-task.md")["quala_topics.py"])
+    tested = classes_of(inspect.getsource(own_tasks).replace("data.own_tasks.", "quala_topics."))
+    assert shown == {name: tested[name] for name in ("TopicsExample", "Topics", "TopicsFormat")}
+
+
+def classes_of(code: str) -> dict[str, str]:
+    classes = (node for node in ast.parse(code).body if isinstance(node, ast.ClassDef))
+    return {node.name: ast.unparse(node) for node in classes}
 
 
 def test_training_learns_it(trained: Path, topics: DataSpec, tiny_checkpoint: Path) -> None:

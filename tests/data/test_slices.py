@@ -1,4 +1,4 @@
-""""""
+"""Slices of a data set, and the fingerprint of its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""""""
+"""Windows of a question and its context, and sentences, as tokens."""
 
 from __future__ import annotations
 

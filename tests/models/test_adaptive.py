@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from toys import restored_hidden
+from toys import restored_hidden, survivors
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, fused_attention, published_attention
-from quala.models.selection import survivors
 
 
 def qkv(tokens: int, width: int) -> tuple[Tensor, Tensor, Tensor]:

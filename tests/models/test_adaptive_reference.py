@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from toys import restored_hidden
+from toys import restored_hidden, survivors
 
 from quala.cost import macs
 from quala.data.task import Classes
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.selection import survivors
 
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]

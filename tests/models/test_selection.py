@@ -11,7 +11,6 @@ from quala.models.selection import (
     restore,
     select_ranked,
     select_sorted,
-    survivors,
 )
 
 SCORES = torch.tensor([[0.1, 0.9, 0.5, 0.7], [0.8, 0.2, 0.3, 0.4]])
@@ -79,17 +78,3 @@ def test_fillers_overwrite_nothing() -> None:
 def test_restore_without_values_is_refused() -> None:
     with pytest.raises(ValueError, match="needs the values"):
         restore(torch.ones(1, 1, 1), (Drop(torch.tensor([[0]]), None, None),))
-
-
-def test_survivors_are_input_positions() -> None:
-    valid = torch.tensor([[True, True], [True, False]])
-    drops = (
-        Drop(torch.tensor([[0, 2, 3], [1, 2, 3]]), None, None),
-        Drop(torch.tensor([[1, 2], [0, 2]]), valid, None),
-    )
-    assert survivors(drops).tolist() == [[2, 3], [1, -1]]
-
-
-def test_survivors_need_a_drop() -> None:
-    with pytest.raises(ValueError, match="at least one drop"):
-        survivors(())

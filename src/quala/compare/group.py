@@ -14,6 +14,7 @@ from quala.compare.published import Claim, Published, published
 from quala.compare.settings import all_differences, labels, natural_order
 from quala.compare.trials import TEACHER, Costs, Place, Trial
 from quala.errors import QualaError
+from quala.plugins import FORMATS
 from quala.report.table import to_frame
 from quala.results import Row
 
@@ -68,8 +69,6 @@ TEACHER_NAME = "fine-tuned teacher"
 KINDS = {"teacher": "", "full": "full length", "chosen": "chosen lengths"}
 UNKNOWN_BITS = {"fp32": "32-32-32", "int8": "8-?-8"}
 """Bits by precision, for older reports without bits: int8 embeddings are 8-bit or float."""
-SQUAD = "SQuAD 1.1"
-GLUE = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,10 +278,10 @@ def _by_place(frame: DataFrame, figure: str) -> dict[Place, Spread]:
 
 def data_name(spec: Mapping[str, Any]) -> str:
     """Return the papers' name of the data of a specification."""
-    if spec["task"] == "squad":
-        return SQUAD
-    subset = str(spec["subset"] or "GLUE")
-    return GLUE.get(subset, subset.upper())
+    try:
+        return str(FORMATS.find(spec["task"]).title(spec["subset"]))
+    except QualaError:  # the format of an old run may not be installed here
+        return str(spec["task"])
 
 
 def _titles(specs: Sequence[Mapping[str, Any]]) -> list[str]:

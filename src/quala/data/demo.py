@@ -1,8 +1,8 @@
-"""The embedded reading-comprehension set: made-up articles, each fact of which is told once.
+"""The embedded reading-comprehension set: made-up articles, in which each fact occurs once.
 
-Every context tells of two to four people or things by the same attributes, so that each answer
-stands among other answers of its type. Train and test share no name. tests/data/demo_generator.py
-wrote the file, and a test compares them.
+Every context describes two to four people or things by the same attributes, so that it holds
+several answers of each type. Train and test share no name. tests/data/demo_generator.py wrote the
+file, and a test compares them.
 """
 
 from __future__ import annotations

@@ -164,19 +164,17 @@ class FeatureSet:
         chosen = np.asarray(rows, dtype=np.int64)
         if chosen.size == 0:
             raise QualaError("A batch needs at least one feature, got none.")
-        starts, stops = self.offsets[chosen], self.offsets[chosen + 1]
-        longest = int((stops - starts).max())
+        starts = self.offsets[chosen][:, None]
+        lengths = self.offsets[chosen + 1][:, None] - starts  # (B, 1)
+        longest = int(lengths.max())
         width = longest if pad_to is None else pad_to
         if longest > width:
             raise QualaError(f"`pad_to` must be at least {longest}, the longest row, got {width}.")
-        return self._padded(chosen, (stops - starts)[:, None], width=width)
-
-    def _padded(self, rows: NDArray[np.int64], lengths: Ints, *, width: int) -> Arrays:
         column = np.arange(width)[None, :]
         real = column < lengths  # (B, n)
-        position = np.minimum(self.offsets[rows][:, None] + column, len(self.input_ids) - 1)
+        position = np.minimum(starts + column, len(self.input_ids) - 1)
         ids = np.where(real, self.input_ids[position], self.pad_token_id)
-        second = real & (column >= self.segment_one[rows][:, None])
+        second = real & (column >= self.segment_one[chosen][:, None])
         return {
             "input_ids": ids.astype(np.int64),
             "attention_mask": real.astype(np.int64),

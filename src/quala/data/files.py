@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from quala.errors import QualaError, unknown
 
 Row = Mapping[str, Any]
-SUFFIXES = (".parquet", ".jsonl", ".json", ".tsv", ".csv")
 
 
 class Place(NamedTuple):
@@ -38,17 +37,10 @@ def read_rows(file: Path) -> Rows:
 
     Raises QualaError for empty, truncated or malformed files, with the file and the line.
     """
-    readers = {
-        ".parquet": _parquet,
-        ".jsonl": _json_lines,
-        ".json": _json,
-        ".tsv": _delimited,
-        ".csv": _delimited,
-    }
-    if file.suffix not in readers:
+    if file.suffix not in _READERS:
         raise unknown("data file format", file.suffix or file.name, SUFFIXES)
     empty = True
-    for row in readers[file.suffix](file):
+    for row in _READERS[file.suffix](file):
         empty = False
         yield row
     if empty:
@@ -184,6 +176,16 @@ def _list(value: object, key: str, place: Place) -> list[Any]:
 def _line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
+
+_READERS = {
+    ".parquet": _parquet,
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".tsv": _delimited,
+    ".csv": _delimited,
+}
+SUFFIXES = tuple(_READERS)
+"""In the order in which a folder with several formats is searched."""
 
 _ALIASES = {
     "train": ("train", "training"),

@@ -1,12 +1,13 @@
-"""Kinds of data sets: how each is read and tokenized, and which task it is.
+"""Formats of data sets: how each is read and tokenized, and which task it is for.
 
 A specification is checked by its format, so nothing heavy is imported before data are read.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from quala.data.spec import DEMO, DataSpec
 from quala.errors import QualaError
@@ -21,22 +22,30 @@ if TYPE_CHECKING:
 SPECIAL_TOKENS = 4
 
 
-class DataFormat(Protocol):
-    """One way to write a data set, `data.task` of a configuration."""
+class DataFormat(ABC):
+    """How a data set is written: `data.task` of a configuration names a subclass."""
 
     def check(self, spec: DataSpec) -> None:
-        """Raise QualaError, one sentence, for options that do not fit this kind of data."""
+        """Raise QualaError, one sentence, for options that do not fit this format."""
+        return
 
     def known_task(self, spec: DataSpec) -> Task | None:
         """Return the task where it is known before the data are read, else None."""
+        return None
 
+    def title(self, subset: str | None) -> str:
+        """Return the name of the data in papers, such as `SQuAD 1.1` or `MRPC`."""
+        return subset or type(self).__name__
+
+    @abstractmethod
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         """Read the examples of a split.
 
-        `task` is that of train; train itself is read without, and says which task it is. Raises
-        QualaError when the split is absent, malformed or empty.
+        `task` is that of train. It is None when train itself is read, whose labels may define it.
+        Raises QualaError when the split is absent, malformed or empty.
         """
 
+    @abstractmethod
     def features(
         self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
     ) -> FeatureSet:
@@ -49,8 +58,11 @@ def format_of(spec: DataSpec) -> DataFormat:
     return found
 
 
-class Squad:
+class Squad(DataFormat):
     """Questions about a context with their answers, as SQuAD 1.1 writes them, or the demo set."""
+
+    def title(self, subset: str | None) -> str:
+        return "SQuAD 1.1"
 
     def check(self, spec: DataSpec) -> None:
         window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
@@ -82,17 +94,18 @@ class Squad:
         return qa_features(examples, tokenizer, spec.windows)
 
 
-class Glue:
+class Glue(DataFormat):
     """Sentences or pairs with a class or a number, as GLUE writes them."""
+
+    def title(self, subset: str | None) -> str:
+        names = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
+        return names.get(subset, subset.upper()) if subset else "GLUE"
 
     def check(self, spec: DataSpec) -> None:
         if spec.name == DEMO:
             raise QualaError(f"The demo set is a squad task, got task `{spec.task}`.")
         if spec.name is not None and not spec.subset:
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
-
-    def known_task(self, spec: DataSpec) -> None:
-        return None
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         from quala.data.read import read_glue

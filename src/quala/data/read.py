@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def labeled_task(labels: Sequence[Any], subset: str | None) -> Classes | Value:
     Fractional numbers, or the subset `stsb`, make a regression. Whole numbers from 0 are class
     indices; anything else is a name, and the names are indexed in sorted order.
     """
-    # This module imports torch.
+    # `quala.metrics.glue` imports torch.
     from quala.metrics.glue import task_metrics
 
     numbers = _numbers(labels)
@@ -58,7 +58,7 @@ def with_labels(
 ) -> list[ClassificationExample]:
     """Return the examples with their labels as class indices or values.
 
-    Raises QualaError for a label that the training split does not know.
+    Raises QualaError for a label that is not in the training split.
     """
     if not isinstance(task, Classes):
         values = _numbers(labels)
@@ -88,7 +88,6 @@ def _name(label: Any) -> str:
     return str(int(label)) if label == int(label) else str(label)
 
 
-Placed = Iterable[tuple[Place, Row]]
 _PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
@@ -100,27 +99,29 @@ _SINGLES = ("sentence", "text")
 _LABELS = ("label", "labels", "score")
 
 
-def qa_examples(rows: Placed, *, unanswerable: str) -> list[QAExample]:
-    """Return questions with their answers.
+def read_squad(spec: DataSpec, split: str) -> list[QAExample]:
+    """Read the questions of a split with their answers.
 
-    Raises QualaError, with the place of the row, for missing or mistyped columns, repeated
-    ids, answers that do not stand at `answer_start`, and (unless `unanswerable` is "drop")
-    questions without an answer.
+    Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
+    for missing or mistyped columns, repeated ids, answers that are not at `answer_start`, and
+    (unless `unanswerable` is "drop") questions without an answer.
     """
     examples: list[QAExample] = []
     seen: set[str] = set()
-    for number, (place, row) in enumerate(rows):
+    for number, (place, row) in enumerate(split_rows(spec, split)):
         example = _qa_example(row, place, number=number)
         if example.id in seen:
             raise QualaError(f"{place} repeats the question id `{example.id}`.")
         seen.add(example.id)
         if example.answers:
             examples.append(example)
-        elif unanswerable == "refuse":
+        elif spec.unanswerable == "refuse":
             raise QualaError(
                 f"{place}: question `{example.id}` has no answer, which SQuAD 1.1 does not know; "
                 "`unanswerable: drop` leaves such questions out."
             )
+    if not examples:
+        raise QualaError(f"The split `{split}` of `{spec.path or spec.name}` has no questions.")
     return examples
 
 
@@ -159,15 +160,18 @@ def _answers(row: Row, place: Place) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return tuple(texts), tuple(starts)
 
 
-def classification_rows(rows: Placed) -> tuple[list[ClassificationExample], list[Any]]:
-    """Return unlabeled examples, and their labels as the source writes them.
+def read_glue(
+    spec: DataSpec, split: str, *, task: Task | None = None
+) -> tuple[list[ClassificationExample], Task]:
+    """Read the labeled sentences of a split; without `task` its labels define the task.
 
-    Raises QualaError, with the place of the row, for missing columns and for missing labels.
+    Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
+    for missing columns and missing labels.
     """
     examples: list[ClassificationExample] = []
     labels: list[Any] = []
     columns: tuple[str, ...] = ()
-    for number, (place, row) in enumerate(rows):
+    for number, (place, row) in enumerate(split_rows(spec, split)):
         columns = columns or _text_columns(row, place)
         texts = [_string(row, column, place) for column in columns]
         examples.append(
@@ -176,7 +180,9 @@ def classification_rows(rows: Placed) -> tuple[list[ClassificationExample], list
             )
         )
         labels.append(_label(row, place))
-    return examples, labels
+    if task is None:
+        task = labeled_task(labels, spec.subset)
+    return with_labels(examples, labels, task=task), task
 
 
 def _text_columns(row: Row, place: Place) -> tuple[str, ...]:
@@ -210,9 +216,8 @@ def _label(row: Row, place: Place) -> Any:
 def _string(row: Row, column: str, place: Place) -> str:
     value = row.get(column)
     if not isinstance(value, str):
-        columns: Sequence[str] = list(map(str, row))
-        if column not in row or value is None:
-            raise QualaError(f"{place} has no `{column}`; it has {', '.join(columns)}.")
+        if value is None:
+            raise QualaError(f"{place} has no `{column}`; it has {', '.join(map(str, row))}.")
         raise QualaError(f"{place}: `{column}` must be a string, got {_kind(value)}.")
     return value
 
@@ -221,29 +226,8 @@ def _kind(value: object) -> str:
     return "nothing" if value is None else type(value).__name__
 
 
-def read_squad(spec: DataSpec, split: str) -> list[QAExample]:
-    """Read a split of questions. Raises QualaError when it is absent, malformed or empty."""
-    examples = qa_examples(split_rows(spec, split), unanswerable=spec.unanswerable)
-    if not examples:
-        raise QualaError(f"The split `{split}` of `{spec.path or spec.name}` has no questions.")
-    return examples
-
-
-def read_glue(
-    spec: DataSpec, split: str, *, task: Task | None = None
-) -> tuple[list[ClassificationExample], Task]:
-    """Read a split of labeled sentences; without `task` its own labels say which task it is.
-
-    Raises QualaError when the split is absent, malformed, empty or unlabeled.
-    """
-    examples, labels = classification_rows(split_rows(spec, split))
-    if task is None:
-        task = labeled_task(labels, spec.subset)
-    return with_labels(examples, labels, task=task), task
-
-
 def split_rows(spec: DataSpec, split: str) -> Rows:
-    """Yield the rows of a split: from a file, a folder or the hub."""
+    """Return the rows of a split: from a file, a folder or the hub."""
     if spec.path is None:
         return _loaded(str(spec.name), spec.subset, split=split, revision=spec.revision)
     source = source_path(spec.path, spec.subset)
@@ -252,7 +236,9 @@ def split_rows(spec: DataSpec, split: str) -> Rows:
     files = split_files(source, split)
     if not files and (names_splits(source) or not data_files(source)):
         raise missing_split(source, split)
-    return _chained(files) if files else _loaded(str(source), None, split=split, revision=None)
+    if files:
+        return (row for file in files for row in read_rows(file))
+    return _loaded(str(source), None, split=split, revision=None)
 
 
 def is_single_file(spec: DataSpec) -> bool:
@@ -271,11 +257,6 @@ def source_files(spec: DataSpec) -> list[Path]:
     return [*named[0], *named[1]] if all(named) else data_files(source)
 
 
-def _chained(files: list[Path]) -> Rows:
-    for file in files:
-        yield from read_rows(file)
-
-
 def _loaded(name: str, subset: str | None, *, split: str, revision: str | None) -> Rows:
     # `datasets` takes seconds to import, and local files do not need it.
     from datasets import load_dataset
@@ -286,9 +267,5 @@ def _loaded(name: str, subset: str | None, *, split: str, revision: str | None) 
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise QualaError(f"The split `{split}` of `{name}` does not load: {reason}.") from error
-    return _placed(rows, f"{name} {split}")
-
-
-def _placed(rows: Iterator[Row], source: str) -> Rows:
-    for number, row in enumerate(rows, start=1):
-        yield Place(source, "record", number), row
+    source = f"{name} {split}"
+    return ((Place(source, "record", number), row) for number, row in enumerate(rows, start=1))

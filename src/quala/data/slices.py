@@ -7,15 +7,12 @@ import json
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
 from random import Random
 from typing import TypeVar
 
 from quala.data.features import Example
-from quala.data.formats import format_of
-from quala.data.read import is_single_file, source_files
+from quala.data.read import source_files
 from quala.data.spec import DEMO, DataSpec
-from quala.data.task import Task
 from quala.errors import QualaError
 
 E = TypeVar("E", bound=Example)
@@ -60,77 +57,20 @@ def subsample(examples: Sequence[E], size: int | None, *, seed: int) -> list[E]:
 
 
 def _groups(examples: Sequence[Example], wanted: int) -> dict[Hashable, list[int]]:
-    articles = _by([example.article for example in examples])
-    if len(articles) >= wanted:
-        return articles
-    return _by([example.passage for example in examples])
-
-
-def _by(keys: Sequence[Hashable]) -> dict[Hashable, list[int]]:
+    """Return the rows of each article, or of each passage with fewer than `wanted` articles."""
+    keys = [example.article for example in examples]
+    if len(set(keys)) < wanted:
+        keys = [example.passage for example in examples]
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for row, key in enumerate(keys):
         groups[key].append(row)
     return groups
 
 
-# Both shares are guesses: most of a small data set is trained on.
-SHARE_OF_TRAIN = 5
-SHARE_OF_FILE = 10
-
-
-class Source:
-    """The slices of a specification: search and selection are cut from train, never from test.
-
-    Each of them is at most a fifth of train, so that most of a small data set is trained on.
-    A single file has no splits: a tenth of it, whole articles, becomes its test slice.
-    """
-
-    def __init__(self, spec: DataSpec) -> None:
-        self.spec = spec
-        self._format = format_of(spec)
-
-    @property
-    def task(self) -> Task:
-        """The task; where the format does not define it, the training labels do."""
-        return self._format.known_task(self.spec) or self._train[1]
-
-    def examples(self, name: str) -> list[Example]:
-        """Return the examples of the slice train, search, selection or test."""
-        if name == "test":
-            return subsample(self._test, self.spec.max_test, seed=self.spec.seed)
-        found = self._cut[name]
-        limit = self.spec.max_train if name == "train" else None
-        return subsample(found, limit, seed=self.spec.seed)
-
-    @cached_property
-    def _single(self) -> bool:
-        return is_single_file(self.spec)
-
-    @cached_property
-    def _train(self) -> tuple[list[Example], Task]:
-        return self._format.read(self.spec, self.spec.train_split, None)
-
-    @cached_property
-    def _test(self) -> Sequence[Example]:
-        if self._single:
-            return self._cut["test"]
-        return self._format.read(self.spec, self.spec.test_split, self.task)[0]
-
-    @cached_property
-    def _cut(self) -> dict[str, list[Example]]:
-        train = self._train[0]
-        most = len(train) // SHARE_OF_TRAIN
-        asked = {"search": self.spec.search_size, "selection": self.spec.selection_size}
-        sizes = {name: min(size, most) for name, size in asked.items()}
-        if self._single:
-            sizes = {"test": max(1, len(train) // SHARE_OF_FILE), **sizes}
-        return cut(train, sizes, seed=self.spec.seed)
-
-
 def data_fingerprint(spec: DataSpec) -> str:
     """Return the SHA-256 of everything in a specification that changes training or scores.
 
-    Not `path` counts but the content of its files; for the hub, name and revision.
+    The content of the files at `path` counts, not the path; for the hub, name and revision.
     Raises QualaError when the files do not exist.
     """
     fields = asdict(spec)

@@ -15,7 +15,7 @@ DEMO = "demo"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Windows:
-    """How long contexts are cut, in tokens."""
+    """The windows that long contexts are cut into; sizes in tokens."""
 
     max_length: int
     """Tokens of a window, special tokens and question included."""
@@ -74,16 +74,23 @@ class DataSpec:
     pad_to_max: bool = False
 
     def __post_init__(self) -> None:
-        FORMATS.check(self.task)
+        data_format = FORMATS.find(self.task)
         if self.unanswerable not in get_args(Unanswerable):
             raise unknown("`unanswerable` choice", self.unanswerable, get_args(Unanswerable))
-        self._check_source()
+        if (self.path is None) == (self.name is None):
+            raise QualaError(
+                f"Data comes from either `path` or `name`, got path={self.path}, name={self.name}."
+            )
+        if self.train_split == self.test_split:
+            raise QualaError(
+                f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
+            )
         check_ranges(self)
-        FORMATS.find(self.task).check(self)
+        data_format.check(self)
 
     @property
     def windows(self) -> Windows:
-        """How long contexts are cut."""
+        """The windows that long contexts are cut into."""
         return Windows(
             max_length=self.max_length,
             doc_stride=self.doc_stride,
@@ -94,13 +101,3 @@ class DataSpec:
     def decoding(self) -> Decoding:
         """Limits of the answers that are decoded."""
         return Decoding(n_best=self.n_best, max_answer_length=self.max_answer_length)
-
-    def _check_source(self) -> None:
-        if (self.path is None) == (self.name is None):
-            raise QualaError(
-                f"Data comes from either `path` or `name`, got path={self.path}, name={self.name}."
-            )
-        if self.train_split == self.test_split:
-            raise QualaError(
-                f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
-            )

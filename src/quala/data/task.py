@@ -285,7 +285,7 @@ def _scored(
     predicted: NDArray[Any],
     gold: NDArray[Any],
 ) -> tuple[dict[str, float], dict[str, str]]:
-    # This module imports torch.
+    # `quala.metrics.glue` imports torch.
     from quala.metrics.glue import compute_metric
 
     scores = {name: compute_metric(name, predicted, gold) for name in metrics}

@@ -12,13 +12,19 @@ from numpy.typing import NDArray
 
 from quala.data.features import Example, FeatureSet
 from quala.data.formats import format_of
-from quala.data.slices import Source
+from quala.data.read import is_single_file
+from quala.data.slices import cut, subsample
 from quala.data.spec import DataSpec
 from quala.data.task import Outcome, Outputs, Task
 from quala.data.tokenize import FastTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# Both shares are guesses: most of a small data set is trained on.
+SHARE_OF_TRAIN = 5
+SHARE_OF_FILE = 10
 
 
 @dataclass(eq=False)
@@ -38,17 +44,21 @@ class Slice:
 class TaskData:
     """A task and its slices, which are read and tokenized on first use.
 
+    Search and selection are cut from train, never from test, each at most a fifth of it. A single
+    file has no splits: a tenth of it, whole articles, becomes its test slice.
+
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
     """
 
     def __init__(self, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> None:
         self.spec = spec
         self._tokenizer = tokenizer
-        self._source = Source(spec)
+        self._format = format_of(spec)
 
     @cached_property
     def task(self) -> Task:
-        return self._source.task
+        """The task; where the format does not define it, the training labels do."""
+        return self._format.known_task(self.spec) or self._read_train[1]
 
     @cached_property
     def train(self) -> Slice:
@@ -65,6 +75,37 @@ class TaskData:
     @cached_property
     def test(self) -> Slice:
         return self._slice("test")
+
+    def _slice(self, name: str) -> Slice:
+        if name == "test" and not self._is_single_file:
+            examples, _ = self._format.read(self.spec, self.spec.test_split, self.task)
+        else:
+            examples = self._cut[name]
+        limit = {"train": self.spec.max_train, "test": self.spec.max_test}.get(name)
+        return Slice(name, subsample(examples, limit, seed=self.spec.seed), self._tokenize)
+
+    @cached_property
+    def _is_single_file(self) -> bool:
+        return is_single_file(self.spec)
+
+    @cached_property
+    def _read_train(self) -> tuple[list[Example], Task]:
+        return self._format.read(self.spec, self.spec.train_split, None)
+
+    @cached_property
+    def _cut(self) -> dict[str, list[Example]]:
+        """The slices of train or, `test` included, of a single file."""
+        train, _ = self._read_train
+        most = len(train) // SHARE_OF_TRAIN
+        asked = {"search": self.spec.search_size, "selection": self.spec.selection_size}
+        sizes = {name: min(size, most) for name, size in asked.items()}
+        if self._is_single_file:
+            sizes = {"test": max(1, len(train) // SHARE_OF_FILE), **sizes}
+        return cut(train, sizes, seed=self.spec.seed)
+
+    def _tokenize(self, examples: list[Example]) -> FeatureSet:
+        tokenizer = FastTokenizer.of(self._tokenizer)
+        return self._format.features(examples, tokenizer, self.spec)
 
     def score(
         self, part: Slice, outputs: Outputs, rows: Sequence[int] | None = None
@@ -91,10 +132,3 @@ class TaskData:
         of the slice. Raises QualaError for regression, whose metric is no mean over examples.
         """
         return self.task.example_scores(Outcome(part.examples, part.features, outputs, rows))
-
-    def _slice(self, name: str) -> Slice:
-        return Slice(name, self._source.examples(name), self._tokenize)
-
-    def _tokenize(self, examples: list[Example]) -> FeatureSet:
-        tokenizer = FastTokenizer.of(self._tokenizer)
-        return format_of(self.spec).features(examples, tokenizer, self.spec)

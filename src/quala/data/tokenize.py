@@ -180,7 +180,17 @@ def qa_features(
         for start, stop in window_ranges(len(pair.context), room, overlap=windows.doc_stride):
             columns.add(pair, start, stop)
     labeled = all(example.answers for example in examples)
-    return _feature_set(columns, tokenizer.pad_token_id, labeled=labeled)
+    input_ids, offsets = _flat(columns.ids)
+    return FeatureSet(
+        input_ids=input_ids,
+        offsets=offsets,
+        segment_one=np.asarray(columns.segment_one, dtype=np.int32),
+        example=np.asarray(columns.example, dtype=np.int32),
+        pad_token_id=tokenizer.pad_token_id,
+        labels=np.asarray(columns.labels, np.int64).reshape(-1, 2) if labeled else None,
+        char_spans=np.concatenate([np.empty((0, 2), np.int32), *columns.spans]),
+        context_range=np.asarray(columns.context_range, dtype=np.int32).reshape(-1, 2),
+    )
 
 
 def _pairs(
@@ -215,18 +225,11 @@ def _answer_tokens(example: QAExample, spans: Ids) -> tuple[int, int]:
     return (first, last) if first <= last else (-1, -1)
 
 
-def _feature_set(columns: _Columns, pad_token_id: int, *, labeled: bool) -> FeatureSet:
-    lengths = [len(ids) for ids in columns.ids]
-    return FeatureSet(
-        input_ids=np.concatenate([np.empty(0, np.int32), *columns.ids]),
-        offsets=np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int64),
-        segment_one=np.asarray(columns.segment_one, dtype=np.int32),
-        example=np.asarray(columns.example, dtype=np.int32),
-        pad_token_id=pad_token_id,
-        labels=np.asarray(columns.labels, np.int64).reshape(-1, 2) if labeled else None,
-        char_spans=np.concatenate([np.empty((0, 2), np.int32), *columns.spans]),
-        context_range=np.asarray(columns.context_range, dtype=np.int32).reshape(-1, 2),
-    )
+def _flat(ids: Sequence[Ids]) -> tuple[Ids, NDArray[np.int64]]:
+    """Return the ids of all features one after another, (T,), and their offsets, (N + 1,)."""
+    lengths = [len(tokens) for tokens in ids]
+    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int64)
+    return np.concatenate([np.empty(0, np.int32), *ids]), offsets
 
 
 def sentence_features(
@@ -251,10 +254,10 @@ def sentence_features(
         for encoded in tokenizer.backend.encode_batch(part):
             ids.append(np.asarray(encoded.ids, dtype=np.int32))
             segment_one.append(_leading_zeros(encoded.sequence_ids))
-    lengths = [len(tokens) for tokens in ids]
+    input_ids, offsets = _flat(ids)
     return FeatureSet(
-        input_ids=np.concatenate([np.empty(0, np.int32), *ids]),
-        offsets=np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int64),
+        input_ids=input_ids,
+        offsets=offsets,
         segment_one=np.asarray(segment_one, dtype=np.int32),
         example=np.arange(len(examples), dtype=np.int32),
         pad_token_id=tokenizer.pad_token_id,

@@ -9,14 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from quala.errors import QualaError
-from quala.graph.layers import (
-    Part,
-    activation,
-    embedding,
-    layer_norm,
-    linear,
-    linears,
-)
+from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears
 from quala.lengths import MIN_TOKENS
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import Block
@@ -33,32 +26,32 @@ from quala.onnx_builder import (
     GraphBuilder,
 )
 
-LOWEST = -3.0e38
+LOWEST = -3.0e38  # near the lowest float32; minus infinity in all places of a row gives NaN
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Names of what the tokens present carry; `answers` are the logits of those that left."""
+    """Names of the tensors of the tokens present; `answers` are the logits of dropped tokens."""
 
     hidden: str  # (B, m, H)
     positions: str  # (B, m) places in the input
     valid: str  # (B, m) bool
     question: str  # (B, m) bool
-    answers: str  # (B, n + 1, 2), the last place for what must not be written
+    answers: str  # (B, n + 1, K), the last place for fillers, cut off at the end
 
-    @property
-    def kinds(self) -> tuple[int, ...]:
-        """Element types in the order of the fields."""
-        integer, truth = TensorProto.INT64, TensorProto.BOOL
-        return (TensorProto.FLOAT, integer, truth, truth, TensorProto.FLOAT)
+
+# Element types in the order of the fields of `Tokens`.
+KINDS: tuple[int, ...] = (
+    TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.BOOL, TensorProto.FLOAT
+)  # fmt: skip
 
 
 def build_graph(model: LengthAdaptiveModel, *, sequence_length: int) -> onnx.ModelProto:
     """Return the graph of a model in `natural` semantics.
 
     Inputs: input_ids, attention_mask and segment_ids (B, n), and lengths (layers,) on the scale of
-    `sequence_length`, all int64. Output: logits (B, n, 2) for spans, (B, C) otherwise. Where a
-    layer keeps every token nothing is ranked. Raises QualaError for `reference` semantics.
+    `sequence_length`, all int64. Output: logits (B, n, K) for a task with outputs per token, else
+    (B, K). A layer that keeps every token ranks none. Raises QualaError for `reference` semantics.
     """
     if model.semantics != "natural":
         raise QualaError(
@@ -200,7 +193,7 @@ class _Exporter:
             outputs = [f"{name}_{tag}" for name in names]
             for value, output in zip(values, outputs, strict=True):
                 branch.nodes.append(onnx.helper.make_node("Identity", [value], [output]))
-            kinds = dict(zip(outputs, tokens.kinds, strict=True))
+            kinds = dict(zip(outputs, KINDS, strict=True))
             branches.append(branch.proto(f"{tag}_{layer}", kinds))
         node = onnx.helper.make_node(
             "If",
@@ -228,33 +221,23 @@ class _Exporter:
         _, index = g.many("TopK", ranked, width, outputs=2, axis=1)  # best first, (B, m)
         places = g("Range", g.constant(0, np.int64), g("Squeeze", width), g.constant(1, np.int64))
         taken = g("Less", places, kept)  # (B, m): an example that keeps fewer ends in fillers
-        if strategy.needs_text_order:
-            index, taken = self._in_order(g, index, taken, width)
+        if strategy.needs_text_order:  # fillers last
+            beyond = g.constant(np.iinfo(np.int64).max // 2, np.int64)
+            places = g("Where", taken, index, g("Add", index, beyond))
+            places, order = g.many("TopK", places, width, outputs=2, axis=1, largest=0)
+            index = g("GatherElements", index, order, axis=1)
+            taken = g("Less", places, beyond)
         answers = tokens.answers
-        if self.spans:  # those of all tokens present; survivors overwrite theirs later
+        if self.spans:  # those of all tokens present; later writes replace those that are kept
             answers = self._write(g, tokens, self._span(g, inputs))
+        rows = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
         return Tokens(
-            hidden=self._rows(g, tokens.hidden, index),
+            hidden=g("GatherND", tokens.hidden, rows, batch_dims=1),
             positions=g("GatherElements", tokens.positions, index, axis=1),
             valid=taken,
             question=g("And", g("GatherElements", tokens.question, index, axis=1), taken),
             answers=answers,
         )
-
-    def _in_order(self, g: GraphBuilder, index: str, taken: str, width: str) -> tuple[str, str]:
-        """Put the chosen places into the order of the text, fillers last."""
-        beyond = g.constant(np.iinfo(np.int64).max // 2, np.int64)
-        places = g("Where", taken, index, g("Add", index, beyond))
-        places, order = g.many("TopK", places, width, outputs=2, axis=1, largest=0)
-        return (
-            g("GatherElements", index, order, axis=1),
-            g("Less", places, beyond),
-        )
-
-    def _rows(self, g: GraphBuilder, values: str, index: str) -> str:
-        """Gather whole rows of (B, n, H) at (B, m)."""
-        last = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
-        return g("GatherND", values, last, batch_dims=1)
 
     def _span(self, g: GraphBuilder, hidden: str) -> str:
         return linear(g, hidden, self.model.family.span_head(self.model.hf))
@@ -271,13 +254,10 @@ class _Exporter:
     def _finish(self, tokens: Tokens) -> str:
         g = self.g
         if not self.spans:
-            return self._sentence(tokens.hidden)
+            head = self.model.family.sentence_head(self.model.hf)
+            first = g("Gather", tokens.hidden, g.constant(0, np.int64), axis=1)  # (B, H)
+            pooled = g(head.activation.capitalize(), linear(g, first, head.dense))
+            return linear(g, pooled, head.out)
         written = self._write(g, tokens, self._span(g, tokens.hidden))
         zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
         return g("Slice", written, zero, g.constant([-1], np.int64), one)
-
-    def _sentence(self, hidden: str) -> str:
-        g, head = self.g, self.model.family.sentence_head(self.model.hf)
-        first = g("Gather", hidden, g.constant(0, np.int64), axis=1)  # (B, H)
-        pooled = g(head.activation.capitalize(), linear(g, first, head.dense))
-        return linear(g, pooled, head.out)

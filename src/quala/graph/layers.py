@@ -18,7 +18,7 @@ from quala.compress.quantize.split import Split
 from quala.errors import QualaError
 from quala.onnx_builder import GraphBuilder
 
-LEVELS = 255
+LEVELS = 255  # steps between the 256 values of an 8-bit activation
 Floats = NDArray[Any]
 
 
@@ -53,7 +53,7 @@ def linear(g: GraphBuilder, x: str, module: nn.Module) -> str:
 
 
 def linears(g: GraphBuilder, x: str, parts: Sequence[Part]) -> list[str]:
-    """Apply linear layers that read the same input; those of one input grid as one product."""
+    """Apply linear layers to one input, as one product if their inputs have the same grid."""
     if not _one_product([part.module for part in parts]):
         return [_product(g, x, [part]) for part in parts]
     sizes = g.constant([part.rows for part in parts], np.int64)
@@ -92,18 +92,13 @@ def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
         weights = [array(cast("Tensor", part.module.weight)) * part.factor for part in parts]
         product = g("MatMul", x, g.constant(np.concatenate(weights).T))
     made = g("Add", product, g.constant(np.concatenate([part.bias for part in parts])))
-    if isinstance(first, IntegerLinear) and first.outliers is not None:
-        made = g("Add", made, _outliers(g, x, first.outliers, parts))
-    return made
-
-
-def _outliers(g: GraphBuilder, x: str, places: Tensor, parts: Sequence[Part]) -> str:
-    """Multiply the inputs that stay float with their weights."""
-    own = [
-        array(cast("Tensor", part.module.outlier_weight)) * part.factor for part in parts
-    ]  # (out, k) each
-    taken = g("Gather", x, g.constant(array(places), np.int64), axis=-1)
-    return g("MatMul", taken, g.constant(np.concatenate(own).T))
+    if not isinstance(first, IntegerLinear) or first.outliers is None:
+        return made
+    weights = [array(cast("Tensor", part.module.outlier_weight)) * part.factor for part in parts]
+    outliers = g(
+        "Gather", x, g.constant(array(first.outliers), np.int64), axis=-1
+    )  # they stay float
+    return g("Add", made, g("MatMul", outliers, g.constant(np.concatenate(weights).T)))
 
 
 def _fake(g: GraphBuilder, x: str, layer: IntegerLinear) -> str:
@@ -131,7 +126,7 @@ def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
 
 
 def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:
-    """Look rows up; int8 rows are scaled after the look-up, narrow rows widened."""
+    """Look up rows; int8 rows are scaled after the look-up, factorized rows multiplied."""
     if isinstance(module, Split):
         return g("Add", embedding(g, ids, module.first), embedding(g, ids, module.second))
     if isinstance(module, IntegerEmbedding) and module.groups > 1:

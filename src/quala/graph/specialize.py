@@ -1,4 +1,4 @@
-"""Microsoft's fused operators in place of the standard ones, for runtimes that have them."""
+"""Smaller and faster copies of a graph: without what a call does not use, and fused."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def _integer_product(
 class Shape:
     """A kind of call: which layers drop, and whether rows are padded.
 
-    `drops` None leaves the decision to the graph. `padded` False is right only for batches in
-    which all tokens are real.
+    `drops` None leaves the decision to the graph. `padded` may be False only for batches in which
+    all tokens are real.
     """
 
     drops: frozenset[int] | None = None
@@ -104,7 +104,13 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
     nodes = list(_decided(model.graph.node, shape.drops))
     layers = sorted(_layers(nodes))
     if not shape.padded:
-        nodes = [_unbiased(node, layers) for node in nodes]
+        biases = {BIASED.format(layer) for layer in layers}
+        nodes = [
+            helper.make_node("Identity", [node.input[0]], list(node.output))
+            if node.name in biases
+            else node
+            for node in nodes
+        ]
         if fuse:
             nodes = fuse_attention(nodes, layers, model)
     if fuse:
@@ -120,7 +126,10 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
         small.graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", name]))
     if fuse:
         small.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-    _remove_unread_constants(small)
+    read = {name for node in small.graph.node for name in reads(node)}
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del small.graph.initializer[:]
+    small.graph.initializer.extend(constants)
     return small
 
 
@@ -142,16 +151,3 @@ def _decided(nodes: Iterable[NodeProto], drops: Collection[int] | None) -> Itera
         yield from branch.node
         for inner, outer in zip(branch.output, node.output, strict=True):
             yield helper.make_node("Identity", [inner.name], [outer])
-
-
-def _unbiased(node: NodeProto, layers: Iterable[int]) -> NodeProto:
-    if node.name in {BIASED.format(layer) for layer in layers}:
-        return helper.make_node("Identity", [node.input[0]], list(node.output))
-    return node
-
-
-def _remove_unread_constants(model: onnx.ModelProto) -> None:
-    read = {name for node in model.graph.node for name in reads(node)}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)

@@ -1,4 +1,4 @@
-"""Attention on the tokens present: the fused kernel, and the published one that shows its rows."""
+"""The length-adaptive model: a Hugging Face encoder that drops tokens layer by layer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ from quala.lengths import LengthConfig
 from quala.models.families import Block, family_of
 from quala.models.selection import (
     Drop,
-    KeepCounts,
     State,
     Trace,
     gather_tokens,
-    keep_counts,
     restore,
     select,
 )
@@ -49,10 +47,9 @@ def fused_attention(
 def published_attention(
     query: Tensor, key: Tensor, value: Tensor, *, valid: Tensor | None, dropout: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the context and the column sums (B, n) of the very probabilities that made it.
+    """Return the context (B, heads, n, d) and the column sums (B, n) of its probabilities.
 
-    As published: rows of padding count too, and in training the probabilities are those that
-    dropout left.
+    As published: rows of padding count too, and in training the sums are taken after dropout.
     """
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, n, n)
     if valid is not None:
@@ -62,6 +59,7 @@ def published_attention(
 
 
 Semantics = Literal["natural", "reference"]
+KeepCounts = list[list[int] | None]
 
 _NO_LAYERS: frozenset[int] = frozenset()
 
@@ -69,15 +67,16 @@ _NO_LAYERS: frozenset[int] = frozenset()
 class LengthAdaptiveModel(nn.Module):
     """Run a Hugging Face model with any length configuration (arXiv 2010.07003).
 
-    A layer attends to the tokens present, drops the least significant ones, and feeds the rest
-    forward; a dropped token answers with what it carried when it came to that layer.
+    Each layer computes the attention of the tokens present, drops the least significant ones, and
+    applies the feed-forward to the others. The logits of a dropped token come from its hidden
+    state before the layer that dropped it.
 
     `natural` semantics: lengths are shares of each example's real tokens, padding neither counts
     nor stays, tokens keep their order, layers that drop nothing cost nothing extra.
     `reference` semantics: as published; lengths are absolute on inputs padded to the sequence
-    length, every row counts, tokens stand in the order of their scores.
+    length, every row counts, tokens are in the order of their scores.
 
-    `hf` owns every parameter; without a `task` the model answers questions. Raises QualaError for
+    `hf` owns every parameter; without a `task` it is question answering. Raises QualaError for
     unsupported models, names and combinations.
     """
 
@@ -114,7 +113,7 @@ class LengthAdaptiveModel(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """Return the number of encoder layers."""
+        """Number of encoder layers."""
         return len(self.family.layers(self.hf))
 
     def forward(
@@ -128,16 +127,23 @@ class LengthAdaptiveModel(nn.Module):
 
         No `lengths` means that nothing is dropped; `skip_layers` are identities (LayerDrop).
         """
-        state = self._run(self.begin(batch), batch, lengths=lengths, skip_layers=skip_layers)
+        counts: KeepCounts = [None] * self.num_layers
+        state = self.begin(batch)
+        if lengths is not None:
+            counts = self.keep_counts(batch, lengths, skip_layers=skip_layers)
+        for layer, keep in enumerate(counts):
+            if layer not in skip_layers:
+                state = self.attend(state, layer, scored=keep is not None)
+                state = self.narrow(state, layer, keep)
         return self.finish(state)
 
     def forward_exits(
         self, batch: Batch, *, skip_layers: frozenset[int] = _NO_LAYERS
     ) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits at full length, and what the span head says after each attention.
+        """Return the logits at full length, and the span head's logits after each attention.
 
-        The second are (B, n, 2) for each layer that is not skipped: what the significance `span`
-        ranks by. Question answering only.
+        The latter are (B, n, 2) for each layer that is not skipped; the significance `span` ranks
+        by them. Question answering only.
         """
         state, exits = self.begin(batch), []
         for layer in range(self.num_layers):
@@ -192,8 +198,8 @@ class LengthAdaptiveModel(nn.Module):
     def narrow(self, state: State, layer: int, keep: Sequence[int] | None) -> State:
         """Keep `keep[b]` tokens of example b (None: all of them) and run the feed-forward.
 
-        Raises QualaError for counts that the example cannot keep and for a layer attended to
-        without scores.
+        Raises QualaError for counts that the example cannot keep, and after an `attend` without
+        scores.
         """
         return replace(self.feed(self.drop(state, keep), layer), inputs=None, scores=None)
 
@@ -208,9 +214,32 @@ class LengthAdaptiveModel(nn.Module):
 
         Raises QualaError as `narrow` does.
         """
-        if keep is None or tuple(keep) == state.present:
+        kept = state.present if keep is None else tuple(keep)
+        if kept == state.present:
             return state
-        return self._drop(state, tuple(keep))
+        if state.scores is None or state.inputs is None:
+            raise QualaError("A layer that drops tokens needs `attend` with `scored=True`.")
+        if any(not 1 <= few <= many for few, many in zip(kept, state.present, strict=True)):
+            raise QualaError(f"Examples of {state.present} tokens cannot keep {kept}.")
+        index, valid, real = select(
+            state.scores,
+            state.valid,
+            keep=kept,
+            natural=self.semantics == "natural",
+            protect_first=self.task.keeps_first,
+        )
+        question = gather_tokens(state.question, index)
+        values = None
+        if self.task.per_token:
+            values = self.family.span(self.hf, state.inputs)  # (B, n, outputs)
+        return replace(
+            state,
+            hidden=gather_tokens(state.hidden, index),
+            valid=real,
+            question=question if real is None else question & real,
+            present=kept,
+            drops=(*state.drops, Drop(index, valid, values)),
+        )
 
     def finish(self, state: State) -> Tensor:
         """Return the logits, those of dropped tokens restored."""
@@ -228,32 +257,32 @@ class LengthAdaptiveModel(nn.Module):
     ) -> KeepCounts:
         """Return for each layer how many tokens each example keeps, None where none is dropped.
 
-        Raises QualaError as `quala.models.selection.keep_counts` does.
+        Raises QualaError unless there is one length per layer, and for a batch that `reference`
+        semantics need padded to the sequence length.
         """
-        return keep_counts(
-            batch["attention_mask"],
-            lengths,
-            layers=self.num_layers,
-            natural=self.semantics == "natural",
-            skip_layers=skip_layers,
-        )
-
-    def _run(
-        self,
-        state: State,
-        batch: Batch,
-        *,
-        lengths: LengthConfig | None,
-        skip_layers: frozenset[int],
-    ) -> State:
-        counts: KeepCounts = [None] * self.num_layers
-        if lengths is not None:
-            counts = self.keep_counts(batch, lengths, skip_layers=skip_layers)
-        for layer, keep in enumerate(counts):
-            if layer not in skip_layers:
-                state = self.attend(state, layer, scored=keep is not None)
-                state = self.narrow(state, layer, keep)
-        return state
+        layers, mask = self.num_layers, batch["attention_mask"]  # (B, n)
+        if len(lengths.lengths) != layers:
+            raise QualaError(
+                f"Expected {layers} lengths, one per layer, got {len(lengths.lengths)}."
+            )
+        examples, width = mask.shape
+        if self.semantics == "natural":
+            present = mask.sum(dim=1).tolist()
+            kept = [lengths.kept(tokens) for tokens in present]
+        elif width == lengths.sequence_length:
+            present, kept = [width] * examples, [lengths.lengths] * examples
+        else:
+            raise QualaError(
+                f"`reference` semantics need inputs padded to {lengths.sequence_length} tokens, "
+                f"got {width}."
+            )
+        counts: KeepCounts = []
+        for layer in range(layers):
+            after = [example[layer] for example in kept]
+            dropped = layer not in skip_layers and after != present
+            counts.append(after if dropped else None)
+            present = after if dropped else present
+        return counts
 
     def _block(self, layer: int) -> Block:
         return self.family.block(self.family.layers(self.hf)[layer])
@@ -293,28 +322,3 @@ class LengthAdaptiveModel(nn.Module):
             view = View(query, key, state.valid, question, hidden, head)
             scores = self.significance.scores(view)
         return replace(state, hidden=hidden, inputs=state.hidden, scores=scores)
-
-    def _drop(self, state: State, keep: tuple[int, ...]) -> State:
-        if state.scores is None or state.inputs is None:
-            raise QualaError("A layer that drops tokens must be attended to with `scored=True`.")
-        if any(not 1 <= few <= many for few, many in zip(keep, state.present, strict=True)):
-            raise QualaError(f"Examples of {state.present} tokens cannot keep {keep}.")
-        index, valid, real = select(
-            state.scores,
-            state.valid,
-            keep=keep,
-            natural=self.semantics == "natural",
-            protect_first=self.task.keeps_first,
-        )
-        question = gather_tokens(state.question, index)
-        values = None
-        if self.task.per_token:
-            values = self.family.span(self.hf, state.inputs)  # (B, n, outputs)
-        return replace(
-            state,
-            hidden=gather_tokens(state.hidden, index),
-            valid=real,
-            question=question if real is None else question & real,
-            present=keep,
-            drops=(*state.drops, Drop(index, valid, values)),
-        )

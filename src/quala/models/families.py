@@ -1,4 +1,4 @@
-"""All that differs between model families: their config.json, embeddings, layers and heads.
+"""What differs between model families: their config.json, embeddings, layers and heads.
 
 Importing this module imports neither torch nor transformers: cost and planning read `facts`.
 """
@@ -66,7 +66,7 @@ def _unchanged(hidden: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A model family with BERT's modules; a subclass overrides what is elsewhere.
+    """A model family with BERT's modules; a subclass overrides the methods that differ.
 
     The modules are looked up at each call, so that compression can replace them.
     """
@@ -133,7 +133,7 @@ class Family:
         attention.num_attention_heads, attention.all_head_size = heads, heads * size
 
     def span_head(self, hf: PreTrainedModel) -> nn.Module:
-        """Return the linear layer that answers token by token."""
+        """Return the linear layer that is applied to each token."""
         parts: Any = hf
         head: nn.Module = parts.qa_outputs
         return head

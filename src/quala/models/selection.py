@@ -10,51 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
-
-KeepCounts = list[list[int] | None]
-
-
-def keep_counts(
-    mask: Tensor,
-    lengths: LengthConfig,
-    *,
-    layers: int,
-    natural: bool,
-    skip_layers: frozenset[int],
-) -> KeepCounts:
-    """Return for each layer how many tokens each example keeps, None where none is dropped.
-
-    `mask` (B, n) says which tokens are real. Raises QualaError unless there is one length per
-    layer, and unless the batch is padded to the sequence length where lengths are not `natural`.
-    """
-    if len(lengths.lengths) != layers:
-        raise QualaError(f"Expected {layers} lengths, one per layer, got {len(lengths.lengths)}.")
-    examples, width = mask.shape
-    if natural:
-        present = mask.sum(dim=1).tolist()
-        kept = [lengths.kept(tokens) for tokens in present]
-    elif width == lengths.sequence_length:
-        present, kept = [width] * examples, [lengths.lengths] * examples
-    else:
-        raise QualaError(
-            f"`reference` semantics need inputs padded to {lengths.sequence_length} tokens, "
-            f"got {width}."
-        )
-    return _changes(present, kept, skip_layers)
-
-
-def _changes(
-    present: Sequence[int], kept: Sequence[Sequence[int]], skip_layers: frozenset[int]
-) -> KeepCounts:
-    counts: KeepCounts = []
-    before = list(present)
-    for layer in range(len(kept[0])):
-        after = [example[layer] for example in kept]
-        dropped = layer not in skip_layers and after != before
-        counts.append(after if dropped else None)
-        before = after if dropped else before
-    return counts
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +63,7 @@ def select(
     natural: bool,
     protect_first: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the places kept, which of them are taken, and which hold real tokens.
+    """Return the places kept (B, m), and which of them are no fillers, and which no padding.
 
     Raises QualaError for several lengths in one batch under `reference` semantics.
     """
@@ -126,8 +81,8 @@ def select_sorted(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the places (B, m) of the `keep[b]` best tokens in the order of the text.
 
-    m is the largest `keep`; rows that keep fewer are filled up and `valid` (B, m) says where,
-    None when none is. Of equal scores the earlier token stays.
+    m is the largest `keep`. An example that keeps fewer has fillers at its end: the second tensor
+    (B, m) is False there, and None without fillers. Of equal scores the earlier token stays.
     """
     tokens = scores.shape[1]
     if valid is not None:
@@ -138,7 +93,8 @@ def select_sorted(
     index = scores.sort(dim=1, descending=True, stable=True).indices[:, :width]  # (B, m)
     if min(keep) == width:
         return index.sort(dim=1).values, None
-    taken = _first(keep, width, index.device)
+    counts = torch.tensor(keep, device=index.device).unsqueeze(1)  # (B, 1)
+    taken = torch.arange(width, device=index.device) < counts  # (B, m)
     index = index.masked_fill(~taken, tokens).sort(dim=1).values
     return index.clamp(max=tokens - 1), taken
 
@@ -168,34 +124,11 @@ def restore(values: Tensor, drops: Sequence[Drop]) -> Tensor:
     for drop in reversed(drops):
         if drop.values is None:
             raise ValueError("`restore` needs the values of every drop, got a drop without.")
-        values = _scatter(drop.values, drop, values)
+        base, index, tokens = drop.values, drop.index, drop.values.shape[1]
+        if drop.valid is not None:
+            # Fillers write to one more place, which is then cut off.
+            index = torch.where(drop.valid, index, tokens)
+            base = F.pad(base, (0, 0, 0, 1))
+        places = index.unsqueeze(-1).expand_as(values)
+        values = base.scatter(1, places, values)[:, :tokens]  # (B, n, K)
     return values
-
-
-def _scatter(base: Tensor, drop: Drop, values: Tensor) -> Tensor:
-    tokens, index = base.shape[1], drop.index
-    if drop.valid is not None:
-        # Fillers write to one more place, which is then cut off.
-        index = torch.where(drop.valid, index, tokens)
-        base = F.pad(base, (0, 0, 0, 1))
-    full = base.scatter(1, index.unsqueeze(-1).expand_as(values), values)  # (B, n or n + 1, K)
-    return full[:, :tokens]
-
-
-def survivors(drops: Sequence[Drop]) -> Tensor:
-    """Return the input positions (B, m) of the tokens left after `drops`, -1 in fillers.
-
-    Raises ValueError without a drop.
-    """
-    if not drops:
-        raise ValueError("`survivors` needs at least one drop, got none.")
-    positions = drops[0].index
-    for drop in drops[1:]:
-        positions = positions.gather(1, drop.index)
-    last = drops[-1].valid
-    return positions if last is None else positions.masked_fill(~last, -1)
-
-
-def _first(keep: Sequence[int], width: int, device: torch.device) -> Tensor:
-    counts = torch.tensor(keep, device=device).unsqueeze(1)  # (B, 1)
-    return torch.arange(width, device=device) < counts  # (B, m)

@@ -1,4 +1,4 @@
-"""How much a token matters: the attention that it receives, or what the span head predicts.
+"""How much a token matters: the attention that it receives, or the span head's prediction for it.
 
 Each strategy is written twice side by side: for PyTorch, and as the nodes of an exported graph.
 """
@@ -24,7 +24,7 @@ from quala.plugins import SIGNIFICANCE
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What a strategy sees of a layer, after its attention and before its feed-forward."""
+    """The inputs of a strategy: tensors of a layer after its attention."""
 
     query: Tensor  # (B, heads, n, d)
     key: Tensor  # (B, heads, n, d)
@@ -49,7 +49,7 @@ class GraphView:
 class Significance(ABC):
     """Score the tokens present at a layer; a higher score stays longer.
 
-    A strategy of one's own is a subclass without constructor arguments. It defines `scores`, and
+    A new strategy is a subclass whose constructor needs no arguments. It defines `scores`, and
     `onnx` for exports; both must give the same scores.
     """
 
@@ -57,8 +57,8 @@ class Significance(ABC):
     """What the configuration calls it; `significance` sets it."""
     needs_span_head: ClassVar[bool] = False
     """Whether the scores come from the span head. Such a strategy needs question answering and a
-    head that was trained on the hidden states of every layer, as `length_adapt` does with
-    `exits` above 0. A distillation does not train such a head, so it cannot rank by it."""
+    head that was trained on the hidden states of every layer: `length_adapt` with `exits` above 0
+    trains one, a distillation does not."""
     is_published: ClassVar[bool] = False
     """Whether `reference` semantics rank by it."""
     needs_text_order: ClassVar[bool] = True
@@ -146,9 +146,9 @@ class Cls(Significance):
 
 @dataclass
 class Span(Significance):
-    """The log-probability that a token starts or ends the answer, as the span head predicts here.
+    """The log-probability that a token starts or ends the answer, by the span head at this layer.
 
-    A token of the question counts as much as one `boost` times as likely as chance, 1 / n.
+    A token of the question has the log-probability of `boost` times chance, which is 1 / n.
     """
 
     needs_span_head: ClassVar[bool] = True
@@ -219,7 +219,7 @@ def is_first(g: GraphBuilder, rows: str) -> str:
 
 
 def significance(name: str) -> Significance:
-    """Return a strategy: a built-in or installed one, or a class by its dotted path.
+    """Return a strategy by its built-in or installed name, or by the dotted path of its class.
 
     Raises QualaError for another name, and for a path to something else.
     """
