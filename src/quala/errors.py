@@ -1,12 +1,16 @@
-"""An error in what the user gave, and how a command reports it."""
+"""Errors in what the user gave: how they are found, worded, and reported by a command."""
 
 from __future__ import annotations
 
 import difflib
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import MISSING, field, fields
+from operator import ge, gt, le, lt
+from typing import Any
 
 SENTENCES = {
     errno.ENOSPC: "The disk is full",
@@ -15,6 +19,8 @@ SENTENCES = {
     errno.EPERM: "No permission",
     errno.EROFS: "The disk is read-only",
 }
+LARGEST_SEED = 2**32 - 1
+"""As of numpy's and Lightning's own seeding."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
@@ -31,6 +37,33 @@ def unknown(what: str, got: object, allowed: Iterable[str]) -> QualaError:
     near = difflib.get_close_matches(str(got), names, n=1)
     hint = f" Did you mean `{near[0]}`?" if near else ""
     return QualaError(f"Unknown {what} `{got}`.{hint} Allowed: {', '.join(names) or 'none'}.")
+
+
+_LIMITS = {"above": gt, "at_least": ge, "below": lt, "at_most": le}
+
+
+def ranged(default: Any = MISSING, *, identity: Any = True, **limits: float) -> Any:
+    """Return a dataclass field with limits: `above`, `at_least`, `below`, `at_most`.
+
+    Null is always allowed, infinity never. The limits of a list are those of its entries.
+    `identity` is as in `quala.workflow.identity.config_identity`.
+    """
+    return field(default=default, metadata={"range": limits, "identity": identity})
+
+
+def check_ranges(config: Any, call: Callable[[str], str] = str) -> None:
+    """Raise QualaError for the first option outside its limits, by the name that `call` gives."""
+    for item in fields(config):
+        limits, value = item.metadata.get("range"), getattr(config, item.name)
+        if limits is None or value is None:
+            continue
+        for entry in value if isinstance(value, list) else [value]:
+            finite = math.isfinite(entry)
+            if finite and all(_LIMITS[name](entry, limit) for name, limit in limits.items()):
+                continue
+            allowed = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
+            words = " and ".join(allowed if finite else [*allowed, "finite"])
+            raise QualaError(f"`{call(item.name)}` must be {words}, got {entry}.")
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from quala.errors import QualaError, unknown
+from quala.errors import LARGEST_SEED, QualaError, check_ranges, ranged, unknown
 from quala.plugins import FORMATS
 
 Unanswerable = Literal["refuse", "drop"]
@@ -55,20 +55,20 @@ class DataSpec:
     train_split: str = "train"
     test_split: str = "validation"
     unanswerable: Unanswerable = "refuse"
-    max_length: int = 384
+    max_length: int = ranged(384, at_least=8)
     """Tokens of one feature, special tokens included."""
-    doc_stride: int = 128
+    doc_stride: int = ranged(128, at_least=0)
     """Tokens that two neighboring windows share."""
-    max_question_length: int = 64
-    max_train: int | None = None
-    max_test: int | None = None
-    search_size: int = 1000
+    max_question_length: int = ranged(64, at_least=1)
+    max_train: int | None = ranged(None, at_least=1)
+    max_test: int | None = ranged(None, at_least=1)
+    search_size: int = ranged(1000, at_least=0)
     """Examples cut from train, by article, to compare candidates of a search; at most a fifth."""
-    selection_size: int = 1000
+    selection_size: int = ranged(1000, at_least=0)
     """Examples cut from train, by article, to choose checkpoints; at most a fifth."""
-    seed: int = 0
-    n_best: int = 20
-    max_answer_length: int = 30
+    seed: int = ranged(0, at_least=0, at_most=LARGEST_SEED)
+    n_best: int = ranged(20, at_least=1)
+    max_answer_length: int = ranged(30, at_least=1)
     """Tokens of the longest answer that is decoded."""
     pad_to_max: bool = False
 
@@ -77,7 +77,7 @@ class DataSpec:
         if self.unanswerable not in get_args(Unanswerable):
             raise unknown("`unanswerable` choice", self.unanswerable, get_args(Unanswerable))
         self._check_source()
-        self._check_sizes()
+        check_ranges(self)
         FORMATS.find(self.task).check(self)
 
     @property
@@ -103,20 +103,3 @@ class DataSpec:
             raise QualaError(
                 f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
             )
-
-    def _check_sizes(self) -> None:
-        lowest = {
-            "max_length": 8,
-            "doc_stride": 0,
-            "max_question_length": 1,
-            "search_size": 0,
-            "selection_size": 0,
-            "n_best": 1,
-            "max_answer_length": 1,
-            "max_train": 1,
-            "max_test": 1,
-        }
-        for field, least in lowest.items():
-            value = getattr(self, field)
-            if value is not None and value < least:
-                raise QualaError(f"`{field}` must be at least {least}, got {value}.")

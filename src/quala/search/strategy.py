@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
-from quala.errors import QualaError
+from quala.errors import LARGEST_SEED, QualaError, check_ranges, ranged
 from quala.lengths import LengthConfig
 from quala.plugins import STRATEGIES
 from quala.search.space import Space
@@ -23,42 +23,33 @@ class SearchSettings:
     Raises QualaError for an unknown strategy and for sizes that make no search.
     """
 
-    seed: int
+    seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
     strategy: str
     """`quala`, `published` (arXiv 2010.07003), `bayesian` (as in arXiv 2111.09645), the name of
     an installed strategy, or the dotted path of a class."""
-    max_evaluations: int
+    max_evaluations: int = ranged(at_least=1)
     """The search ends here even if its generations are not over."""
-    generations: int
-    population: int
+    generations: int = ranged(at_least=0)
+    population: int = ranged(at_least=0)
     """Lengths that the search starts from; for `bayesian` those scored before it has a model."""
-    mutations: int
+    mutations: int = ranged(at_least=0)
     """With `crossovers` the size of a generation, all of whose lengths are chosen before any of
     them is scored; only `published` tells the two apart."""
-    crossovers: int
-    max_cost: float | None = None
+    crossovers: int = ranged(at_least=0)
+    max_cost: float | None = ranged(None, above=0)
     """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
-    min_score: float | None = None
+    min_score: float | None = ranged(None)
     """Lengths that score less are not part of the front."""
-    workers: int = field(default=1, metadata={"identity": False})
+    workers: int = ranged(1, identity=False, at_least=1)
 
     def __post_init__(self) -> None:
         STRATEGIES.check(self.strategy)
-        smallest = {
-            **dict.fromkeys(("max_evaluations", "workers"), 1),
-            **dict.fromkeys(("generations", "population", "mutations", "crossovers"), 0),
-        }
-        for name, least in smallest.items():
-            value = getattr(self, name)
-            if value < least:
-                raise QualaError(f"`{name}` must be at least {least}, got {value}.")
+        check_ranges(self)
         if self.generation_size < 1:
             raise QualaError(
                 "`mutations` and `crossovers` must be at least 1 together, got "
                 f"{self.mutations} and {self.crossovers}."
             )
-        if self.max_cost is not None and self.max_cost <= 0:
-            raise QualaError(f"`max_cost` must be above 0, got {self.max_cost}.")
 
     @property
     def generation_size(self) -> int:

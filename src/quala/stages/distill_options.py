@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -10,9 +11,8 @@ from typing import Self
 from quala.compress.layer_maps import LayerMap
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError, check_ranges, ranged, unknown
 from quala.plugins import LOSSES, SIGNIFICANCE
-from quala.stage import check_ranges, ranged
 from quala.stages.options import QuantizedConfig, Semantics, check_ranking
 
 
@@ -40,7 +40,7 @@ class CacheConfig:
     """Hidden states in float32 instead of float16."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, prefix="cache.")
+        check_ranges(self, "cache.{}".format)
         if self.states is not None and not self.states:
             raise QualaError("`cache.states` must name a hidden state, got an empty list.")
         if self.states is not None and self.depth is not None:
@@ -210,6 +210,8 @@ class DistillConfig(QuantizedConfig):
     def _check_steps(self) -> None:
         if self.keep is not None and (not self.keep or self.keep != sorted(set(self.keep))):
             raise QualaError(f"`keep` must be rising layer numbers, got {self.keep}.")
+        if self.layer_map is not None and not self.layer_map:
+            raise QualaError("`layer_map` must name a layer of the teacher, got an empty list.")
         if self.shrink is not None and self.quantizers is not None:
             check_zeros(self.shrink, self.quantizers)
         if self.shrink is not None and self.split:
@@ -229,7 +231,7 @@ class DistillConfig(QuantizedConfig):
             LOSSES.check(name)
             if hasattr(self, name):
                 raise QualaError(f"`losses` has `{name}`, which is an option: set `{name}`.")
-            if weight < 0:
+            if not 0 <= weight < math.inf:
                 raise QualaError(f"`losses.{name}` must be at least 0, got {weight}.")
         if not self.weights:
             raise QualaError("All distillation weights are 0; give at least one loss a weight.")
