@@ -49,8 +49,8 @@ class Recording:
         self.found: list[Candidate] = []
         self.kill_at = kill_at
 
-    def metrics(self, run_id: str, values: Mapping[str, float], step: int | None) -> None:
-        self.figures.append(dict(values))
+    def record(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
+        self.figures.append(dict(metrics))
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
         # As the store does: a name that the run has already is left alone.

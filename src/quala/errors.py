@@ -1,4 +1,4 @@
-"""An error in what the user gave, and how a command reports it."""
+"""Errors in what the user gave: how they are found, worded, and reported by a command."""
 
 from __future__ import annotations
 

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from quala.ranges import check_ranges
+
+if TYPE_CHECKING:
+    import rich.progress
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -27,15 +30,15 @@ class Progress(Protocol):
 
 
 class _Bar:
-    def __init__(self, display: object, task: object, description: str) -> None:
-        self._display, self._task, self._description = display, task, description
+    def __init__(self, display: rich.progress.Progress, description: str, total: float) -> None:
+        self._display, self._description = display, description
+        self._task = display.add_task(description, total=total)
 
     def advance(self, amount: float = 1.0) -> None:
-        self._display.advance(self._task, amount)  # type: ignore[attr-defined]
+        self._display.advance(self._task, amount)
 
     def note(self, text: str) -> None:
-        described = f"{self._description} [dim]{text}[/dim]"
-        self._display.update(self._task, description=described)  # type: ignore[attr-defined]
+        self._display.update(self._task, description=f"{self._description} [dim]{text}[/dim]")
 
 
 class _Lines:
@@ -62,48 +65,12 @@ class _Lines:
         self._note = text
 
 
-@contextmanager
-def bar(description: str, total: float, logger: logging.Logger) -> Iterator[Progress]:
-    """Show a bar on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Display
-
-    display = Display(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with display:
-        yield _Bar(display, display.add_task(description, total=total), description)
-
-
-@contextmanager
-def lines(description: str, total: float, logger: logging.Logger) -> Iterator[Progress]:
-    """Write a log line at most every half minute."""
-    yield _Lines(description, total, logger)
-
-
 StageFunction = Callable[[Any, "StageContext", Mapping[str, Any]], dict[str, float]]
 
 
 def unfingerprinted(default: Any) -> Any:
-    """Return a field of a config that never decides whether a finished stage is computed again."""
+    """Return a field of a config that is no part of the stage's fingerprint."""
     return field(default=default, metadata={"identity": False})
-
-
-def fingerprinted_when_set(default: Any) -> Any:
-    """Return a field that counts only if it is not at its default.
-
-    An option that joins an existing stage is such a field, so that what was computed before is
-    not computed again.
-    """
-    return field(default=default, metadata={"identity": "if set"})
 
 
 @dataclass
@@ -127,9 +94,10 @@ class Stage:
 
     `version` is raised by hand when the stage's code changes what it makes: it is part of the
     fingerprint. `config` is a dataclass whose fields are part of it too, except for those made by
-    `unfingerprinted` and `fingerprinted_when_set`. `run` is `"module:function"`, imported only
-    when the stage runs. `headline` names the final metrics that the workflow's own run carries
-    under their plain name, for the charts.
+    `unfingerprinted`. An option that joins an existing stage is a field with the metadata
+    `{"identity": "if set"}`: at its default it does not count, so that no finished stage is
+    computed again. `run` is `"module:function"`, imported only when the stage runs. `headline`
+    names the final metrics that the workflow's own run has under their plain name, for the charts.
     """
 
     name: str
@@ -170,7 +138,7 @@ class Candidate:
 class Recorder(Protocol):
     """Where figures go: the tracking store, or nowhere when a stage is used alone."""
 
-    def metrics(self, run_id: str, values: Mapping[str, float], step: int | None) -> None:
+    def record(self, run_id: str, metrics: Mapping[str, float], *, step: int) -> None:
         """Record metrics of a run."""
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
@@ -212,7 +180,7 @@ class StageContext:
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Record metrics on the stage's run in one request."""
         if self.recorder is not None:
-            self.recorder.metrics(self.run_id, values, step)
+            self.recorder.record(self.run_id, values, step=step or 0)
 
     def log_candidates(self, candidates: Sequence[Candidate]) -> None:
         """Record search candidates as child runs; names recorded before are left alone."""
@@ -222,6 +190,26 @@ class StageContext:
     @contextmanager
     def progress(self, description: str, total: float) -> Iterator[Progress]:
         """Show progress with the time left: a bar on a terminal, else a log line now and then."""
-        shown = bar if self.bars else lines
-        with shown(description, total, self.logger) as progress:
-            yield progress
+        if not self.bars:
+            yield _Lines(description, total, self.logger)
+            return
+        from rich import progress
+        from rich.console import Console
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.percentage:>3.0f} %"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+        )
+        with progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+            yield _Bar(display, description, total)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write to another name and rename it, so that a kill leaves no partial file."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(file)

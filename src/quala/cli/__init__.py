@@ -1,7 +1,4 @@
-"""The command line: `quala VERB`; each verb's module is imported on use.
-
-`main` is the entry point. There is one module a verb.
-"""
+"""The command line: `quala VERB`; each verb's module is imported on use."""
 
 from quala.cli.entry import main
 

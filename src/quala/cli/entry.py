@@ -10,17 +10,18 @@ from quala import __version__
 from quala.errors import guarded, unknown
 
 VERBS = {
-    "run": "run a workflow: quala run WORKFLOW [overrides] [-m] [--json]",
-    "plan": "show the stages of a workflow, cached or to run, and why",
-    "evaluate": "score a predictions file with the official SQuAD metrics",
-    "cost": "print MACs, parameters and bytes of an encoder and its lengths",
-    "export": "write a model as one folder: ONNX graph, tokenizer, front",
-    "answer": "answer a question about a context within a budget",
-    "serve": "answer questions over HTTP, with a page to try the model on",
-    "bench": "time an export beside a baseline: medians and ratios",
-    "report": "print the table of a run or a sweep, or compare systems on a page",
-    "ui": "open the MLflow UI on the right store",
+    "run": ("run:run", "run a workflow: quala run WORKFLOW [overrides] [-m] [--json]"),
+    "plan": ("run:plan", "show the stages of a workflow, cached or to run, and why"),
+    "evaluate": ("evaluate:main", "score a predictions file with the official SQuAD metrics"),
+    "cost": ("cost:main", "print MACs, parameters and bytes of an encoder and its lengths"),
+    "export": ("export:main", "write a model as one folder: ONNX graph, tokenizer, front"),
+    "answer": ("answer:main", "answer a question about a context within a budget"),
+    "serve": ("serve:main", "answer questions over HTTP, with a page to try the model on"),
+    "bench": ("bench:main", "time an export beside a baseline: medians and ratios"),
+    "report": ("report:main", "print the table of a run or a sweep, or compare systems on a page"),
+    "ui": ("ui:main", "open the MLflow UI on the right store"),
 }
+"""Module of `quala.cli` and function by verb, with a summary."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,15 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return guarded(lambda: _dispatch(words[0], words[1:]))
 
 
-def _dispatch(verb: str, words: Sequence[str]) -> int:
+def _dispatch(verb: str, words: list[str]) -> int:
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
-    code: int = importlib.import_module(f"quala.cli.{verb}").main(list(words))
+    module, _, function = VERBS[verb][0].partition(":")
+    code: int = getattr(importlib.import_module(f"quala.cli.{module}"), function)(words)
     return code
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, summary in VERBS.items())
+    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS.items())
     return (
         "usage: quala <verb> ...\n\n"
         "Small, length-adaptive, integer transformer encoders for any latency budget.\n\n"

@@ -1,11 +1,17 @@
-"""`quala run WORKFLOW [overrides] [-m] [--json]`."""
+"""`quala run` and `quala plan`: a workflow by its name or its script, with overrides."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-HELP = """usage: quala run WORKFLOW [overrides] [-m] [--json]
+from quala.errors import QualaError
+
+if TYPE_CHECKING:
+    from quala.workflow.script import WorkflowSpec
+
+RUN = """usage: quala run WORKFLOW [overrides] [-m] [--json]
 
 Run a workflow by its name, or your own script by its path (my/path/script.py). An installed
 package adds names by the entry point group `quala.workflows`. Finished stages are not computed
@@ -25,15 +31,44 @@ again; an interrupted run continues. `quala run WORKFLOW --help` shows stages an
   --json                    print one line of JSON at the end
 
 """
+PLAN = """usage: quala plan WORKFLOW [overrides] [--json]
+
+Show the stages of a workflow in order, each with its status (cached, to run, stale, damaged,
+given) and the reason. Takes the overrides of `quala run` and runs nothing.
+
+"""
 
 
-def main(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Run the workflow that the first word names."""
+    workflow = _named(arguments, "run", RUN)
+    if workflow is None:
+        return 0
+    from quala.workflow import launch
+
+    return launch.run(workflow, arguments[1:])
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Plan the workflow that the first word names."""
+    workflow = _named(arguments, "plan", PLAN)
+    if workflow is None:
+        return 0
+    from quala.workflow import launch
+
+    return launch.plan(workflow, arguments[1:])
+
+
+def _named(arguments: Sequence[str], verb: str, usage: str) -> WorkflowSpec | None:
+    """Return the workflow; where none is named, print the help of the verb and return None."""
     from quala.workflow.script import find_workflow, workflow_names
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(f"{HELP}workflows: {', '.join(workflow_names())}\n")
-        return 0
-    from quala.workflow.launch import run
-
-    return run(find_workflow(arguments[0]), arguments[1:])
+        sys.stdout.write(f"{usage}workflows: {', '.join(workflow_names())}\n")
+        return None
+    if arguments[0].startswith("-"):
+        raise QualaError(
+            f"The workflow comes first, `quala {verb} WORKFLOW {arguments[0]}`; workflows: "
+            f"{', '.join(workflow_names())}."
+        )
+    return find_workflow(arguments[0])

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from quala.cli.locate import add_model, locate_model
-from quala.serve.settings import Settings, require
+from quala.errors import QualaError
+from quala.serve.settings import Settings
 
 DEFAULTS = Settings()
 GIVEN = "(default: %(default)s)"
@@ -16,7 +17,8 @@ GIVEN = "(default: %(default)s)"
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. Raises QualaError for bad values and a port in use."""
     arguments = _parser().parse_args(argv)
-    require("threads", arguments.threads, at_least=1)
+    if arguments.threads < 1:
+        raise QualaError(f"`--threads` must be at least 1, got {arguments.threads}.")
     settings = Settings(
         budget_ms=arguments.budget_ms,
         max_batch=arguments.max_batch,

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
-from quala.ranges import check_ranges, ranged
+from quala.ranges import LARGEST_SEED, check_ranges, ranged
 
 Unanswerable = Literal["refuse", "drop"]
 DEMO = "demo"
@@ -67,7 +67,7 @@ class DataSpec:
     """Examples cut from train, by article, to compare candidates of a search; at most a fifth."""
     selection_size: int = ranged(1000, at_least=0)
     """Examples cut from train, by article, to choose checkpoints; at most a fifth."""
-    seed: int = 0
+    seed: int = ranged(0, at_least=0, at_most=LARGEST_SEED)
     n_best: int = ranged(20, at_least=1)
     max_answer_length: int = ranged(30, at_least=1)
     """Tokens of the longest answer that is decoded."""

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.plugins import STRATEGIES
-from quala.ranges import check_ranges, ranged
+from quala.ranges import LARGEST_SEED, check_ranges, ranged
 from quala.search.space import Space
 
 Cost = Callable[[LengthConfig], float]
@@ -24,7 +24,7 @@ class SearchSettings:
     Raises QualaError for an unknown strategy and for sizes that make no search.
     """
 
-    seed: int
+    seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
     strategy: str
     """`quala`, `published` (arXiv 2010.07003), `bayesian` (as in arXiv 2111.09645), the name of
     an installed strategy, or the dotted path of a class."""
@@ -39,7 +39,7 @@ class SearchSettings:
     crossovers: int = ranged(at_least=0)
     max_cost: float | None = ranged(None, above=0)
     """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
-    min_score: float | None = None
+    min_score: float | None = ranged(None)
     """Lengths that score less are not part of the front."""
     workers: int = ranged(1, identity=False, at_least=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -211,6 +212,8 @@ class DistillConfig(QuantizedConfig):
     def _check_steps(self) -> None:
         if self.keep is not None and (not self.keep or self.keep != sorted(set(self.keep))):
             raise QualaError(f"`keep` must be rising layer numbers, got {self.keep}.")
+        if self.layer_map is not None and not self.layer_map:
+            raise QualaError("`layer_map` must name a layer of the teacher, got an empty list.")
         if self.shrink is not None and self.quantizers is not None:
             check_zeros(self.shrink, self.quantizers)
         if self.shrink is not None and self.split:
@@ -230,7 +233,7 @@ class DistillConfig(QuantizedConfig):
             LOSSES.check(name)
             if hasattr(self, name):
                 raise QualaError(f"`losses` has `{name}`, which is an option: set `{name}`.")
-            if weight < 0:
+            if not 0 <= weight < math.inf:
                 raise QualaError(f"`losses.{name}` must be at least 0, got {weight}.")
         if not self.weights:
             raise QualaError("All distillation weights are 0; give at least one loss a weight.")

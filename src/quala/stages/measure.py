@@ -29,7 +29,7 @@ from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import interleaved
 from quala.search.result import choose
 from quala.search.trie import PrefixCache, TrieWalk
-from quala.stages.files import write_whole
+from quala.stage import write_whole
 from quala.stages.search import read_result
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError, unknown
 from quala.plugins import SIGNIFICANCE
-from quala.ranges import ranged
+from quala.ranges import LARGEST_SEED, ranged
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
 
@@ -25,7 +25,7 @@ Schedule = Literal["linear", "constant"]
 class TrainingConfig(StageConfig):
     """The options of every training stage."""
 
-    seed: int
+    seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
     epochs: float = ranged(above=0)
     max_steps: int | None = ranged(None, above=0)
     """The training ends at this step if its epochs take more."""
@@ -101,6 +101,10 @@ class SandwichConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bound_start is not None and self.bound_start > self.bound:
+            raise QualaError(
+                f"`bound_start` must be at most `bound`, got {self.bound_start} and {self.bound}."
+            )
         if self.trains and not (self.hard or self.teacher or self.teacher_for_subs):
             raise QualaError("`hard` and `teacher` are both 0: the full pass would learn nothing.")
 
@@ -182,7 +186,7 @@ class SearchConfig(SearchSettings, StageConfig):
     cache_mebibytes: int = ranged(2048, identity=False, at_least=0)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        SearchSettings.__post_init__(self)  # checks the ranges of all fields
         if self.cost == "latency" and self.runtime == "torch":
             raise QualaError(
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "
@@ -201,13 +205,13 @@ class MeasureConfig(StageConfig):
 
     name: str | None = field(metadata={"null": row_name})
     """Name of the compressed model in the report; null is the workflow's name."""
-    seed: int
+    seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
     front_points: int = ranged(at_least=1)
     """At most so many points of the front are measured, spread over its costs."""
     supernet: SupernetLengths
     """Where the float supernet is measured: at `full` length, at the `chosen` lengths too, or at
     all that are measured of the `front`: the difference is what rounding costs there."""
-    max_loss: float
+    max_loss: float = ranged(at_least=0)
     """Points of the metric that the chosen point may lose against the searched model's full
     length."""
     certainty: float = ranged(at_least=0.5, below=1)

@@ -25,8 +25,7 @@ from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
 from quala.search.result import SearchResult
 from quala.search.space import Space
 from quala.search.study import run_search, run_workers
-from quala.stage import Candidate
-from quala.stages.files import write_whole
+from quala.stage import Candidate, write_whole
 
 if TYPE_CHECKING:
     from quala.search.result import SearchCandidate

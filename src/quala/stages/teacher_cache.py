@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from quala.compress.partial_states import KeptState
 from quala.errors import QualaError
-from quala.stages.files import write_whole
+from quala.stage import write_whole
 
 Ints = NDArray[np.int64]
 Array = NDArray[Any]

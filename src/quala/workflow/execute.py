@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError
-from quala.stage import Candidate, StageContext
+from quala.stage import StageContext
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import leaves
 from quala.workflow.lease import Claim, Lease, acquire
@@ -26,31 +26,6 @@ from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-
-@dataclass(frozen=True)
-class StoreRecorder:
-    """Records metrics in one request, and each candidate as a finished child run."""
-
-    store: Store
-
-    def metrics(self, run_id: str, values: Mapping[str, float], step: int | None) -> None:
-        """Record metrics of a run."""
-        self.store.record(run_id, values, step=step or 0)
-
-    def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
-        """Record the candidates whose names the run does not have yet."""
-        tags = {PARENT: run_id, KIND: "candidate"}
-        found = self.store.find_runs([self.store.experiment_id], tags, "FINISHED")
-        known = {run.info.run_name for run in found}
-        for candidate in candidates:
-            if candidate.name in known:
-                continue
-            known.add(candidate.name)
-            own = {**candidate.tags, KIND: "candidate"}
-            run = self.store.create(candidate.name, own, run_id)
-            self.store.record(run.info.run_id, candidate.metrics, candidate.params)
-            self.store.finish(run.info.run_id)
 
 
 log = logging.getLogger(__name__)
@@ -180,7 +155,7 @@ class Executor:
             tracking_uri=self.store.uri,
             experiment=self.store.experiment,
             bars=self.bars,
-            recorder=StoreRecorder(self.store),
+            recorder=self.store,
             provenance=self.record.summary(self.plan.workflow, self.parent),
         )
 

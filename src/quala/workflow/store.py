@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from quala.errors import QualaError
+from quala.stage import Candidate
 from quala.workflow.identity import damaged_file, write_manifest
 from quala.workflow.settings import TrackingConfig
 
@@ -271,6 +272,19 @@ class Store(Tracking):
             metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()],
             params=[Param(key, str(value)) for key, value in (params or {}).items()],
         )
+
+    def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
+        """Record each candidate whose name the run does not have yet as a finished child run."""
+        tags = {PARENT: run_id, KIND: "candidate"}
+        found = self.find_runs([self.experiment_id], tags, "FINISHED")
+        known = {run.info.run_name for run in found}
+        for candidate in candidates:
+            if candidate.name not in known:
+                known.add(candidate.name)
+                own = {**candidate.tags, KIND: "candidate"}
+                child = self.create(candidate.name, own, run_id).info.run_id
+                self.record(child, candidate.metrics, candidate.params)
+                self.finish(child)
 
     def attach(self, run_id: str, texts: Mapping[str, str]) -> None:
         """Attach small text files to a run, by artifact path."""

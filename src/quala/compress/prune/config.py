@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from quala.errors import QualaError
@@ -23,7 +24,7 @@ class HybridConfig:
     """Whether the word embeddings are compressed as well."""
 
     def __post_init__(self) -> None:
-        if not self.ratio > 1:
+        if not 1 < self.ratio < math.inf:
             raise QualaError(f"`ratio` is {self.ratio}; allowed is above 1.")
         if not 0 <= self.svd_share <= 1:
             raise QualaError(f"`svd_share` is {self.svd_share}; allowed is 0 to 1.")
