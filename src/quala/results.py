@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from quala.errors import QualaError, unknown
@@ -15,6 +17,7 @@ FINE_TUNED = "fine-tuned"
 """The model name of the teacher's row."""
 SUPERNET = "supernet"
 """The model name of the float model that was quantized."""
+REPORT = "report.json"
 FORMAT = 1
 GIGA = 1e9
 
@@ -194,6 +197,17 @@ class Report:
             provenance=values["provenance"],
             title=values["title"],
         )
+
+
+def read_report(folder: Path) -> Report:
+    """Read the report.json in `folder`. Raises QualaError when there is none or it is damaged."""
+    file = folder / REPORT
+    try:
+        return Report.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QualaError(f"`{file}` is not a report of quala.") from error
 
 
 def _figures(row: Row, name: str) -> dict[str, float]:

@@ -1,15 +1,20 @@
-"""Pages and texts from templates; a page is one file that needs no network."""
+"""The files of a report, and pages from templates; a page is one file that needs no network."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles
-from quala.report.table import to_markdown
+from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles, report_charts
+from quala.report.figure import draw_charts
+from quala.report.table import csv_text, markdown_table, report_texts, to_markdown
+from quala.results import REPORT, Point, Report, Row, with_speedups
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,6 +28,37 @@ TEXT_PLACES = (
     "middle left", "bottom left", "bottom center", "bottom right",
 )  # fmt: skip
 """Plotly's names of the directions, by eighths of a turn."""
+
+
+def build_report(
+    folder: Path,
+    rows: Sequence[Row],
+    *,
+    candidates: Sequence[Point] = (),
+    provenance: Mapping[str, str] | None = None,
+    title: str = "Accuracy against cost",
+) -> dict[str, float]:
+    """Write report.json, report.md, report.csv, front.png and report.html; return the metrics.
+
+    Speed-ups are computed here. `provenance` maps a label (run, command, seed, hardware, date,
+    data) to its text. Raises QualaError if there are no rows.
+    """
+    report = Report(tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title)
+    charts, metrics = report_charts(report), report.metrics()
+    shown = {"report": report, "charts": charts, "hypervolume": metrics["hypervolume"]}
+    texts = {
+        REPORT: json.dumps(report.to_json(), indent=1),
+        "report.md": render("report.md.j2", table=markdown_table(report.rows), **shown),
+        "report.csv": csv_text(report.rows),
+        "report.html": render(
+            "report.html.j2", table=report_texts(report.rows, tails=True), **shown
+        ),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    draw_charts(charts, folder / "front.png")
+    return metrics
 
 
 def render(template: str, **values: Any) -> str:
