@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.architecture import KEY, Head, Linear, Structure, config_facts
-from quala.architecture import Architecture as Architecture
+from quala.architecture import KEY, Architecture, Linear, Structure, config_facts
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
 
@@ -206,22 +205,11 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     if missing:
         raise QualaError(f"The model's config.json lacks {', '.join(missing)}.")
     sizes = {"type_vocabulary": 0} | {name: int(config[key]) for name, key in keys.items()}
-    structure = Structure.from_json(config[KEY]) if config.get(KEY) else None
+    labels, classes = config.get("id2label"), config.get("architectures") or []
     return Architecture(
         family=family,
-        outputs=_outputs(config),
-        head=_head(config),
-        structure=structure,
+        outputs=len(labels) if labels else int(config.get("num_labels", 2)),
+        head="sentence" if any("SequenceClassification" in name for name in classes) else "span",
+        structure=Structure.from_json(config[KEY]) if config.get(KEY) else None,
         **sizes,
     )
-
-
-def _outputs(config: Mapping[str, Any]) -> int:
-    if config.get("id2label"):
-        return len(config["id2label"])
-    return int(config["num_labels"]) if "num_labels" in config else 2
-
-
-def _head(config: Mapping[str, Any]) -> Head:
-    classes = config.get("architectures") or []
-    return "sentence" if any("SequenceClassification" in name for name in classes) else "span"

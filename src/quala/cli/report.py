@@ -179,7 +179,7 @@ def _compare(reports: Reports, arguments: argparse.Namespace) -> None:
         write_json(to_json(comparison))
         return
     lines = [Text(f"Written to {file}") for file in written]
-    lines += [Text(f"Left out {run}: {reason}") for run, reason in left_out.items()]
+    lines += [Text(f"Left out {reason}") for reason in comparison.reasons]
     show(*_shown(comparison), *lines)
 
 

@@ -149,6 +149,11 @@ class Table:
         return [line.system for line in self.lines].count(TEACHER) == 1
 
     @property
+    def differences(self) -> list[str]:
+        """The options in which settings differ, for each line that has any."""
+        return [f"{line.number}: {line.differences}" for line in self.lines if line.differences]
+
+    @property
     def machines(self) -> tuple[str, ...]:
         """The machines of the trainings, the machine of the most lines first."""
         counts = Counter(machine for line in self.lines for machine in line.machines)
@@ -179,6 +184,11 @@ class Comparison:
     def systems(self) -> list[str]:
         """The systems of all tables."""
         return sorted({line.system for table in self.tables for line in table.lines})
+
+    @property
+    def reasons(self) -> list[str]:
+        """The runs that were left out, each with the reason."""
+        return [f"{run}: {reason}" for run, reason in self.left_out.items()]
 
     @property
     def claims(self) -> tuple[Claim, ...]:

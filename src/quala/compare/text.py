@@ -186,15 +186,13 @@ def _mark(names: Sequence[object], name: object, letters: str) -> str:
 
 def provenance(table: Table) -> list[str]:
     """Return for each line its runs with their seeds, commits and dates."""
-    return [f"{line.number}: {'; '.join(_origins(line))}" for line in table.lines]
+    return [f"{line.number}: {'; '.join(map(_origin, line.trials))}" for line in table.lines]
 
 
-def _origins(line: Line) -> Iterator[str]:
-    for trial in line.trials:
-        seeds = ", ".join(map(str, trial.seeds)) or "-"
-        commit = trial.commit[:8] or "none"
-        day = trial.started.date().isoformat()
-        yield f"run {trial.run} (seed {seeds}, commit {commit}, {day})"
+def _origin(trial: Trial) -> str:
+    seeds = ", ".join(map(str, trial.seeds)) or "-"
+    commit, day = trial.commit[:8] or "none", trial.started.date().isoformat()
+    return f"run {trial.run} (seed {seeds}, commit {commit}, {day})"
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -270,7 +268,7 @@ def csv_text(comparison: Comparison) -> str:
     only where a line has no other; `latency_place` names it.
     """
     lines = ((line, table) for table in comparison.tables for line in table.lines)
-    return to_csv(to_frame(_csv_record(line, table) for line, table in lines))
+    return to_csv(_csv_record(line, table) for line, table in lines)
 
 
 def _csv_record(line: Line, table: Table) -> dict[str, object]:

@@ -7,18 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from quala.compare import text
 from quala.compare.group import Comparison, Line, Table
-from quala.compare.text import (
-    CLAIMS_NOTE,
-    TITLE,
-    claim_texts,
-    csv_text,
-    measured_texts,
-    notes,
-    provenance,
-    to_json,
-    training_texts,
-)
 from quala.compare.trials import TEACHER, Place, Trial
 from quala.report.charts import (
     INK,
@@ -49,44 +39,28 @@ FRONT = FrontLine("#9ca3af", "Pareto front of the rows", steps=True)
 def build_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """Write compare.html, .md, .csv, .json and one figure per table; return the files."""
     looks = styles(comparison.systems)
-    drawn = [table_charts(table, looks) for table in comparison.tables]
-    pictures = [f"compare-{number}.png" for number in range(1, len(drawn) + 1)]
+    drawn = {
+        f"compare-{number}.png": table_charts(table, looks)
+        for number, table in enumerate(comparison.tables, start=1)
+    }
     shown = {
-        "title": TITLE,
-        "tables": [
-            {
-                "title": table.title,
-                "data": table.data[:16],
-                "charts": charts,
-                "picture": picture,
-                "measured": measured_texts(table),
-                "notes": notes(table),
-                "differences": [
-                    f"{line.number}: {line.differences}"
-                    for line in table.lines
-                    if line.differences
-                ],
-                "training": training_texts(table),
-                "runs": provenance(table),
-            }
-            for table, charts, picture in zip(comparison.tables, drawn, pictures)
-        ],
-        "claims": claim_texts(comparison),
-        "claims_note": CLAIMS_NOTE,
-        "left_out": [f"{run}: {reason}" for run, reason in comparison.left_out.items()],
+        "title": text.TITLE,
+        "comparison": comparison,
+        "tables": list(zip(comparison.tables, drawn.values(), drawn)),
+        "text": text,
     }
     texts = {
         "compare.html": render("compare.html.j2", **shown),
         "compare.md": render("compare.md.j2", **shown).rstrip() + "\n",
-        "compare.csv": csv_text(comparison),
-        "compare.json": json.dumps(to_json(comparison), indent=1) + "\n",
+        "compare.csv": text.csv_text(comparison),
+        "compare.json": json.dumps(text.to_json(comparison), indent=1) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    for charts, picture in zip(drawn, pictures):
-        draw_charts(charts, folder / picture)
-    return [folder / name for name in (*texts, *pictures)]
+    for name, content in texts.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    for name, charts in drawn.items():
+        draw_charts(charts, folder / name)
+    return [folder / name for name in (*texts, *drawn)]
 
 
 def styles(systems: Sequence[str]) -> Mapping[str, Style]:

@@ -23,9 +23,8 @@ from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply
+from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply, shipped
 from quala.runtime.engine import Engine, GraphEngine, Inputs, open_export
-from quala.runtime.pretrained import shipped
 from quala.runtime.timing import interleaved, synthetic_inputs
 
 PACE_TOKENS, PACE_RUNS, PACE_WARMUP = 128, 5, 2

@@ -24,7 +24,7 @@ from quala.onnx_builder import OUTPUT
 from quala.runtime.hardware import processor, saturates
 
 if TYPE_CHECKING:
-    from quala.cost import Architecture
+    from quala.architecture import Architecture
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.runtime.card import Card
 
