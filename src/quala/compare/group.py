@@ -229,7 +229,7 @@ def _settings(trials: Sequence[Trial]) -> Iterator[tuple[str, str, list[Trial]]]
             zip(labels(settings, named), all_differences(settings), parts),
             key=lambda one: natural_order(one[0]),
         )
-        # Without chosen lengths, all lengths are full: the suffix would tell nothing.
+        # Without chosen lengths, all lengths are full and need no suffix.
         shown = suffix if any(trial.kind == "chosen" for trial in trials) else ""
         for label, differences, part in ordered:
             yield ", ".join(filter(None, [label, shown])), differences, part

@@ -77,19 +77,9 @@ class Costs:
         return sum((getattr(work, figure) for work in self.training), start=0.0)
 
     @property
-    def other_seconds(self) -> float:
-        """Seconds of calibrations and searches."""
-        return sum(work.seconds for work in self.other)
-
-    @property
     def partial(self) -> bool:
         """Whether the training took more than what is known of it."""
         return bool(self.missing) or any(work.partial for work in self.training)
-
-    @property
-    def other_partial(self) -> bool:
-        """Whether calibrations and searches took more than what is known of them."""
-        return any(work.partial for work in self.other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,14 +116,14 @@ class Trial:
         return {
             **{name: getattr(self.row, name) for name in ("score", *ROW_FIGURES)},
             **{f"train_{name}": self.costs.total(name) for name in COSTS},
-            "other_seconds": self.costs.other_seconds,
+            "other_seconds": sum(work.seconds for work in self.costs.other),
             **{f"teacher_{name}": self.teacher.total(name) for name in COSTS},
         }
 
     def partial(self, figure: str) -> bool:
         """Return whether what is known of a cost in `figures` is a lower bound."""
         if figure == "other_seconds":
-            return self.costs.other_partial
+            return any(work.partial for work in self.costs.other)
         return (self.teacher if figure.startswith("teacher_") else self.costs).partial
 
     def share(self, row: Row) -> float | None:

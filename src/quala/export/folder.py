@@ -1,4 +1,4 @@
-"""Exports: the folder that answers, its card and its README.md."""
+"""Write an export: the ONNX graph, the tokenizer, the card and README.md."""
 
 from __future__ import annotations
 

@@ -138,11 +138,9 @@ def _legend(figure: Figure) -> None:
 
 def _label(axis: Axes, chart: Chart) -> None:
     """Write each mark's label beside it, where it covers least."""
-    if not chart.labeled:
+    marks = chart.labeled
+    if not marks:
         return
-    marks = [
-        (mark, series.style) for series in chart.series for mark in series.marks if mark.label
-    ]
     points = axis.transData.transform([(mark.x, mark.y) for mark, _ in marks])
     scale = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
     for (mark, style), angle in zip(marks, label_angles(points / scale)):

@@ -133,9 +133,9 @@ def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str,
         "error_y": {"array": errors, "thickness": 1.3, "width": 3} if any(errors) else None,
         "mode": "markers+text" if any(mark.label for mark in marks) else "markers",
         "text": [escape(mark.label) for mark in marks],
-        "textposition": [places[mark] for mark in marks],
+        "textposition": [places.get(mark, "middle center") for mark in marks],
         "textfont": {"color": style.color, "size": 11},
-        "cliponaxis": not chart.labeled,
+        "cliponaxis": not places,
         "marker": {
             "color": style.color,
             "symbol": style.symbol,
@@ -153,15 +153,15 @@ def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str,
 
 def _text_places(chart: Chart) -> dict[Mark, str]:
     """Return plotly's name of the direction in which each mark's label covers least."""
-    marks = [mark for series in chart.series for mark in series.marks]
-    labeled = [mark for mark in marks if mark.label]
-    places = dict.fromkeys(marks, "middle center")
-    if labeled:
-        points = np.array([(mark.x, mark.y) for mark in labeled])
-        if chart.ticks:
-            points[:, 0] = np.log(points[:, 0])
-        span = points.max(0) - points.min(0)
-        scale = np.where(span > 0, PLOT / np.where(span > 0, span, 1.0), 0.0)
-        for mark, angle in zip(labeled, label_angles(points * scale)):
-            places[mark] = TEXT_PLACES[round(angle / (np.pi / 4)) % 8]
-    return places
+    if not chart.labeled:
+        return {}
+    marks = [mark for mark, _ in chart.labeled]
+    points = np.array([(mark.x, mark.y) for mark in marks])
+    if chart.ticks:
+        points[:, 0] = np.log(points[:, 0])
+    span = points.max(0) - points.min(0)
+    scale = np.where(span > 0, PLOT / np.where(span > 0, span, 1.0), 0.0)
+    angles = label_angles(points * scale)
+    return {
+        mark: TEXT_PLACES[round(angle / (np.pi / 4)) % 8] for mark, angle in zip(marks, angles)
+    }

@@ -227,7 +227,7 @@ def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")
     card = Card.read(folder)
     if card.task != Span.kind:
-        raise QualaError(f"`{model}` answers no questions: its task is {card.task}.")
+        raise QualaError(f"`{model}` is not for question answering: its task is {card.task}.")
     tokenizer = FastTokenizer.read(folder)
     engine = open_export(folder, card, runtime=runtime, threads=threads)
     return QuestionAnswerer(card, tokenizer, engine)

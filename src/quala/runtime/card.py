@@ -225,7 +225,7 @@ class Card:
         if budget.ms is not None:
             if not self.timed:
                 raise QualaError(
-                    "This export holds no times, so a budget in ms means nothing; give MACs, "
+                    "This export holds no times, so it cannot keep a budget in ms: give MACs, "
                     "`keep` or lengths."
                 )
             return [pace * p.milliseconds(tokens) for p in self.front], budget.ms, "ms"
