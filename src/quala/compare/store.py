@@ -51,11 +51,11 @@ class Reports(Tracking):
         except QualaError as error:
             newest = ", ".join(one.info.run_id for one in self.finished()[:3]) or "none"
             raise QualaError(f"{error} Newest finished workflows: {newest}.") from error
-        kind = run.data.tags.get(KIND, "foreign")
+        kind = run.data.tags.get(KIND, "run of another program")
         if kind not in ("workflow", "sweep"):
             above = run.data.tags.get(PARENT)
-            hint = f" it belongs to `{above}`." if above else ""
-            raise QualaError(f"Run `{run_id}` is a {kind}, not a workflow or a sweep;{hint}")
+            hint = f"; it belongs to `{above}`" if above else ""
+            raise QualaError(f"Run `{run_id}` is a {kind}, not a workflow or a sweep{hint}.")
         return run
 
     def finished(self, experiment: str | None = None) -> list[Run]:

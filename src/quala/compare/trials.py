@@ -200,15 +200,15 @@ class Collector:
     """Stage runs by id."""
 
     def trials(self, run: Run) -> list[Trial]:
-        """Return the rows that are compared: the teacher's, and the compressed model's.
+        """Return the rows that are compared: those of the teacher and of the compressed model.
 
-        The latter at full and at chosen lengths, and the same of the float model that was
-        quantized, where there is one.
+        The compressed model has a row at full length and one at the chosen lengths. The float
+        model that was quantized, where there is one, has the same two rows.
 
         Raises QualaError for a run without a report, and for one whose model or measurement was
         given from outside.
         """
-        return list(_RunReader(self, run, self.reports.report(run)).trials())
+        return list(_TrackedReport(self, run, self.reports.report(run)).trials())
 
     def node(self, run: Run, name: str) -> Node | None:
         """Return the stage run called `name`, None for an output given from outside."""
@@ -222,8 +222,8 @@ class Collector:
 
 
 @dataclass
-class _RunReader:
-    """Joins the report of one workflow run with the stage runs behind it."""
+class _TrackedReport:
+    """The report of one workflow run, with the stage runs behind it."""
 
     collector: Collector
     run: Run
@@ -353,8 +353,9 @@ def _options(name: str, node: Node) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return "/".join(map(_text, value))
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def _matching(

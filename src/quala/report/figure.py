@@ -5,13 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quala.report.charts import BLUE, GRID, INK, LABEL_DISTANCE, MUTED, Chart, label_angles
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -119,7 +120,7 @@ def _draw(axis: Axes, chart: Chart) -> None:
 
 def _legend(figure: Figure) -> None:
     """Put one legend of all axes below them, in as few lines as its width allows."""
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for axis in figure.axes:
         drawn, names = axis.get_legend_handles_labels()
         handles |= dict(zip(names, drawn))

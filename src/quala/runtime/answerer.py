@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.decode import decode_answers
+from quala.data.decode import Answer, decode_answers
 from quala.data.features import FeatureSet, QAExample, equal_lengths
 from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
@@ -179,7 +179,7 @@ class QuestionAnswerer:
 
     def _answers(
         self, job: _Job, features: FeatureSet, examples: Sequence[QAExample]
-    ) -> list[Any]:
+    ) -> list[Answer]:
         outputs = [job.logits[row] for row in job.rows]
         found = decode_answers(
             examples, features, outputs, decoding=self.facts.decoding, rows=job.rows
