@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from quala.architecture import Architecture
 from quala.cost import (
     PRESETS,
-    Architecture,
     Precision,
     architecture_of,
     macs,

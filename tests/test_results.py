@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from quala.errors import QualaError
-from quala.results import Report, with_speedups
+from quala.results import Report, read_report, with_speedups
 
 
 def test_json_round_trip(made_up_report: Report) -> None:
@@ -81,3 +82,15 @@ def test_hypervolume_by_hand(made_up_report: Report) -> None:
 def test_metrics_without_front_and_scores(made_up_report: Report) -> None:
     bare = Report((replace(made_up_report.rows[0], score=None),))
     assert bare.metrics() == {"front_points": 0.0, "hypervolume": 0.0}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}'])
+def test_a_damaged_report_is_one_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(QualaError, match="not a report"):
+        read_report(tmp_path)
+
+
+def test_an_absent_report_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(QualaError, match="No such file"):
+        read_report(tmp_path)

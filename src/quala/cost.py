@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.architecture import KEY, Head, Linear, Structure, config_facts
-from quala.architecture import Architecture as Architecture
+from quala.architecture import KEY, Architecture, Linear, Structure, config_facts
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
 
@@ -75,11 +74,10 @@ def macs(arch: Architecture, lengths: Sequence[int], tokens: int) -> int:
     """Count the multiply-accumulates of one input of `tokens` tokens.
 
     Layer i attends to the `lengths[i - 1]` tokens that the one before kept and feeds the
-    `lengths[i]` that it keeps forward. Equal to the unit to torchprofile on the published code,
-    which leaves top-k, gather, softmax and GELU out. Raises QualaError unless there is one
-    length per layer.
+    `lengths[i]` that it keeps forward. The count equals torchprofile's on the published code:
+    top-k, gather, softmax and GELU are left out. Raises QualaError unless there is one length
+    per layer.
     """
-    _check_layers(arch, len(lengths))
     kept = np.asarray(lengths, dtype=np.int64)  # (L,)
     return int(_macs(arch, kept, np.asarray(tokens, dtype=np.int64)))
 
@@ -92,23 +90,20 @@ def mean_macs(
     Lengths have `natural` semantics: each input keeps `config.kept(n)`. Raises QualaError for an
     empty list of inputs and unless there is one length per layer.
     """
-    _check_layers(arch, len(config.lengths))
     tokens, counts = np.unique(np.asarray(real_lengths, dtype=np.int64), return_counts=True)
     if not len(tokens):
         raise QualaError("The mean cost needs at least one input length, got none.")
+    # What `config.kept` returns, for all inputs at once.
     shares = -(-np.outer(tokens, config.lengths) // config.sequence_length)  # (U, L)
     kept = np.maximum(shares, np.minimum(tokens, MIN_TOKENS)[:, None])
     return float(np.average(_macs(arch, kept, tokens), weights=counts))
 
 
-def _check_layers(arch: Architecture, got: int) -> None:
-    if got != arch.layers:
-        raise QualaError(f"Expected {arch.layers} lengths, one per layer, got {got}.")
-
-
 def _macs(
     arch: Architecture, kept: NDArray[np.int64], tokens: NDArray[np.int64]
 ) -> NDArray[np.int64]:
+    if kept.shape[-1] != arch.layers:
+        raise QualaError(f"Expected {arch.layers} lengths, one per layer, got {kept.shape[-1]}.")
     projections, context, feed = _layer_macs(arch)
     seen = np.concatenate([tokens[..., None], kept[..., :-1]], axis=-1)  # (..., L)
     attention = projections * seen + 2 * context * seen**2 + arch.hidden * seen
@@ -206,22 +201,11 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
     if missing:
         raise QualaError(f"The model's config.json lacks {', '.join(missing)}.")
     sizes = {"type_vocabulary": 0} | {name: int(config[key]) for name, key in keys.items()}
-    structure = Structure.from_json(config[KEY]) if config.get(KEY) else None
+    labels, classes = config.get("id2label"), config.get("architectures") or []
     return Architecture(
         family=family,
-        outputs=_outputs(config),
-        head=_head(config),
-        structure=structure,
+        outputs=len(labels) if labels else int(config.get("num_labels", 2)),
+        head="sentence" if any("SequenceClassification" in name for name in classes) else "span",
+        structure=Structure.from_json(config[KEY]) if config.get(KEY) else None,
         **sizes,
     )
-
-
-def _outputs(config: Mapping[str, Any]) -> int:
-    if config.get("id2label"):
-        return len(config["id2label"])
-    return int(config["num_labels"]) if "num_labels" in config else 2
-
-
-def _head(config: Mapping[str, Any]) -> Head:
-    classes = config.get("architectures") or []
-    return "sentence" if any("SequenceClassification" in name for name in classes) else "span"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from quala.errors import QualaError, unknown
@@ -15,6 +17,7 @@ FINE_TUNED = "fine-tuned"
 """The model name of the teacher's row."""
 SUPERNET = "supernet"
 """The model name of the float model that was quantized."""
+REPORT = "report.json"
 FORMAT = 1
 GIGA = 1e9
 
@@ -119,15 +122,19 @@ class Report:
         """Name of the score, such as `f1`."""
         return self.rows[0].metric
 
+    def having(self, *roles: Role) -> list[Row]:
+        """Return the rows of some roles."""
+        return [row for row in self.rows if row.role in roles]
+
     @property
     def full(self) -> Row | None:
         """The last model measured at full length: the model of the front."""
-        return next((row for row in reversed(self.rows) if row.role == "full"), None)
+        return next(reversed(self.having("full")), None)
 
     @property
     def chosen(self) -> Row | None:
         """The point of the front that the budget selected."""
-        return next((row for row in self.rows if row.role == "chosen"), None)
+        return next(iter(self.having("chosen")), None)
 
     @property
     def supernet(self) -> tuple[Row, ...]:
@@ -137,8 +144,7 @@ class Report:
     @property
     def front(self) -> tuple[Row, ...]:
         """The measured front with the chosen point, by rising cost."""
-        points = (row for row in self.rows if row.role in ("front", "chosen"))
-        return tuple(sorted(points, key=lambda row: row.macs_mean))
+        return tuple(sorted(self.having("front", "chosen"), key=lambda row: row.macs_mean))
 
     def metrics(self) -> dict[str, float]:
         """Return the figures that summarize the report, by metric name."""
@@ -158,8 +164,8 @@ class Report:
         """
         points = [
             (row.score, row.macs_mean)
-            for row in (*self.front, *([self.full] if self.full else []))
-            if row.score is not None
+            for row in (*self.front, self.full)
+            if row is not None and row.score is not None
         ]
         highest = max(row.macs_mean for row in self.rows)
         return hypervolume(
@@ -196,15 +202,26 @@ class Report:
         )
 
 
+def read_report(folder: Path) -> Report:
+    """Read the report.json in `folder`. Raises QualaError when there is none or it is damaged."""
+    file = folder / REPORT
+    try:
+        return Report.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QualaError(f"`{file}` is not a report of quala.") from error
+
+
 def _figures(row: Row, name: str) -> dict[str, float]:
-    figures = {f"gmacs_{name}": row.macs_mean / GIGA, f"bytes_{name}": float(row.size_bytes)}
-    if row.score is not None:
-        figures[f"{row.metric}_{name}"] = row.score
-    if row.latency_ms is not None:
-        figures[f"latency_ms_{name}"] = row.latency_ms.median
-    if row.speedup is not None:
-        figures[f"speedup_{name}"] = row.speedup
-    return figures
+    figures = {
+        f"gmacs_{name}": row.macs_mean / GIGA,
+        f"bytes_{name}": float(row.size_bytes),
+        f"{row.metric}_{name}": row.score,
+        f"latency_ms_{name}": row.median_ms,
+        f"speedup_{name}": row.speedup,
+    }
+    return {key: value for key, value in figures.items() if value is not None}
 
 
 def with_speedups(rows: Sequence[Row]) -> list[Row]:
@@ -213,10 +230,8 @@ def with_speedups(rows: Sequence[Row]) -> list[Row]:
     Without a baseline the first row is used. Rows without a latency get no speed-up.
     """
     base = next((row for row in rows if row.role == "baseline"), rows[0] if rows else None)
-    if base is None or base.latency_ms is None:
-        return [replace(row, speedup=None) for row in rows]
-    unit = base.latency_ms.median
+    unit = base.median_ms if base else None
     return [
-        replace(row, speedup=unit / row.latency_ms.median if row.latency_ms else None)
+        replace(row, speedup=unit / row.median_ms if unit and row.median_ms else None)
         for row in rows
     ]

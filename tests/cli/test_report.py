@@ -15,7 +15,7 @@ from quala.cli.entry import main as quala
 from quala.cli.report import main
 from quala.compare.store import Reports
 from quala.errors import QualaError
-from quala.report.write import build_report
+from quala.report.page import build_report
 from quala.results import Row
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def test_a_run_that_cannot_be_read_is_left_out_unless_it_was_named(
     [
         (["--compare"], "name its folder with `--out DIR`"),
         (["--compare", "--json", "0" * 32], "There is no run `00"),
-        (["--compare", "--json", "BARE"], "has no report to compare"),
+        (["--compare", "--json", "BARE"], "has no report: it stopped before its report stage"),
         (["--compare", "--json", "XTC", "--experiment", "quala"], "either RUNs or `--experiment`"),
         (["--compare", "--json", "--experiment", "mein"], "Did you mean `mine`"),
         (["--compare", "--json", "--task", "mnli"], "there is squad, sst2"),

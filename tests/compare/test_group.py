@@ -1,14 +1,25 @@
-"""Trials grouped to rows and tables: seeds, settings, data."""
+"""Trials grouped to rows and tables: seeds, settings and their labels, data."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tracked import BITS, MIB, NOISE, SOFT, STUDENT_SCORE, TEACHER_SCORE, Filled, Tracked
 
-from quala.compare.group import Comparison, Line, Spread, Table, bits_of
+from quala.compare.group import (
+    Comparison,
+    Line,
+    Spread,
+    Table,
+    all_differences,
+    bits_of,
+    differing,
+    labels,
+    natural_order,
+)
 from quala.compare.store import Reports
 from quala.compare.trials import Collector
 from quala.data.slices import data_fingerprint
@@ -101,9 +112,8 @@ def test_rows_of_other_data_have_a_table_of_their_own(filled: Filled) -> None:
 
 def test_the_training_of_a_row_is_its_own(table: Table) -> None:
     xtc = line(table, "xtc", "")
-    assert xtc.cost(lambda costs: costs.seconds).values == (40 / 2,)
-    three = line(table, "kdlsq", "base").cost(lambda costs: costs.steps)
-    assert three.values == (10, 10, 10)
+    assert xtc.spread("train_seconds") == Spread((40 / 2,))
+    assert line(table, "kdlsq", "base").spread("train_steps") == Spread((10.0, 10.0, 10.0))
 
 
 def test_a_setting_is_told_in_full(table: Table) -> None:
@@ -192,6 +202,83 @@ def test_an_older_row_has_the_bits_of_its_precision(
 
 
 def test_sizes_are_those_of_the_files(table: Table) -> None:
-    size = line(table, "kdlsq", "weight_bits=4").spread(lambda row: row.size_bytes)
+    size = line(table, "kdlsq", "weight_bits=4").spread("size_bytes")
     assert size is not None
     assert size.values == (40 * MIB, 40 * MIB)
+
+
+WIDTH, EMBEDDINGS = "distill.quantizers.weight_bits", "distill.quantizers.embedding_bits"
+PLAIN = {"finetune.epochs": "2", "distill.soft": "1", "distill.hidden": "1", WIDTH: "2",
+        EMBEDDINGS: "2"}  # fmt: skip
+FOUR = {**PLAIN, WIDTH: "4", EMBEDDINGS: "4"}
+HARD = {**PLAIN, "distill.soft": "0", "distill.hidden": "0"}
+
+
+def test_one_option_that_differs_is_the_label() -> None:
+    assert labels([PLAIN, FOUR]) == ["weight_bits=2", "weight_bits=4"]
+
+
+def test_what_most_have_is_left_out_where_several_options_differ() -> None:
+    assert labels([PLAIN, FOUR, HARD]) == ["base", "weight_bits=4", "soft=0"]
+
+
+def test_what_a_person_named_is_told() -> None:
+    assert labels([PLAIN, FOUR, HARD], {"distill.hidden", "distill.soft"}) == [
+        "base", "weight_bits=4", "soft=hidden=0",
+    ]  # fmt: skip
+
+
+def test_one_setting_needs_no_label() -> None:
+    assert labels([PLAIN]) == [""]
+
+
+def test_options_of_two_stages_keep_the_stage() -> None:
+    found = labels([
+        {"distill.steps": "1", "refine.steps": "1"},
+        {"distill.steps": "2", "refine.steps": "1"},
+        {"distill.steps": "1", "refine.steps": "2"},
+    ])  # fmt: skip
+    assert found == ["base", "distill.steps=2", "refine.steps=2"]
+
+
+def test_an_option_of_a_stage_used_twice_is_told_once() -> None:
+    settings = [
+        {"step_1.shrink.ratio": ratio, "step_2.shrink.ratio": ratio} for ratio in ("5", "10")
+    ]
+    named = set(settings[0])
+    assert labels(settings, named) == ["ratio=5", "ratio=10"]
+    once = [{"step_1.shrink.ratio": "2"}, *settings]
+    assert labels(once, named) == ["ratio=2", "ratio=5", "ratio=10"]
+
+
+def test_an_option_that_differs_between_two_uses_is_told_twice() -> None:
+    settings = [{"step_1.rate": "1", "step_2.rate": rate} for rate in ("1", "3")]
+    settings.append({"step_1.rate": "2", "step_2.rate": "1"})
+    found = labels(settings, {"step_1.rate", "step_2.rate"})
+    assert found == ["base", "step_2.rate=3", "step_1.rate=2"]
+
+
+def test_an_option_that_is_null_is_off() -> None:
+    assert labels([{"a.x": "1"}, {}]) == ["x=1", "x=off"]
+
+
+def test_labels_are_as_different_as_settings() -> None:
+    values = itertools.product("12", "12", "123")
+    settings = [{"a.x": x, "a.y": y, "b.z": z} for x, y, z in values]
+    assert len(set(labels(settings))) == len(settings)
+    assert len(set(labels(settings, {"b.z"}))) == len(settings)
+
+
+def test_differing_options_keep_their_order() -> None:
+    assert differing([PLAIN, FOUR, HARD]) == ["distill.soft", "distill.hidden", WIDTH, EMBEDDINGS]
+
+
+@pytest.mark.parametrize(("setting", "bits"), [(0, "2"), (1, "4")])
+def test_all_differences_are_told_in_full(setting: int, bits: str) -> None:
+    assert all_differences([PLAIN, FOUR])[setting] == f"{WIDTH}={bits}, {EMBEDDINGS}={bits}"
+
+
+def test_labels_sort_with_the_base_first_and_numbers_by_value() -> None:
+    expected = ["base", "ratio=2.5", "ratio=5", "ratio=10", "ratio=10, svd_share=0", "soft=0"]
+    mixed = [expected[place] for place in (3, 5, 0, 2, 4, 1)]
+    assert sorted(mixed, key=natural_order) == expected

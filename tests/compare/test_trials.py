@@ -30,7 +30,7 @@ def test_a_recipe_gives_its_model_and_its_teacher(filled: Filled) -> None:
     found = {trial.kind: trial for trial in filled.collected("kdlsq 1")}
     assert set(found) == {"teacher", "full"}
     assert (found["teacher"].system, found["full"].system) == ("fine-tuned", "kdlsq")
-    assert (found["teacher"].score, found["full"].score) == (91.0, 77.0)
+    assert (found["teacher"].row.score, found["full"].row.score) == (91.0, 77.0)
     assert found["full"].seeds == (1,)
 
 
@@ -50,7 +50,7 @@ def test_the_float_model_is_compared_beside_its_integer_one(
         (trial.kind, trial.row.precision): trial
         for trial in Collector(reports).trials(reports.run(run))
     }
-    scores = {key: trial.score for key, trial in found.items() if key[0] != "teacher"}
+    scores = {key: trial.row.score for key, trial in found.items() if key[0] != "teacher"}
     shorter, rounded = ADAPTED_SCORE - SHORTENING, ADAPTED_SCORE - ROUNDING
     assert scores == {
         ("full", "fp32"): ADAPTED_SCORE,
@@ -62,7 +62,7 @@ def test_the_float_model_is_compared_beside_its_integer_one(
     assert len({trial.identity for trial in found.values()}) == len(found)
     assert [row.lengths for row in found["full", "fp32"].front] == [(8, 4)]
     assert [work.stage for work in found["full", "fp32"].costs.other] == []
-    assert found["full", "fp32"].costs.seconds == ADAPT_SECONDS
+    assert found["full", "fp32"].costs.total("seconds") == ADAPT_SECONDS
 
 
 def test_a_setting_has_no_seed_path_or_tracking(filled: Filled) -> None:
@@ -80,36 +80,36 @@ def test_what_was_typed_is_known(filled: Filled) -> None:
 def test_the_training_is_the_sum_without_the_teacher(filled: Filled) -> None:
     xtc = next(one for one in filled.collected("xtc") if one.kind == "full")
     assert [work.stage for work in xtc.costs.training] == ["distill"]
-    assert (xtc.costs.steps, xtc.costs.passes, xtc.costs.inputs) == (40, 40, 320)
-    assert xtc.costs.seconds == 20.0
-    assert (xtc.teacher.steps, xtc.teacher.seconds) == (10, TEACHER_SECONDS)
+    assert [xtc.costs.total(name) for name in ("steps", "passes", "inputs")] == [40, 40, 320]
+    assert xtc.costs.total("seconds") == 20.0
+    assert (xtc.teacher.total("steps"), xtc.teacher.total("seconds")) == (10, TEACHER_SECONDS)
     assert not xtc.costs.partial
 
 
 def test_an_older_sandwich_has_the_passes_of_its_config(filled: Filled) -> None:
-    quala = {trial.kind: trial for trial in filled.collected("quala")}
-    assert (quala["full"].costs.steps, quala["full"].costs.passes) == (10, 10 * 3)
-    assert quala["full"].costs.seconds == ADAPT_SECONDS
+    costs = {trial.kind: trial for trial in filled.collected("quala")}["full"].costs
+    assert (costs.total("steps"), costs.total("passes")) == (10, 10 * 3)
+    assert costs.total("seconds") == ADAPT_SECONDS
 
 
 def test_a_search_costs_chosen_lengths_only(filled: Filled) -> None:
     quala = {trial.kind: trial for trial in filled.collected("quala")}
     assert [work.stage for work in quala["full"].costs.other] == []
     assert [work.stage for work in quala["chosen"].costs.other] == ["search"]
-    assert quala["chosen"].costs.seconds == ADAPT_SECONDS
+    assert quala["chosen"].costs.total("seconds") == ADAPT_SECONDS
 
 
 def test_the_teachers_own_row_counts_its_training(filled: Filled) -> None:
     teacher = next(one for one in filled.collected("xtc") if one.kind == "teacher")
-    assert teacher.costs.seconds == TEACHER_SECONDS
+    assert teacher.costs.total("seconds") == TEACHER_SECONDS
 
 
 def test_several_trainings_are_added_up(tracked: Tracked, questions: DataSpec) -> None:
     run = tracked.run("twice", data=questions, distill={"max_steps": 6})
     costs = trials(tracked, run)["full"].costs
     assert [(work.stage, work.steps) for work in costs.training] == [("distill", 6), ("again", 6)]
-    assert costs.seconds == 6 / 2 + 6 / 2
-    assert costs.inputs == 2 * 6 * 8
+    assert costs.total("seconds") == 6 / 2 + 6 / 2
+    assert costs.total("inputs") == 2 * 6 * 8
 
 
 def test_a_cached_teacher_is_part_of_the_price(tracked: Tracked, questions: DataSpec) -> None:
@@ -117,7 +117,7 @@ def test_a_cached_teacher_is_part_of_the_price(tracked: Tracked, questions: Data
     reports = Reports.open(tracked.uri)
     stage = reports.run(run).data.tags["quala.stage.distill"]
     reports.client.log_metric(stage, "cache/seconds", 1.5)
-    assert trials(tracked, run)["full"].costs.seconds == 6 / 2 + 1.5
+    assert trials(tracked, run)["full"].costs.total("seconds") == 6 / 2 + 1.5
 
 
 def test_a_given_output_makes_the_training_partial(tracked: Tracked, questions: DataSpec) -> None:
@@ -143,7 +143,7 @@ def test_an_older_training_that_was_resumed_is_partial(
         reports.client.log_param(tags[f"quala.stage.{stage}"], f"{TAKEOVER}1", "{}")
     found = trials(tracked, run)
     assert found["full"].costs.partial
-    assert found["chosen"].costs.other_partial
+    assert found["chosen"].partial("other_seconds")
     # It counted its passes, so it also timed all of its processes.
     assert not found["teacher"].costs.partial
 

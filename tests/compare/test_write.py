@@ -15,6 +15,7 @@ import pytest
 from tracked import Filled
 
 from quala.compare.group import Comparison, Table
+from quala.compare.published import published
 from quala.compare.text import measured_texts, notes
 from quala.compare.write import build_comparison, styles, table_charts
 from quala.errors import QualaError
@@ -83,7 +84,7 @@ def test_markdown_has_a_table_for_each_data(built: Path) -> None:
 
 def test_the_published_column_is_apart_from_the_measured(comparison: Comparison) -> None:
     table = next(one for one in comparison.tables if one.metric == "f1")
-    frame = measured_texts(table, comparison.claims)
+    frame = measured_texts(table)
     assert frame.columns[-1] == "Published by its paper"
     for line, texts in zip(table.lines, frame.to_numpy().tolist()):
         claim = texts.pop()
@@ -103,13 +104,13 @@ def test_the_page_loads_nothing_from_elsewhere_and_escapes(built: Path) -> None:
 
 def test_the_page_names_every_claim_and_its_source(built: Path, comparison: Comparison) -> None:
     page = (built / "compare.html").read_text()
-    for claim in comparison.shown_claims:
-        assert f"arXiv {comparison.claims.papers[claim.system]}" in page
-        assert comparison.claims.sources[claim.source].replace("'", "&#39;") in page
+    for claim in comparison.claims:
+        assert f"arXiv {published().papers[claim.system]}" in page
+        assert published().sources[claim.source].replace("'", "&#39;") in page
 
 
-def _texts(table: Table, comparison: Comparison) -> list[list[str]]:
-    found: list[list[str]] = measured_texts(table, comparison.claims).to_numpy().tolist()
+def _texts(table: Table) -> list[list[str]]:
+    found: list[list[str]] = measured_texts(table).to_numpy().tolist()
     return found
 
 
@@ -118,7 +119,7 @@ def _row(comparison: Comparison, number: int, changed: Any) -> tuple[list[str], 
     table = next(one for one in comparison.tables if one.metric == "f1")
     lines = [changed(line) if line.number == number else line for line in table.lines]
     table = replace(table, lines=tuple(lines))
-    return _texts(table, comparison)[number - 1], notes(table)
+    return _texts(table)[number - 1], notes(table)
 
 
 def test_another_place_is_marked_and_named(comparison: Comparison) -> None:
@@ -169,7 +170,7 @@ def test_zeros_are_told_where_there_are_any(comparison: Comparison) -> None:
     assert "20 M (10 M not 0)" in texts
     assert any("pruned or rounded" in note for note in told)
     table = next(one for one in comparison.tables if one.metric == "f1")
-    teacher = _texts(table, comparison)[0]
+    teacher = _texts(table)[0]
     assert "20 M" in teacher
 
 
@@ -180,9 +181,8 @@ def table(filled: Filled) -> Table:
 
 
 def charts(table: Table) -> tuple[Chart, Chart]:
-    """Return the charts of a table with systems by their own names."""
-    systems = [line.system for line in table.lines]
-    return table_charts(table, dict(zip(systems, systems)), styles(systems))
+    """Return the charts of a table."""
+    return table_charts(table, styles([line.system for line in table.lines]))
 
 
 def numbered(chart: Chart) -> list[Mark]:

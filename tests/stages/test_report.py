@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from quala.report.write import read_report
-from quala.results import Latency, Row
+from quala.results import Latency, Row, read_report
 from quala.stages import report
 from quala.workflow import StageContext
 

@@ -20,7 +20,7 @@ from quala.lengths import LengthConfig
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from quala.cost import Architecture
+    from quala.architecture import Architecture
     from quala.runtime.answerer import QuestionAnswerer
     from quala.runtime.card import Budget, Card, Point, Query
     from quala.runtime.engine import Engine, Inputs, Kept

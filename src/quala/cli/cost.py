@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from rich.table import Table
 
+from quala.architecture import Architecture
 from quala.cli.output import show, write_json
 from quala.cost import (
     PRESETS,
-    Architecture,
     Precision,
     architecture_of,
     macs,

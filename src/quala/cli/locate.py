@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quala.errors import QualaError
-from quala.runtime.pretrained import shipped
 
 if TYPE_CHECKING:
     import argparse
@@ -38,6 +37,8 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
     """
     if Path(model).is_dir():
         return Path(model)
+    from quala.runtime.card import shipped
+
     known = shipped()
     if model in known:
         return known[model]

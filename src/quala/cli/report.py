@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from quala.compare.group import Comparison
     from quala.compare.store import Reports, SweepJob
-    from quala.compare.trials import Collector, Trial
-    from quala.results import Report
+    from quala.compare.trials import Trial
 
 
 def main(argv: Sequence[str]) -> int:
@@ -27,17 +26,15 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     _check(arguments)
     from quala.compare.store import Reports
-    from quala.workflow.store import default_tracking_uri
+    from quala.workflow.store import KIND, default_tracking_uri
 
     reports = Reports.open(arguments.tracking_uri or default_tracking_uri(Path.cwd()))
     if arguments.compare:
         _compare(reports, arguments)
         return 0
     run = reports.run(arguments.runs[0]) if arguments.runs else reports.newest()
-    if run.data.tags["quala.kind"] == "sweep":
-        _sweep(reports, run, as_json=arguments.json, out=arguments.out)
-    else:
-        _workflow(reports, run, as_json=arguments.json, out=arguments.out)
+    shown = _sweep if run.data.tags[KIND] == "sweep" else _workflow
+    shown(reports, run, as_json=arguments.json, out=Path(arguments.out) if arguments.out else None)
     return 0
 
 
@@ -58,54 +55,53 @@ def _check(arguments: argparse.Namespace) -> None:
         raise QualaError("`--compare` writes a page: name its folder with `--out DIR`.")
 
 
-def _workflow(reports: Reports, run: Run, *, as_json: bool, out: str | None) -> None:
+def _workflow(reports: Reports, run: Run, *, as_json: bool, out: Path | None) -> None:
     report = reports.report(run)
-    if report is None:
-        raise QualaError(
-            f"Run `{run.info.run_id}` ({run.info.status.lower()}) has no report: it stopped "
-            "before its report stage, or that stage was left out."
-        )
-    folder = reports.export(run, Path(out)) if out else None
+    if out is not None:
+        reports.export(run, out)
     if as_json:
         write_json({"run": run.info.run_id} | report.to_json())
         return
     from quala.report.table import terminal_table
 
     lines = [f"Run {run.info.run_id}", f"Hypervolume {report.metrics()['hypervolume']:.4f}"]
-    if folder is not None:
-        lines.append(f"Written to {folder}")
+    if out is not None:
+        lines.append(f"Written to {out}")
     show(terminal_table(report.rows, title=report.title), *lines)
 
 
-def _sweep(reports: Reports, sweep: Run, *, as_json: bool, out: str | None) -> None:
+def _sweep(reports: Reports, sweep: Run, *, as_json: bool, out: Path | None) -> None:
     jobs = reports.jobs(sweep)
     if not jobs:
         raise QualaError(f"The sweep `{sweep.info.run_id}` has no jobs.")
-    found = [(job, reports.report(job.run) if job.run else None) for job in jobs]
-    lines = [_line(job, report) for job, report in found]
-    if out:
-        for job, report in found:
-            if job.run is not None and report is not None:
-                reports.export(job.run, Path(out) / job.run.info.run_id)
+    lines = [_line(reports, job, out) for job in jobs]
     if as_json:
         write_json({"run": sweep.info.run_id, "jobs": lines})
     else:
         show(_sweep_table(lines, f"Sweep {sweep.info.run_id}"))
 
 
-def _line(job: SweepJob, report: Report | None) -> dict[str, Any]:
-    figures: dict[str, Any] = {
-        "run": job.run.info.run_id if job.run else None,
+def _line(reports: Reports, job: SweepJob, out: Path | None) -> dict[str, Any]:
+    """Return the figures of a job, and copy its report into `out`."""
+    from quala.compare.store import report_run
+
+    run, report = job.run, None
+    if run is not None and report_run(run):
+        report = reports.report(run)
+        if out is not None:
+            reports.export(run, out / run.info.run_id)
+    name = report.metric if report else None
+    metrics = report.metrics() if report else {}
+    return {
+        "run": run.info.run_id if run else None,
         "overrides": job.overrides,
         "status": job.status.lower(),
-        "metric": report.metric if report else None,
-    }
-    metrics = report.metrics() if report else {}
-    name = figures["metric"]
-    for key in (f"{name}_full", f"{name}_chosen", "gmacs_chosen", "macs_saved", "hypervolume"):
+        "metric": name,
         # one column per meaning, whatever the metric is called
-        figures[key.replace(f"{name}_", "score_")] = metrics[key] if key in metrics else None
-    return figures
+        "score_full": metrics.get(f"{name}_full"),
+        "score_chosen": metrics.get(f"{name}_chosen"),
+        **{key: metrics.get(key) for key in ("gmacs_chosen", "macs_saved", "hypervolume")},
+    }
 
 
 def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
@@ -172,15 +168,9 @@ def _compare(reports: Reports, arguments: argparse.Namespace) -> None:
     # matplotlib and plotly take a second to import
     from quala.compare.group import Comparison
     from quala.compare.text import to_json
-    from quala.compare.trials import Collector
     from quala.compare.write import build_comparison
 
-    collector, left_out = Collector(reports), dict[str, str]()
-    if arguments.runs:
-        named = {run.info.run_id: run for name in arguments.runs for run in _runs(reports, name)}
-        trials = [trial for run in named.values() for trial in collector.trials(run)]
-    else:
-        trials, left_out = _all(reports, collector, arguments.experiment)
+    trials, left_out = _trials(reports, arguments)
     if arguments.task:
         trials = _of_task(trials, arguments.task)
     comparison = Comparison.of(trials, left_out)
@@ -189,41 +179,45 @@ def _compare(reports: Reports, arguments: argparse.Namespace) -> None:
         write_json(to_json(comparison))
         return
     lines = [Text(f"Written to {file}") for file in written]
-    lines += [Text(f"Left out {run}: {reason}") for run, reason in left_out.items()]
+    lines += [Text(f"Left out {reason}") for reason in comparison.reasons]
     show(*_shown(comparison), *lines)
 
 
-def _runs(reports: Reports, name: str) -> list[Run]:
-    """Return the workflow run of this name, or the runs of a sweep's finished jobs."""
-    run = reports.run(name)
-    if run.data.tags["quala.kind"] == "workflow":
-        return [run]
-    jobs = [job.run for job in reports.jobs(run) if job.run and job.status == "FINISHED"]
-    if not jobs:
-        raise QualaError(f"No job of the sweep `{name}` is finished: there is nothing to compare.")
-    return jobs
+def _trials(reports: Reports, arguments: argparse.Namespace) -> tuple[list[Trial], dict[str, str]]:
+    """Return the trials of the runs to compare, and why runs that were not named are left out."""
+    from quala.compare.trials import Collector
 
-
-def _all(
-    reports: Reports, collector: Collector, experiment: str | None
-) -> tuple[list[Trial], dict[str, str]]:
-    """Return the trials of all finished workflows with a report, and why runs were left out."""
+    collector = Collector(reports)
     trials: list[Trial] = []
     left_out: dict[str, str] = {}
-    for run in reports.finished(experiment):
-        if not reports.has_report(run):
-            continue
+    if arguments.runs:
+        named = {run.info.run_id: run for name in arguments.runs for run in _runs(reports, name)}
+        return [trial for run in named.values() for trial in collector.trials(run)], left_out
+    for run in reports.reported(arguments.experiment):
         try:
             trials += collector.trials(run)
         except QualaError as error:
             left_out[run.info.run_id] = str(error)
     if not trials:
-        place = f"of the experiment `{experiment}` " if experiment else ""
+        place = f"of the experiment `{arguments.experiment}` " if arguments.experiment else ""
         reason = "; ".join(left_out.values()) or "`quala run` one"
         raise QualaError(
             f"No finished workflow {place}in {reports.uri} has a report to compare: {reason}"
         )
     return trials, left_out
+
+
+def _runs(reports: Reports, name: str) -> list[Run]:
+    """Return the workflow run of this name, or the runs of a sweep's finished jobs."""
+    from quala.workflow.store import KIND
+
+    run = reports.run(name)
+    if run.data.tags[KIND] == "workflow":
+        return [run]
+    jobs = [job.run for job in reports.jobs(run) if job.run and job.status == "FINISHED"]
+    if not jobs:
+        raise QualaError(f"No job of the sweep `{name}` is finished: there is nothing to compare.")
+    return jobs
 
 
 def _of_task(trials: Sequence[Trial], task: str) -> list[Trial]:
@@ -247,7 +241,7 @@ def _shown(comparison: Comparison) -> list[RenderableType]:
         score = metric_name(table.metric)
         columns = ["#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", score, "n",
                    "Speed-up", "Training s"]  # fmt: skip
-        frame = measured_texts(table, comparison.claims)[columns]
+        frame = measured_texts(table)[columns]
         items.append(to_terminal(frame, title=table.title, left=("System", "Setting")))
         items += map(Text, legends(table))
     return items

@@ -5,22 +5,17 @@ from __future__ import annotations
 import re
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from quala.compare.published import Claim, Published, published
-from quala.compare.settings import all_differences, labels, natural_order
-from quala.compare.trials import TEACHER, Costs, Place, Trial
+from quala.compare.published import Claim, published
+from quala.compare.trials import TEACHER, Place, Setting, Trial
 from quala.errors import QualaError
 from quala.plugins import FORMATS
-from quala.report.table import to_frame
 from quala.results import Row
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 
 SIGNED = "±"
 
@@ -89,19 +84,26 @@ class Line:
     shares: Mapping[Place, Spread]
     claim: Claim | None
 
-    def spread(self, figure: Callable[[Row], float | None]) -> Spread | None:
-        """Return a figure of the rows over the seeds."""
-        return Spread.of(figure(trial.row) for trial in self.trials)
+    @property
+    def name(self) -> str:
+        """The displayed name of the system."""
+        return TEACHER_NAME if self.system == TEACHER else published().name(self.system)
 
-    def cost(self, figure: Callable[[Costs], float], *, teacher: bool = False) -> Spread:
-        """Return a cost of the training, or of the teacher's, over the seeds."""
-        costs = (trial.teacher if teacher else trial.costs for trial in self.trials)
-        return Spread(tuple(map(figure, costs)))
+    def spread(self, figure: str) -> Spread | None:
+        """Return one of a trial's `figures` over the seeds, None where it is unknown."""
+        return Spread.of(trial.figures()[figure] for trial in self.trials)
+
+    def mean(self, figure: str, unit: float = 1.0) -> float | None:
+        """Return the mean of a figure over the seeds in a unit, None where it is unknown."""
+        spread = self.spread(figure)
+        return spread.mean / unit if spread else None
 
     @property
     def score(self) -> Spread:
         """The metric on the test set, in percent."""
-        return Spread(tuple(trial.score for trial in self.trials))
+        spread = self.spread("score")
+        assert spread is not None  # only rows with a score are trials
+        return spread
 
     @property
     def bits(self) -> str:
@@ -146,6 +148,11 @@ class Table:
         return [line.system for line in self.lines].count(TEACHER) == 1
 
     @property
+    def differences(self) -> list[str]:
+        """The options in which settings differ, for each line that has any."""
+        return [f"{line.number}: {line.differences}" for line in self.lines if line.differences]
+
+    @property
     def machines(self) -> tuple[str, ...]:
         """The machines of the trainings, the machine of the most lines first."""
         counts = Counter(machine for line in self.lines for machine in line.machines)
@@ -154,24 +161,23 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Tables of measured rows, published results, and the runs that could not be read.
-
-    Raises QualaError without a row.
-    """
+    """Tables of measured rows, and the reasons why runs were left out, by run."""
 
     tables: tuple[Table, ...]
-    claims: Published
     left_out: Mapping[str, str]
-    """Reasons by run."""
 
     @classmethod
     def of(cls, trials: Sequence[Trial], left_out: Mapping[str, str]) -> Comparison:
-        """Compare trials; `left_out` are reasons by run."""
-        return cls(tables(trials, published()) if trials else (), published(), left_out)
+        """Group trials: a table for each task and data, with the newest measurement of each model.
 
-    def __post_init__(self) -> None:
-        if not self.tables:
+        Raises QualaError without a trial.
+        """
+        if not trials:
             raise QualaError("A comparison needs at least one run with a scored row, got none.")
+        newest = sorted(trials, key=lambda trial: trial.started, reverse=True)
+        parts = _grouped(newest, lambda trial: (trial.data, trial.row.metric))
+        titles = _titles([part[0].spec for part in parts])
+        return cls(tuple(map(_table, titles, parts)), left_out)
 
     @property
     def systems(self) -> list[str]:
@@ -179,101 +185,83 @@ class Comparison:
         return sorted({line.system for table in self.tables for line in table.lines})
 
     @property
-    def names(self) -> dict[str, str]:
-        """The displayed name of each system."""
-        return {system: system_name(system, self.claims) for system in self.systems}
+    def reasons(self) -> list[str]:
+        """The runs that were left out, each with the reason."""
+        return [f"{run}: {reason}" for run, reason in self.left_out.items()]
 
     @property
-    def shown_claims(self) -> tuple[Claim, ...]:
+    def claims(self) -> tuple[Claim, ...]:
         """Published results of the systems that are compared."""
-        return self.claims.of(self.systems)
+        return published().of(self.systems)
 
 
-def system_name(system: str, claims: Published) -> str:
-    """Return the displayed name of a system."""
-    return TEACHER_NAME if system == TEACHER else claims.name(system)
+def _grouped(trials: Iterable[Trial], key: Callable[[Trial], Hashable]) -> list[list[Trial]]:
+    """Return the trials in groups of equal keys, in order of appearance."""
+    groups: dict[Hashable, list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(key(trial), []).append(trial)
+    return list(groups.values())
 
 
-def tables(trials: Sequence[Trial], claims: Published) -> tuple[Table, ...]:
-    """Return a table for each task and data, with the newest measurement of each model."""
-    frame = to_frame(
-        {
-            "trial": trial,
-            "data": trial.data,
-            "metric": trial.row.metric,
-            "system": trial.system,
-            "kind": trial.kind,
-            "setting": tuple(trial.setting.items()),
-            "model": trial.identity,
-            "place": trial.place,
-            "latency_ms": trial.row.median_ms,
-            "share": trial.share(trial.row),
-        }
-        for trial in sorted(trials, key=lambda trial: trial.started, reverse=True)
-    )
-    parts = [part for _, part in frame.groupby(["data", "metric"], sort=False)]
-    titles = _titles([part["trial"].iloc[0].spec for part in parts])
-    return tuple(_table(title, part, claims) for title, part in zip(titles, parts))
-
-
-def _table(title: str, frame: DataFrame, claims: Published) -> Table:
-    systems = sorted(frame["system"].unique(), key=lambda name: (name != TEACHER, name))
-    settings = (one for name in systems for one in _settings(frame[frame["system"] == name]))
-    first = frame["trial"].iloc[0]
+def _table(title: str, trials: Sequence[Trial]) -> Table:
+    """Return the table of some trials, the newest first."""
+    systems = _grouped(trials, lambda trial: trial.system)
+    systems.sort(key=lambda own: (own[0].system != TEACHER, own[0].system))
+    settings = (setting for own in systems for setting in _settings(own))
     return Table(
         title=title,
-        data=first.data,
-        metric=first.row.metric,
-        lines=tuple(_line(number, *one, claims) for number, one in enumerate(settings, start=1)),
+        data=trials[0].data,
+        metric=trials[0].row.metric,
+        lines=tuple(_line(number, *one) for number, one in enumerate(settings, start=1)),
     )
 
 
-def _settings(frame: DataFrame) -> list[tuple[str, str, DataFrame]]:
-    """Return label, differences and trials of each setting, full lengths before chosen ones."""
-    kinds = set(frame["kind"])
-    found: list[tuple[str, str, DataFrame]] = []
-    for kind in (kind for kind in KINDS if kind in kinds):
-        own = frame[frame["kind"] == kind]
-        parts = [part for _, part in own.groupby("setting", sort=False)]
-        parts.sort(key=lambda part: part["trial"].iloc[-1].started)
-        settings = [part["trial"].iloc[0].setting for part in parts]
-        named = frozenset().union(*(trial.named for trial in own["trial"]))
-        suffix = KINDS[kind] if "chosen" in kinds else ""
+def _settings(trials: Sequence[Trial]) -> Iterator[tuple[str, str, list[Trial]]]:
+    """Yield label, differences and trials of each setting, full lengths before chosen ones."""
+    for kind, suffix in KINDS.items():
+        own = [trial for trial in trials if trial.kind == kind]
+        parts = _grouped(own, lambda trial: tuple(trial.setting.items()))
+        parts.sort(key=lambda part: part[-1].started)
+        settings = [part[0].setting for part in parts]
+        named = frozenset[str]().union(*(trial.named for trial in own))
         ordered = sorted(
             zip(labels(settings, named), all_differences(settings), parts),
             key=lambda one: natural_order(one[0]),
         )
-        found += [
-            (", ".join(filter(None, [label, suffix])), differences, part)
-            for label, differences, part in ordered
-        ]
-    return found
+        # Without chosen lengths, all lengths are full and need no suffix.
+        shown = suffix if any(trial.kind == "chosen" for trial in trials) else ""
+        for label, differences, part in ordered:
+            yield ", ".join(filter(None, [label, shown])), differences, part
 
 
-def _line(number: int, label: str, differences: str, frame: DataFrame, claims: Published) -> Line:
-    models = frame.drop_duplicates("model")["trial"]
-    trials = tuple(sorted(models, key=lambda trial: (trial.seeds, trial.started)))
-    first = trials[0]
+def _line(number: int, label: str, differences: str, trials: Sequence[Trial]) -> Line:
+    models = [part[0] for part in _grouped(trials, lambda trial: trial.identity)]
+    models.sort(key=lambda trial: (trial.seeds, trial.started))
+    first = models[0]
     return Line(
         number=number,
         system=first.system,
         label=label,
         differences=differences,
-        trials=trials,
-        latencies=_by_place(frame, "latency_ms"),
-        shares=_by_place(frame, "share"),
-        claim=claims.nearest(
+        trials=tuple(models),
+        latencies=_by_place(trials, lambda trial: trial.row.median_ms),
+        shares=_by_place(trials, lambda trial: trial.share(trial.row)),
+        claim=published().nearest(
             first.system, bits=bits_of(first.row), kind=first.kind, data=data_name(first.spec)
         ),
     )
 
 
-def _by_place(frame: DataFrame, figure: str) -> dict[Place, Spread]:
+def _by_place(
+    trials: Sequence[Trial], figure: Callable[[Trial], float | None]
+) -> dict[Place, Spread]:
     """Return a figure of the timing by place, the newest of each model."""
-    newest = frame.dropna(subset=[figure]).drop_duplicates(["place", "model"])
-    groups = newest.groupby("place", sort=False)[figure]
-    timed: dict[Any, Spread] = {place: Spread(tuple(values)) for place, values in groups}
-    return timed
+    found: dict[Place, dict[str, float]] = {}
+    for trial in trials:
+        value = figure(trial)
+        if value is not None:
+            found.setdefault(trial.place, {}).setdefault(trial.identity, value)
+    return {place: Spread(tuple(values.values())) for place, values in found.items()}
 
 
 def data_name(spec: Mapping[str, Any]) -> str:
@@ -314,3 +302,85 @@ def bits_of(row: Row) -> str:
 
 def _joined(texts: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(texts))
+
+
+OFF = "off"
+BASE = "base"
+
+
+def differing(settings: Sequence[Setting]) -> list[str]:
+    """Return the options that do not have the same value everywhere, in order of appearance."""
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    return [key for key in keys if len({setting.get(key) for setting in settings}) > 1]
+
+
+def labels(settings: Sequence[Setting], named: Collection[str] = ()) -> list[str]:
+    """Return a label for each setting; labels are equal if and only if settings are.
+
+    A label has the options that differ and are `named` (on the command line), and others only
+    where they are needed to distinguish settings. If there are several such options, values that
+    most settings have are left out; a setting with all of these values is called `base`.
+    """
+    keys = _distinguishing(settings, named)
+    if not keys:
+        return [""] * len(settings)
+    names = {key: _short(key, keys) for key in keys}
+    texts = [{key: setting.get(key, OFF) for key in keys} for setting in settings]
+    usual = {key: Counter(text[key] for text in texts).most_common(1)[0][0] for key in keys}
+    return [_label(text, names, {} if len(keys) == 1 else usual) for text in texts]
+
+
+def natural_order(label: str) -> tuple[bool, list[tuple[str, float]]]:
+    """Return a sort key: the base first, numbers by value (ratio=5 before ratio=10)."""
+    pieces = re.findall(r"([^\d]*)(\d+(?:\.\d+)?)?", label)
+    return label != BASE, [(text, float(number or 0)) for text, number in pieces]
+
+
+def all_differences(settings: Sequence[Setting]) -> list[str]:
+    """Return for each setting its values of all options in which settings differ."""
+    keys = differing(settings)
+    return [", ".join(f"{key}={one.get(key, OFF)}" for key in keys) for one in settings]
+
+
+def _distinguishing(settings: Sequence[Setting], named: Collection[str]) -> list[str]:
+    found = differing(settings)
+    keys: list[str] = []
+    for key in found:
+        if key in named and not any(_repeats(key, other, settings) for other in keys):
+            keys.append(key)
+    for key in found:
+        if key not in keys and _kinds(settings, [*keys, key]) > _kinds(settings, keys):
+            keys.append(key)
+    return keys
+
+
+def _repeats(key: str, other: str, settings: Sequence[Setting]) -> bool:
+    """Return whether an option of a stage used twice has the values of its first use."""
+    if key.partition(".")[2] != other.partition(".")[2]:
+        return False
+    return all(key not in one or one[key] == one.get(other) for one in settings)
+
+
+def _kinds(settings: Sequence[Setting], keys: Sequence[str]) -> int:
+    return len({tuple(setting.get(key) for key in keys) for setting in settings})
+
+
+def _label(texts: Mapping[str, str], names: Mapping[str, str], usual: Mapping[str, str]) -> str:
+    shown = [(texts[key], names[key]) for key in texts if texts[key] != usual.get(key)]
+    if not shown:
+        return BASE
+    # Options of one value share it: soft=hidden=attention=0.
+    return ", ".join(
+        "=".join([*(name for _, name in group), value])
+        for value, group in groupby(shown, key=lambda pair: pair[0])
+    )
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """Return the shortest unique end of a dotted name."""
+    parts = key.split(".")
+    for start in range(len(parts) - 1, 0, -1):
+        end = ".".join(parts[start:])
+        if sum(f".{other}".endswith(f".{end}") for other in keys) == 1:
+            return end
+    return key

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
-from quala.report.write import REPORT, read_report
-from quala.results import Report
+from quala.results import REPORT, Report, read_report
 from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking
 from quala.workflow.sweep import JOB
 
@@ -42,32 +41,21 @@ class Reports(Tracking):
     @classmethod
     def open(cls, uri: str) -> Reports:
         """Connect to a store that exists. Raises QualaError when it cannot be read."""
-        client = Tracking.connect(uri).client
-        from mlflow.exceptions import MlflowException
-
-        try:
-            found = client.search_experiments()
-        except MlflowException as error:
-            reason = str(error.message).partition("\n")[0]
-            raise QualaError(f"The tracking store {uri} cannot be read: {reason}") from error
-        return cls(client, uri, {one.name: one.experiment_id for one in found})
+        tracking = Tracking.connect(uri)
+        return cls(tracking.client, uri, tracking.experiment_ids())
 
     def run(self, run_id: str) -> Run:
         """Return a workflow or sweep run. Raises QualaError for any other id."""
-        from mlflow.exceptions import MlflowException
-
         try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
+            run = self.get(run_id)
+        except QualaError as error:
             newest = ", ".join(one.info.run_id for one in self.finished()[:3]) or "none"
-            raise QualaError(
-                f"There is no run `{run_id}` in {self.uri}; newest finished workflows: {newest}."
-            ) from error
-        kind = run.data.tags.get(KIND, "foreign")
+            raise QualaError(f"{error} Newest finished workflows: {newest}.") from error
+        kind = run.data.tags.get(KIND, "run of another program")
         if kind not in ("workflow", "sweep"):
             above = run.data.tags.get(PARENT)
-            hint = f" it belongs to `{above}`." if above else ""
-            raise QualaError(f"Run `{run_id}` is a {kind}, not a workflow or a sweep;{hint}")
+            hint = f"; it belongs to `{above}`" if above else ""
+            raise QualaError(f"Run `{run_id}` is a {kind}, not a workflow or a sweep{hint}.")
         return run
 
     def finished(self, experiment: str | None = None) -> list[Run]:
@@ -81,16 +69,15 @@ class Reports(Tracking):
         ids = [self.experiments[name] for name in names]
         return self.find_runs(ids, {KIND: "workflow"}, "FINISHED")
 
+    def reported(self, experiment: str | None = None) -> list[Run]:
+        """Return the finished workflow runs that have a report, newest first."""
+        return [run for run in self.finished(experiment) if report_run(run)]
+
     def newest(self) -> Run:
         """Return the newest finished workflow that has a report. Raises QualaError if none has."""
-        for run in self.finished():
-            if self.has_report(run):
-                return run
+        for run in self.reported():
+            return run
         raise QualaError(f"No finished workflow in {self.uri} has a report yet: `quala run` one.")
-
-    def has_report(self, run: Run) -> bool:
-        """Return whether a workflow has a report."""
-        return self._report_run(run) is not None
 
     def jobs(self, sweep: Run) -> list[SweepJob]:
         """Return the jobs of a sweep in order; a job may have reused an older workflow run."""
@@ -100,18 +87,15 @@ class Reports(Tracking):
             SweepJob(
                 overrides=" ".join(job["overrides"]) or "-",
                 status=job["status"],
-                run=self.client.get_run(job["run_id"]) if job["run_id"] else None,
+                run=self.get(job["run_id"]) if job["run_id"] else None,
             )
             for job in sorted(noted, key=lambda job: int(job["job"]))
         ]
 
-    def report(self, run: Run) -> Report | None:
-        """Return a workflow's report, None if it has none."""
-        run_id = self._report_run(run)
-        if run_id is None:
-            return None
+    def report(self, run: Run) -> Report:
+        """Return a workflow's report. Raises QualaError when it has none."""
         with tempfile.TemporaryDirectory() as folder:
-            file = self.artifact(run_id, f"{OUTPUT}/{REPORT}", Path(folder))
+            file = self.artifact(_needed(run), f"{OUTPUT}/{REPORT}", Path(folder))
             return read_report(file.parent)
 
     def facts(self, run_id: str, path: str) -> Any:
@@ -123,18 +107,28 @@ class Reports(Tracking):
             except ValueError as error:
                 raise QualaError(f"The artifact `{path}` of run `{run_id}` is damaged.") from error
 
-    def export(self, run: Run, folder: Path) -> Path:
+    def export(self, run: Run, folder: Path) -> None:
         """Copy a workflow's report files into `folder`. Raises QualaError when it has none."""
-        run_id = self._report_run(run)
-        if run_id is None:
-            raise QualaError(f"Run `{run.info.run_id}` has no report.")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as copies:
-            for file in self.artifact(run_id, OUTPUT, Path(copies)).iterdir():
+            for file in self.artifact(_needed(run), OUTPUT, Path(copies)).iterdir():
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
-        return folder
 
-    def _report_run(self, run: Run) -> str | None:
-        """Return the id of the stage run that made the report; another workflow may own it."""
-        return run.data.tags.get(f"{STAGE}.{REPORT_STAGE}") or None
+
+def report_run(run: Run) -> str | None:
+    """Return the id of the stage run that made a workflow's report, if any did.
+
+    It may belong to another workflow, whose report was reused.
+    """
+    return run.data.tags.get(f"{STAGE}.{REPORT_STAGE}") or None
+
+
+def _needed(run: Run) -> str:
+    found = report_run(run)
+    if found is None:
+        raise QualaError(
+            f"Run `{run.info.run_id}` ({run.info.status.lower()}) has no report: it stopped "
+            "before its report stage, or that stage was left out."
+        )
+    return found

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from quala.compare.group import (
-    SIGNED,
-    UNKNOWN_BITS,
-    Comparison,
-    Line,
-    Spread,
-    Table,
-    system_name,
-)
-from quala.compare.published import Published
-from quala.compare.trials import TEACHER, Place, Trial
-from quala.report.table import ABSENT, MIB, metric_name, to_csv, to_frame
-from quala.results import GIGA, Row
+from quala.compare.group import SIGNED, UNKNOWN_BITS, Comparison, Line, Spread, Table
+from quala.compare.published import published
+from quala.compare.trials import ROW_FIGURES, TEACHER, Place, Trial
+from quala.report.table import ABSENT, MIB, format_number, metric_name, to_csv, to_frame
+from quala.results import GIGA
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -40,39 +31,28 @@ CLAIMS_NOTE = (
     "What the papers report of their own models: other teachers, other data, other machines and "
     "runtimes. No figure here can be compared with one that was measured above."
 )
+TRAINING = {
+    "Steps": "train_steps",
+    "Passes": "train_passes",
+    "Inputs": "train_inputs",
+    "Seconds": "train_seconds",
+    "Calibration, search: seconds": "other_seconds",
+}
+TAUGHT = {"Teacher: steps": "teacher_steps", "Teacher: seconds": "teacher_seconds"}
+"""Figures of the training and of the teacher's, by their headings."""
 
 
-def format_spread(
-    spread: Spread | None,
-    form: str = "{:.2f}",
-    *,
-    deviation: bool = False,
-    lower_bound: bool = False,
-) -> str:
-    """Return the mean as text, with its `deviation` if asked for; a dash for nothing known.
-
-    Nothing is known of a `lower_bound` of 0.
-    """
-    if spread is None or (lower_bound and not spread.mean):
-        return ABSENT
-    text = spread.text(form) if deviation else form.format(spread.mean)
-    return f"{AT_LEAST}{text}" if lower_bound else text
-
-
-def measured_texts(table: Table, claims: Published) -> DataFrame:
+def measured_texts(table: Table) -> DataFrame:
     """Return the lines of a table as texts; exact match only where it was measured."""
-    exact = any(trial.row.exact_match is not None for line in table.lines for trial in line.trials)
-    return to_frame(_measured(line, table, claims, exact=exact) for line in table.lines)
+    exact = any(line.spread("exact_match") for line in table.lines)
+    return to_frame(_measured(line, table, exact=exact) for line in table.lines)
 
 
-def _measured(line: Line, table: Table, claims: Published, *, exact: bool) -> dict[str, str]:
-    def figure(value: Callable[[Row], float | None], form: str, *, deviation: bool = False) -> str:
-        return format_spread(line.spread(value), form, deviation=deviation)
-
+def _measured(line: Line, table: Table, *, exact: bool) -> dict[str, str]:
     def timed(figures: Mapping[Place, Spread], form: str) -> str:
         """Return a figure of the timing at each place where it is known."""
         texts = (
-            format_spread(figures[place], form) + _mark(table.places, place, LATENCY)
+            form.format(figures[place].mean) + _mark(table.places, place, LATENCY)
             for place in table.places
             if place in figures
         )
@@ -80,22 +60,23 @@ def _measured(line: Line, table: Table, claims: Published, *, exact: bool) -> di
 
     machines = "".join(_mark(table.machines, machine, MACHINES) for machine in line.machines)
     speedups = {place: Spread((1 / share.mean,)) for place, share in line.shares.items()}
+    matches = line.spread("exact_match")
     return {
         "#": str(line.number),
-        "System": system_name(line.system, claims),
+        "System": line.name,
         "Setting": line.label or ABSENT,
         "Bits w-e-a": line.bits,
         "Parameters": _parameters(line),
-        "Size MiB": figure(lambda row: row.size_bytes / MIB, "{:.2f}"),
-        "GMACs padded": figure(lambda row: row.macs_padded / GIGA, "{:.3f}"),
-        "GMACs mean": figure(lambda row: row.macs_mean / GIGA, "{:.3f}"),
-        **({"EM": figure(lambda row: row.exact_match, "{:.2f}", deviation=True)} if exact else {}),
+        "Size MiB": format_number(line.mean("size_bytes", MIB)),
+        "GMACs padded": format_number(line.mean("macs_padded", GIGA), "{:.3f}"),
+        "GMACs mean": format_number(line.mean("macs_mean", GIGA), "{:.3f}"),
+        **({"EM": matches.text() if matches else ABSENT} if exact else {}),
         metric_name(table.metric): line.score.text(),
         "n": str(len(line.trials)),
         "Latency ms": timed(line.latencies, "{:.2f}"),
         "Speed-up": timed(speedups, "{:.2f}x"),
-        "Training s": _count(line.cost(attrgetter("seconds")), line.partial) + machines,
-        "Passes": _count(line.cost(attrgetter("passes")), line.partial),
+        "Training s": _cost(line, "train_seconds") + machines,
+        "Passes": _cost(line, "train_passes"),
         "Published by its paper": line.claim.text() if line.claim else ABSENT,
     }
 
@@ -112,93 +93,78 @@ def _training(line: Line) -> dict[str, str]:
         f"{work.stage} {work.steps:,} x {work.passes // work.steps}, {work.inputs // work.passes}"
         for work in costs.training
     ] + [f"{name} from outside" for name in costs.missing]
-    other_partial = any(trial.costs.other_partial for trial in line.trials)
-    teacher_partial = any(trial.teacher.partial for trial in line.trials)
     return {
         "#": str(line.number),
         "Training: steps x passes in a step, inputs in a batch": "; ".join(stages) or "none",
-        "Steps": _count(line.cost(attrgetter("steps")), line.partial),
-        "Passes": _count(line.cost(attrgetter("passes")), line.partial),
-        "Inputs": _count(line.cost(attrgetter("inputs")), line.partial),
-        "Seconds": _count(line.cost(attrgetter("seconds")), line.partial),
-        "Calibration, search: seconds": _count(
-            line.cost(attrgetter("other_seconds")), other_partial
-        ),
-        "Teacher: steps": _count(line.cost(attrgetter("steps"), teacher=True), teacher_partial),
-        "Teacher: seconds": _count(
-            line.cost(attrgetter("seconds"), teacher=True), teacher_partial
-        ),
+        **{heading: _cost(line, name) for heading, name in (TRAINING | TAUGHT).items()},
     }
 
 
-def _count(spread: Spread, partial: bool) -> str:
-    return format_spread(spread, "{:,.0f}", lower_bound=partial)
+def _cost(line: Line, name: str) -> str:
+    """Return a mean cost as text; of a lower bound that is 0, nothing is known."""
+    mean, text = line.mean(name), format_number(line.mean(name), "{:,.0f}")
+    if not any(trial.partial(name) for trial in line.trials):
+        return text
+    return f"{AT_LEAST}{text}" if mean else ABSENT
 
 
 def _parameters(line: Line) -> str:
     total, nonzero = (
-        format_spread(line.spread(figure), "{:.3g} M")
-        for figure in (
-            lambda row: None if row.parameters is None else row.parameters / MILLION,
-            lambda row: None if row.nonzero is None else row.nonzero / MILLION,
-        )
+        format_number(line.mean(name, MILLION), "{:.3g} M") for name in ("parameters", "nonzero")
     )
     return total if nonzero == total else f"{total} ({nonzero} not 0)"
 
 
 def claim_texts(comparison: Comparison) -> DataFrame | None:
     """Return what the papers report of the compared systems, None where they report nothing."""
-    claims = comparison.claims
-    if not comparison.shown_claims:
-        return None
-    return to_frame(
+    known = published()
+    records = [
         {
-            "System": comparison.names[claim.system],
+            "System": known.name(claim.system),
             "Data": claim.data,
             "Published": claim.claim,
             "Setting": claim.setting + (f", {claim.bits}" if claim.bits else ""),
-            "Paper": f"arXiv {claims.papers[claim.system]}",
-            "Read in": claims.sources[claim.source],
+            "Paper": f"arXiv {known.papers[claim.system]}",
+            "Read in": known.sources[claim.source],
         }
-        for claim in comparison.shown_claims
-    )
+        for claim in comparison.claims
+    ]
+    return to_frame(records) if records else None
 
 
 def notes(table: Table) -> list[str]:
     """Return the explanations that a table needs."""
-    return list(_notes(table))
-
-
-def _notes(table: Table) -> Iterator[str]:
-    yield (
+    lines = table.lines
+    found = [
         "A row is one system in one setting; its n models are runs that differ only in the seed. "
         "Scores are in percent, on the test set: the mean and, for n = 2, both values, for larger "
-        f"n {SIGNED} the standard deviation (n - 1). Other figures are means."
-    )
-    yield (
+        f"n {SIGNED} the standard deviation (n - 1). Other figures are means.",
         "GMACs padded: an input padded to the full sequence; GMACs mean: the average over the "
         "real inputs. Size: the stored file of the compressed model, 4 bytes a parameter for the "
-        "teacher. Passes: forward and backward passes of a batch, without the teacher's."
-    )
-    yield from legends(table)
-    elsewhere = [line for line in table.lines if not {*table.places[:1]} <= line.latencies.keys()]
+        "teacher. Passes: forward and backward passes of a batch, without the teacher's.",
+        *legends(table),
+    ]
+    elsewhere = [line for line in lines if not {*table.places[:1]} <= line.latencies.keys()]
     if table.places and elsewhere:
         numbers = ", ".join(str(line.number) for line in elsewhere)
-        yield f"Not in the latency chart: lines timed elsewhere or not at all, {numbers}."
-    if any(trial.front for line in table.lines for trial in line.trials):
-        yield (
+        found.append(f"Not in the latency chart: lines timed elsewhere or not at all, {numbers}.")
+    if any(trial.front for line in lines for trial in line.trials):
+        found.append(
             "Faint marks are other lengths of a length-adaptive model, one measurement each; the "
             "front is the front of the rows."
         )
-    if any("not 0" in _parameters(line) for line in table.lines):
-        yield "Parameters that are 0 were pruned or rounded to 0."
-    if any(line.bits == UNKNOWN_BITS["int8"] for line in table.lines):
-        yield "8-?-8: an older version made the report; it did not record the bits of embeddings."
-    if any(line.partial for line in table.lines):
-        yield (
+    if any("not 0" in _parameters(line) for line in lines):
+        found.append("Parameters that are 0 were pruned or rounded to 0.")
+    if any(line.bits == UNKNOWN_BITS["int8"] for line in lines):
+        found.append(
+            "8-?-8: an older version made the report; it did not record the bits of embeddings."
+        )
+    if any(line.partial for line in lines):
+        found.append(
             f"{AT_LEAST.strip()}: a lower bound. An output was given from outside, or a training "
             "was resumed by an older version, which recorded only its last process."
         )
+    return found
 
 
 def legends(table: Table) -> Iterator[str]:
@@ -220,19 +186,13 @@ def _mark(names: Sequence[object], name: object, letters: str) -> str:
 
 def provenance(table: Table) -> list[str]:
     """Return for each line its runs with their seeds, commits and dates."""
-    return [f"{line.number}: {'; '.join(_origins(line))}" for line in table.lines]
+    return [f"{line.number}: {'; '.join(map(_origin, line.trials))}" for line in table.lines]
 
 
-def _origins(line: Line) -> Iterator[str]:
-    for trial in line.trials:
-        seeds = ", ".join(map(str, trial.seeds)) or "-"
-        commit = trial.commit[:8] or "none"
-        day = trial.started.date().isoformat()
-        yield f"run {trial.run} (seed {seeds}, commit {commit}, {day})"
-
-
-_FIGURES = ("exact_match", "parameters", "nonzero", "size_bytes", "macs_padded", "macs_mean")
-"""Attributes of a row whose spreads are in the JSON and in the CSV."""
+def _origin(trial: Trial) -> str:
+    seeds = ", ".join(map(str, trial.seeds)) or "-"
+    commit, day = trial.commit[:8] or "none", trial.started.date().isoformat()
+    return f"run {trial.run} (seed {seeds}, commit {commit}, {day})"
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -246,31 +206,31 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
                 "data": table.data,
                 "metric": table.metric,
                 "notes": notes(table),
-                "rows": [_row(line, comparison) for line in table.lines],
+                "rows": [_row(line) for line in table.lines],
             }
             for table in comparison.tables
         ],
         "published": [
-            asdict(claim) | {"arxiv": comparison.claims.papers[claim.system]}
-            for claim in comparison.shown_claims
+            asdict(claim) | {"arxiv": published().papers[claim.system]}
+            for claim in comparison.claims
         ],
-        "sources": dict(comparison.claims.sources),
+        "sources": dict(published().sources),
         "left_out": dict(comparison.left_out),
     }
 
 
-def _row(line: Line, comparison: Comparison) -> dict[str, Any]:
+def _row(line: Line) -> dict[str, Any]:
     return {
         "row": line.number,
         "system": line.system,
-        "name": comparison.names[line.system],
+        "name": line.name,
         "setting": line.label,
         "differences": line.differences,
         "bits": line.bits,
         "tokens": line.tokens,
         "n": len(line.trials),
         "score": _values(line.score),
-        **{name: _values(line.spread(attrgetter(name))) for name in _FIGURES},
+        **{name: _values(line.spread(name)) for name in ROW_FIGURES},
         "latency_ms": [
             {**asdict(place), **_values(spread)} for place, spread in line.latencies.items()
         ],
@@ -308,12 +268,11 @@ def csv_text(comparison: Comparison) -> str:
     only where a line has no other; `latency_place` names it.
     """
     lines = ((line, table) for table in comparison.tables for line in table.lines)
-    return to_csv(to_frame(_csv_record(line, table) for line, table in lines))
+    return to_csv(_csv_record(line, table) for line, table in lines)
 
 
 def _csv_record(line: Line, table: Table) -> dict[str, object]:
     score = line.score
-    figures = {name: line.spread(attrgetter(name)) for name in _FIGURES}
     place = next((place for place in table.places if place in line.latencies), None)
     share = line.shares.get(place) if place else None
     return {
@@ -331,15 +290,9 @@ def _csv_record(line: Line, table: Table) -> dict[str, object]:
         "score_deviation": score.deviation,
         "score_lowest": min(score.values),
         "score_highest": max(score.values),
-        **{name: spread.mean if spread else None for name, spread in figures.items()},
-        "train_steps": line.cost(attrgetter("steps")).mean,
-        "train_passes": line.cost(attrgetter("passes")).mean,
-        "train_inputs": line.cost(attrgetter("inputs")).mean,
-        "train_seconds": line.cost(attrgetter("seconds")).mean,
-        "other_seconds": line.cost(attrgetter("other_seconds")).mean,
+        **{name: line.mean(name) for name in (*ROW_FIGURES, *TRAINING.values())},
         "train_partial": str(line.partial).lower(),
-        "teacher_steps": line.cost(attrgetter("steps"), teacher=True).mean,
-        "teacher_seconds": line.cost(attrgetter("seconds"), teacher=True).mean,
+        **{name: line.mean(name) for name in TAUGHT.values()},
         "latency_ms": line.latencies[place].mean if place else None,
         "latency_place": place,
         "speedup": 1 / share.mean if share else None,

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
-from quala.compare.settings import Setting
-from quala.compare.store import REPORT_STAGE
+from quala.compare.store import REPORT_STAGE, Reports
 from quala.errors import QualaError
 from quala.results import FINE_TUNED, Report, Row
 from quala.workflow.execute import WORKFLOW
@@ -21,12 +20,14 @@ from quala.workflow.store import STAGE
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from quala.compare.store import Reports
 
-
+Setting = Mapping[str, str]
+"""Options by dotted name, in the order of the stages; false and null options are absent."""
 Kind = Literal["teacher", "full", "chosen"]
 TEACHER = "fine-tuned"
 """The system of the teachers' rows in a comparison."""
+ROW_FIGURES = ("exact_match", "parameters", "nonzero", "size_bytes", "macs_padded", "macs_mean")
+COSTS = ("steps", "passes", "inputs", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,40 +72,14 @@ class Costs:
     other: tuple[Work, ...]
     missing: tuple[str, ...]
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps."""
-        return sum(work.steps for work in self.training)
-
-    @property
-    def passes(self) -> int:
-        """Forward and backward passes of a batch."""
-        return sum(work.passes for work in self.training)
-
-    @property
-    def inputs(self) -> int:
-        """Inputs that were passed forward and backward."""
-        return sum(work.inputs for work in self.training)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of training."""
-        return sum(work.seconds for work in self.training)
-
-    @property
-    def other_seconds(self) -> float:
-        """Seconds of calibrations and searches."""
-        return sum(work.seconds for work in self.other)
+    def total(self, figure: str) -> float:
+        """Return the sum of `steps`, `passes`, `inputs` or `seconds` over the training stages."""
+        return sum((getattr(work, figure) for work in self.training), start=0.0)
 
     @property
     def partial(self) -> bool:
         """Whether the training took more than what is known of it."""
         return bool(self.missing) or any(work.partial for work in self.training)
-
-    @property
-    def other_partial(self) -> bool:
-        """Whether calibrations and searches took more than what is known of them."""
-        return any(work.partial for work in self.other)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +95,6 @@ class Trial:
     system: str
     kind: Kind
     row: Row
-    score: float
     identity: str
     data: str
     spec: Mapping[str, Any]
@@ -136,6 +110,21 @@ class Trial:
     """Other lengths of the same model, with the row at full length."""
     commit: str
     started: datetime
+
+    def figures(self) -> dict[str, float | None]:
+        """Return score, sizes and costs by their names in compare.csv; None is unknown."""
+        return {
+            **{name: getattr(self.row, name) for name in ("score", *ROW_FIGURES)},
+            **{f"train_{name}": self.costs.total(name) for name in COSTS},
+            "other_seconds": sum(work.seconds for work in self.costs.other),
+            **{f"teacher_{name}": self.teacher.total(name) for name in COSTS},
+        }
+
+    def partial(self, figure: str) -> bool:
+        """Return whether what is known of a cost in `figures` is a lower bound."""
+        if figure == "other_seconds":
+            return any(work.partial for work in self.costs.other)
+        return (self.teacher if figure.startswith("teacher_") else self.costs).partial
 
     def share(self, row: Row) -> float | None:
         """Return the latency of one of the run's rows as a share of the teacher's."""
@@ -211,20 +200,15 @@ class Collector:
     """Stage runs by id."""
 
     def trials(self, run: Run) -> list[Trial]:
-        """Return the rows that are compared: the teacher's, and the compressed model's.
+        """Return the rows that are compared: those of the teacher and of the compressed model.
 
-        The latter at full and at chosen lengths, and the same of the float model that was
-        quantized, where there is one.
+        The compressed model has a row at full length and one at the chosen lengths. The float
+        model that was quantized, where there is one, has the same two rows.
 
         Raises QualaError for a run without a report, and for one whose model or measurement was
         given from outside.
         """
-        report = self.reports.report(run)
-        if report is None:
-            raise QualaError(
-                f"Run `{run.info.run_id}` ({run.info.status.lower()}) has no report to compare."
-            )
-        return list(_RunReader(self, run, report).trials())
+        return list(_TrackedReport(self, run, self.reports.report(run)).trials())
 
     def node(self, run: Run, name: str) -> Node | None:
         """Return the stage run called `name`, None for an output given from outside."""
@@ -232,15 +216,14 @@ class Collector:
         if not run_id:
             return None
         if run_id not in self._known:
-            stage = self.reports.client.get_run(run_id)
             facts = [self.reports.facts(run_id, path) for path in (IDENTITY, HARDWARE)]
-            self._known[run_id] = Node(name, stage, *facts)
+            self._known[run_id] = Node(name, self.reports.get(run_id), *facts)
         return self._known[run_id]
 
 
 @dataclass
-class _RunReader:
-    """Joins the report of one workflow run with the stage runs behind it."""
+class _TrackedReport:
+    """The report of one workflow run, with the stage runs behind it."""
 
     collector: Collector
     run: Run
@@ -272,33 +255,31 @@ class _RunReader:
         report = self.report
         chosen, unrounded = report.chosen, report.supernet
         shorter = (row for row in unrounded if chosen and row.lengths == chosen.lengths)
-        rows: list[tuple[Kind, tuple[str, ...], Row | None]] = [
-            ("teacher", (BASELINE,), self.teacher),
-            ("full", (FLOAT,), next(iter(unrounded), None)),
-            ("chosen", (FLOAT, SEARCH), next(shorter, None)),
-            ("full", (MODEL,), report.full),
-            ("chosen", (MODEL, SEARCH), chosen),
+        rows: list[tuple[Kind, tuple[str, ...], Row | None, tuple[Row, ...]]] = [
+            ("teacher", (BASELINE,), self.teacher, ()),
+            ("full", (FLOAT,), next(iter(unrounded), None), unrounded[1:]),
+            ("chosen", (FLOAT, SEARCH), next(shorter, None), ()),
+            ("full", (MODEL,), report.full, report.front),
+            ("chosen", (MODEL, SEARCH), chosen, ()),
         ]
-        for kind, made_by, row in rows:
+        for kind, made_by, row, front in rows:
             if row is not None and row.score is not None:
-                yield self._trial(kind, made_by, row, row.score)
+                yield self._trial(kind, made_by, row, front)
 
-    def _trial(self, kind: Kind, made_by: tuple[str, ...], row: Row, score: float) -> Trial:
+    def _trial(
+        self, kind: Kind, made_by: tuple[str, ...], row: Row, front: tuple[Row, ...]
+    ) -> Trial:
         run, measure = self.run, self.measure
         nodes, teacher = self._upstream(made_by), self._upstream([BASELINE])
         above = {} if kind == "teacher" else teacher
         setting = self._setting(nodes, kind, row)
         seeds = {int(node.config[SEED]) for node in nodes.values() if node and SEED in node.config}
         config = measure.config
-        fronts: dict[tuple[str, ...], tuple[Row, ...]] = {
-            (FLOAT,): self.report.supernet[1:], (MODEL,): self.report.front,
-        }  # fmt: skip
         return Trial(
             run=run.info.run_id,
             system=TEACHER if kind == "teacher" else run.data.tags[WORKFLOW],
             kind=kind,
             row=row,
-            score=score,
             identity=" ".join(self.inputs[key] for key in made_by),
             data=self.inputs[DATA],
             spec=self.origins[DATA]["detail"],
@@ -311,7 +292,7 @@ class _RunReader:
             teacher_ms=self.teacher.median_ms if self.teacher else None,
             costs=_costs({name: node for name, node in nodes.items() if name not in above}),
             teacher=_costs(teacher),
-            front=fronts.get(made_by, ()),
+            front=front,
             commit=run.data.tags.get("mlflow.source.git.commit", ""),
             started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
         )
@@ -372,8 +353,9 @@ def _options(name: str, node: Node) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return "/".join(map(_text, value))
-    short = f"{value:g}" if isinstance(value, float) else str(value)
-    return short if not isinstance(value, float) or float(short) == value else repr(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def _matching(

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from quala.compare import text
 from quala.compare.group import Comparison, Line, Table
-from quala.compare.text import (
-    CLAIMS_NOTE,
-    TITLE,
-    claim_texts,
-    csv_text,
-    measured_texts,
-    notes,
-    provenance,
-    to_json,
-    training_texts,
-)
 from quala.compare.trials import TEACHER, Place, Trial
 from quala.report.charts import (
     INK,
@@ -49,44 +39,28 @@ FRONT = FrontLine("#9ca3af", "Pareto front of the rows", steps=True)
 def build_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     """Write compare.html, .md, .csv, .json and one figure per table; return the files."""
     looks = styles(comparison.systems)
-    drawn = [table_charts(table, comparison.names, looks) for table in comparison.tables]
-    pictures = [f"compare-{number}.png" for number in range(1, len(drawn) + 1)]
+    drawn = {
+        f"compare-{number}.png": table_charts(table, looks)
+        for number, table in enumerate(comparison.tables, start=1)
+    }
     shown = {
-        "title": TITLE,
-        "tables": [
-            {
-                "title": table.title,
-                "data": table.data[:16],
-                "charts": charts,
-                "picture": picture,
-                "measured": measured_texts(table, comparison.claims),
-                "notes": notes(table),
-                "differences": [
-                    f"{line.number}: {line.differences}"
-                    for line in table.lines
-                    if line.differences
-                ],
-                "training": training_texts(table),
-                "runs": provenance(table),
-            }
-            for table, charts, picture in zip(comparison.tables, drawn, pictures)
-        ],
-        "claims": claim_texts(comparison),
-        "claims_note": CLAIMS_NOTE,
-        "left_out": [f"{run}: {reason}" for run, reason in comparison.left_out.items()],
+        "title": text.TITLE,
+        "comparison": comparison,
+        "tables": list(zip(comparison.tables, drawn.values(), drawn)),
+        "text": text,
     }
     texts = {
         "compare.html": render("compare.html.j2", **shown),
         "compare.md": render("compare.md.j2", **shown).rstrip() + "\n",
-        "compare.csv": csv_text(comparison),
-        "compare.json": json.dumps(to_json(comparison), indent=1) + "\n",
+        "compare.csv": text.csv_text(comparison),
+        "compare.json": json.dumps(text.to_json(comparison), indent=1) + "\n",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    for charts, picture in zip(drawn, pictures):
-        draw_charts(charts, folder / picture)
-    return [folder / name for name in (*texts, *pictures)]
+    for name, content in texts.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    for name, charts in drawn.items():
+        draw_charts(charts, folder / name)
+    return [folder / name for name in (*texts, *drawn)]
 
 
 def styles(systems: Sequence[str]) -> Mapping[str, Style]:
@@ -99,29 +73,33 @@ def styles(systems: Sequence[str]) -> Mapping[str, Style]:
     return found
 
 
-def table_charts(
-    table: Table, names: Mapping[str, str], styles: Mapping[str, Style]
-) -> tuple[Chart, Chart]:
+def table_charts(table: Table, styles: Mapping[str, Style]) -> tuple[Chart, Chart]:
     """Return score against size, and against latency or, where none was measured, MACs.
 
     Latencies are those of the place where most lines were timed: times of different machines
     cannot be compared. With one teacher they are shares of its latency, which depend less on the
-    other load of the machine. `names` and `styles` are those of the systems.
+    other load of the machine. `styles` are those of the systems.
     """
-    size = _Scatter("Size, MiB", lambda line: _mean(line, lambda row: row.size_bytes / MIB))
-    second = (
-        _latency(table, table.places[0])
-        if table.places
-        else _Scatter(
-            "Mean GMACs per input",
-            lambda line: _mean(line, lambda row: row.macs_mean / GIGA),
-            lambda _, row: row.macs_mean / GIGA,
-        )
+    size = _chart(
+        table,
+        styles,
+        title="Size, MiB",
+        line_cost=lambda line: line.mean("size_bytes", MIB),
+        row_cost=lambda _, __: None,
     )
-    return size.chart(table, names, styles), second.chart(table, names, styles)
+    if table.places:
+        return size, _latency_chart(table, styles, table.places[0])
+    macs = _chart(
+        table,
+        styles,
+        title="Mean GMACs per input",
+        line_cost=lambda line: line.mean("macs_mean", GIGA),
+        row_cost=lambda _, row: row.macs_mean / GIGA,
+    )
+    return size, macs
 
 
-def _latency(table: Table, place: Place) -> _Scatter:
+def _latency_chart(table: Table, styles: Mapping[str, Style], place: Place) -> Chart:
     relative = table.one_teacher and all(
         place in line.shares for line in table.lines if place in line.latencies
     )
@@ -136,61 +114,55 @@ def _latency(table: Table, place: Place) -> _Scatter:
         return trial.share(row) if relative else row.median_ms
 
     kind = "as a share of the teacher's" if relative else "per input, ms"
-    return _Scatter(f"Median latency {kind} ({place})", of_line, of_row)
+    title = f"Median latency {kind} ({place})"
+    return _chart(table, styles, title=title, line_cost=of_line, row_cost=of_row)
 
 
-def _mean(line: Line, figure: Callable[[Row], float]) -> float:
-    found = line.spread(figure)
-    return found.mean if found else 0.0
+def _chart(
+    table: Table,
+    styles: Mapping[str, Style],
+    *,
+    title: str,
+    line_cost: Callable[[Line], float | None],
+    row_cost: Callable[[Trial, Row], float | None],
+) -> Chart:
+    """Return the chart of a table: for each system its lines, and faint its other lengths.
 
-
-@dataclass(frozen=True, slots=True)
-class _Scatter:
-    """A cost axis. `row_cost` is the cost of other lengths of a model, None to leave them out."""
-
-    title: str
-    cost: Callable[[Line], float | None]
-    row_cost: Callable[[Trial, Row], float | None] | None = None
-
-    def chart(self, table: Table, names: Mapping[str, str], styles: Mapping[str, Style]) -> Chart:
-        """Return the chart of a table: for each system its lines, and faint its other lengths."""
-        series: list[Series] = []
-        for system in dict.fromkeys(line.system for line in table.lines):
-            own = [line for line in table.lines if line.system == system]
-            name, style = names[system], styles[system]
-            marks = tuple(
-                Mark(
-                    cost,
-                    line.score.mean,
-                    f"{line.number}: {name} {line.label}",
-                    error=line.score.error,
-                    label=str(line.number),
-                )
-                for line in own
-                if (cost := self.cost(line)) is not None
+    `row_cost` is the cost of other lengths of a model, None to leave them out.
+    """
+    series: list[Series] = []
+    for system in dict.fromkeys(line.system for line in table.lines):
+        own = [line for line in table.lines if line.system == system]
+        name, style = own[0].name, styles[system]
+        marks = [
+            Mark(
+                cost,
+                line.score.mean,
+                f"{line.number}: {name} {line.label}",
+                error=line.score.error,
+                label=str(line.number),
             )
-            if not marks:
-                continue
-            others = tuple(self._others(own, f"{name}, other lengths"))
-            if others:
-                faint = replace(style, size=3.5, pixels=5, opacity=0.35)
-                series.append(Series(system, "", faint, others))
-            series.append(Series(system, name, style, marks))
-        lines = [mark for one in series for mark in one.marks if mark.label]
-        return Chart(
-            cost=self.title,
-            score=metric_name(table.metric),
-            series=tuple(series),
-            front=front_marks(lines),
-            line=FRONT,
-            ticks=log_ticks([mark.x for mark in lines]),
-        )
-
-    def _others(self, lines: Sequence[Line], text: str) -> Iterator[Mark]:
-        if self.row_cost is None:
-            return
-        for trial in (trial for line in lines for trial in line.trials):
-            for row in trial.front:
-                cost = self.row_cost(trial, row)
-                if cost is not None and row.score is not None:
-                    yield Mark(cost, row.score, text)
+            for line in own
+            if (cost := line_cost(line)) is not None
+        ]
+        others = [
+            Mark(cost, row.score, f"{name}, other lengths")
+            for line in own
+            for trial in line.trials
+            for row in trial.front
+            if row.score is not None and (cost := row_cost(trial, row)) is not None
+        ]
+        if marks and others:
+            faint = replace(style, size=3.5, pixels=5, opacity=0.35)
+            series.append(Series(system, "", faint, tuple(others)))
+        if marks:
+            series.append(Series(system, name, style, tuple(marks)))
+    lines = [mark for one in series for mark in one.marks if mark.label]
+    return Chart(
+        cost=title,
+        score=metric_name(table.metric),
+        series=tuple(series),
+        front=front_marks(lines),
+        line=FRONT,
+        ticks=log_ticks([mark.x for mark in lines]),
+    )

@@ -1,4 +1,4 @@
-"""One folder that answers: the ONNX graph, the tokenizer, the measured points and a model card.
+"""Exports: a folder with the ONNX graph, the tokenizer, the measured points and a model card.
 
 `write_export` writes it, as `ExportSettings` say. `quala.load` and MLflow read it.
 """

@@ -1,4 +1,4 @@
-"""Exports: the folder that answers, its card and its README.md."""
+"""Write an export: the ONNX graph, the tokenizer, the card and README.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import onnx
 
 from quala.compress.quantize.integer import precision_of
-from quala.cost import macs
 from quala.data.spec import Decoding, Windows
 from quala.data.task import Span
 from quala.errors import QualaError
@@ -174,13 +173,9 @@ def ladder(model: LengthAdaptiveModel, longest: int) -> list[Point]:
     `longest` is the sequence length that the lengths are shares of.
     """
     layers = model.num_layers
-    rates = [constant_drop(rate, layers=layers, sequence_length=longest) for rate in LADDER]
     full = LengthConfig.full(layers=layers, sequence_length=longest)
-    counts = [macs(model.arch, lengths.lengths, longest) for lengths in (full, *rates)]
-    return [
-        Point(lengths, None, count, float(count))
-        for lengths, count in zip((full, *rates), counts, strict=True)
-    ]
+    rates = [constant_drop(rate, layers=layers, sequence_length=longest) for rate in LADDER]
+    return [Point.unmeasured(model.arch, lengths) for lengths in (full, *rates)]
 
 
 def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card:

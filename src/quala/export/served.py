@@ -17,7 +17,7 @@ COLUMNS = ("answer", "probability", "start", "end")
 
 
 class Served:
-    """Answers tables of questions and contexts, in MLflow's way."""
+    """Answers the rows of a table of questions and contexts; the interface is MLflow's."""
 
     def __init__(self, answerer: QuestionAnswerer) -> None:
         self._answerer = answerer

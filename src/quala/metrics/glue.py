@@ -21,6 +21,7 @@ TASK_METRICS = {
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
 REGRESSION_METRICS = ("pearson_spearman", "pearson", "spearman")
+CORRELATIONS = {"pearson": pearson_corrcoef, "spearman": spearman_corrcoef}
 
 
 def task_metrics(subset: str | None, *, regression: bool) -> tuple[str, ...]:
@@ -73,13 +74,8 @@ def _correlation(name: str, predicted: NDArray[np.generic], gold: NDArray[np.gen
     theirs = torch.from_numpy(gold.astype(np.float64))
     if _constant(ours) or _constant(theirs):
         return 0.0
-    pearson = float(pearson_corrcoef(ours, theirs)) if name != "spearman" else 0.0
-    spearman = float(spearman_corrcoef(ours, theirs)) if name != "pearson" else 0.0
-    return {
-        "pearson": pearson,
-        "spearman": spearman,
-        "pearson_spearman": (pearson + spearman) / 2,
-    }[name]
+    found = [float(CORRELATIONS[part](ours, theirs)) for part in name.split("_")]
+    return sum(found) / len(found)
 
 
 def _constant(values: Tensor) -> bool:

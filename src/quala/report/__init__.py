@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from quala._lazy import lazy
 
 if TYPE_CHECKING:
-    from quala.report.write import build_report, read_report
-    from quala.results import Report, Row
+    from quala.report.page import build_report
+    from quala.results import Report, Row, read_report
 
 __all__ = ["Report", "Row", "build_report", "read_report"]
 
 __getattr__ = lazy(
     __name__,
     {
-        "quala.report.write": ["build_report", "read_report"],
-        "quala.results": ["Report", "Row"],
+        "quala.report.page": ["build_report"],
+        "quala.results": ["Report", "Row", "read_report"],
     },
 )

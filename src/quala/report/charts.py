@@ -82,9 +82,9 @@ class Chart:
     lowest: float | None = None
 
     @property
-    def labeled(self) -> bool:
-        """Whether marks have labels, which need room."""
-        return any(mark.label for one in self.series for mark in one.marks)
+    def labeled(self) -> list[tuple[Mark, Style]]:
+        """The marks that have labels, which need room, and their styles."""
+        return [(mark, one.style) for one in self.series for mark in one.marks if mark.label]
 
 
 def front_marks(marks: Iterable[Mark]) -> tuple[Mark, ...]:
@@ -173,14 +173,14 @@ def _report_chart(
     row_cost: Callable[[Row], float | None],
     point_cost: Callable[[Point], float | None],
 ) -> Chart:
-    full = [row for row in report.rows if row.role == "full"]
+    full = report.having("full")
     groups: dict[str, tuple[str, Iterable[Row]]] = {
-        "baseline": ("baseline", [row for row in report.rows if row.role == "baseline"]),
+        "baseline": ("baseline", report.having("baseline")),
         "float": ("full length, float", [row for row in full if row.is_float]),
-        "supernet": ("shorter, float", [row for row in report.rows if row.role == "supernet"]),
+        "supernet": ("shorter, float", report.having("supernet")),
         "integer": ("full length, integer", [row for row in full if not row.is_float]),
         "front": ("front", report.front),
-        "chosen": ("chosen", [row for row in report.rows if row.role == "chosen"]),
+        "chosen": ("chosen", report.having("chosen")),
     }
     tried = tuple(
         Mark(cost, point.score, ", ".join(map(str, point.lengths)))
@@ -209,7 +209,7 @@ def _report_chart(
 
 
 def _lowest(series: Iterable[Series]) -> float | None:
-    """Return the lowest score to show: very low candidates would press the front flat."""
+    """Return the lowest score to show: with all candidates, the front could look flat."""
     tried = [mark.y for one in series for mark in one.marks]
     measured = [mark.y for one in series if one.key != "candidates" for mark in one.marks]
     if not measured:

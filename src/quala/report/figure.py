@@ -5,13 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quala.report.charts import BLUE, GRID, INK, LABEL_DISTANCE, MUTED, Chart, label_angles
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -119,7 +120,7 @@ def _draw(axis: Axes, chart: Chart) -> None:
 
 def _legend(figure: Figure) -> None:
     """Put one legend of all axes below them, in as few lines as its width allows."""
-    handles: dict[str, Any] = {}
+    handles: dict[str, Artist] = {}
     for axis in figure.axes:
         drawn, names = axis.get_legend_handles_labels()
         handles |= dict(zip(names, drawn))
@@ -138,11 +139,9 @@ def _legend(figure: Figure) -> None:
 
 def _label(axis: Axes, chart: Chart) -> None:
     """Write each mark's label beside it, where it covers least."""
-    if not chart.labeled:
+    marks = chart.labeled
+    if not marks:
         return
-    marks = [
-        (mark, series.style) for series in chart.series for mark in series.marks if mark.label
-    ]
     points = axis.transData.transform([(mark.x, mark.y) for mark, _ in marks])
     scale = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
     for (mark, style), angle in zip(marks, label_angles(points / scale)):

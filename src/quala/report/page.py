@@ -1,15 +1,20 @@
-"""Pages and texts from templates; a page is one file that needs no network."""
+"""The files of a report, and pages from templates; a page is one file that needs no network."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles
-from quala.report.table import to_markdown
+from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles, report_charts
+from quala.report.figure import draw_charts
+from quala.report.table import csv_text, markdown_table, report_texts, to_markdown
+from quala.results import REPORT, Point, Report, Row, with_speedups
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -23,6 +28,37 @@ TEXT_PLACES = (
     "middle left", "bottom left", "bottom center", "bottom right",
 )  # fmt: skip
 """Plotly's names of the directions, by eighths of a turn."""
+
+
+def build_report(
+    folder: Path,
+    rows: Sequence[Row],
+    *,
+    candidates: Sequence[Point] = (),
+    provenance: Mapping[str, str] | None = None,
+    title: str = "Accuracy against cost",
+) -> dict[str, float]:
+    """Write report.json, report.md, report.csv, front.png and report.html; return the metrics.
+
+    Speed-ups are computed here. `provenance` maps a label (run, command, seed, hardware, date,
+    data) to its text. Raises QualaError if there are no rows.
+    """
+    report = Report(tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title)
+    charts, metrics = report_charts(report), report.metrics()
+    shown = {"report": report, "charts": charts, "hypervolume": metrics["hypervolume"]}
+    texts = {
+        REPORT: json.dumps(report.to_json(), indent=1),
+        "report.md": render("report.md.j2", table=markdown_table(report.rows), **shown),
+        "report.csv": csv_text(report.rows),
+        "report.html": render(
+            "report.html.j2", table=report_texts(report.rows, tails=True), **shown
+        ),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    draw_charts(charts, folder / "front.png")
+    return metrics
 
 
 def render(template: str, **values: Any) -> str:
@@ -97,9 +133,9 @@ def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str,
         "error_y": {"array": errors, "thickness": 1.3, "width": 3} if any(errors) else None,
         "mode": "markers+text" if any(mark.label for mark in marks) else "markers",
         "text": [escape(mark.label) for mark in marks],
-        "textposition": [places[mark] for mark in marks],
+        "textposition": [places.get(mark, "middle center") for mark in marks],
         "textfont": {"color": style.color, "size": 11},
-        "cliponaxis": not chart.labeled,
+        "cliponaxis": not places,
         "marker": {
             "color": style.color,
             "symbol": style.symbol,
@@ -117,15 +153,15 @@ def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str,
 
 def _text_places(chart: Chart) -> dict[Mark, str]:
     """Return plotly's name of the direction in which each mark's label covers least."""
-    marks = [mark for series in chart.series for mark in series.marks]
-    labeled = [mark for mark in marks if mark.label]
-    places = dict.fromkeys(marks, "middle center")
-    if labeled:
-        points = np.array([(mark.x, mark.y) for mark in labeled])
-        if chart.ticks:
-            points[:, 0] = np.log(points[:, 0])
-        span = points.max(0) - points.min(0)
-        scale = np.where(span > 0, PLOT / np.where(span > 0, span, 1.0), 0.0)
-        for mark, angle in zip(labeled, label_angles(points * scale)):
-            places[mark] = TEXT_PLACES[round(angle / (np.pi / 4)) % 8]
-    return places
+    if not chart.labeled:
+        return {}
+    marks = [mark for mark, _ in chart.labeled]
+    points = np.array([(mark.x, mark.y) for mark in marks])
+    if chart.ticks:
+        points[:, 0] = np.log(points[:, 0])
+    span = points.max(0) - points.min(0)
+    scale = np.where(span > 0, PLOT / np.where(span > 0, span, 1.0), 0.0)
+    angles = label_angles(points * scale)
+    return {
+        mark: TEXT_PLACES[round(angle / (np.pi / 4)) % 8] for mark, angle in zip(marks, angles)
+    }

@@ -24,7 +24,7 @@ METRIC_NAMES = {
 
 def metric_name(metric: str) -> str:
     """Return how a metric is written in a heading."""
-    return METRIC_NAMES[metric] if metric in METRIC_NAMES else metric
+    return METRIC_NAMES.get(metric, metric)
 
 
 def format_number(value: float | None, form: str = "{:.2f}") -> str:
@@ -40,9 +40,9 @@ def to_frame(records: Iterable[Mapping[str, object]]) -> DataFrame:
     return DataFrame(list(records), dtype=object)
 
 
-def to_csv(frame: DataFrame) -> str:
-    """Return a frame as CSV with a header; None is empty."""
-    return frame.to_csv(index=False, lineterminator="\n")
+def to_csv(records: Iterable[Mapping[str, object]]) -> str:
+    """Return the records as CSV with a header; None is empty."""
+    return to_frame(records).to_csv(index=False, lineterminator="\n")
 
 
 def to_markdown(frame: DataFrame, *, bold: Collection[int] = ()) -> str:
@@ -67,28 +67,6 @@ def to_terminal(
     for number, texts in enumerate(frame.to_numpy().tolist()):
         table.add_row(*map(Text, texts), style="bold green" if number in bold else None)
     return table
-
-
-def report_frame(rows: Sequence[Row]) -> DataFrame:
-    """Return the rows of a report with unrounded figures: the columns of report.csv."""
-    return to_frame(
-        {
-            "model": row.model,
-            "precision": row.precision,
-            "size_bytes": row.size_bytes,
-            "tokens_per_layer": row.tokens,
-            "exact_match": row.exact_match,
-            row.metric: row.score,
-            "latency_ms_median": row.latency_ms and row.latency_ms.median,
-            "latency_ms_p90": row.latency_ms and row.latency_ms.p90,
-            "latency_ms_p99": row.latency_ms and row.latency_ms.p99,
-            "macs_padded": row.macs_padded,
-            "macs_mean": row.macs_mean,
-            "speedup": row.speedup,
-            "role": row.role,
-        }
-        for row in rows
-    )
 
 
 def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
@@ -140,7 +118,24 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """Return the table of a report as CSV, unrounded; absent figures are empty."""
-    return to_csv(report_frame(rows))
+    return to_csv(
+        {
+            "model": row.model,
+            "precision": row.precision,
+            "size_bytes": row.size_bytes,
+            "tokens_per_layer": row.tokens,
+            "exact_match": row.exact_match,
+            row.metric: row.score,
+            "latency_ms_median": row.latency_ms and row.latency_ms.median,
+            "latency_ms_p90": row.latency_ms and row.latency_ms.p90,
+            "latency_ms_p99": row.latency_ms and row.latency_ms.p99,
+            "macs_padded": row.macs_padded,
+            "macs_mean": row.macs_mean,
+            "speedup": row.speedup,
+            "role": row.role,
+        }
+        for row in rows
+    )
 
 
 def _chosen(rows: Sequence[Row]) -> list[int]:

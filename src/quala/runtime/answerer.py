@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.decode import decode_answers
+from quala.data.decode import Answer, decode_answers
 from quala.data.features import FeatureSet, QAExample, equal_lengths
 from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply
+from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply, shipped
 from quala.runtime.engine import Engine, Inputs, Kept, open_export
-from quala.runtime.pretrained import shipped
 from quala.runtime.timing import interleaved, synthetic_inputs
 
 PACE_TOKENS, PACE_RUNS, PACE_WARMUP = 128, 5, 2
@@ -180,7 +179,7 @@ class QuestionAnswerer:
 
     def _answers(
         self, job: _Job, features: FeatureSet, examples: Sequence[QAExample]
-    ) -> list[Any]:
+    ) -> list[Answer]:
         outputs = [job.logits[row] for row in job.rows]
         found = decode_answers(
             examples, features, outputs, decoding=self.facts.decoding, rows=job.rows
@@ -228,7 +227,7 @@ def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")
     card = Card.read(folder)
     if card.task != Span.kind:
-        raise QualaError(f"`{model}` answers no questions: its task is {card.task}.")
+        raise QualaError(f"`{model}` is not for question answering: its task is {card.task}.")
     tokenizer = FastTokenizer.read(folder)
     engine = open_export(folder, card, runtime=runtime, threads=threads)
     return QuestionAnswerer(card, tokenizer, engine)

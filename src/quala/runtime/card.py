@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from quala.architecture import Structure
-from quala.cost import Architecture, macs
+from quala.architecture import Architecture, Structure
+from quala.cost import macs
 from quala.data.decode import Answer
 from quala.data.spec import Decoding, Windows
 from quala.errors import QualaError
@@ -99,6 +99,12 @@ class Reply:
 FILE = "quala.json"
 FORMAT = 1
 KIND = "export"
+SHIPPED = Path(__file__).parent.parent / "pretrained"
+
+
+def shipped() -> dict[str, Path]:
+    """Return the folders of the exports that come with the package, by name."""
+    return {file.parent.name: file.parent for file in sorted(SHIPPED.glob(f"*/{FILE}"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,15 @@ class Point:
     macs_padded: int
     macs_mean: float
     ms: Mapping[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def unmeasured(cls, arch: Architecture, lengths: LengthConfig) -> Point:
+        """Return the point of some lengths: without a score, and with the cost of a full input.
+
+        Raises QualaError unless there is one length per layer.
+        """
+        padded = macs(arch, lengths.lengths, lengths.sequence_length)
+        return cls(lengths, None, padded, float(padded))
 
     def macs(self, arch: Architecture, tokens: Sequence[int]) -> int:
         """Return the MACs of inputs of these token counts together."""
@@ -187,7 +202,8 @@ class Card:
         Raises QualaError for that under `strict`, and for lengths that do not fit the model.
         """
         if budget.lengths is not None:
-            return self._given(budget.lengths), None
+            lengths = LengthConfig(budget.lengths, self.sequence_length)
+            return Point.unmeasured(self.arch, lengths), None
         if budget.ms is budget.macs is budget.keep is None:
             return self.full, None
         costs, limit, unit = self._costs(budget, tokens, pace)
@@ -203,22 +219,13 @@ class Card:
             raise QualaError(sentence)
         return self.front[least], sentence
 
-    def _given(self, lengths: tuple[int, ...]) -> Point:
-        if len(lengths) != self.arch.layers:
-            raise QualaError(
-                f"Expected {self.arch.layers} lengths, one per layer, got {len(lengths)}."
-            )
-        config = LengthConfig(lengths, self.sequence_length)
-        padded = macs(self.arch, lengths, self.sequence_length)
-        return Point(config, None, padded, float(padded))
-
     def _costs(
         self, budget: Budget, tokens: Sequence[int], pace: float
     ) -> tuple[list[float], float, str]:
         if budget.ms is not None:
             if not self.timed:
                 raise QualaError(
-                    "This export holds no times, so a budget in ms means nothing; give MACs, "
+                    "This export holds no times, so it cannot keep a budget in ms: give MACs, "
                     "`keep` or lengths."
                 )
             return [pace * p.milliseconds(tokens) for p in self.front], budget.ms, "ms"

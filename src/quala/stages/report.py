@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from quala.report.write import build_report
+from quala.report.page import build_report
 from quala.results import Point
 from quala.stages.measure import read_rows
 from quala.stages.search import GIGA, read_result

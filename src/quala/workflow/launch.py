@@ -86,7 +86,7 @@ def show_result(result: Result, console: Console) -> None:
 def _show_front(folder: Path, console: Console) -> None:
     """Print the table of a report, and where its figure and page are."""
     from quala.report.table import terminal_table
-    from quala.report.write import REPORT, read_report
+    from quala.results import REPORT, read_report
 
     if (folder / REPORT).is_file():
         report = read_report(folder)

@@ -152,6 +152,26 @@ class Tracking:
             page = "" if newest else runs.token or ""
         return found
 
+    def experiment_ids(self) -> dict[str, str]:
+        """Return the ids of all experiments by name. Raises QualaError for an unreadable store."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self.client.search_experiments()
+        except MlflowException as error:
+            reason = str(error.message).partition("\n")[0]
+            raise QualaError(f"The tracking store {self.uri} cannot be read: {reason}") from error
+        return {one.name: one.experiment_id for one in found}
+
+    def get(self, run_id: str) -> Run:
+        """Return a run by its id. Raises QualaError where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            raise QualaError(f"There is no run `{run_id}` in {self.uri}.") from error
+
     def artifact(self, run_id: str, path: str, folder: Path) -> Path:
         """Copy a file or folder of a run into `folder`. Raises QualaError if it cannot be read."""
         from mlflow.exceptions import MlflowException

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quala.errors import QualaError
-from quala.report.write import build_report, read_report
-from quala.results import Report
+from quala.report.page import build_report
+from quala.results import Report, read_report
 
 
 @pytest.fixture
@@ -65,15 +64,3 @@ def test_no_measured_latency_and_no_front_still_make_a_report(
 ) -> None:
     row = replace(made_up_report.rows[0], latency_ms=None, score=None)
     assert build_report(tmp_path, [row])["front_points"] == 0
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}'])
-def test_a_damaged_report_is_one_sentence(text: str, tmp_path: Path) -> None:
-    (tmp_path / "report.json").write_text(text)
-    with pytest.raises(QualaError, match="not a report"):
-        read_report(tmp_path)
-
-
-def test_an_absent_report_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(QualaError, match="No such file"):
-        read_report(tmp_path)
