@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,22 @@ def test_a_checkpoint_remembers_the_path_of_its_significance(
     assert type(again).__name__ == "Similarity"
 
 
+@pytest.mark.usefixtures("similarity")
+@pytest.mark.parametrize("fact", ["significance", "task"])
+def test_a_file_does_not_decide_which_code_is_imported(
+    tiny_checkpoint: Path, tmp_path: Path, fact: str
+) -> None:
+    from quala.checkpoint import load_any_model
+
+    own = tmp_path / "own"
+    shutil.copytree(tiny_checkpoint, own)
+    facts = {"format": 1, fact: "quala_similarity.Similarity"}
+    (own / "quala.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(QualaError, match="files import no code"):
+        load_any_model(own)
+    assert "quala_similarity" not in sys.modules
+
+
 def test_a_significance_without_a_graph_is_not_exported(
     build: Build, make_batch: MakeBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,3 +216,9 @@ def test_a_path_to_something_else_is_refused(build: Build) -> None:
 def test_the_built_in_names_are_found(registry: Registry[Any]) -> None:
     assert registry.names[: len(registry.own)] == list(registry.own)
     assert all(registry.find(name) is not None for name in registry.own)
+
+
+@pytest.mark.parametrize("path", ["no_such_module.Name", "quala.errors.NoSuchName"])
+def test_a_path_that_leads_nowhere_is_refused_when_it_is_composed(path: str) -> None:
+    with pytest.raises(QualaError, match=f"The significance `{path}` cannot be imported"):
+        SIGNIFICANCE.check(path)

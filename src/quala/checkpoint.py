@@ -24,6 +24,7 @@ from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
 from quala.models.load import METADATA_FILE, load_model, load_tokenizer, read_metadata
+from quala.plugins import SIGNIFICANCE, TASKS
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,14 @@ def load_any_model(
 
     A checkpoint without quala.json answers questions and ranks tokens by `question` rows under
     `natural` semantics. A head that the checkpoint lacks is drawn from `seed`. Raises QualaError
-    for a checkpoint of another task and for one that cannot be read.
+    for a checkpoint of another task, for one that cannot be read, and for one whose quala.json
+    names code by a dotted path that nothing has imported (`Registry.check_stored`).
     """
     facts = read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
     task = _task(source, facts, task)
     ranking = significance or facts.get("significance", "question")
+    if significance is None:
+        SIGNIFICANCE.check_stored(ranking)
     lengths = semantics or facts.get("semantics", "natural")
     integer = facts.get("precision") == "int8"
     if integer or is_structured(source) or is_sparse(source):
@@ -96,6 +100,7 @@ def _task(source: str | Path, facts: dict[str, Any], task: Task | None) -> Task:
     """Return the task to load, which must be the one that the checkpoint was trained for."""
     if task is None:
         kind = facts.get("task", Span.kind)
+        TASKS.check_stored(kind)
         return task_of(kind, facts.get("num_labels", 2))
     kind, labels = facts.get("task", task.kind), facts.get("num_labels", task.num_labels)
     if (kind, labels) != (task.kind, task.num_labels):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,9 @@ class Registry(Generic[T]):
     """The objects of one kind, by name.
 
     A name is one of `own`, one that an installed package declares in the entry point group
-    `group`, or the dotted path of an object, `package.module.Name`. Nothing is imported before
-    `find`, so that a configuration is checked without torch. A class is called without arguments,
-    unless `classes` are wanted.
+    `group`, or the dotted path of an object, `package.module.Name`. quala's own and installed code
+    is imported by `find` only, so that a configuration is checked without torch. A class is called
+    without arguments, unless `classes` are wanted.
     """
 
     kind: str
@@ -44,10 +45,27 @@ class Registry(Generic[T]):
         return [*self.own, *(name for name in self._installed if name not in self.own)]
 
     def check(self, name: str) -> None:
-        """Raise QualaError for a name that is neither known nor a dotted path."""
-        if name in self.own or (self.dotted and "." in name) or name in self._installed:
+        """Raise QualaError for a name that is not known, and for a path that leads nowhere."""
+        if name in self.own or name in self._installed:
             return
-        raise unknown(self.kind, name, self.names)
+        if not self.dotted or "." not in name:
+            raise unknown(self.kind, name, self.names)
+        self._imported(name)
+
+    def check_stored(self, name: str) -> None:
+        """Raise QualaError for the dotted path of a module that is not imported yet.
+
+        It is for names that come from a file: which code runs is decided by the configuration, by
+        the calling program, or by what is installed, never by a file.
+        """
+        module = name.rpartition(".")[0]
+        if name in self.own or name in self._installed or not module or module in sys.modules:
+            return
+        raise QualaError(
+            f"A model file names the {self.kind} `{name}`, and files import no code: name it in "
+            f"the configuration, import `{module}` before, or install it in the entry point group "
+            f"`{self.group}`."
+        )
 
     def find(self, name: str) -> T:
         """Import and return the object called `name`.

@@ -124,10 +124,12 @@ class EvaluatorFactory:
     model: Path
     data: DataSpec
     config: SearchConfig
+    significance: str
     latency: LatencyModel | None = None
 
     def __call__(self) -> SharedEvaluator:
-        return self.evaluator(load_with_data(self.model, self.data))
+        opened = load_with_data(self.model, self.data, significance=self.significance)
+        return self.evaluator(opened)
 
     def evaluator(self, opened: Checkpoint) -> SharedEvaluator:
         """Return the evaluator of a model that is open already."""
@@ -164,7 +166,9 @@ def run(
     opened = load_with_data(inputs["model"], inputs["data"])
     clock = Clock.start(config, opened, context.scratch) if config.cost == "latency" else None
     latency = clock.model if clock else None
-    factory = EvaluatorFactory(inputs["model"], inputs["data"], config, latency)
+    factory = EvaluatorFactory(
+        inputs["model"], inputs["data"], config, opened.model.significance.name, latency
+    )
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
     space = Space(layers, longest, step=config.step, lower=lower)
