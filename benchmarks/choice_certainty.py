@@ -3,9 +3,9 @@
 python benchmarks/choice_certainty.py SEARCH --slices 100,400,750 --certainty 0.5,0.84,0.95
 
 SEARCH is the output folder of a search stage. Half of its examples are held out; lengths are
-chosen on random slices of the other half, among the genes that were scored on all of them. Prints
-the mean loss on the held-out half, how often it is above the bound, and the cost, as a share of
-the full length's.
+chosen on random slices of the other half, among the candidates that were scored on all of them.
+Prints the mean loss on the held-out half, how often it is above the bound, and the cost, as a
+share of the full length's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from quala.stages.search import read_result
 
 
 def examples_of(folder: Path) -> dict[tuple[int, ...], Array]:
-    """Return the scores of every example, by lengths, of genes that ran to the end."""
+    """Return the scores of every example, by lengths, of candidates that ran to the end."""
     backend = JournalFileBackend(str(folder / "study" / "study.journal"))
     study = optuna.load_study(study_name="search", storage=JournalStorage(backend))
     return {
@@ -66,7 +66,7 @@ def main() -> None:
     assert found.full is not None
     full = seen[found.full.lengths.lengths]
     total = len(full)
-    print(f"{len(seen)} genes of {total} examples, half of them held out, seed 0")
+    print(f"{len(seen)} candidates of {total} examples, half of them held out, seed 0")
     print("| Slice | Certainty | Mean loss | Above the bound | Cost |")
     print("| --- | --- | --- | --- | --- |")
     certainties = [float(one) for one in arguments.certainty.split(",")]

@@ -3,7 +3,7 @@
     python benchmarks/search_evaluator.py                                    # toy model, demo data
     python benchmarks/search_evaluator.py --model FOLDER --data FOLDER --questions 200
 
-Both strategies search with the shared evaluator; then every gene that they asked for is scored
+Both strategies search with the shared evaluator; then every candidate is scored once more,
 alone by the model's plain forward pass: on the same batches (`alone`), and on inputs padded to
 the full length as the published evaluation has them (`padded`). Times are CPU seconds, ratios
 are against the shared evaluator.
@@ -48,11 +48,11 @@ class TimedEvaluator:
         self.seconds = 0.0
 
     def cost(self, lengths: LengthConfig) -> float:
-        """Return the cost of a gene."""
+        """Return the cost of lengths."""
         return self.inner.cost(lengths)
 
     def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
-        """Score genes and time it."""
+        """Score candidates and time it."""
         start = time.process_time()
         scored = self.inner.evaluate(configs)
         self.seconds += time.process_time() - start
@@ -194,7 +194,7 @@ def score_alone(
 
 
 def difference(alone: Sequence[EvaluatedLengths], result: SearchResult) -> str:
-    """Say which genes one front has and the other lacks."""
+    """Say which candidates one front has and the other lacks."""
     naive, ours = {k.lengths for k in frontier(alone)}, {p.lengths for p in result.front}
     return f"missed {len(naive - ours)} of {len(naive)}, {len(ours - naive)} instead"
 

@@ -29,21 +29,24 @@ class Synthetic:
         return float(sum(b + b * b / 100 + 2 * a for b, a in zip(before, lengths.lengths)))
 
     def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
-        """Score genes."""
-        return [Evaluation(gene, self.cost(gene), _synthetic_score(gene)) for gene in configs]
+        """Score candidates."""
+        return [
+            Evaluation(lengths, self.cost(lengths), _synthetic_score(lengths))
+            for lengths in configs
+        ]
 
     def recall(self, scored: Sequence[Evaluation]) -> None:
         """Forget: there is nothing to gain from earlier scores."""
 
 
-def _synthetic_score(gene: LengthConfig) -> float:
-    shares = (length / gene.sequence_length for length in gene.lengths)
+def _synthetic_score(lengths: LengthConfig) -> float:
+    shares = (length / lengths.sequence_length for length in lengths.lengths)
     return 90.0 - sum(w * (1 - share) ** 2 for w, share in zip(WEIGHTS, shares))
 
 
 @dataclass
 class Store:
-    """Scores each gene once: a JSON line per gene in `file`, whoever asks and however often.
+    """Scores each candidate once, and keeps the scores in `file`, a JSON line per candidate.
 
     The first line holds `identity`. Raises QualaError for a file of another objective.
     """
@@ -73,34 +76,38 @@ class Store:
             self._scores[LengthConfig(tuple(entry["lengths"]), longest)] = entry["score"]
 
     def cost(self, lengths: LengthConfig) -> float:
-        """Return the cost of a gene."""
+        """Return the cost of lengths."""
         if lengths not in self._costs:
             self._costs[lengths] = self.inner.cost(lengths)
         return self._costs[lengths]
 
     def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
-        """Score genes, the new ones together, `piece` at a time."""
-        fresh = [gene for gene in dict.fromkeys(configs) if gene not in self._scores]
+        """Score candidates, the new ones together, `piece` at a time."""
+        fresh = [lengths for lengths in dict.fromkeys(configs) if lengths not in self._scores]
         for start in range(0, len(fresh), self.piece):
             self._score(fresh[start : start + self.piece])
-        return [Evaluation(gene, self.cost(gene), self._scores[gene]) for gene in configs]
+        return [
+            Evaluation(lengths, self.cost(lengths), self._scores[lengths]) for lengths in configs
+        ]
 
     def recall(self, scored: Sequence[Evaluation]) -> None:
         """Ignore earlier scores: the file has them."""
 
     def known(self, configs: Sequence[LengthConfig]) -> list[EvaluatedLengths]:
-        """Score genes and return what a strategy learns of them."""
+        """Score candidates and return what a strategy learns of them."""
         return [
             EvaluatedLengths(found.lengths, found.cost, found.score)
             for found in self.evaluate(configs)
         ]
 
-    def _score(self, genes: Sequence[LengthConfig]) -> None:
+    def _score(self, candidates: Sequence[LengthConfig]) -> None:
         start = time.process_time()
-        found = {scored.lengths: scored.score for scored in self.inner.evaluate(genes)}
+        found = {scored.lengths: scored.score for scored in self.inner.evaluate(candidates)}
         self.seconds += time.process_time() - start
-        self.scored += len(genes)
-        self._append([{"lengths": gene.lengths, "score": score} for gene, score in found.items()])
+        self.scored += len(candidates)
+        self._append(
+            [{"lengths": lengths.lengths, "score": score} for lengths, score in found.items()]
+        )
         self._scores |= found
 
     def _append(self, entries: Sequence[dict[str, Any]]) -> None:
@@ -134,8 +141,8 @@ def checkpoint_store(
 ) -> tuple[Store, Space]:
     """Return the F1 of a checkpoint on a slice of SQuAD's train set (the demo set without `data`).
 
-    The cost is the mean GMACs of the slice's inputs. Every gene sees all questions; those of the
-    test set with `test`.
+    The cost is the mean GMACs of the slice's inputs. Every candidate is scored on all questions;
+    those of the test set with `test`.
     """
     # torch is imported for a checkpoint only
     from quala.checkpoint import load_with_data
@@ -154,7 +161,7 @@ def checkpoint_store(
         opened.model,
         chunks,
         TaskScoring(opened.data, part),
-        lambda gene: mean_macs(opened.model.arch, gene, part.features.lengths) / GIGA,
+        lambda lengths: mean_macs(opened.model.arch, lengths, part.features.lengths) / GIGA,
         patience=None,
         cache_bytes=1024 * 2**20,
     )

@@ -4,15 +4,15 @@
     python benchmarks/search_strategies.py --out OUT --model FOLDER --data FOLDER --questions 40
 
 All strategies search one space: lengths on the grid of `--step` that cost no less than dropping
-the share `--floor` at every layer (0.2, the published lower bound). A cheaper gene is rejected
-unscored by all of them, since its cost is known beforehand. `nsga2` is Optuna's with its
-defaults from a random population; its genes are made non-increasing by `Space.repair`, and a gene
-that comes again takes part but counts as one evaluation. `quala`, whose Gaussian process grows
+the share `--floor` at every layer (0.2, the published lower bound). A cheaper candidate is
+rejected unscored by all of them, since its cost is known beforehand. `nsga2` is Optuna's with its
+defaults from a random population; its candidates are made non-increasing by `Space.repair`, and
+one that comes again takes part but counts as one evaluation. `quala`, whose Gaussian process grows
 with the cube of the evaluations, runs to `--quala-budget` only; so does `bayesian`, Optuna's tree
-of Parzen estimators one gene at a time, which `--strategies` adds.
+of Parzen estimators one candidate at a time, which `--strategies` adds.
 
 The hypervolume is the best score that a cost allows, averaged over the costs from the cheapest
-gene to the full length: its reference point, one for all, is score 0 at the full length's cost.
+lengths to the full length: its reference point, one for all, is score 0 at the full length's cost.
 With `--holdout N` the fronts are scored once more on N questions of the test set, which no
 strategy saw: at the end of each search, and where quala's budget ends. What a long search gains
 by the luck of a few questions is not gained there.
@@ -61,7 +61,7 @@ Runs = dict[str, dict[int, "Run"]]
 
 @dataclass(frozen=True)
 class Run:
-    """One search: its genes in their order, the CPU seconds that it took to choose them, and the
+    """One search: its candidates in order, the CPU seconds that it took to choose them, and the
     hypervolume of its fronts on questions that it did not see, by evaluations."""
 
     known: Sequence[EvaluatedLengths]
@@ -138,7 +138,7 @@ def open_holdout(
     def scored(known: Sequence[EvaluatedLengths]) -> dict[str, float]:
         ends = sorted({min(arguments.quala_budget, len(known)), len(known)})
         fronts = {end: [point.lengths for point in frontier(known[:end])] for end in ends}
-        return {str(end): volume(store.known(genes)) for end, genes in fronts.items()}
+        return {str(end): volume(store.known(candidates)) for end, candidates in fronts.items()}
 
     return scored
 
@@ -153,7 +153,7 @@ def area(known: Sequence[EvaluatedLengths], *, cheapest: float, dearest: float) 
 def search(
     name: str, store: Store, space: Space, *, seed: int, budget: int
 ) -> list[EvaluatedLengths]:
-    """Return the genes that a strategy evaluates, each once, in their order."""
+    """Return the candidates that a strategy evaluates, each once, in their order."""
     if name == "nsga2":
         return search_nsga2(store, space, seed=seed, budget=budget)
     return search_strategy(name, store, space, seed=seed, budget=budget)
@@ -209,15 +209,15 @@ def search_nsga2(store: Store, space: Space, *, seed: int, budget: int) -> list[
         fresh: set[LengthConfig] = set()
         while len(asked) < _POPULATION and len(known) + len(fresh) < budget:
             trial = study.ask(space.distributions())
-            gene = space.repair(trial.params[name] for name in space.distributions())
-            if store.cost(gene) < cheapest:
+            lengths = space.repair(trial.params[name] for name in space.distributions())
+            if store.cost(lengths) < cheapest:
                 study.tell(trial, state=TrialState.FAIL)
             else:
-                asked.append((trial, gene))
-                fresh |= {gene} - known.keys()
-        for (trial, gene), point in zip(asked, store.known([gene for _, gene in asked])):
+                asked.append((trial, lengths))
+                fresh |= {lengths} - known.keys()
+        for (trial, lengths), point in zip(asked, store.known([lengths for _, lengths in asked])):
             study.tell(trial, [point.score, point.cost])
-            known.setdefault(gene, point)
+            known.setdefault(lengths, point)
     return list(known.values())
 
 

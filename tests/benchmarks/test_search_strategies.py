@@ -35,7 +35,7 @@ def test_a_strategy_evaluates_what_a_study_would(
     assert [k.lengths for k in known] == [found.lengths for found in study.candidates]
 
 
-def test_nsga2_counts_a_gene_once_and_scores_none_below_the_floor(
+def test_nsga2_counts_a_candidate_once_and_scores_none_below_the_floor(
     bench: ModuleType, tmp_path: Path
 ) -> None:
     store, space = opened(bench, tmp_path)
@@ -74,9 +74,9 @@ def test_fronts_are_scored_again_on_questions_of_the_test_set(
     )  # fmt: skip
     assert set(store.identity["questions"]).isdisjoint(search.identity["questions"])
     known = bench.search("published", search, space, seed=1, budget=12)
-    genes = [point.lengths for point in bench.frontier(known)]
+    candidates = [point.lengths for point in bench.frontier(known)]
     limits = {"cheapest": store.cost(space.lowest), "dearest": store.cost(space.full)}
-    assert run["held_out"]["12"] == bench.area(store.known(genes), **limits)
+    assert run["held_out"]["12"] == bench.area(store.known(candidates), **limits)
 
 
 def test_the_count_to_a_level_is_where_the_history_first_reaches_it(

@@ -60,8 +60,10 @@ def test_questions_of_a_file_are_answered(
     [
         (["--batch", "0"], "at least 1"),
         (["--batch", "a"], "whole numbers"),
-        (["--data", "999"], "2 to 128 tokens"),
-        (["--data", "short"], "`natural` or"),
+        (["--data", "1"], "`--data` is `natural` or 2 to 128 tokens"),
+        (["--data", "129"], "`--data` is `natural` or 2 to 128 tokens"),
+        (["--data", "-5"], "`--data` is `natural` or 2 to 128 tokens"),
+        (["--data", "short"], "`--data` is `natural` or 2 to 128 tokens"),
         (["--baseline", "bert-bse"], "Did you mean `bert-base`"),
         (["--threads", "0"], "at least 1"),
         (["--batch", "99"], "needs as many inputs, got 32"),

@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from quala.errors import QualaError
-from quala.runtime.timing import compare, interleaved, synthetic_inputs, token_counts
+from quala.runtime.timing import compare, interleaved, synthetic_inputs
 
 Log = list[tuple[str, int]]
 
@@ -87,13 +87,7 @@ def test_too_few_inputs_are_refused() -> None:
 
 
 def test_inputs_pad_to_the_longest() -> None:
-    batch = synthetic_inputs([20, 16], pad_to=24)
+    batch = synthetic_inputs([20, 16])
     assert batch["attention_mask"].sum(axis=1).tolist() == [20, 16]
     assert (batch["input_ids"] > 0).sum(axis=1).tolist() == [20, 16]
     assert batch["segment_ids"].sum(axis=1).tolist() == [6, 2]
-
-
-@pytest.mark.parametrize("data", ["1", "129", "-5", "none"])
-def test_sizes_that_cannot_be_are_refused(data: str) -> None:
-    with pytest.raises(QualaError, match="`--data` is `natural` or 2 to 128 tokens"):
-        token_counts(data, longest=128)

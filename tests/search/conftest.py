@@ -13,15 +13,15 @@ from quala.search.evaluate import Evaluation
 WEIGHTS = (30.0, 12.0, 5.0, 2.0, 1.0, 0.5)
 
 
-def toy_cost(gene: LengthConfig) -> float:
+def toy_cost(lengths: LengthConfig) -> float:
     """Cost like a transformer layer: linear and quadratic in what reaches it."""
-    before = (gene.sequence_length, *gene.lengths)
-    return float(sum(b + b * b / 100 + 2 * a for b, a in zip(before, gene.lengths)))
+    before = (lengths.sequence_length, *lengths.lengths)
+    return float(sum(b + b * b / 100 + 2 * a for b, a in zip(before, lengths.lengths)))
 
 
-def toy_score(gene: LengthConfig) -> float:
+def toy_score(lengths: LengthConfig) -> float:
     """Early drops cost most, and what a layer loses saturates."""
-    shares = [length / gene.sequence_length for length in gene.lengths]
+    shares = [length / lengths.sequence_length for length in lengths.lengths]
     return 90.0 - sum(w * (1 - share) ** 2 for w, share in zip(WEIGHTS, shares))
 
 

@@ -42,7 +42,7 @@ def strategy(cost: Measure) -> Bayesian:
     return Bayesian(SPACE, Acceptance(cost, cheapest=0.0, dearest=cost(SPACE.full)), SETTINGS)
 
 
-def genes(count: int, seed: int = 0) -> list[LengthConfig]:
+def candidates(count: int, seed: int = 0) -> list[LengthConfig]:
     rng, box = Random(seed), Space(4, 64, floor=SHORTEST)
     return [box.draw(rng) for _ in range(count)]
 
@@ -71,8 +71,8 @@ def asked_by_hand(
     layers: dict[str, optuna.distributions.BaseDistribution] = {
         f"length_{layer}": one for layer in (1, 2, 3, 4)
     }
-    for gene in [*(point.lengths for point in known), *running]:
-        study.enqueue_trial(dict(zip(layers, gene.lengths, strict=True)))
+    for lengths in [*(point.lengths for point in known), *running]:
+        study.enqueue_trial(dict(zip(layers, lengths.lengths, strict=True)))
     for point in known:
         trial = study.ask(layers)
         trial.set_constraint("too dear", point.cost - max_cost)
@@ -87,8 +87,8 @@ def asked_by_hand(
 @pytest.fixture
 def known(cost: Measure, score: Measure) -> list[EvaluatedLengths]:
     return [
-        EvaluatedLengths(gene, cost(gene), score(gene), stopped=place % 5 == 4)
-        for place, gene in enumerate([*ENDS, *genes(40)])
+        EvaluatedLengths(lengths, cost(lengths), score(lengths), stopped=place % 5 == 4)
+        for place, lengths in enumerate([*ENDS, *candidates(40)])
     ]
 
 
@@ -97,7 +97,7 @@ def known(cost: Measure, score: Measure) -> list[EvaluatedLengths]:
 def test_a_proposal_is_what_an_ordinary_study_asks_for(
     strategy: Bayesian, known: list[EvaluatedLengths], count: int, running: int
 ) -> None:
-    accepted = genes(running, seed=1)
+    accepted = candidates(running, seed=1)
     found = strategy.propose(Seeded(), parents=known[:count], accepted=accepted, seen=NOTHING)
     assert found is not None
     assert list(found.lengths.lengths) == asked_by_hand(known[:count], accepted)
@@ -118,10 +118,13 @@ def test_points_outside_the_limits_are_infeasible(
     assert list(found.lengths.lengths) == by_hand
 
 
-def test_no_layer_keeps_less_than_the_cheapest_gene_does(
+def test_no_layer_keeps_less_than_the_cheapest_lengths_do(
     strategy: Bayesian, cost: Measure
 ) -> None:
-    known = [EvaluatedLengths(gene, cost(gene), -cost(gene)) for gene in [*ENDS, *genes(30)]]
+    known = [
+        EvaluatedLengths(lengths, cost(lengths), -cost(lengths))
+        for lengths in [*ENDS, *candidates(30)]
+    ]
     shortest = [lengths_asked(strategy, known, seed)[-1] for seed in range(20)]
     assert min(shortest) >= SHORTEST
     assert mean(shortest) < SHORTEST + 8  # all that this score asks for is to be short
@@ -130,7 +133,7 @@ def test_no_layer_keeps_less_than_the_cheapest_gene_does(
 def test_a_generation_of_one_sees_all_that_came_before(cost: Measure) -> None:
     settings = replace(SETTINGS, population=3)
     strategy = build_strategy(settings, SPACE, cost)
-    known = [EvaluatedLengths(gene, cost(gene), 1.0) for gene in [*ENDS, *genes(3)]]
+    known = [EvaluatedLengths(lengths, cost(lengths), 1.0) for lengths in [*ENDS, *candidates(3)]]
     assert settings.generation_size == 1
     assert strategy.parents(known) == known
     assert list(strategy.seeds()) == ENDS

@@ -137,22 +137,22 @@ def scoring(model: CountingModel, chunks: list[Chunk]) -> Closeness:
 
 
 def naive_outputs(
-    model: LengthAdaptiveModel, chunks: Sequence[Chunk], gene: LengthConfig | None
+    model: LengthAdaptiveModel, chunks: Sequence[Chunk], lengths: LengthConfig | None
 ) -> dict[int, NDArray[Any]]:
     outputs = {}
     with torch.inference_mode():
         for batch in (batch for chunk in chunks for batch in chunk.batches):
-            logits = model(batch, gene).numpy()
+            logits = model(batch, lengths).numpy()
             for i, row in enumerate(batch["feature"].tolist()):
                 outputs[row] = logits[i, : int(batch["attention_mask"][i].sum())]
     return outputs
 
 
-def cost(gene: LengthConfig) -> float:
-    return float(sum(gene.lengths))
+def cost(lengths: LengthConfig) -> float:
+    return float(sum(lengths.lengths))
 
 
-def genes(count: int) -> list[LengthConfig]:
+def candidates(count: int) -> list[LengthConfig]:
     rng = Random(5)
     return [SPACE.full, *dict.fromkeys(SPACE.draw(rng) for _ in range(count))]
 
@@ -175,7 +175,7 @@ def test_scores_are_those_of_the_plain_model(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness, cache_bytes: int
 ) -> None:
     shared = evaluator(model, chunks, scoring, patience=None, cache_bytes=cache_bytes)
-    for scored in shared.evaluate(genes(20)):
+    for scored in shared.evaluate(candidates(20)):
         alone = scoring.total(naive_outputs(model, chunks, scored.lengths))
         assert scored.score == pytest.approx(alone, abs=1e-3)
 
@@ -183,31 +183,31 @@ def test_scores_are_those_of_the_plain_model(
 def test_early_stopping_finds_the_same_front(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    outcomes = evaluator(model, chunks, scoring, patience=3.0).evaluate(genes(40))
+    outcomes = evaluator(model, chunks, scoring, patience=3.0).evaluate(candidates(40))
     naive = [
         EvaluatedLengths(g, cost(g), scoring.total(naive_outputs(model, chunks, g)))
-        for g in genes(40)
+        for g in candidates(40)
     ]
     raced = [EvaluatedLengths(s.lengths, s.cost, s.score, s.stopped) for s in outcomes]
     assert [k.lengths for k in frontier(raced)] == [k.lengths for k in frontier(naive)]
     assert any(scored.stopped for scored in outcomes)
 
 
-def test_a_stopped_gene_saw_fewer_examples(
+def test_a_stopped_candidate_saw_fewer_examples(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    for scored in evaluator(model, chunks, scoring, patience=3.0).evaluate(genes(40)):
+    for scored in evaluator(model, chunks, scoring, patience=3.0).evaluate(candidates(40)):
         assert scored.stopped == (len(scored.examples) < CHUNKS * SIZE)
 
 
 def test_without_a_certainty_nothing_is_stopped(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    outcomes = evaluator(model, chunks, scoring, patience=None).evaluate(genes(40))
+    outcomes = evaluator(model, chunks, scoring, patience=None).evaluate(candidates(40))
     assert not any(scored.stopped for scored in outcomes)
 
 
-def test_genes_share_the_layers_that_agree(
+def test_candidates_share_the_layers_that_agree(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
     pair = [LengthConfig((24, 12, 6), 24), LengthConfig((24, 12, 3), 24)]
@@ -217,7 +217,7 @@ def test_genes_share_the_layers_that_agree(
     assert (model.attended, model.fed) == (3 * CHUNKS, 4 * CHUNKS)
 
 
-def test_genes_that_overlap_share_a_feed_forward(
+def test_candidates_that_overlap_share_a_feed_forward(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
     overlapping = [LengthConfig((24, 12, 9), 24), LengthConfig((24, 12, 8), 24)]
@@ -240,14 +240,14 @@ def test_undropped_layers_are_kept_between_generations(
     assert (model.attended, model.fed) == (0, CHUNKS)
 
 
-def test_a_recalled_gene_is_not_computed_again(
+def test_a_recalled_candidate_is_not_computed_again(
     model: CountingModel, chunks: list[Chunk], scoring: Closeness
 ) -> None:
-    known = evaluator(model, chunks, scoring, patience=None).evaluate(genes(3))
+    known = evaluator(model, chunks, scoring, patience=None).evaluate(candidates(3))
     fresh = evaluator(model, chunks, scoring, patience=None)
     fresh.recall(known)
     model.attended = 0
-    assert fresh.evaluate(genes(3)) == known
+    assert fresh.evaluate(candidates(3)) == known
     assert model.attended == 0
 
 
@@ -256,7 +256,7 @@ def test_a_metric_that_is_no_mean_is_taken_over_everything(
 ) -> None:
     whole = Closeness(scoring.whole)
     whole.additive = False
-    outcomes = evaluator(model, chunks, whole, patience=3.0).evaluate(genes(5))
+    outcomes = evaluator(model, chunks, whole, patience=3.0).evaluate(candidates(5))
     assert outcomes[0].score == pytest.approx(100.0, abs=1e-3)
     assert not any(scored.stopped for scored in outcomes)
 

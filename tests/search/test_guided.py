@@ -10,30 +10,31 @@ from quala.search.space import Space
 from quala.search.strategy import EvaluatedLengths
 
 
-def test_it_ranks_genes_it_has_not_seen(score: Callable[[LengthConfig], float]) -> None:
+def test_it_ranks_candidates_it_has_not_seen(score: Callable[[LengthConfig], float]) -> None:
     rng, space = Random(0), Space(6, 128)
-    genes = [space.draw(rng) for _ in range(60)]
-    scores = [score(gene) for gene in genes]
-    kernel = likeliest(tuple(genes), tuple(scores))
+    candidates = [space.draw(rng) for _ in range(60)]
+    scores = [score(lengths) for lengths in candidates]
+    kernel = likeliest(tuple(candidates), tuple(scores))
     others = [space.draw(rng) for _ in range(40)]
-    mean, _ = fit(genes, scores, kernel=kernel).predict(others)
-    assert np.corrcoef(mean, [score(gene) for gene in others])[0, 1] > 0.99
+    mean, _ = fit(candidates, scores, kernel=kernel).predict(others)
+    assert np.corrcoef(mean, [score(lengths) for lengths in others])[0, 1] > 0.99
 
 
 def test_it_is_sure_of_what_it_has_seen_only() -> None:
     rng, space = Random(0), Space(4, 64)
-    genes = [space.draw(rng) for _ in range(20)]
-    scores = [float(sum(gene.lengths)) for gene in genes]
-    model = fit(genes, scores, kernel=likeliest(tuple(genes), tuple(scores)))
-    _, near = model.predict(genes[:1])
+    candidates = [space.draw(rng) for _ in range(20)]
+    scores = [float(sum(lengths.lengths)) for lengths in candidates]
+    model = fit(candidates, scores, kernel=likeliest(tuple(candidates), tuple(scores)))
+    _, near = model.predict(candidates[:1])
     _, far = model.predict([space.full])
     assert near[0] < far[0]
 
 
 def test_expected_improvement_is_the_mean_gain_of_area() -> None:
-    genes = [LengthConfig((length,), 16) for length in (4, 8, 12)]
+    candidates = [LengthConfig((length,), 16) for length in (4, 8, 12)]
     front = [
-        EvaluatedLengths(g, c, s) for g, c, s in zip(genes, (1.0, 2.0, 4.0), (10.0, 12.0, 13.0))
+        EvaluatedLengths(g, c, s)
+        for g, c, s in zip(candidates, (1.0, 2.0, 4.0), (10.0, 12.0, 13.0))
     ]
     belief = (np.array([12.5]), np.array([1.0]))
     value = expected_improvement(front, belief, costs=np.array([1.5]), dearest=6.0)
@@ -43,7 +44,7 @@ def test_expected_improvement_is_the_mean_gain_of_area() -> None:
     assert abs(value[0] - gain) < 0.02
 
 
-def test_new_work_counts_layers_that_no_known_gene_computes() -> None:
+def test_new_work_counts_layers_that_no_known_lengths_compute() -> None:
     space = Space(3, 12)
     known = shared_prefixes([LengthConfig((12, 6, 6), 12)], space)
     whole = 3 * 12.0

@@ -16,11 +16,11 @@ from quala.search.space import Space
 
 def test_parameters_make_the_round_trip() -> None:
     space = Space(3, 64)
-    gene = LengthConfig((60, 30, 2), 64)
-    assert space.from_params(space.to_params(gene)) == gene
+    lengths = LengthConfig((60, 30, 2), 64)
+    assert space.from_params(space.to_params(lengths)) == lengths
 
 
-def test_unfinished_parameters_are_no_gene() -> None:
+def test_unfinished_parameters_are_no_lengths() -> None:
     assert Space(3, 64).from_params({"length_1": 5, "length_2": 4}) is None
 
 
@@ -28,8 +28,8 @@ def test_unfinished_parameters_are_no_gene() -> None:
 def test_repair_gives_grid_lengths_that_never_grow(step: int) -> None:
     space, rng = Space(5, 64, floor=4, step=step), Random(0)
     for _ in range(50):
-        gene = space.repair([rng.uniform(-10, 80) for _ in range(5)])
-        assert all((64 - length) % step == 0 and length >= 4 for length in gene.lengths)
+        lengths = space.repair([rng.uniform(-10, 80) for _ in range(5)])
+        assert all((64 - length) % step == 0 and length >= 4 for length in lengths.lengths)
 
 
 def test_distributions_hold_the_grid() -> None:
@@ -37,12 +37,12 @@ def test_distributions_hold_the_grid() -> None:
     assert (one.low, one.high, one.step) == (8, 64, 8)  # type: ignore[attr-defined]
 
 
-def test_lowest_is_the_lower_gene() -> None:
+def test_lowest_is_the_lower_bound() -> None:
     lower = constant_drop(0.2, layers=6, sequence_length=384)
     assert Space(6, 384, lower=lower).lowest == lower
 
 
-def test_lowest_without_a_lower_gene_is_the_floor() -> None:
+def test_lowest_without_a_lower_bound_is_the_floor() -> None:
     assert Space(2, 64).lowest.lengths == (2, 2)
 
 
@@ -87,29 +87,29 @@ def test_average_rounds_halves_up() -> None:
 
 
 def test_mutation_keeps_a_length_between_its_neighbors() -> None:
-    gene = LengthConfig((300, 200, 100), 384)
+    lengths = LengthConfig((300, 200, 100), 384)
     for seed in range(200):
-        child = operators.mutate(gene, Random(seed), space=Space(3, 384), probability=0.5)
+        child = operators.mutate(lengths, Random(seed), space=Space(3, 384), probability=0.5)
         assert child.lengths[0] >= 200
         assert child.lengths[1] >= 100
 
 
 def test_mutation_with_probability_zero_copies() -> None:
-    gene = LengthConfig((300, 200, 100), 384)
-    assert operators.mutate(gene, Random(0), space=Space(3, 384), probability=0.0) == gene
+    lengths = LengthConfig((300, 200, 100), 384)
+    assert operators.mutate(lengths, Random(0), space=Space(3, 384), probability=0.0) == lengths
 
 
 @pytest.mark.parametrize(("layers", "length"), [(6, 384), (12, 384), (6, 128)])
 def test_constant_rates_are_evenly_spaced(layers: int, length: int) -> None:
     lower = constant_drop(0.2, layers=layers, sequence_length=length)
     space = Space(layers, length, lower=lower)
-    genes = [lower, *operators.constant_rates(space, 20), space.full]
-    shares = [sum(gene.lengths) / (layers * length) for gene in genes]
+    candidates = [lower, *operators.constant_rates(space, 20), space.full]
+    shares = [sum(lengths.lengths) / (layers * length) for lengths in candidates]
     steps = [after - before for before, after in pairwise(shares)]
     assert max(abs(step - (1 - shares[0]) / 21) for step in steps) < 0.015
 
 
 def test_stopping_to_drop_keeps_more() -> None:
-    gene = LengthConfig((300, 200, 100), 384)
-    child = operators.stop_dropping(gene, Random(0), space=Space(3, 384))
-    assert sum(child.lengths) > sum(gene.lengths)
+    lengths = LengthConfig((300, 200, 100), 384)
+    child = operators.stop_dropping(lengths, Random(0), space=Space(3, 384))
+    assert sum(child.lengths) > sum(lengths.lengths)

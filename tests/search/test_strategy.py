@@ -37,7 +37,7 @@ def search(
     count: int,
 ) -> list[EvaluatedLengths]:
     """Run a strategy without a study."""
-    known = known or [evaluate(gene) for gene in strategy.seeds()]
+    known = known or [evaluate(lengths) for lengths in strategy.seeds()]
     while len(known) < count:
         parents, accepted = strategy.parents(known), []
         for index in range(settings().generation_size):
@@ -47,7 +47,7 @@ def search(
             )
             assert proposal is not None
             accepted.append(proposal.lengths)
-        known = known + [evaluate(gene) for gene in accepted]
+        known = known + [evaluate(lengths) for lengths in accepted]
     return known
 
 
@@ -78,7 +78,9 @@ def test_proposals_are_new_and_within_the_bounds(
 def test_an_exhausted_space_gives_no_proposal(name: str, cost: Cost) -> None:
     space = Space(2, 4)
     everything = frozenset(LengthConfig((a, b), 4) for a in range(2, 5) for b in range(2, a + 1))
-    known = [EvaluatedLengths(gene, cost(gene), 1.0) for gene in sorted(everything, key=str)]
+    known = [
+        EvaluatedLengths(lengths, cost(lengths), 1.0) for lengths in sorted(everything, key=str)
+    ]
     strategy = strategy_named(name, space, cost)
     assert strategy.propose(Random(0), parents=known, accepted=[], seen=everything) is None
 
@@ -86,7 +88,9 @@ def test_an_exhausted_space_gives_no_proposal(name: str, cost: Cost) -> None:
 def test_published_generations_mutate_then_cross(cost: Cost) -> None:
     sizes = settings(strategy="published", mutations=1, crossovers=1)
     strategy = build_strategy(sizes, Space(6, 128), cost)
-    known = [EvaluatedLengths(gene, cost(gene), cost(gene)) for gene in strategy.seeds()]
+    known = [
+        EvaluatedLengths(lengths, cost(lengths), cost(lengths)) for lengths in strategy.seeds()
+    ]
     first = strategy.propose(Random(0), parents=known, accepted=[], seen=frozenset())
     assert first is not None
     second = strategy.propose(Random(0), parents=known, accepted=[first.lengths], seen=frozenset())
@@ -94,13 +98,13 @@ def test_published_generations_mutate_then_cross(cost: Cost) -> None:
     assert (first.origin, second.origin) == ("mutation", "crossover")
 
 
-def test_the_frontier_leaves_stopped_and_dominated_genes_out() -> None:
-    genes = [LengthConfig((length,), 16) for length in (4, 6, 8, 10)]
+def test_the_frontier_leaves_stopped_and_dominated_candidates_out() -> None:
+    candidates = [LengthConfig((length,), 16) for length in (4, 6, 8, 10)]
     known = [
-        EvaluatedLengths(genes[0], 1.0, 5.0),
-        EvaluatedLengths(genes[1], 2.0, 9.0, stopped=True),
-        EvaluatedLengths(genes[2], 3.0, 4.0),
-        EvaluatedLengths(genes[3], 4.0, 6.0),
+        EvaluatedLengths(candidates[0], 1.0, 5.0),
+        EvaluatedLengths(candidates[1], 2.0, 9.0, stopped=True),
+        EvaluatedLengths(candidates[2], 3.0, 4.0),
+        EvaluatedLengths(candidates[3], 4.0, 6.0),
     ]
     assert [point.cost for point in frontier(known)] == [1.0, 4.0]
 
@@ -110,7 +114,7 @@ def test_ours_needs_a_tenth_of_the_published_evaluations(
     seed: int, cost: Cost, score: Callable[[LengthConfig], float]
 ) -> None:
     space = Space(6, 128)
-    evaluate = lambda gene: EvaluatedLengths(gene, cost(gene), score(gene))  # noqa: E731
+    evaluate = lambda lengths: EvaluatedLengths(lengths, cost(lengths), score(lengths))  # noqa: E731
     published = search(strategy_named("published", space, cost), [], evaluate, 20 * 60)
     ours = search(strategy_named("quala", space, cost), [], evaluate, 2 * 60)
     assert area(ours, cost(space.full)) >= area(published, cost(space.full))

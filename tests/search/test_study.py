@@ -41,7 +41,7 @@ def load(folder: Path) -> optuna.Study:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_it_evaluates_every_generation_and_no_gene_twice(
+def test_it_evaluates_every_generation_and_no_candidate_twice(
     name: str, tmp_path: Path, fake: Any
 ) -> None:
     evaluator = fake()
@@ -113,7 +113,7 @@ def test_an_interrupted_search_goes_on_as_it_would_have(
     assert len(rest.recalled) >= len(cut.asked) >= 11
 
 
-def test_the_callback_sees_each_gene_once(tmp_path: Path, fake: Any) -> None:
+def test_the_callback_sees_each_candidate_once(tmp_path: Path, fake: Any) -> None:
     seen: list[SearchCandidate] = []
     result = run_search(fake(), SPACE, small(), tmp_path, seen.append)
     assert seen == list(result.candidates)
@@ -180,13 +180,13 @@ from quala.search.space import Space
 from quala.search.study import run_search, run_workers
 
 class Slow:
-    def cost(self, gene):
-        return float(sum(gene.lengths))
-    def evaluate(self, genes):
+    def cost(self, lengths):
+        return float(sum(lengths.lengths))
+    def evaluate(self, candidates):
         with (Path(sys.argv[1]) / "asked").open("a") as file:
-            file.writelines(f"{gene}\\n" for gene in genes)
+            file.writelines(f"{lengths}\\n" for lengths in candidates)
         time.sleep(float(sys.argv[3]))
-        return [Evaluation(g, self.cost(g), self.cost(g) ** 0.5) for g in genes]
+        return [Evaluation(g, self.cost(g), self.cost(g) ** 0.5) for g in candidates]
     def recall(self, scored):
         pass
 
@@ -235,7 +235,7 @@ def test_a_killed_search_goes_on_as_it_would_have(script: Path, tmp_path: Path, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["published", "bayesian"])
-def test_parallel_workers_share_a_study_without_repeating_a_gene(
+def test_parallel_workers_share_a_study_without_repeating_a_candidate(
     script: Path, tmp_path: Path, name: str
 ) -> None:
     folder = tmp_path / "shared"

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from quala.runtime.timing import Timing
 
 Entries = dict[str, Callable[[list[Any]], object]]
+# Tokens of SQuAD 1.1 dev windows (max_length 384, BERT vocabulary): 32 evenly spaced quantiles.
+SQUAD_TOKENS = (
+    61, 86, 103, 112, 119, 123, 128, 131, 134, 138, 142, 145, 149, 153, 157, 161,
+    166, 170, 175, 180, 185, 191, 197, 203, 211, 218, 228, 242, 259, 279, 309, 384,
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     folder = locate_model(arguments.model, arguments.tracking_uri)
     from quala.runtime.card import Card
     from quala.runtime.hardware import processor
-    from quala.runtime.timing import compare, token_counts
+    from quala.runtime.timing import compare
 
     card = Card.read(folder)
     whole = Path(arguments.data).exists()
@@ -46,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         inputs: list[Any] = _queries(arguments.data, arguments.questions)
         entries = _answering(arguments, folder, card)
     else:
-        inputs = token_counts(arguments.data, longest=card.sequence_length) * arguments.repeats
+        inputs = _token_counts(arguments.data, card.sequence_length) * arguments.repeats
         entries = _logits_alone(arguments, folder, card)
         inputs.sort()  # a batch holds neighbors in length
     found = [timing for size in batches for timing in compare(entries, inputs, batch=size)]
@@ -146,6 +151,15 @@ class _ZerosEngine:
 
 def _name(card: Card, point: Point) -> str:
     return f"{card.precision} {point.lengths if any(point.lengths.drops) else 'full'}"
+
+
+def _token_counts(data: str, longest: int) -> list[int]:
+    """Return the tokens of the inputs: `natural` (SQuAD dev) or one number for all."""
+    if data == "natural":
+        return [min(count, longest) for count in SQUAD_TOKENS]
+    if not data.isdigit() or not 2 <= int(data) <= longest:
+        raise QualaError(f"`--data` is `natural` or 2 to {longest} tokens, got `{data}`.")
+    return [int(data)] * len(SQUAD_TOKENS)
 
 
 def _queries(data: str, count: int) -> list[Query]:

@@ -14,11 +14,6 @@ from numpy.typing import NDArray
 
 from quala.errors import QualaError
 
-# Tokens of SQuAD 1.1 dev windows (max_length 384, BERT vocabulary): 32 evenly spaced quantiles.
-SQUAD_TOKENS = (
-    61, 86, 103, 112, 119, 123, 128, 131, 134, 138, 142, 145, 149, 153, 157, 161,
-    166, 170, 175, 180, 185, 191, 197, 203, 211, 218, 228, 242, 259, 279, 309, 384,
-)  # fmt: skip
 QUESTION_TOKENS = 14
 """A typical SQuAD question, with [CLS] and [SEP]; chosen by hand."""
 
@@ -86,24 +81,9 @@ def compare(
     return timings
 
 
-def token_counts(data: str, *, longest: int) -> list[int]:
-    """Return the tokens of the inputs: `natural` (SQuAD dev) or one number for all.
-
-    Raises QualaError for anything else and for more tokens than the model reads.
-    """
-    if data == "natural":
-        return [min(count, longest) for count in SQUAD_TOKENS]
-    if not data.isdigit() or not 2 <= int(data) <= longest:
-        raise QualaError(f"`--data` is `natural` or 2 to {longest} tokens, got `{data}`.")
-    return [int(data)] * len(SQUAD_TOKENS)
-
-
-def synthetic_inputs(
-    counts: Sequence[int], *, pad_to: int | None = None, seed: int = 0
-) -> dict[str, NDArray[np.int64]]:
+def synthetic_inputs(counts: Sequence[int], *, seed: int = 0) -> dict[str, NDArray[np.int64]]:
     """Return random inputs with these token counts, int64 (B, n)."""
-    width = pad_to or max(counts)
-    column = np.arange(width)[None, :]
+    column = np.arange(max(counts))[None, :]
     real = column < np.asarray(counts)[:, None]
     # Ids from 5 on are no special tokens of BERT's; every vocabulary has the ids below 500.
     ids = np.random.default_rng(seed).integers(5, 500, real.shape)

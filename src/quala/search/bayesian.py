@@ -57,7 +57,8 @@ class Bayesian:
         seen: AbstractSet[LengthConfig],
     ) -> Proposal | None:
         """Return what the estimator asks for, or random lengths when that is never new."""
-        box = self._box()
+        # The estimator chooses each layer's length from this space.
+        box = replace(self.space, floor=self.space.lowest.lengths[-1], lower=None)
         study = self._study(box, parents, accepted, rng)
         for _ in range(_TRIES):
             trial = study.ask(box.distributions())
@@ -68,10 +69,6 @@ class Bayesian:
         draws = (box.draw(rng) for _ in range(_DRAWS))
         drawn = next((lengths for lengths in draws if self.accept(lengths, seen)), None)
         return None if drawn is None else Proposal(drawn, "bayesian")
-
-    def _box(self) -> Space:
-        """Return the space that the estimator chooses each layer's length from."""
-        return replace(self.space, floor=self.space.lowest.lengths[-1], lower=None)
 
     def _study(
         self,
@@ -85,7 +82,14 @@ class Bayesian:
         sampler = TPESampler(seed=rng.getrandbits(32), n_startup_trials=startup)
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
         study.add_trials([self._trial(box, known) for known in parents])
-        study.add_trials([self._running(box, lengths) for lengths in accepted])
+        for lengths in accepted:
+            study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=box.to_params(lengths),
+                    distributions=box.distributions(),
+                )
+            )
         return study
 
     def _trial(self, box: Space, known: EvaluatedLengths) -> FrozenTrial:
@@ -97,11 +101,4 @@ class Bayesian:
             distributions=box.distributions(),
             values=[known.score, known.cost],
             constraints=limits,
-        )
-
-    def _running(self, box: Space, lengths: LengthConfig) -> FrozenTrial:
-        return create_trial(
-            state=TrialState.RUNNING,
-            params=box.to_params(lengths),
-            distributions=box.distributions(),
         )

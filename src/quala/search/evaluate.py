@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 Array = NDArray[np.float64]
+_FULL_SCORE = 100.0
 
 
 def standard_error(differences: Array) -> Array:
@@ -39,13 +40,12 @@ class Race:
 
     The rival must lead by `z` standard errors of the mean difference on the same examples, at
     least `minimum` of them. Lengths have also lost to a rival that was scored on all `total`
-    examples when the score `highest` on all remaining examples would leave them below it.
+    examples when the full score on all remaining examples would leave them below it.
     """
 
     z: float
     minimum: int
     total: int
-    highest: float = 100.0
 
     def lost(
         self, seen: Array, rivals: Sequence[Array], *, finished: Sequence[float] = ()
@@ -56,7 +56,7 @@ class Race:
         of rivals; no rival costs more.
         """
         count = len(seen)
-        reachable = (seen.sum() + self.highest * (self.total - count)) / self.total
+        reachable = (seen.sum() + _FULL_SCORE * (self.total - count)) / self.total
         if finished and reachable < max(finished):
             return True
         if count < self.minimum or not rivals:

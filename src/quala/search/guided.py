@@ -163,16 +163,14 @@ class Guided:
         population = self.settings.population
         rates = constant_rates(self.space, max(2, population // 4))
         ends = [self.space.full, self.space.lowest]
-        layers = range(self.space.layers - 1, -1, -1)
-        drops = [self._single_drop(layer, keep) for keep in _KEEPS for layer in layers]
+        whole, layers = self.space.sequence_length, self.space.layers
+        drops = [
+            self.space.repair([whole] * (layers - last) + [keep * whole] * last)
+            for keep in _KEEPS
+            for last in range(1, layers + 1)
+        ]
         bounded = [one for one in (*rates, *drops) if self.accept(one, frozenset(ends))]
         return distinct([*ends, *bounded])[: population + 2]
-
-    def _single_drop(self, layer: int, keep: float) -> LengthConfig:
-        whole = self.space.sequence_length
-        return self.space.repair(
-            [whole if i < layer else keep * whole for i in range(self.space.layers)]
-        )
 
     def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
         """Return everything known: the surrogate also needs the bad lengths."""

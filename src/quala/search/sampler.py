@@ -164,7 +164,8 @@ class EvolutionarySampler(BaseGASampler):
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
         """Return the trials of earlier generations that the strategy takes as parents."""
-        trials = [t for t in self._finished(study) if self._generation_of(t) < generation]
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        trials = [trial for trial in done if self._generation_of(trial) < generation]
         chosen = set(self._strategy.parents(self._known(trials)))
         return [trial for trial in trials if known_of(trial, self._space) in chosen]
 
@@ -200,9 +201,6 @@ class EvolutionarySampler(BaseGASampler):
         ordered = sorted(trials, key=lambda trial: (trial.user_attrs[SLOT], trial.number))
         known = (known_of(trial, self._space) for trial in ordered)
         return [point for point in known if point is not None]
-
-    def _finished(self, study: Study) -> list[FrozenTrial]:
-        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
     def _generation_of(self, trial: FrozenTrial) -> int:
         """Return a trial's generation, -1 before it has one."""

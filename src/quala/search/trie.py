@@ -12,10 +12,9 @@ from quala.lengths import LengthConfig
 
 if TYPE_CHECKING:
     from quala.data.features import Batch
-    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.models.adaptive import KeepCounts, LengthAdaptiveModel
     from quala.models.selection import State
 
-Plan = Sequence[list[int] | None]
 Keep = tuple[int, ...] | None
 Leaf = tuple[list[int], Tensor]
 
@@ -37,17 +36,15 @@ class PrefixCache:
 
     def put(self, batch: int, layer: int, state: State) -> None:
         """Keep a state if it fits; a scored one replaces one without scores."""
-        size = sum(_bytes(part) for part in (state.hidden, state.inputs, state.scores))
-        before = self._states.get((batch, layer))
-        if before is not None:
-            size -= sum(_bytes(part) for part in (before.hidden, before.inputs, before.scores))
+        size = _bytes(state) - _bytes(self._states.get((batch, layer)))
         if self._bytes + size <= self.budget:
             self._states[batch, layer] = state
             self._bytes += size
 
 
-def _bytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.numel() * tensor.element_size()
+def _bytes(state: State | None) -> int:
+    parts = (state.hidden, state.inputs, state.scores) if state else ()
+    return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class TrieWalk:
         return state
 
     def _branch(
-        self, state: State, layer: int, plans: Sequence[Plan], members: list[int]
+        self, state: State, layer: int, plans: Sequence[KeepCounts], members: list[int]
     ) -> Iterator[Leaf]:
         """Go on from the input of `layer` with candidates that agree so far."""
         if layer == self.model.num_layers:
@@ -127,7 +124,9 @@ class TrieWalk:
                 yield replace(self.model.drop(fed, keep), inputs=None, scores=None), group
 
 
-def _groups(plans: Sequence[Plan], layer: int, members: Sequence[int]) -> dict[Keep, list[int]]:
+def _groups(
+    plans: Sequence[KeepCounts], layer: int, members: Sequence[int]
+) -> dict[Keep, list[int]]:
     groups: dict[Keep, list[int]] = {}
     for member in members:
         keep = plans[member][layer]

@@ -51,10 +51,8 @@ def random_model(name: str, task: Task) -> LengthAdaptiveModel:
     return LengthAdaptiveModel(hf.eval(), task=task)
 
 
-FULL = "full"
 Points = dict[LengthConfig | None, Role]
 """The lengths that a model is measured at (None: full length), and the roles of their rows."""
-Outputs = list[list[np.ndarray]]
 Logits = Iterator[tuple[Sequence[int], np.ndarray]]
 """The points that agree on the logits of a batch, and these logits."""
 
@@ -111,16 +109,16 @@ class Scores:
 
 def name_of(point: LengthConfig | None) -> str:
     """Return the name of a length configuration in files and tables."""
-    return FULL if point is None else str(point)
+    return "full" if point is None else str(point)
 
 
 def _outputs(
     measured: MeasuredModel, engine: Engine, batch_size: int, progress: Progress
-) -> Outputs:
+) -> list[list[np.ndarray]]:
     """Return the logits of every test feature at every point."""
     features = measured.opened.data.test.features
     task = measured.opened.model.task
-    outputs: Outputs = [[np.empty(0)] * len(features) for _ in measured.points]
+    outputs: list[list[np.ndarray]] = [[np.empty(0)] * len(features) for _ in measured.points]
     if engine.name == TorchEngine.name:
         cut, run = eval_batches, _shared_logits
     else:  # loses more to padding than it gains from fuller batches
@@ -303,7 +301,7 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
                 model=measured.name,
                 precision=opened.precision,
                 size_bytes=measured.size_bytes,
-                tokens="full" if point is None else str(point),
+                tokens=name_of(point),
                 macs_padded=padded,
                 macs_mean=float(padded) if opened.pad_to is not None else natural,
                 role=role,

@@ -7,6 +7,7 @@ import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,20 +144,18 @@ class EvaluatorFactory:
             seed=config.seed,
             pad_to=opened.pad_to,
         )
+        if self.latency is None:
+            cost = partial(macs_cost, opened)
+        else:
+            cost = partial(self.latency.mean, counts=searched_tokens(opened))
         return SharedEvaluator(
             opened.model,
             chunks,
             TaskScoring(opened.data, part),
-            lambda lengths: self.cost(opened, lengths),
+            cost,
             patience=config.patience,
             cache_bytes=config.cache_mebibytes * 2**20,
         )
-
-    def cost(self, opened: Checkpoint, lengths: LengthConfig) -> float:
-        """Return the slice's mean cost, in milliseconds where there is a latency model."""
-        if self.latency is None:
-            return macs_cost(opened, lengths)
-        return self.latency.mean(lengths, searched_tokens(opened))
 
 
 def run(
