@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tracked import BITS, MIB, NOISE, SOFT, STUDENT_SCORE, TEACHER_SCORE, Filled, Tracked
 
-from quala.compare.group import Comparison, Line, Spread, Table, bits_of
+from quala.compare.group import Comparison, Line, Spread, Table, bits_of, data_name
 from quala.compare.store import Reports
 from quala.compare.trials import Collector
 from quala.data.slices import data_fingerprint
@@ -195,3 +195,7 @@ def test_sizes_are_those_of_the_files(table: Table) -> None:
     size = line(table, "kdlsq", "weight_bits=4").spread(lambda row: row.size_bytes)
     assert size is not None
     assert size.values == (40 * MIB, 40 * MIB)
+
+
+def test_data_whose_format_is_not_installed_are_named_by_it() -> None:
+    assert data_name({"task": "not_installed.Format", "subset": None}) == "not_installed.Format"
