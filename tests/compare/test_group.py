@@ -16,6 +16,7 @@ from quala.compare.group import (
     Table,
     all_differences,
     bits_of,
+    data_name,
     differing,
     labels,
     natural_order,
@@ -282,3 +283,7 @@ def test_labels_sort_with_the_base_first_and_numbers_by_value() -> None:
     expected = ["base", "ratio=2.5", "ratio=5", "ratio=10", "ratio=10, svd_share=0", "soft=0"]
     mixed = [expected[place] for place in (3, 5, 0, 2, 4, 1)]
     assert sorted(mixed, key=natural_order) == expected
+
+
+def test_data_whose_format_is_not_installed_are_named_by_it() -> None:
+    assert data_name({"task": "not_installed.Format", "subset": None}) == "not_installed.Format"

@@ -1,4 +1,4 @@
-""""""
+"""Spaces of lengths: bounds, operators and repairs."""
 
 from __future__ import annotations
 

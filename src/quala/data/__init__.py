@@ -1,6 +1,6 @@
 """Data: tasks, data sets read from files or the hub, their slices, tokens and batches.
 
-A `DataSpec` says which data; `TaskData` has its slices, tokenized, and the `Task` that scores
+A `DataSpec` names the data; `TaskData` has its slices, tokenized, and the `Task` that scores
 them: `Span`, `Classes` or `Value`. A `FeatureSet` makes a `Batch` of any of its rows.
 """
 

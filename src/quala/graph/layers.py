@@ -157,4 +157,4 @@ def activation(g: GraphBuilder, x: str, module: nn.Module) -> str:
         return g("Gelu", x, approximate="tanh")
     if isinstance(module, nn.ReLU):
         return g("Relu", x)
-    raise QualaError(f"An export knows GELU and ReLU, got {type(module).__name__}.")
+    raise QualaError(f"An export needs GELU or ReLU, got {type(module).__name__}.")
