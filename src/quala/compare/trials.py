@@ -112,7 +112,7 @@ class Trial:
     started: datetime
 
     def figures(self) -> dict[str, float | None]:
-        """Return score, sizes and costs by their names in compare.csv; None is unknown."""
+        """Return score, sizes and costs by name, as in compare.csv; unknown ones are None."""
         return {
             **{name: getattr(self.row, name) for name in ("score", *ROW_FIGURES)},
             **{f"train_{name}": self.costs.total(name) for name in COSTS},

@@ -175,7 +175,7 @@ def ladder(model: LengthAdaptiveModel, longest: int) -> list[Point]:
     layers = model.num_layers
     full = LengthConfig.full(layers=layers, sequence_length=longest)
     rates = [constant_drop(rate, layers=layers, sequence_length=longest) for rate in LADDER]
-    return [Point.unmeasured(model.arch, lengths) for lengths in (full, *rates)]
+    return [Point.unmeasured(model.arch, one.lengths, longest) for one in (full, *rates)]
 
 
 def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card:

@@ -122,13 +122,15 @@ class Point:
     ms: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
-    def unmeasured(cls, arch: Architecture, lengths: LengthConfig) -> Point:
+    def unmeasured(
+        cls, arch: Architecture, lengths: tuple[int, ...], sequence_length: int
+    ) -> Point:
         """Return the point of some lengths: without a score, and with the cost of a full input.
 
-        Raises QualaError unless there is one length per layer.
+        Raises QualaError for lengths that do not fit the model.
         """
-        padded = macs(arch, lengths.lengths, lengths.sequence_length)
-        return cls(lengths, None, padded, float(padded))
+        padded = macs(arch, lengths, sequence_length)
+        return cls(LengthConfig(lengths, sequence_length), None, padded, float(padded))
 
     def macs(self, arch: Architecture, tokens: Sequence[int]) -> int:
         """Return the MACs of inputs of these token counts together."""
@@ -202,8 +204,7 @@ class Card:
         Raises QualaError for that under `strict`, and for lengths that do not fit the model.
         """
         if budget.lengths is not None:
-            lengths = LengthConfig(budget.lengths, self.sequence_length)
-            return Point.unmeasured(self.arch, lengths), None
+            return Point.unmeasured(self.arch, budget.lengths, self.sequence_length), None
         if budget.ms is budget.macs is budget.keep is None:
             return self.full, None
         costs, limit, unit = self._costs(budget, tokens, pace)
