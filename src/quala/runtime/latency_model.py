@@ -1,4 +1,4 @@
-"""The time that lengths take on one machine: measured once, then predicted by a sum of terms."""
+"""The time of lengths on one machine: measured once, then predicted by a sum of terms."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def time_cases(
     """Return the median milliseconds of each case, lengths and a token count.
 
     Cases that drop at the same layers share a compiled graph: they are timed together,
-    interleaved, in `ROUNDS` rounds over all groups, so that a slow minute hits no group alone.
+    interleaved, in `ROUNDS` rounds over all groups, so that a slow period affects all groups.
     """
     groups: dict[tuple[bool, ...], list[int]] = {}
     for number, (lengths, _) in enumerate(cases):

@@ -1,4 +1,4 @@
-"""The interleaved stop-watch, and synthetic inputs to time."""
+"""Interleaved timing, and synthetic inputs to time."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def interleaved(
 ) -> list[list[float]]:
     """Return the milliseconds of each entry's calls.
 
-    The first call of every entry is made, then the second, and so on, so that a machine whose
-    speed drifts drifts for all entries. The first `warmup` calls are made once before and not
+    The first call of every entry is made, then the second, and so on, so that a change of the
+    machine's speed affects all entries. The first `warmup` calls are made once before and not
     counted. The shortest entry ends the timing. `advance` is called after each round.
     """
     rounds = list(zip(*entries, strict=False))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -91,15 +90,12 @@ class Evaluator(Protocol):
 
     def cost(self, lengths: LengthConfig) -> float:
         """Return the cost of lengths (MACs, or milliseconds)."""
-        ...
 
     def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
         """Score lengths together, in their order."""
-        ...
 
     def recall(self, known: Sequence[Evaluation]) -> None:
         """Take over what was scored before a restart, or by another worker."""
-        ...
 
 
 Outputs = Mapping[int, Array]
@@ -206,12 +202,16 @@ class SharedEvaluator:
     def _advance(self, number: int, chunk: Chunk, alive: Sequence[_Runner]) -> None:
         """Run the lengths that are not stopped over a chunk and add the scores of its examples."""
         first = sum(len(earlier.batches) for earlier in self._chunks[:number])
-        lengths = [runner.lengths for runner in alive]
+        candidates = [runner.lengths for runner in alive]
         outputs: list[dict[int, Array]] = [{} for _ in alive]
         for offset, batch in enumerate(chunk.batches):
             walk = TrieWalk(self._model, self._cache, first + offset, batch)
-            for members, logits in walk.logits(lengths):
-                rows = _rows(batch, logits)
+            features = batch["feature"].tolist()
+            tokens = batch["attention_mask"].sum(dim=1).tolist()
+            for members, logits in walk.logits(candidates):
+                values = logits.float().cpu().numpy()
+                cut = map(self._model.task.cut, values, tokens)
+                rows = dict(zip(features, cut, strict=True))
                 for member in members:
                     outputs[member].update(rows)
         for runner, found in zip(alive, outputs):
@@ -257,16 +257,6 @@ class SharedEvaluator:
         return float(seen.mean())
 
 
-def _rows(batch: Batch, logits: Tensor) -> dict[int, Array]:
-    """Cut padding off: one array per feature, (n_i, 2) for spans, (C,) otherwise."""
-    values = logits.float().cpu().numpy()
-    lengths = batch["attention_mask"].sum(dim=1).tolist()
-    features = batch["feature"].tolist()
-    if values.ndim == 2:
-        return dict(zip(features, values))
-    return {feature: values[i, :n] for i, (feature, n) in enumerate(zip(features, lengths))}
-
-
 def cut_chunks(
     part: Slice, *, examples: int, batch_size: int, seed: int, pad_to: int | None = None
 ) -> list[Chunk]:
@@ -279,18 +269,16 @@ def cut_chunks(
         raise QualaError(
             f"`examples` and `batch_size` must be positive, got {examples} and {batch_size}."
         )
-    order = list(range(len(part.examples)))
+    features, order = part.features, list(range(len(part.examples)))
     Random(seed).shuffle(order)
-    cuts = [sorted(order[start : start + examples]) for start in range(0, len(order), examples)]
-    return [_chunk(part, cut, batch_size=batch_size, pad_to=pad_to) for cut in cuts]
-
-
-def _chunk(part: Slice, examples: list[int], *, batch_size: int, pad_to: int | None) -> Chunk:
-    features = part.features
-    rows = features.rows_of(examples)
-    rows = rows[np.argsort(features.lengths[rows], kind="stable")]
-    batches = [
-        features.batch(rows[start : start + batch_size].tolist(), pad_to=pad_to)
-        for start in range(0, len(rows), batch_size)
-    ]
-    return Chunk(tuple(batches), tuple(examples))
+    chunks = []
+    for first in range(0, len(order), examples):
+        chosen = sorted(order[first : first + examples])
+        rows = features.rows_of(chosen)
+        rows = rows[np.argsort(features.lengths[rows], kind="stable")]
+        batches = tuple(
+            features.batch(rows[start : start + batch_size].tolist(), pad_to=pad_to)
+            for start in range(0, len(rows), batch_size)
+        )
+        chunks.append(Chunk(batches, tuple(chosen)))
+    return chunks

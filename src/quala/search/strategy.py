@@ -99,15 +99,12 @@ class Strategy(Protocol):
 
     def __init__(self, space: Space, accept: Acceptance, settings: SearchSettings) -> None:
         """Take the space, the test that proposals must pass, and the settings."""
-        ...
 
     def seeds(self) -> tuple[LengthConfig, ...]:
         """Return the distinct lengths of generation 0; the full length is the first."""
-        ...
 
     def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
         """Return those of `known` that a new generation is made from."""
-        ...
 
     def propose(
         self,
@@ -122,7 +119,6 @@ class Strategy(Protocol):
         `accepted` are this generation's proposals so far, in order. All randomness comes from
         `rng`, so that a search that was killed goes on as it would have.
         """
-        ...
 
 
 def build_strategy(settings: SearchSettings, space: Space, cost: Cost) -> Strategy:

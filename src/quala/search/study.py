@@ -280,16 +280,12 @@ def run_search(
 
 
 def run_workers(
-    factory: Callable[[], Evaluator],
-    space: Space,
-    settings: SearchSettings,
-    storage_path: Path,
-    on_candidate: OnCandidate | None = None,
+    factory: Callable[[], Evaluator], space: Space, settings: SearchSettings, storage_path: Path
 ) -> SearchResult:
     """Search with `settings.workers` processes, each with an evaluator of its own.
 
-    `factory` must be picklable. `on_candidate` is called for all candidates at the end. Raises
-    QualaError when a worker fails; what the others scored is kept.
+    `factory` must be picklable. Raises QualaError when a worker fails; what the others scored is
+    kept.
     """
     context = get_context("spawn")
     arguments = (factory, space, settings, storage_path)
@@ -301,11 +297,7 @@ def run_workers(
     failed = [process.exitcode for process in workers if process.exitcode]
     if failed:
         raise QualaError(f"{len(failed)} of {len(workers)} search workers failed: exit {failed}.")
-    result = _work(factory(), space, settings, storage_path, None)
-    if on_candidate:
-        for candidate in result.candidates:
-            on_candidate(candidate)
-    return result
+    return _work(factory(), space, settings, storage_path, None)
 
 
 def worker(

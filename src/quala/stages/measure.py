@@ -121,7 +121,7 @@ def _outputs(
     outputs: list[list[np.ndarray]] = [[np.empty(0)] * len(features) for _ in measured.points]
     if engine.name == TorchEngine.name:
         cut, run = eval_batches, _shared_logits
-    else:  # loses more to padding than it gains from fuller batches
+    else:  # padding costs these runtimes more than fuller batches gain
         cut, run = equal_lengths, _served_logits
     for rows in cut(features.lengths, batch_size):
         for members, logits in run(measured, engine, rows):
@@ -238,7 +238,7 @@ def _front(config: MeasureConfig, found: SearchResult) -> Points:
         for point in found.front
         if any(point.lengths.drops) or point.lengths == chosen
     ]
-    if chosen not in lengths:  # the full length, which a shorter one happened to beat
+    if chosen not in lengths:  # the full length, where a shorter one scored more by luck
         lengths.append(chosen)
     places = np.linspace(0, len(lengths) - 1, min(config.front_points, len(lengths))).round()
     # the chosen point takes the place of its nearest neighbor

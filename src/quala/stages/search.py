@@ -185,7 +185,7 @@ def run(
             context.log_candidates([_as_run(priced(found), metric)])
 
         if config.workers > 1:
-            result = run_workers(factory, space, config, folder, record)
+            result = run_workers(factory, space, config, folder)
         else:
             result = run_search(factory.evaluator(opened), space, config, folder, record)
     result = replace(
@@ -193,7 +193,7 @@ def run(
         candidates=tuple(map(priced, result.candidates)),
         unit="ms" if clock else "gmacs",
     )
-    # A kill may have come between a score and its run; runs that exist are left alone.
+    # Workers record no runs, and a kill may come between a score and its run; others are kept.
     context.log_candidates([_as_run(found, metric) for found in result.candidates])
     if not result.front:
         raise QualaError(
