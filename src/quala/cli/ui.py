@@ -7,18 +7,16 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from quala.errors import QualaError
-from quala.workflow.store import default_tracking_uri, require_store
+from quala.workflow.store import SERVER, existing_store
 
 
 def main(argv: Sequence[str]) -> int:
     """Replace this process by `mlflow ui`. Raises QualaError without a store or a free port."""
     arguments = _parser().parse_args(argv)
-    uri = arguments.tracking_uri or default_tracking_uri(Path.cwd())
-    require_store(uri)
-    if uri.startswith(("http://", "https://")):
+    uri = existing_store(arguments.tracking_uri)
+    if uri.startswith(SERVER):
         raise QualaError(f"`{uri}` is a tracking server with its own interface: open it directly.")
     _require_free(arguments.host, arguments.port)
     sys.stdout.write(f"MLflow on {uri}\nOpen http://{arguments.host}:{arguments.port}\n")

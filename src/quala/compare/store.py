@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quala.errors import QualaError, unknown
 from quala.report.write import REPORT, read_report
 from quala.results import Report
-from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking
+from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
 from quala.workflow.sweep import JOB
 
 if TYPE_CHECKING:
@@ -40,17 +40,12 @@ class Reports(Tracking):
     """Ids of the experiments by name."""
 
     @classmethod
-    def open(cls, uri: str) -> Reports:
-        """Connect to a store that exists. Raises QualaError when it cannot be read."""
-        client = Tracking.connect(uri).client
-        from mlflow.exceptions import MlflowException
-
-        try:
-            found = client.search_experiments()
-        except MlflowException as error:
-            reason = str(error.message).partition("\n")[0]
-            raise QualaError(f"The tracking store {uri} cannot be read: {reason}") from error
-        return cls(client, uri, {one.name: one.experiment_id for one in found})
+    def open(cls, uri: str | None) -> Reports:
+        """Connect to a store, by default that of this folder. Raises QualaError without one."""
+        store = Tracking.connect(uri)
+        with explaining(f"The tracking store {store.uri} cannot be read"):
+            found = store.client.search_experiments()
+        return cls(store.client, store.uri, {one.name: one.experiment_id for one in found})
 
     def run(self, run_id: str) -> Run:
         """Return a workflow or sweep run. Raises QualaError for any other id."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -88,16 +89,30 @@ def settings(values: Mapping[str, Any], stages: Mapping[str, type[StageConfig]])
 
     _only_known(values, [item.name for item in dataclasses.fields(root_schema(stages, ""))])
     _only_known(values["stage"], stages)
+    with _inside("data"):
+        data = build(DataSpec, values["data"])
+    made = {}
+    for name in stages:
+        with _inside(f"stage.{name}"):
+            made[name] = build(stages[name], values["stage"][name])
     return Settings(
         workflow=values["workflow"],
-        data=build(DataSpec, values["data"]),
+        data=data,
         model=dict(values["model"]),
-        stages={name: build(stages[name], values["stage"][name]) for name in stages},
+        stages=made,
         flow=build(FlowConfig, values["flow"]),
         tracking=build(TrackingConfig, values["tracking"]),
         seed=values["seed"],
         progress=values["progress"],
     )
+
+
+@contextmanager
+def _inside(place: str) -> Iterator[None]:
+    try:
+        yield
+    except QualaError as error:
+        raise QualaError(f"`{place}`: {error}") from error
 
 
 def schema(config: type[Any]) -> type[Any]:
@@ -154,9 +169,7 @@ def _schema_type(hint: Any) -> Any:
         return schema(hint)  # type: ignore[arg-type]
     if origin is Literal:
         return type(arguments[0])
-    if origin is tuple:
-        return list[_schema_type(arguments[0])]  # type: ignore[misc]
-    if origin is list:
+    if origin in (tuple, list):
         return list[_schema_type(arguments[0])]  # type: ignore[misc]
     if origin is dict:
         return dict[arguments[0], _schema_type(arguments[1])]  # type: ignore[valid-type,misc]
