@@ -9,7 +9,7 @@ import pytest
 from quala.errors import QualaError
 from quala.workflow.compose import composed, typed
 from quala.workflow.plan import Plan, make_plan
-from quala.workflow.sources import OutsideSources
+from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def plan(toy: Toy, *overrides: str) -> Plan:
     workflow = toy.workflow
     settings = typed(composed(workflow, overrides), workflow)
     store = Store.open(settings.tracking)
-    return make_plan(workflow, settings, store, OutsideSources(store))
+    return make_plan(workflow, settings, store, Sources(store))
 
 
 def lines(made: Plan) -> dict[str, tuple[str, str]]:

@@ -57,9 +57,9 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
 
     Raises QualaError when the store refuses.
     """
-    from quala.workflow.store import Tracking, default_tracking_uri
+    from quala.workflow.store import Tracking
 
-    store = Tracking.connect(tracking_uri or default_tracking_uri(Path.cwd()))
+    store = Tracking.connect(tracking_uri)
     owner = store.stage_run(run.removeprefix("runs:/"), EXPORT_STAGE)
     version = store.register(name, owner, ALIAS)
     show(f"Registered as models:/{name}@{ALIAS}, version {version}.")

@@ -48,15 +48,9 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
         raise QualaError(
             f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists{names}."
         )
-    from quala.workflow.store import OUTPUT, Tracking, default_tracking_uri
+    from quala.workflow.store import OUTPUT, Tracking
 
-    store = Tracking.connect(tracking_uri or default_tracking_uri(Path.cwd()))
-    from mlflow.exceptions import MlflowException
-
-    try:
-        if run:
-            return store.download(f"runs:/{store.stage_run(run[2], EXPORT_STAGE)}/{OUTPUT}")
-        return store.download(model)
-    except (MlflowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise QualaError(f"`{model}` cannot be read from {store.uri}: {reason}") from error
+    store = Tracking.connect(tracking_uri)
+    if run:
+        return store.download(f"runs:/{store.stage_run(run[2], EXPORT_STAGE)}/{OUTPUT}")
+    return store.download(model)

@@ -26,9 +26,9 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     _check(arguments)
     from quala.compare.store import Reports
-    from quala.workflow.store import KIND, default_tracking_uri
+    from quala.workflow.store import KIND
 
-    reports = Reports.open(arguments.tracking_uri or default_tracking_uri(Path.cwd()))
+    reports = Reports.open(arguments.tracking_uri)
     if arguments.compare:
         _compare(reports, arguments)
         return 0

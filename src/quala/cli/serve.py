@@ -12,6 +12,15 @@ from quala.serve.settings import Settings
 
 DEFAULTS = Settings()
 GIVEN = "(default: %(default)s)"
+LIMITS: tuple[tuple[str, type, str], ...] = (
+    ("budget_ms", float, "milliseconds for requests that name no budget (default: full length)"),
+    ("max_batch", int, f"most queries run together {GIVEN}"),
+    ("batch_wait_ms", float, f"milliseconds that the first of a batch waits for others {GIVEN}"),
+    ("queue", int, f"queries that may wait; more get 429 {GIVEN}"),
+    ("timeout_s", float, f"seconds per request {GIVEN}"),
+    ("max_request_kib", int, f"largest request body {GIVEN}"),
+)
+"""Name in `Settings`, type and help of each limit."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -19,14 +28,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.threads < 1:
         raise QualaError(f"`--threads` must be at least 1, got {arguments.threads}.")
-    settings = Settings(
-        budget_ms=arguments.budget_ms,
-        max_batch=arguments.max_batch,
-        batch_wait_ms=arguments.batch_wait_ms,
-        queue=arguments.queue,
-        timeout_s=arguments.timeout_s,
-        max_request_kib=arguments.max_request_kib,
-    )
+    settings = Settings(**{name: getattr(arguments, name) for name, _, _ in LIMITS})
     # the web framework and the runtime take seconds, which `--help` should not
     from quala.serve.server import bind, serve
 
@@ -57,42 +59,13 @@ def _parser() -> argparse.ArgumentParser:
         "--runtime", default="onnxruntime", help=f"onnxruntime or openvino {GIVEN}"
     )
     parser.add_argument("--threads", type=int, default=1, help=f"threads of the runtime {GIVEN}")
-    _add_limits(parser.add_argument_group("limits"))
+    limits = parser.add_argument_group("limits")
+    for name, kind, text in LIMITS:
+        limits.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=kind,
+            default=getattr(DEFAULTS, name),
+            metavar="X" if name == "budget_ms" else None,
+            help=text,
+        )
     return parser
-
-
-def _add_limits(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--budget-ms",
-        type=float,
-        metavar="X",
-        default=DEFAULTS.budget_ms,
-        help="milliseconds for requests that name no budget (default: full length)",
-    )
-    group.add_argument(
-        "--max-batch",
-        type=int,
-        default=DEFAULTS.max_batch,
-        help=f"most queries run together {GIVEN}",
-    )
-    group.add_argument(
-        "--batch-wait-ms",
-        type=float,
-        default=DEFAULTS.batch_wait_ms,
-        help=f"milliseconds that the first of a batch waits for others {GIVEN}",
-    )
-    group.add_argument(
-        "--queue",
-        type=int,
-        default=DEFAULTS.queue,
-        help=f"queries that may wait; more get 429 {GIVEN}",
-    )
-    group.add_argument(
-        "--timeout-s", type=float, default=DEFAULTS.timeout_s, help=f"seconds per request {GIVEN}"
-    )
-    group.add_argument(
-        "--max-request-kib",
-        type=int,
-        default=DEFAULTS.max_request_kib,
-        help=f"largest request body {GIVEN}",
-    )

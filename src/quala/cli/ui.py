@@ -4,48 +4,28 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from quala.errors import QualaError
-from quala.workflow.store import default_tracking_uri, require_store
+from quala.workflow.store import SERVER, existing_store
 
 
 def main(argv: Sequence[str]) -> int:
     """Replace this process by `mlflow ui`. Raises QualaError without a store or a free port."""
     arguments = _parser().parse_args(argv)
-    uri = arguments.tracking_uri or default_tracking_uri(Path.cwd())
-    require_store(uri)
-    if uri.startswith(("http://", "https://")):
+    uri = existing_store(arguments.tracking_uri)
+    if uri.startswith(SERVER):
         raise QualaError(f"`{uri}` is a tracking server with its own interface: open it directly.")
-    _require_free(arguments.host, arguments.port)
-    sys.stdout.write(f"MLflow on {uri}\nOpen http://{arguments.host}:{arguments.port}\n")
+    # the web framework takes a second to import, which `--help` should not
+    from quala.serve.server import bind
+
+    host, port = arguments.host, arguments.port
+    bind(host, port, lowest=1).close()
+    sys.stdout.write(f"MLflow on {uri}\nOpen http://{host}:{port}\n")
     sys.stdout.flush()
-    os.execv(sys.executable, _command(uri, host=arguments.host, port=arguments.port))
-
-
-def _command(uri: str, *, host: str, port: int) -> list[str]:
     where = ["--backend-store-uri", uri, "--host", host, "--port", str(port)]
-    return [sys.executable, "-m", "mlflow", "ui", *where]
-
-
-def _require_free(host: str, port: int) -> None:
-    if not 1 <= port <= 65535:
-        raise QualaError(f"`--port` must be from 1 to 65535, got {port}.")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # A port that a stopped server has just left is free for the next one.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise QualaError(
-            f"Cannot listen on {host}:{port}: {error.strerror}; choose another `--port`."
-        ) from error
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *where])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
 from quala.results import REPORT, Report, read_report
-from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking
+from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
 from quala.workflow.sweep import JOB
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ class Reports(Tracking):
     """Ids of the experiments by name."""
 
     @classmethod
-    def open(cls, uri: str) -> Reports:
-        """Connect to a store that exists. Raises QualaError when it cannot be read."""
-        tracking = Tracking.connect(uri)
-        return cls(tracking.client, uri, tracking.experiment_ids())
+    def open(cls, uri: str | None) -> Reports:
+        """Connect to a store, by default that of this folder. Raises QualaError without one."""
+        store = Tracking.connect(uri)
+        with explaining(f"The tracking store {store.uri} cannot be read"):
+            return cls(store.client, store.uri, store.experiment_ids())
 
     def run(self, run_id: str) -> Run:
         """Return a workflow or sweep run. Raises QualaError for any other id."""

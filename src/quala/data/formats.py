@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from quala.data.spec import DEMO, DataSpec
-from quala.errors import QualaError
+from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # Special tokens of a pair, at most: RoBERTa writes <s> a </s></s> b </s>.
 SPECIAL_TOKENS = 4
+GLUE = "nyu-mll/glue"
+GLUE_SUBSETS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
+"""Those with labels for train and validation."""
 
 
 class DataFormat(ABC):
@@ -106,6 +109,8 @@ class Glue(DataFormat):
             raise QualaError(f"The demo set is a squad task, got task `{spec.task}`.")
         if spec.name is not None and not spec.subset:
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
+        if spec.name == GLUE and spec.subset not in GLUE_SUBSETS:
+            raise unknown(f"`subset` of {GLUE}", spec.subset, GLUE_SUBSETS)
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         from quala.data.read import read_glue

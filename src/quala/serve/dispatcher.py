@@ -1,4 +1,4 @@
-"""What the service needs of a model."""
+"""Queries wait in a queue; one thread answers them in batches."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
@@ -69,8 +70,8 @@ class Waiting:
 
     def discard(self, jobs: Iterable[Job]) -> None:
         """Take jobs out, those that still wait."""
-        gone = set(map(id, jobs))
-        self._jobs = [job for job in self._jobs if id(job) not in gone]
+        gone = set(jobs)
+        self._jobs = [job for job in self._jobs if job not in gone]
 
     def take(self, most: int) -> list[Job]:
         """Take the oldest and up to `most` - 1 others that are most like it.
@@ -92,6 +93,7 @@ def _apart(one: Job, other: Job) -> float:
 
 
 Answers = Callable[[Sequence[Query]], list[Reply]]
+Call = tuple[Sequence[Query], Future[list[Reply]]]
 
 
 class Worker:
@@ -102,14 +104,16 @@ class Worker:
 
     def __init__(self, answer: Answers) -> None:
         self._answer = answer
-        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Sequence[Query], Future[list[Reply]]] | None] = (
+            SimpleQueue()
+        )
         threading.Thread(target=self._serve, name="quala-answers", daemon=True).start()
 
     async def run(self, queries: Sequence[Query]) -> list[Reply]:
         """Return the replies, or raise what the model raised."""
-        call = _Call(queries, asyncio.get_running_loop())
-        self._calls.put(call)
-        return await call.future
+        future: Future[list[Reply]] = Future()
+        self._calls.put((queries, future))
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the thread after the calls that wait."""
@@ -117,38 +121,18 @@ class Worker:
 
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
-            call.make(self._answer)
-
-
-class _Call:
-    def __init__(self, queries: Sequence[Query], loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[list[Reply]] = loop.create_future()
-        self._queries = queries
-        self._loop = loop
-
-    def make(self, answer: Answers) -> None:
-        try:
-            replies = answer(self._queries)
-            if len(replies) != len(self._queries):
-                raise RuntimeError(f"{len(self._queries)} queries got {len(replies)} replies.")
-        # Whatever the model raises belongs to the caller; this thread must outlive it.
-        except Exception as error:
-            self._hand_over(error)
-        else:
-            self._hand_over(replies)
-
-    def _hand_over(self, outcome: list[Reply] | Exception) -> None:
-        # The loop may have ended meanwhile.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._settle, outcome)
-
-    def _settle(self, outcome: list[Reply] | Exception) -> None:
-        if self.future.done():
-            return
-        if isinstance(outcome, Exception):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+            queries, future = call
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                replies = self._answer(queries)
+                if len(replies) != len(queries):
+                    raise RuntimeError(f"{len(queries)} queries got {len(replies)} replies.")
+            # Whatever the model raises belongs to the caller; this thread must outlive it.
+            except Exception as error:
+                future.set_exception(error)
+            else:
+                future.set_result(replies)
 
 
 LOG = logging.getLogger("quala.serve")

@@ -17,16 +17,17 @@ GOODBYE_S = 5
 """Time in which a client can read its reply when the service stops."""
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, *, lowest: int = 0) -> socket.socket:
     """Return a socket bound to the port, to any free one for 0.
 
-    It is bound before the model is loaded, so that a port in use is reported at once.
+    It is bound before the model is loaded, so that a port in use is reported at once. `lowest` is
+    the smallest port that the caller takes.
 
     Raises:
         QualaError: if the port cannot be used.
     """
-    if not 0 <= port <= 65535:
-        raise QualaError(f"`--port` must be from 0 to 65535, got {port}.")
+    if not lowest <= port <= 65535:
+        raise QualaError(f"`--port` must be from {lowest} to 65535, got {port}.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

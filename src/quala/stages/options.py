@@ -10,6 +10,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError, unknown
 from quala.plugins import SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, ranged
+from quala.results import FINE_TUNED, SUPERNET
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
 
@@ -227,6 +228,8 @@ class MeasureConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name in ("", FINE_TUNED, SUPERNET):
+            raise QualaError(f"`name` must be a name that no other row has, got `{self.name}`.")
         if self.reference is not None:
             from quala.cost import preset
 

@@ -7,7 +7,8 @@ log and progress.
 
 from quala.stage import Candidate, Progress, Stage, StageConfig, StageContext
 from quala.workflow.declare import Workflow, workflow
-from quala.workflow.flow import Artifact, Flow, Source
+from quala.workflow.flow import Artifact, Flow
+from quala.workflow.sources import Source
 
 __all__ = [
     "Artifact",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -96,6 +97,8 @@ def _check_experiment(workflow: WorkflowSpec, name: str) -> None:
 
 def typed(config: DictConfig, workflow: WorkflowSpec) -> Settings:
     """Return typed settings; raise QualaError for what is missing or wrong."""
+    if config.workflow != workflow.name:
+        raise QualaError(f"`workflow` is `{workflow.name}` here, got `{config.workflow}`.")
     needed = own_values(config, workflow, resolve=False)
     missing = sorted(OmegaConf.missing_keys(OmegaConf.create(needed)))
     if missing:
@@ -161,8 +164,15 @@ def _explained(error: Exception, workflow: WorkflowSpec) -> QualaError:
     key = _key(error, cause)
     if isinstance(cause, ValidationError) and key:
         return QualaError(f"`{key}` cannot have this value: {_first(cause)}")
+    several = re.match(r"Ambiguous value for argument '(.*)'", str(error))
+    if several:
+        return QualaError(
+            f"`{several.group(1)}` gives several values: a list is `[1,2]`, a sweep needs `-m`."
+        )
     if isinstance(error, ConfigCompositionException) and key:
-        return _unknown_key(key, workflow) or QualaError(f"`{key}`: {_first(error)}")
+        return _unknown_key(key, workflow) or QualaError(
+            f"`{key}` cannot be set, no configuration names it: `+{key}=VALUE` adds it."
+        )
     return QualaError(f"The configuration cannot be composed: {_first(cause)}")
 
 
@@ -175,21 +185,21 @@ def _key(error: Exception, cause: BaseException) -> str | None:
 
 
 def _unknown_key(key: str, workflow: WorkflowSpec) -> QualaError | None:
+    """Return the error with the nearest name; None for a key below a mapping of free names."""
     configs = {name: stage.config for name, stage in workflow.stages.items()}
-    node: Any = OmegaConf.structured(root_schema(configs, workflow.name))
+    kind: Any = root_schema(configs, workflow.name)
     prefix = ""
     for part in key.split("."):
-        if not isinstance(node, DictConfig) or OmegaConf.get_type(node) is dict:
-            return None
-        names = {str(name) for name in node}
+        found = [one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)]
         groups = set() if prefix else {"experiment", "hydra"}
-        if part in groups:
+        if not found or part in groups:
             return None
-        if part not in names:
-            allowed = [f"{prefix}{name}" for name in names | groups]
+        kinds = {item.name: item.type for item in dataclasses.fields(found[0])}
+        if part not in kinds:
+            allowed = [f"{prefix}{name}" for name in kinds.keys() | groups]
             return unknown("configuration key", f"{prefix}{part}", allowed)
         prefix = f"{prefix}{part}."
-        node = None if OmegaConf.is_missing(node, part) else node[part]
+        kind = kinds[part]
     return None
 
 

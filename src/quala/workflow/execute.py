@@ -21,7 +21,7 @@ from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
-from quala.workflow.sources import OutsideSources
+from quala.workflow.sources import Sources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE, Store
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     start = time.monotonic()
     settings = invocation.settings
     store = Store.open(settings.tracking)
-    sources = OutsideSources(store)
+    sources = Sources(store)
     plan = make_plan(workflow, settings, store, sources)
     record = Record.of(
         workflow.script,

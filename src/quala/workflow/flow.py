@@ -12,16 +12,7 @@ from quala.errors import QualaError, unknown
 from quala.stage import RecipeStage, Stage, StageConfig
 from quala.workflow.identity import config_identity, fingerprint
 from quala.workflow.settings import Settings
-
-
-@dataclass(frozen=True)
-class Source:
-    """An input that no stage makes: the data, or a start model."""
-
-    name: str
-    value: Any
-    fingerprint: str
-    detail: Mapping[str, Any] = field(default_factory=dict)
+from quala.workflow.sources import Source, Sources
 
 
 @dataclass(frozen=True)
@@ -75,19 +66,6 @@ class Driver(Protocol):
         """Return the output of `node`."""
 
 
-class Sources(Protocol):
-    """Finds what comes from outside."""
-
-    def data(self, spec: Any) -> Source:
-        """Return the data with its fingerprint."""
-
-    def model(self, key: str, value: str) -> Source:
-        """Return a model folder or name with its fingerprint."""
-
-    def given(self, value: str) -> tuple[Path, str]:
-        """Return a folder from outside and the hash of its content."""
-
-
 class Flow:
     """Builds the stage graph: a workflow script calls it to name inputs and run stages.
 
@@ -113,7 +91,7 @@ class Flow:
         if key not in self.settings.model:
             raise unknown("model", key, self.settings.model)
         value = self.settings.model[key]
-        if value is None:
+        if not value:
             raise QualaError(f"`model.{key}` is not set: give a folder, a hub name or a run.")
         return self._sources.model(key, value)
 

@@ -21,7 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from quala.errors import QualaError
+from quala.errors import QualaError, unknown
 from quala.workflow.compose import (
     CONFIG,
     VERSION_BASE,
@@ -35,7 +35,7 @@ from quala.workflow.compose import (
 from quala.workflow.execute import Invocation, Result, bars_wanted, run_workflow
 from quala.workflow.plan import Plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
-from quala.workflow.sources import OutsideSources
+from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep
 
@@ -127,6 +127,12 @@ def _short(path: Path) -> str:
 
 
 JSON = "--json"
+FLAGS = (
+    JSON, "--help", "--multirun", "--cfg", "--package", "--resolve", "--info", "--config-dir",
+    "--config-name", "--config-path", "--experimental-rerun", "--hydra-help", "--run",
+    "--shell-completion", "--version",
+)  # fmt: skip
+"""Long options of `quala run`; all but the first are Hydra's."""
 WIDTH = 140
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -202,18 +208,28 @@ def _print_config(workflow: WorkflowSpec, words: Sequence[str]) -> bool:
 
     Hydra would print the options of all stages, also of those that the workflow does not have.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--cfg", "-c")
+    for word in words:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag not in FLAGS:
+            raise unknown("option", flag, FLAGS)
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
     parser.add_argument("--package", "-p")
     parser.add_argument("--resolve", action="store_true")
-    asked, overrides = parser.parse_known_args(words)
+    try:
+        asked, overrides = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise QualaError(f"{error}.") from error
     if asked.cfg != "job":
         return False
+    absent = object()
     with one_sentence(workflow):
         config = composed(workflow, overrides)
         shown: Any = OmegaConf.create(own_values(config, workflow, resolve=asked.resolve))
         if asked.package not in (None, "_global_"):
-            shown = OmegaConf.select(shown, asked.package, throw_on_missing=True)
+            shown = OmegaConf.select(shown, asked.package, default=absent)
+    if shown is absent:
+        raise QualaError(f"There is no configuration key `{asked.package}`.")
     text = OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else f"{shown}\n"
     sys.stdout.write(text)
     return True
@@ -266,12 +282,13 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     if "-h" in words or "--help" in words:
         sys.stdout.write(workflow_help(workflow))
         return 0
-    if any(word.startswith("-") for word in words):
-        raise QualaError("`quala plan` takes a workflow, overrides and --json, not a sweep.")
+    for word in words:
+        if word.startswith("-"):
+            raise QualaError(f"`quala plan` takes overrides and --json, got `{word}`.")
     with one_sentence(workflow):
         settings = typed(composed(workflow, words), workflow)
     store = Store.open(settings.tracking)
-    made = make_plan(workflow, settings, store, OutsideSources(store))
+    made = make_plan(workflow, settings, store, Sources(store))
     if JSON in arguments:
         sys.stdout.write(json.dumps(_plan_json(made)) + "\n")
     else:

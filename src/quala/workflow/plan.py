@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
@@ -15,7 +14,7 @@ from quala.workflow.identity import differences, fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings
-from quala.workflow.sources import OutsideSources
+from quala.workflow.sources import Sources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, Store
 
 if TYPE_CHECKING:
@@ -148,9 +147,7 @@ class _Collector:
         return Artifact(node.name, node.fingerprint)
 
 
-def make_plan(
-    workflow: WorkflowSpec, settings: Settings, store: Store, sources: OutsideSources
-) -> Plan:
+def make_plan(workflow: WorkflowSpec, settings: Settings, store: Store, sources: Sources) -> Plan:
     """Call the script symbolically and look up every stage; run nothing."""
     collector = _Collector()
     flow = Flow(settings, workflow.stages, sources, collector)
@@ -236,13 +233,11 @@ def _why_new(
 
 
 def _identity(run: Run, store: Store) -> dict[str, Any] | None:
-    from mlflow.exceptions import MlflowException
-
     cached = store.work / "cache" / f"{run.info.run_id}-identity"
     try:
         path = store.download(f"runs:/{run.info.run_id}/{IDENTITY}", cached)
-        recorded: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (MlflowException, OSError, ValueError):
+        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (QualaError, OSError, ValueError):
         return None
     return recorded
 

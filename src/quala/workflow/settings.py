@@ -167,9 +167,7 @@ def _schema_type(hint: Any) -> Any:
         return schema(hint)  # type: ignore[arg-type]
     if origin is Literal:
         return type(arguments[0])
-    if origin is tuple:
-        return list[_schema_type(arguments[0])]  # type: ignore[misc]
-    if origin is list:
+    if origin in (tuple, list):
         return list[_schema_type(arguments[0])]  # type: ignore[misc]
     if origin is dict:
         return dict[arguments[0], _schema_type(arguments[1])]  # type: ignore[valid-type,misc]

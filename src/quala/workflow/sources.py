@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from quala.errors import QualaError
-from quala.workflow.flow import Source
 from quala.workflow.identity import config_identity, content_hash
 from quala.workflow.store import OUTPUT, Store
 
@@ -16,8 +16,18 @@ RUN_ID = re.compile(r"[0-9a-f]{32}")
 TRACKED = ("runs:/", "models:/")
 
 
+@dataclass(frozen=True)
+class Source:
+    """An input that no stage makes: the data, or a start model."""
+
+    name: str
+    value: Any
+    fingerprint: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass
-class OutsideSources:
+class Sources:
     """Finds each outside input once and keeps its fingerprint."""
 
     store: Store
@@ -56,22 +66,16 @@ class OutsideSources:
 
     def _locate(self, value: str) -> Path:
         if not _tracked(value):
-            if not Path(value).is_dir():
+            if not value or not Path(value).is_dir():  # the path of an empty text is here
                 raise QualaError(
                     f"`{value}` is no folder, run id, runs:/ID or models:/name@alias that exists."
                 )
             return Path(value).absolute()
-        from mlflow.exceptions import MlflowException
-
         artifact = value
         if RUN_ID.fullmatch(value.removeprefix("runs:/")):
             artifact = f"runs:/{value.removeprefix('runs:/')}/{OUTPUT}"
-        try:
-            name = re.sub(r"\W+", "-", value)
-            folder = self.store.download(artifact, self.store.work / "cache" / name)
-        except (MlflowException, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise QualaError(f"`{value}` cannot be read from the store: {reason}") from error
+        name = re.sub(r"\W+", "-", value)
+        folder = self.store.download(artifact, self.store.work / "cache" / name)
         if not folder.is_dir():
             raise QualaError(f"`{value}` holds no folder.")
         return folder

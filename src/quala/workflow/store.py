@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,22 +27,36 @@ if TYPE_CHECKING:
 
 SECONDS_TO_ANSWER = 3.0
 SQLITE = "sqlite:///"
+SERVER = ("http://", "https://")
 
 
-def default_tracking_uri(folder: Path) -> str:
-    """Return the embedded store of `folder`, the one that `quala run` uses there."""
-    return f"{SQLITE}{folder.absolute() / 'mlruns' / 'mlflow.db'}"
+def existing_store(uri: str | None) -> str:
+    """Return the address of a store that exists, by default that of `quala run` in this folder.
 
-
-def require_store(uri: str) -> None:
-    """Raise QualaError when nothing was tracked at `uri` yet or no server answers there."""
+    Raises:
+        QualaError: when nothing was tracked there yet, or no server answers.
+    """
+    uri = uri or f"{SQLITE}{Path.cwd() / 'mlruns' / 'mlflow.db'}"
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
         raise QualaError(
             f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
             "`--tracking-uri` selects another."
         )
-    if uri.startswith(("http://", "https://")):
+    if uri.startswith(SERVER):
         check_server(uri)
+    return uri
+
+
+@contextmanager
+def explaining(sentence: str) -> Iterator[None]:
+    """Raise QualaError with the sentence and the reason when MLflow or the disk fails."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise QualaError(f"{sentence}: {reason}") from error
 
 
 def ensure_database(path: Path, artifacts: Path) -> None:
@@ -77,11 +93,11 @@ def _publish(draft: Path, path: Path) -> None:
 
 def check_server(uri: str) -> None:
     """Raise QualaError quickly if nothing answers at an http(s) tracking address."""
-    parts = urlsplit(uri)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
+        parts = urlsplit(uri)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "", port), SECONDS_TO_ANSWER).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise QualaError(f"The tracking server {uri} does not answer ({error}).") from error
 
 
@@ -114,9 +130,9 @@ class Tracking:
     uri: str
 
     @classmethod
-    def connect(cls, uri: str) -> Tracking:
-        """Connect to a store that exists. Raises QualaError where there is none."""
-        require_store(uri)
+    def connect(cls, uri: str | None) -> Tracking:
+        """Connect to a store that exists, by default that of this folder. Raises QualaError."""
+        uri = existing_store(uri)
         keep_quiet()
         # mlflow takes seconds to import
         from mlflow import MlflowClient
@@ -174,37 +190,38 @@ class Tracking:
 
     def artifact(self, run_id: str, path: str, folder: Path) -> Path:
         """Copy a file or folder of a run into `folder`. Raises QualaError if it cannot be read."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with explaining(f"The artifact `{path}` of run `{run_id}` cannot be read"):
             return Path(self.client.download_artifacts(run_id, path, str(folder)))
-        except (MlflowException, OSError) as error:
-            raise QualaError(f"The artifact `{path}` of run `{run_id}` cannot be read.") from error
 
     def download(self, artifact: str, cached: Path | None = None) -> Path:
         """Return a folder by `runs:/ID/PATH`, `models:/NAME@ALIAS` or its address.
 
         It is the folder of the store itself where that is local, else a copy under `cached`, or in
-        a new temporary folder.
+        a new temporary folder. Raises QualaError if it cannot be read.
         """
         from mlflow.artifacts import download_artifacts
 
-        if artifact.startswith("runs:/"):
-            # MLflow copies what is named by a run; by its own address a local folder stays.
-            run_id, _, path = artifact.removeprefix("runs:/").partition("/")
-            artifact = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
-        local = artifact.startswith(("file:", "/"))
-        place = download_artifacts(
-            artifact_uri=artifact,
-            dst_path=None if local or cached is None else _emptied(cached),
-            tracking_uri=self.uri,
-            registry_uri=self.uri,
-        )
-        return Path(place)
+        with explaining(f"`{artifact}` cannot be read from {self.uri}"):
+            if artifact.startswith("runs:/"):
+                # MLflow copies what is named by a run; by its own address a local folder stays.
+                run_id, _, path = artifact.removeprefix("runs:/").partition("/")
+                artifact = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
+            local = artifact.startswith(("file:", "/"))
+            place = download_artifacts(
+                artifact_uri=artifact,
+                dst_path=None if local or cached is None else _emptied(cached),
+                tracking_uri=self.uri,
+                registry_uri=self.uri,
+            )
+            return Path(place)
 
     def stage_run(self, run_id: str, stage: str) -> str:
-        """Return the run of a workflow's stage, or `run_id` itself where it has none."""
-        tags = self.client.get_run(run_id).data.tags
+        """Return the run of a workflow's stage, or `run_id` itself where it has none.
+
+        Raises QualaError for a run that is not there.
+        """
+        with explaining(f"`{run_id}` cannot be read from {self.uri}"):
+            tags = self.client.get_run(run_id).data.tags
         return str(tags.get(f"{STAGE}.{stage}") or run_id)
 
     def register(self, name: str, run_id: str, alias: str) -> str:
@@ -213,18 +230,11 @@ class Tracking:
         Raises:
             QualaError: when the store refuses.
         """
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with explaining(f"`{name}` could not be registered in {self.uri}"):
             if not self.client.search_registered_models(f"name = '{name}'"):
                 self.client.create_registered_model(name)
             version = self.client.create_model_version(name, f"runs:/{run_id}/{OUTPUT}", run_id)
             self.client.set_registered_model_alias(name, alias, version.version)
-        except MlflowException as error:
-            reason = str(error.message).partition("\n")[0]
-            raise QualaError(
-                f"`{name}` could not be registered in {self.uri}: {reason}"
-            ) from error
         return str(version.version)
 
 
@@ -245,16 +255,20 @@ class Store(Tracking):
         uri = tracking.uri or f"{SQLITE}{folder / 'mlflow.db'}"
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
         keep_quiet()
-        _prepare(uri, folder / "artifacts")
-        from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
+        with explaining(f"The tracking store {uri} cannot be used"):
+            if uri.startswith(SQLITE):
+                ensure_database(Path(uri.removeprefix(SQLITE)), folder / "artifacts")
+            elif uri.startswith(SERVER):
+                check_server(uri)
+            elif "://" not in uri:
+                raise QualaError(
+                    "`tracking.uri` must be an address, such as sqlite:///mlruns/mlflow.db or "
+                    f"https://HOST, got `{uri}`."
+                )
+            from mlflow import MlflowClient
 
-        try:
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             experiment_id = _experiment(client, tracking.experiment, uri, folder / "artifacts")
-        except MlflowException as error:
-            reason = str(error.message).partition("\n")[0]
-            raise QualaError(f"The tracking store {uri} cannot be used: {reason}") from error
         return cls(client, uri, tracking.experiment, experiment_id, work)
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Run]:
@@ -264,9 +278,8 @@ class Store(Tracking):
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
         """Create a run that is RUNNING."""
         lineage = {PARENT: parent} if parent else {}
-        return self.client.create_run(
-            self.experiment_id, run_name=name, tags={**tags, **lineage, "mlflow.user": _user()}
-        )
+        own = {**tags, **lineage, "mlflow.user": getpass.getuser()}
+        return self.client.create_run(self.experiment_id, run_name=name, tags=own)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, all in one request."""
@@ -327,8 +340,6 @@ class Store(Tracking):
 
     def fetch(self, run: Run) -> tuple[Path, str | None]:
         """Return a stage run's output folder, and the name of a damaged file if there is one."""
-        from mlflow.exceptions import MlflowException
-
         run_id = run.info.run_id
         if run_id in self._whole:
             return self._whole[run_id], None
@@ -338,7 +349,7 @@ class Store(Tracking):
         if damaged_file(folder, seal) is not None:
             try:
                 folder = self.download(f"runs:/{run_id}/{OUTPUT}", cached)
-            except (MlflowException, OSError):
+            except QualaError:
                 return folder, OUTPUT
         broken = damaged_file(folder, seal)
         if broken is None:
@@ -352,20 +363,12 @@ def keep_quiet() -> None:
         os.environ.setdefault(name, value)
 
 
-def _prepare(uri: str, artifacts: Path) -> None:
-    if uri.startswith(SQLITE):
-        ensure_database(Path(uri.removeprefix(SQLITE)), artifacts)
-    elif uri.startswith(("http://", "https://")):
-        check_server(uri)
-
-
 def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> str:
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)
     if found is None:
-        remote = uri.startswith(("http://", "https://"))
-        location = None if remote else (artifacts / name).as_uri()
+        location = None if uri.startswith(SERVER) else (artifacts / name).as_uri()
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
@@ -382,9 +385,3 @@ def _emptied(folder: Path) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return str(folder)
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()

@@ -13,6 +13,7 @@ from typing import Any, Self
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from quala.errors import QualaError
 from quala.workflow.identity import fingerprint
 from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import FINGERPRINT, KIND, Store
@@ -93,7 +94,8 @@ class Job:
             self._write("FINISHED", None)
             return False
         self._write("FAILED", f"{type(error).__name__}: {error}")
-        log.error("Job %d failed.", self.number, exc_info=error)
+        mistake = isinstance(error, QualaError)
+        log.error("Job %d failed: %s", self.number, error, exc_info=None if mistake else error)
         return isinstance(error, Exception)
 
     def _write(self, status: str, error: str | None) -> None:

@@ -25,7 +25,7 @@ class HybridConfig:
 
     def __post_init__(self) -> None:
         if not 1 < self.ratio < math.inf:
-            raise QualaError(f"`ratio` is {self.ratio}; allowed is above 1.")
+            raise QualaError(f"`ratio` is {self.ratio}; allowed is above 1 and finite.")
         if not 0 <= self.svd_share <= 1:
             raise QualaError(f"`svd_share` is {self.svd_share}; allowed is 0 to 1.")
 
