@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 import pytest
 from layers import (
@@ -29,31 +28,18 @@ LONGEST, ALL_LINES = 500, 23_500
 NAMES = sorted(modules())
 PACKAGES = [name for name in NAMES if modules()[name].is_package]
 
-later = pytest.mark.xfail(strict=False, reason="the modules are about to be put in this order")
-LATER = {
-    *("process", "onnx_builder", "export", "stages", "workflow", "quala", "quala.cli"),
-    *("quala.compare", "quala.compress", "quala.compress.prune", "quala.compress.quantize"),
-    *("quala.data", "quala.graph", "quala.models", "quala.report", "quala.search", "quala.serve"),
-}
-
-
-def cases(names: list[str]) -> list[Any]:
-    """Return the parameters of a test, those that do not hold yet marked."""
-    return [pytest.param(name, marks=[later] if name in LATER else []) for name in names]
-
 
 def free(name: str) -> bool:
     """Say whether a module stands outside the order: the root, `quala._version` and their like."""
     return package_of(name).startswith("_") or name == PACKAGE
 
 
-@later
 def test_every_package_has_its_place() -> None:
     packages = {package_of(name) for name in NAMES if not free(name)}
     assert not packages - set(ORDER), f"not in ORDER: {sorted(packages - set(ORDER))}"
 
 
-@pytest.mark.parametrize("package", cases(ORDER))
+@pytest.mark.parametrize("package", ORDER)
 def test_a_package_imports_from_below(package: str) -> None:
     allowed = ORDER[: ORDER.index(package) + 1]
     above = [
@@ -66,7 +52,6 @@ def test_a_package_imports_from_below(package: str) -> None:
     assert not above, f"`{package}` imports from above:\n" + "\n".join(above)
 
 
-@later
 def test_no_modules_import_one_another() -> None:
     found = [" <-> ".join(group) for group in cycles()]
     assert not found, "cycles:\n" + "\n".join(found)
@@ -77,12 +62,10 @@ def test_no_module_takes_a_name_from_the_front_of_its_own_package() -> None:
     assert not found, "\n".join(found)
 
 
-@later
 def test_there_are_not_too_many_modules() -> None:
     assert len(NAMES) <= MODULES, f"{len(NAMES)} modules in src/quala, at most {MODULES}"
 
 
-@later
 def test_few_modules_have_a_single_importer() -> None:
     single = sorted(
         f"{name} <- {next(iter(who))}"
@@ -104,14 +87,13 @@ def test_no_file_is_too_long() -> None:
     assert not long, f"at most {LONGEST} lines:\n" + "\n".join(long)
 
 
-@later
 def test_the_source_is_not_too_long() -> None:
     texts = (module.path.read_text(encoding="utf-8") for module in modules().values())
     lines = sum(len(text.splitlines()) for text in texts)
     assert lines <= ALL_LINES, f"src/quala has {lines} lines, at most {ALL_LINES}"
 
 
-@pytest.mark.parametrize("name", cases(PACKAGES))
+@pytest.mark.parametrize("name", PACKAGES)
 def test_a_package_lists_what_it_gives(name: str) -> None:
     given = listed(modules()[name])
     assert given is not None, f"{modules()[name].place} has no `__all__` that is a list literal"
