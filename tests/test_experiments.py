@@ -212,7 +212,7 @@ def test_a_workflow_names_the_stages_that_it_runs(
         (["stage.length_adapt.sampler=few_drop"], "Did you mean `few_drops`"),
         (["stage/quantize=paper", "stage.quantize.method=qat"], "would learn nothing"),
         (["experiment=kdlsq/demo"], "one of the workflow `kdlsq`, got `quala_minilm`"),
-        (["stage.distill.significance=span"], "value of `significance` `span`"),
+        (["stage.distill.significance=span"], "ranks tokens by the span head at every layer"),
         (["stage.search.strategy=bayes"], "Did you mean `bayesian`"),
         (["stage.distill.quantizers.weight_bits=4"], "cannot be set inside one that is null"),
         (["stage.distill.cache={tokens: 3}"], "cannot be set inside one that is null"),

@@ -97,14 +97,19 @@ class SandwichModule(TrainingModule):
         """Run the full pass and its backward; return the logits that the other passes follow."""
         config = self.sandwich
         skipped = self._skipped(rng) if config.full_layer_drop else NO_LAYERS
-        logits, exits = self._full_logits(batch, skipped)
+        if config.exits and self.model.significance.needs_span_head:
+            logits, exits = self.model.forward_exits(batch, skip_layers=skipped)
+        else:
+            logits, exits = self.model(batch, skip_layers=skipped), []
         loss = torch.zeros((), device=logits.device)
         if config.hard:
             self.losses["task"] = self.model.task.loss(logits, batch)
             loss = loss + config.hard * self.losses["task"]
         target = logits.detach()
         if exits:
-            self.losses["exits"] = self._exit_loss(exits, target, batch)
+            # The mean KL(full pass || span head at a layer) over layers.
+            losses = [soft_loss(self.model.task, early, target, batch) for early in exits]
+            self.losses["exits"] = torch.stack(losses).mean()
             loss = loss + config.exits * self.losses["exits"]
         if self.teacher is not None:
             taught = self.teacher.outputs(batch).logits
@@ -113,7 +118,6 @@ class SandwichModule(TrainingModule):
                 logits,
                 taught,
                 batch,
-                direction="forward",
                 temperature=config.temperature,
             )
             loss = loss + config.teacher * self.losses["teacher"]
@@ -122,19 +126,6 @@ class SandwichModule(TrainingModule):
         self.manual_backward(weight * loss)
         self.losses = {name: value.detach() for name, value in self.losses.items()}
         return target
-
-    def _full_logits(self, batch: Batch, skipped: frozenset[int]) -> tuple[Tensor, list[Tensor]]:
-        if self.sandwich.exits and self.model.significance.needs_span_head:
-            return self.model.forward_exits(batch, skip_layers=skipped)
-        return self.model(batch, skip_layers=skipped), []
-
-    def _exit_loss(self, exits: list[Tensor], target: Tensor, batch: Batch) -> Tensor:
-        """Return the mean KL(full pass || span head at a layer) over layers."""
-        losses = [
-            soft_loss(self.model.task, early, target, batch, direction="forward", temperature=1.0)
-            for early in exits
-        ]
-        return torch.stack(losses).mean()
 
     def _sub_pass(
         self,

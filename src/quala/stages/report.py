@@ -11,8 +11,6 @@ from quala.stages.measure import read_rows
 from quala.stages.search import GIGA, read_result
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from quala.search.result import SearchCandidate
     from quala.stage import StageContext
     from quala.stages.options import ReportConfig
@@ -25,20 +23,17 @@ def run(
 
     Without a `search` the report has no candidates.
     """
-    candidates = _candidates(inputs["search"]) if "search" in inputs else []
-    rows = read_rows(inputs["measure"])
+    candidates = []
+    if "search" in inputs:
+        found = read_result(inputs["search"])
+        candidates = [_point(item, found.unit) for item in found.candidates]
     return build_report(
         context.output,
-        rows,
+        read_rows(inputs["measure"]),
         candidates=candidates,
         provenance=context.provenance,
         title=config.title,
     )
-
-
-def _candidates(folder: Path) -> list[Point]:
-    found = read_result(folder)
-    return [_point(item, found.unit) for item in found.candidates]
 
 
 def _point(item: SearchCandidate, unit: str) -> Point:

@@ -158,7 +158,9 @@ def keep_units(
             places = torch.tensor(list(neurons[number]))
             _keep_outputs(linears["ffn_in"], places)
             _keep_inputs(linears["ffn_out"], places)
-    _set_head_counts(small)
+    family = family_of(small)
+    for block, sizes in zip(family.layers(small), structure_of(small).layers, strict=True):
+        family.set_heads(block, heads=sizes.heads, size=size)  # transformers stores the counts
     return record_structure(small)
 
 
@@ -190,10 +192,3 @@ def _keep_inputs(linear: AnyLinear, columns: Tensor) -> None:
 def _taken(weight: Tensor, places: Tensor, dim: int) -> nn.Parameter:
     values = weight.detach().index_select(dim, places.to(weight.device))
     return nn.Parameter(values, requires_grad=weight.requires_grad)
-
-
-def _set_head_counts(hf: PreTrainedModel) -> None:
-    """Write the new head counts into transformers' attention modules, which store them."""
-    family = family_of(hf)
-    for layer, sizes in zip(family.layers(hf), structure_of(hf).layers, strict=True):
-        family.set_heads(layer, heads=sizes.heads, size=head_size(hf))
