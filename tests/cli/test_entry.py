@@ -35,6 +35,25 @@ def test_an_unknown_workflow_has_a_nearest_name(
     assert "Did you mean `quala_minilm`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("run --json kdlsq", "The workflow comes first, `quala run WORKFLOW --json`"),
+        ("run kdlsq --mutlirun", "Unknown option `--mutlirun`. Did you mean `--multirun`"),
+        ("run kdlsq --cfg", "argument --cfg/-c: expected one argument"),
+        ("run kdlsq --cfg job --package stage.nosuch", "no configuration key `stage.nosuch`"),
+        ("plan kdlsq -m", "`quala plan` takes overrides and --json, got `-m`"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], words: str, sentence: str
+) -> None:
+    assert main(words.split()) == 2
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert told.count("\n") == 1
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from quala.cli.entry import main; main(['--help']);"

@@ -9,7 +9,7 @@ import pytest
 from quala.errors import QualaError
 from quala.stage import Stage
 from quala.workflow.compose import composed, one_sentence, typed, with_experiment
-from quala.workflow.script import WorkflowSpec
+from quala.workflow.script import WorkflowSpec, find_workflow
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
         ("seed=???", "`seed` has no value"),
         ("seed=[1", "not an override"),
         ("seed=${sed}", "sed"),
+        ("seed=1,2", "`seed=1,2` gives several values: a list is .*, a sweep needs `-m`"),
+        ("workflow=other", "`workflow` is `toy` here, got `other`"),
+        ("model.teachr=x", r"`\+model.teachr=VALUE` adds it"),
+        ("data.max_length=4", "`data`: `max_length` must be at least 8, got 4"),
     ],
 )
 def test_a_mistake_is_one_sentence(toy: Toy, override: str, sentence: str) -> None:
@@ -37,6 +41,34 @@ def test_a_mistake_is_one_sentence(toy: Toy, override: str, sentence: str) -> No
     with pytest.raises(QualaError, match=sentence) as raised, one_sentence(workflow):
         typed(composed(workflow, [override]), workflow)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("stage.finetune.epochs=inf", "`stage.finetune`: `epochs` must be above 0 and finite"),
+        ("stage.search.max_cost=nan", "`stage.search`: `max_cost` must be above 0 and finite"),
+        ("stage.search.min_score=nan", "`min_score` must be finite, got nan"),
+        ("seed=-1", "`seed` must be at least 0 and at most 4294967295, got -1"),
+        ("stage.length_adapt.bound_start=0.9", "`bound_start` must be at most `bound`, got 0.9"),
+        ("stage.distill.layer_map=[]", "`layer_map` must name a layer"),
+        ("+stage.distill.losses={my.Loss:nan}", "`losses.my.Loss` must be at least 0, got nan"),
+        ("stage.measure.max_loss=-1", "`max_loss` must be at least 0, got -1"),
+        ("stage.measure.name=supernet", "`name` must be a name that no other row has"),
+        ("stage.distill.quantizrs=null", "Did you mean `stage.distill.quantizers`"),
+    ],
+)
+def test_values_of_stages_are_checked_before_any_runs(override: str, sentence: str) -> None:
+    workflow = find_workflow("quala_minilm")
+    with pytest.raises(QualaError, match=sentence), one_sentence(workflow):
+        typed(composed(workflow, [override]), workflow)
+
+
+def test_a_misspelt_option_of_a_preset_has_a_nearest_name() -> None:
+    workflow = find_workflow("kdlsq")
+    found = "Did you mean `stage.distill.quantizers.weight_bits`"
+    with pytest.raises(QualaError, match=found), one_sentence(workflow):
+        composed(workflow, ["stage.distill.quantizers.weigth_bits=4"])
 
 
 def test_a_group_choice_has_a_nearest_name(toy: Toy) -> None:

@@ -34,10 +34,26 @@ def test_processes_that_meet_a_fresh_store_do_not_race(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "mlruns").iterdir()] == ["mlflow.db"]
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "https://no-such-host.invalid"])
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:9", "https://no-such-host.invalid", "http://localhost:port"]
+)
 def test_a_server_that_does_not_answer_is_refused(tmp_path: Path, uri: str) -> None:
     tracking = TrackingConfig(uri=uri, folder=str(tmp_path), work=None, experiment="x")
     with pytest.raises(QualaError, match="does not answer"):
+        Store.open(tracking)
+
+
+def test_an_address_without_a_scheme_is_refused(tmp_path: Path) -> None:
+    tracking = TrackingConfig(uri="nonsense", folder=str(tmp_path), work=None, experiment="x")
+    with pytest.raises(QualaError, match=r"`tracking.uri` must be an address.*got `nonsense`"):
+        Store.open(tracking)
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = str(tmp_path / "file/mlruns")
+    tracking = TrackingConfig(uri=None, folder=folder, work=None, experiment="x")
+    with pytest.raises(QualaError, match=r"cannot be used: .*Not a directory"):
         Store.open(tracking)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import leaves
 from quala.workflow.lease import Claim, Lease, acquire
 from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
-from quala.workflow.provenance import Record
+from quala.workflow.provenance import Record, code_state
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
 from quala.workflow.sources import Sources
@@ -86,7 +85,8 @@ class Executor:
         start = time.monotonic()
         found = acquire(self.store, self._claim(node, entry), self._usable)
         if isinstance(found, Lease):
-            log.info("%s `%s`: %s", _verb(found), node.name, node.stage.summary)
+            verb = "Resuming" if found.resumed else "Running"
+            log.info("%s `%s`: %s", verb, node.name, node.stage.summary)
             with found:
                 self._compute(node, found)
             status, run_id = ("resumed" if found.resumed else "done"), found.run_id
@@ -138,8 +138,15 @@ class Executor:
         output.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
         function = node.stage.function()
-        self._describe(node, lease.run_id)
-        metrics = function(node.config, self._context(node, lease, work), _values(node)) or {}
+        # MLflow refuses to change a param; the identity is the same when the run is resumed.
+        self.store.record(lease.run_id, {}, dict(leaves(node.identity["config"])))
+        identity = {IDENTITY: json.dumps(node.identity, indent=1)}
+        self.store.attach(lease.run_id, identity | self.record.texts())
+        inputs = {
+            key: item.path if isinstance(item, Artifact) else item.value
+            for key, item in node.inputs.items()
+        }
+        metrics = function(node.config, self._context(node, lease, work), inputs) or {}
         self.store.publish(lease.run_id, output)
         self.store.record(lease.run_id, metrics)
         self.store.tag(lease.run_id, {"quala.final": json.dumps(sorted(metrics))})
@@ -159,12 +166,6 @@ class Executor:
             provenance=self.record.summary(self.plan.workflow, self.parent),
         )
 
-    def _describe(self, node: Node, run_id: str) -> None:
-        # MLflow refuses to change a param; the identity is the same when the run is resumed.
-        self.store.record(run_id, {}, dict(leaves(node.identity["config"])))
-        texts = {IDENTITY: json.dumps(node.identity, indent=1), **self.record.texts()}
-        self.store.attach(run_id, texts)
-
     def _note_on_parent(self, node: Node, outcome: Outcome) -> None:
         named = {f"{node.name}.{key}": value for key, value in outcome.metrics.items()}
         headline = {
@@ -172,17 +173,6 @@ class Executor:
         }
         self.store.record(self.parent, {**named, **headline})
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
-
-
-def _verb(lease: Lease) -> str:
-    return "Resuming" if lease.resumed else "Running"
-
-
-def _values(node: Node) -> dict[str, Any]:
-    return {
-        key: item.path if isinstance(item, Artifact) else item.value
-        for key, item in node.inputs.items()
-    }
 
 
 WORKFLOW = "quala.workflow"
@@ -231,12 +221,12 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     store = Store.open(settings.tracking)
     sources = Sources(store)
     plan = make_plan(workflow, settings, store, sources)
-    record = Record.of(
-        workflow.script,
+    record = Record(
         config=invocation.config,
         overrides=invocation.overrides,
         seed=settings.seed,
         data=sources.data_used,
+        code=code_state(workflow.script),
     )
     found = acquire(store, _claim(plan, store, record, invocation), lambda run: True)
     reused = not isinstance(found, Lease)
@@ -270,8 +260,3 @@ def _claim(plan: Plan, store: Store, record: Record, invocation: Invocation) -> 
         parent=invocation.sweep,
         ignored=done,
     )
-
-
-def bars_wanted(settings: Settings, interactive: bool) -> bool:
-    """Return whether to show progress bars: on a terminal, unless in a CI or switched off."""
-    return settings.progress and interactive and "CI" not in os.environ

@@ -147,27 +147,23 @@ class Flow:
             "config": config_identity(config),
             "inputs": {key: item.fingerprint for key, item in sorted(inputs.items())},
         }
+        origins = {
+            key: {"from": item.name}
+            | ({"detail": dict(item.detail)} if isinstance(item, Source) else {})
+            for key, item in inputs.items()
+        }
         node = Node(
             name=name,
             stage=stage,
             config=config,
             inputs=inputs,
             fingerprint=fingerprint(identity),
-            identity={**identity, "origins": _origins(inputs)},
+            identity={**identity, "origins": origins},
         )
         if config.given is None:
             return node
         folder, content = self._sources.given(config.given)
         return dataclasses.replace(node, given=folder, fingerprint=content)
-
-
-def _origins(inputs: Mapping[str, Source | Artifact]) -> dict[str, Any]:
-    return {
-        key: {"from": item.name, "detail": dict(item.detail)}
-        if isinstance(item, Source)
-        else {"from": item.name}
-        for key, item in inputs.items()
-    }
 
 
 def _changed(config: StageConfig, changes: Mapping[str, Any]) -> StageConfig:

@@ -32,7 +32,7 @@ from quala.workflow.compose import (
     typed,
     with_experiment,
 )
-from quala.workflow.execute import Invocation, Result, bars_wanted, run_workflow
+from quala.workflow.execute import Invocation, Result, run_workflow
 from quala.workflow.plan import Plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import Sources
@@ -118,7 +118,7 @@ def duration(seconds: float) -> str:
 
 
 def _colored(status: str) -> Text:
-    return Text(status, style=COLORS[status] if status in COLORS else "")
+    return Text(status, style=COLORS.get(status, ""))
 
 
 def _short(path: Path) -> str:
@@ -290,15 +290,10 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     store = Store.open(settings.tracking)
     made = make_plan(workflow, settings, store, Sources(store))
     if JSON in arguments:
-        sys.stdout.write(json.dumps(_plan_json(made)) + "\n")
+        sys.stdout.write(json.dumps(made.to_json()) + "\n")
     else:
         show_plan(made, _console())
     return 0
-
-
-def _plan_json(made: Plan) -> dict[str, object]:
-    stages = [entry.to_json() for entry in made.entries.values()]
-    return {"workflow": made.workflow, "fingerprint": made.fingerprint, "stages": stages}
 
 
 def _invocation(
@@ -310,13 +305,13 @@ def _invocation(
     sweep: str | None = None,
 ) -> Invocation:
     settings = typed(config, workflow)
-    interactive = sys.stderr.isatty() and not as_json and sweep is None
+    interactive = sys.stderr.isatty() and not as_json and sweep is None and "CI" not in os.environ
     return Invocation(
         settings=settings,
         config=OmegaConf.to_yaml(OmegaConf.create(own_values(config, workflow))),
         overrides=overrides,
         sweep=sweep,
-        bars=bars_wanted(settings, interactive),
+        bars=settings.progress and interactive,
     )
 
 

@@ -152,22 +152,16 @@ def acquire(store: Store, claim: Claim, usable: Callable[[Run], bool]) -> Run | 
                 if usable(run):
                     return run
                 refused.add(run.info.run_id)
-        lease = _try(store, claim, refused, runs)
-        if lease is not None:
-            return lease
+        unfinished = [run for run in runs if run.info.status != "FINISHED"]
+        if not any(busy(run) for run in unfinished):
+            first = min(unfinished, key=_age, default=None)
+            lease = _take_over(store, claim, first) if first else _create(store, claim, refused)
+            if lease is not None:
+                return lease
         if not waiting:
             log.info("`%s` is being computed by another process; waiting for it.", claim.name)
         waiting = True
         time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
-def _try(store: Store, claim: Claim, refused: Set[str], runs: list[Run]) -> Lease | None:
-    unfinished = [run for run in runs if run.info.status != "FINISHED"]
-    if any(busy(run) for run in unfinished):
-        return None
-    if unfinished:
-        return _take_over(store, claim, min(unfinished, key=_age))
-    return _create(store, claim, refused)
 
 
 def _take_over(store: Store, claim: Claim, run: Run) -> Lease | None:

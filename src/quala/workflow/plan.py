@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings
 from quala.workflow.sources import Sources
-from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, Store
+from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -135,6 +135,11 @@ class Plan:
         """Whether nothing is left to run."""
         return all(entry.status in SETTLED for entry in self.entries.values())
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        stages = [entry.to_json() for entry in self.entries.values()]
+        return {"workflow": self.workflow, "fingerprint": self.fingerprint, "stages": stages}
+
 
 @dataclass
 class _Collector:
@@ -182,54 +187,45 @@ def _entry(node: Node, selection: Selection, store: Store, before: Mapping[str, 
         return Entry(node.name, Status.GIVEN, str(node.config.given), node)
     same = store.find({KIND: "stage", FINGERPRINT: node.fingerprint})
     finished = [run for run in same if run.info.status == "FINISHED"]
-    ids = frozenset(run.info.run_id for run in finished)
-    forced = node.name in selection.forced
-    status, reason, run_id = _state(node, forced, finished, same, store, before)
-    return Entry(node.name, status, reason, node, run_id, forced, ids)
-
-
-def _state(
-    node: Node,
-    forced: bool,
-    finished: Sequence[Run],
-    same: Sequence[Run],
-    store: Store,
-    before: Mapping[str, Entry],
-) -> tuple[Status, str, str | None]:
     whole = [run for run in finished if DAMAGED not in run.data.tags]
-    open_runs = [run for run in same if run.info.status != "FINISHED"]
+    unfinished = [run for run in same if run.info.status != "FINISHED"]
+    forced = node.name in selection.forced
+
+    def entry(status: Status, reason: str, run: Run | None = None) -> Entry:
+        run_id = run.info.run_id if run else None
+        ids = frozenset(run.info.run_id for run in finished)
+        return Entry(node.name, status, reason, node, run_id, forced, ids)
+
     if whole and not forced:
-        run_id = whole[0].info.run_id
+        shown = f"run {whole[0].info.run_id[:8]}"
         broken = store.fetch(whole[0])[1]
         if broken is None:
-            return Status.CACHED, f"run {run_id[:8]}", run_id
-        return Status.DAMAGED, f"`{broken}` of run {run_id[:8]} is damaged", run_id
-    for run in open_runs:
+            return entry(Status.CACHED, shown, whole[0])
+        return entry(Status.DAMAGED, f"`{broken}` of {shown} is damaged", whole[0])
+    for run in unfinished:
         if busy(run):
-            return Status.RUNNING, "another process computes it now", run.info.run_id
-    if open_runs:
-        run_id = open_runs[0].info.run_id
-        return Status.RESUME, f"run {run_id[:8]} was interrupted", run_id
+            return entry(Status.RUNNING, "another process computes it now", run)
+    if unfinished:
+        shown = f"run {unfinished[0].info.run_id[:8]}"
+        return entry(Status.RESUME, f"{shown} was interrupted", unfinished[0])
     if forced:
-        return Status.TO_RUN, "forced", None
+        return entry(Status.TO_RUN, "forced")
     if finished:
-        return Status.DAMAGED, "its output was found damaged", finished[0].info.run_id
-    return _why_new(node, store, before)
+        return entry(Status.DAMAGED, "its output was found damaged", finished[0])
+    return entry(*_why_new(node, store, before))
 
 
 def _why_new(
     node: Node, store: Store, before: Mapping[str, Entry]
-) -> tuple[Status, str, str | None]:
-    earlier = store.find(
-        {KIND: "stage", NODE: node.name, "quala.stage": node.stage.name}, "FINISHED"
-    )
+) -> tuple[Status, str, Run | None]:
+    earlier = store.find({KIND: "stage", NODE: node.name, STAGE: node.stage.name}, "FINISHED")
     if not earlier:
         waits = [name for name in sorted(node.upstream) if before[name].status not in SETTLED]
         after = f", after {', '.join(waits)}" if waits else ""
         return Status.TO_RUN, f"never run{after}", None
     old = _identity(earlier[0], store)
     found = differences(old, node.identity) if old else []
-    return Status.STALE, "; ".join(found) or "the last run differs", earlier[0].info.run_id
+    return Status.STALE, "; ".join(found) or "the last run differs", earlier[0]
 
 
 def _identity(run: Run, store: Store) -> dict[str, Any] | None:

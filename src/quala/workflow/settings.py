@@ -193,14 +193,10 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if origin is dict:
         return {key: _value(arguments[1], part, name) for key, part in value.items()}
     if origin in (Union, types.UnionType):
-        return _union_value(arguments, value, name)
+        kinds = [part for part in arguments if part is not type(None)]
+        if len(kinds) == 1:
+            return _value(kinds[0], value, name)
+        if not isinstance(value, SCALARS):
+            raise QualaError(f"`{name}` takes one of {kinds}, got {value!r}.")
+        return value
     return Path(value) if hint is Path else value
-
-
-def _union_value(arguments: tuple[Any, ...], value: Any, name: str) -> Any:
-    kinds = [part for part in arguments if part is not type(None)]
-    if len(kinds) == 1:
-        return _value(kinds[0], value, name)
-    if not isinstance(value, SCALARS):
-        raise QualaError(f"`{name}` takes one of {kinds}, got {value!r}.")
-    return value
