@@ -205,7 +205,7 @@ def test_a_workflow_names_the_stages_that_it_runs(
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["experiment=squad_cpu"], "either `path` or `name`"),
+        (["experiment=squad_cpu"], "either `data.path` or `data.name`"),
         (["tracking=server"], "`tracking.uri` has no value"),
         (["experiment=squat"], "Did you mean `squad`"),
         (["stage/quantize=papers"], "Did you mean `paper`"),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ("seed=1,2", "`seed=1,2` gives several values: a list is .*, a sweep needs `-m`"),
         ("workflow=other", "`workflow` is `toy` here, got `other`"),
         ("model.teachr=x", r"`\+model.teachr=VALUE` adds it"),
-        ("data.max_length=4", "`data`: `max_length` must be at least 8, got 4"),
+        ("data.max_length=4", "`data.max_length` must be at least 8, got 4"),
     ],
 )
 def test_a_mistake_is_one_sentence(toy: Toy, override: str, sentence: str) -> None:
@@ -46,15 +46,24 @@ def test_a_mistake_is_one_sentence(toy: Toy, override: str, sentence: str) -> No
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("stage.finetune.epochs=inf", "`stage.finetune`: `epochs` must be above 0 and finite"),
-        ("stage.search.max_cost=nan", "`stage.search`: `max_cost` must be above 0 and finite"),
-        ("stage.search.min_score=nan", "`min_score` must be finite, got nan"),
-        ("seed=-1", "`seed` must be at least 0 and at most 4294967295, got -1"),
-        ("stage.length_adapt.bound_start=0.9", "`bound_start` must be at most `bound`, got 0.9"),
-        ("stage.distill.layer_map=[]", "`layer_map` must name a layer"),
-        ("+stage.distill.losses={my.Loss:nan}", "`losses.my.Loss` must be at least 0, got nan"),
-        ("stage.measure.max_loss=-1", "`max_loss` must be at least 0, got -1"),
-        ("stage.measure.name=supernet", "`name` must be a name that no other row has"),
+        ("stage.finetune.epochs=inf", "`stage.finetune.epochs` must be above 0 and finite"),
+        ("stage.search.max_cost=nan", "`stage.search.max_cost` must be above 0 and finite"),
+        ("stage.search.min_score=nan", "`stage.search.min_score` must be finite, got nan"),
+        ("seed=-1", "`stage.finetune.seed` must be at least 0 and at most 4294967295, got -1"),
+        (
+            "stage.length_adapt.bound_start=0.9",
+            "`stage.length_adapt.bound_start` must be at most `stage.length_adapt.bound`, got 0.9",
+        ),
+        ("stage.distill.layer_map=[]", "`stage.distill.layer_map` must name a layer"),
+        (
+            "+stage.distill.losses={fractions.Fraction:nan}",
+            "`stage.distill.losses.fractions.Fraction` must be at least 0, got nan",
+        ),
+        ("stage.measure.max_loss=-1", "`stage.measure.max_loss` must be at least 0, got -1"),
+        (
+            "stage.measure.name=supernet",
+            "`stage.measure.name` must be a name that no other row has, got `supernet`",
+        ),
         ("stage.distill.quantizrs=null", "Did you mean `stage.distill.quantizers`"),
     ],
 )

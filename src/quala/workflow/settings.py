@@ -129,7 +129,9 @@ def build(config: type[Any], values: Mapping[str, Any], path: str = "") -> Any:
     try:
         return config(**made)
     except QualaError as error:
-        named = re.sub(rf"`({'|'.join(fields)})\b", rf"`{prefix}\1", str(error))
+        # A value that was given may be spelled like an option.
+        option = rf"(?<!got )`({'|'.join(fields)})\b"
+        named = re.sub(option, rf"`{prefix}\1", str(error))
         raise QualaError(named if prefix in named else f"`{path}`: {named}") from error
 
 
