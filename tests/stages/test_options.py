@@ -52,9 +52,12 @@ def test_a_value_out_of_range_is_one_sentence(
         configure(stage, **options)
 
 
-def test_a_significance_of_ones_own_is_looked_up_later(configure: Any) -> None:
-    assert configure("distill", significance="my.Ranking").significance == "my.Ranking"
-    assert configure("length_adapt", significance="my.Ranking").significance == "my.Ranking"
+@pytest.mark.parametrize("stage", ["distill", "length_adapt"])
+def test_a_significance_of_ones_own_is_imported_at_once(configure: Any, stage: str) -> None:
+    own = "quala.models.significance.Cls"
+    assert configure(stage, significance=own).significance == own
+    with pytest.raises(QualaError, match=r"The significance `my\.Ranking` cannot be imported"):
+        configure(stage, significance="my.Ranking")
 
 
 OF_SEARCH = {item.name for item in dataclasses.fields(SearchSettings)}

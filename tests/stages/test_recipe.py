@@ -28,7 +28,7 @@ LOSSES = {"hard": 0.0, "soft": 1.0, "hidden": 1.0, "attention": 1.0, "relation":
         {"quantizers": TERNARY},
         {},
         {"quantizers": TERNARY, "hidden": 0.0, "attention": 0.0},
-        {"losses": {"my_package.MyLoss": 1.0}},
+        {"losses": {"quala.compress.losses.SoftLoss": 1.0}},
     ],
     ids=["all", "without a step", "without losses", "with a loss of one's own"],
 )

@@ -202,6 +202,11 @@ class Tracking:
         from mlflow.artifacts import download_artifacts
 
         with explaining(f"`{artifact}` cannot be read from {self.uri}"):
+            name, found, alias = artifact.removeprefix("models:/").partition("@")
+            if found and artifact.startswith("models:/"):
+                # MLflow would ask the registry of the process, not that of this store.
+                version = self.client.get_model_version_by_alias(name, alias)
+                artifact = str(version.source)
             if artifact.startswith("runs:/"):
                 # MLflow copies what is named by a run; by its own address a local folder stays.
                 run_id, _, path = artifact.removeprefix("runs:/").partition("/")
