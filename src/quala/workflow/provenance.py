@@ -60,6 +60,12 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
+def versions() -> dict[str, str]:
+    """Return the version of every installed package."""
+    found = {item.name: item.version for item in importlib.metadata.distributions()}
+    return dict(sorted(found.items(), key=lambda pair: pair[0].lower()))
+
+
 def hardware() -> dict[str, Any]:
     """Return processor, memory, accelerators and threads of this machine."""
     model, flags = cpu()
@@ -103,8 +109,7 @@ class Record:
     @cached_property
     def packages(self) -> str:
         """Versions of all installed packages as JSON; takes half a second to collect."""
-        found = {item.name: item.version for item in importlib.metadata.distributions()}
-        return json.dumps(dict(sorted(found.items(), key=lambda pair: pair[0].lower())), indent=1)
+        return json.dumps(versions(), indent=1)
 
     @property
     def tags(self) -> dict[str, str]:
