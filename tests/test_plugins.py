@@ -29,7 +29,7 @@ from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import family_of
-from quala.plugins import FAMILIES, SIGNIFICANCE, Registry
+from quala.plugins import FAMILIES, FORMATS, SIGNIFICANCE, Registry
 
 __all__ = ["build", "build_hf", "make_batch"]
 
@@ -222,3 +222,29 @@ def test_the_built_in_names_are_found(registry: Registry[Any]) -> None:
 def test_a_path_that_leads_nowhere_is_refused_when_it_is_composed(path: str) -> None:
     with pytest.raises(QualaError, match=f"The significance `{path}` cannot be imported"):
         SIGNIFICANCE.check(path)
+
+
+@pytest.mark.parametrize("name", [".", "..", ".a", "a.", "a b.C", "1.2"])
+def test_what_is_no_path_is_an_unknown_name(name: str) -> None:
+    with pytest.raises(QualaError, match="Unknown significance"):
+        SIGNIFICANCE.check(name)
+
+
+@pytest.mark.parametrize("text", ["raise RuntimeError('boom')", "def f(:", "raise SystemError"])
+def test_a_module_that_cannot_be_run_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    install(tmp_path, monkeypatch, {"cannot_be_run.py": text + "\n"})
+    with pytest.raises(QualaError, match=r"`cannot_be_run\.X` cannot be imported"):
+        SIGNIFICANCE.check("cannot_be_run.X")
+
+
+def test_a_class_with_arguments_is_one_sentence() -> None:
+    with pytest.raises(QualaError, match="must be made without arguments"):
+        SIGNIFICANCE.find("zipfile.ZipFile")
+
+
+@pytest.mark.parametrize("name", ["os.system", "quala.lengths.LengthConfig"])
+def test_an_object_of_another_kind_is_no_format(name: str) -> None:
+    with pytest.raises(QualaError, match="data task"):
+        FORMATS.find(name)

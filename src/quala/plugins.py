@@ -34,6 +34,8 @@ class Registry(Generic[T]):
     classes: bool = False
     dotted: bool = True
     """Whether a name may be a dotted path."""
+    base: str = ""
+    """`module:class` of which the objects must be instances, where `find` checks it."""
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
@@ -48,7 +50,7 @@ class Registry(Generic[T]):
         """Raise QualaError for a name that is not known, and for a path that leads nowhere."""
         if name in self.own or name in self._installed:
             return
-        if not self.dotted or "." not in name:
+        if not self.dotted or not is_path(name):
             raise unknown(self.kind, name, self.names)
         self._imported(name)
 
@@ -77,19 +79,42 @@ class Registry(Generic[T]):
         if name in self.own:
             module, _, attribute = self.own[name].partition(":")
             found: Any = getattr(importlib.import_module(module), attribute)
-        elif name in self._installed:
-            found = self._installed[name].load()
         else:
             found = self._imported(name)
-        made: T = found() if isinstance(found, type) and not self.classes else found
+        if isinstance(found, type) and not self.classes:
+            try:
+                found = found()
+            except TypeError as error:
+                raise QualaError(
+                    f"The {self.kind} `{name}` must be made without arguments: {error}."
+                ) from error
+        if self.base:
+            module, _, attribute = self.base.partition(":")
+            if not isinstance(found, getattr(importlib.import_module(module), attribute)):
+                raise QualaError(
+                    f"The {self.kind} `{name}` must be a subclass of "
+                    f"{self.base.replace(':', '.')}, got {type(found).__name__}."
+                )
+        made: T = found
         return made
 
-    def _imported(self, path: str) -> Any:
-        module, _, attribute = path.rpartition(".")
+    def _imported(self, name: str) -> Any:
+        """Import what is not quala's own: an installed name, or a dotted path."""
+        module, _, attribute = name.rpartition(".")
         try:
+            if name in self._installed:
+                return self._installed[name].load()
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise QualaError(f"The {self.kind} `{path}` cannot be imported: {error}.") from error
+        except Exception as error:  # code of others, which may raise anything when imported
+            raise QualaError(
+                f"The {self.kind} `{name}` cannot be imported: {error or type(error).__name__}."
+            ) from error
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name is a dotted path, `package.module.Name`."""
+    parts = name.split(".")
+    return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
 
 TASKS: Registry[Any] = Registry(
@@ -108,6 +133,7 @@ FORMATS: Registry[Any] = Registry(
     "data task",
     "quala.formats",
     {"squad": "quala.data.formats:Squad", "glue": "quala.data.formats:Glue"},
+    base="quala.data.formats:DataFormat",
 )
 """Keyed by `data.task`."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import quala
 from quala.errors import QualaError, unknown
-from quala.plugins import WORKFLOWS
+from quala.plugins import WORKFLOWS, is_path
 from quala.stage import Stage
 from quala.workflow.flow import Flow
 
@@ -123,7 +123,7 @@ def find_workflow(name: str) -> WorkflowSpec:
     scripts = workflow_scripts()
     if name in scripts:
         return load_workflow(scripts[name])
-    if name not in WORKFLOWS.names and "." not in name:
+    if name not in WORKFLOWS.names and not is_path(name):
         raise unknown("workflow", name, workflow_names())
     found: Any = WORKFLOWS.find(name)
     if not isinstance(found, WorkflowSpec):
