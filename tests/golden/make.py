@@ -1,7 +1,7 @@
 """Write the golden files anew from the code as it is: `python tests/golden/make.py [PART...]`.
 
 Parts: store, compositions, graphs, compare, help, surface; all of them without a name. What they
-write is what the tests of this folder expect, so make it only where a change of behaviour is
+write is what the tests of this folder expect, so make it only where a change of behavior is
 meant, and read the difference. The store takes a minute or two, the others seconds; `surface`
 asks the store, so it is made after it.
 """
