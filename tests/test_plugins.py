@@ -29,7 +29,7 @@ from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import family_of
-from quala.plugins import FAMILIES, FORMATS, SIGNIFICANCE, Registry
+from quala.plugins import FAMILIES, FORMATS, LOSSES, SIGNIFICANCE, TASKS, Registry
 
 __all__ = ["build", "build_hf", "make_batch"]
 
@@ -241,7 +241,13 @@ def test_a_module_that_cannot_be_run_is_one_sentence(
 
 def test_a_class_with_arguments_is_one_sentence() -> None:
     with pytest.raises(QualaError, match="must be made without arguments"):
-        SIGNIFICANCE.find("zipfile.ZipFile")
+        LOSSES.find("zipfile.ZipFile")
+
+
+@pytest.mark.parametrize("registry", [SIGNIFICANCE, TASKS])
+def test_a_class_of_another_kind_is_not_made(registry: Registry[Any]) -> None:
+    with pytest.raises(QualaError, match="must be a subclass of"):
+        registry.find("tempfile.TemporaryDirectory")
 
 
 @pytest.mark.parametrize("name", ["os.system", "quala.lengths.LengthConfig"])

@@ -81,6 +81,15 @@ class Registry(Generic[T]):
             found: Any = getattr(importlib.import_module(module), attribute)
         else:
             found = self._imported(name)
+        if self.base:
+            module, _, attribute = self.base.partition(":")
+            base = getattr(importlib.import_module(module), attribute)
+            kind = found if isinstance(found, type) else type(found)
+            if not issubclass(kind, base):  # before anything is made of it
+                raise QualaError(
+                    f"The {self.kind} `{name}` must be a subclass of "
+                    f"{self.base.replace(':', '.')}, got {kind.__name__}."
+                )
         if isinstance(found, type) and not self.classes:
             try:
                 found = found()
@@ -88,13 +97,6 @@ class Registry(Generic[T]):
                 raise QualaError(
                     f"The {self.kind} `{name}` must be made without arguments: {error}."
                 ) from error
-        if self.base:
-            module, _, attribute = self.base.partition(":")
-            if not isinstance(found, getattr(importlib.import_module(module), attribute)):
-                raise QualaError(
-                    f"The {self.kind} `{name}` must be a subclass of "
-                    f"{self.base.replace(':', '.')}, got {type(found).__name__}."
-                )
         made: T = found
         return made
 
@@ -126,6 +128,7 @@ TASKS: Registry[Any] = Registry(
         "regression": "quala.data.task:Value",
     },
     classes=True,
+    base="quala.data.task:Task",
 )
 """Keyed by `Task.kind`, which quala.json names."""
 
@@ -161,6 +164,7 @@ SIGNIFICANCE: Registry[Any] = Registry(
         "cls": "quala.models.significance:Cls",
         "span": "quala.models.significance:Span",
     },
+    base="quala.models.significance:Significance",
 )
 
 LOSSES: Registry[Any] = Registry(

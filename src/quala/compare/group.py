@@ -267,6 +267,7 @@ def _by_place(
 def data_name(spec: Mapping[str, Any]) -> str:
     """Return the papers' name of the data of a specification."""
     try:
+        FORMATS.check_stored(spec["task"])
         return str(FORMATS.find(spec["task"]).title(spec["subset"]))
     except QualaError:  # the format of an old run may not be installed here
         return str(spec["task"])
