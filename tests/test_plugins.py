@@ -239,12 +239,17 @@ def test_a_module_that_cannot_be_run_is_one_sentence(
         SIGNIFICANCE.check("cannot_be_run.X")
 
 
-def test_a_class_with_arguments_is_one_sentence() -> None:
+def test_a_class_with_arguments_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["from quala.compress.losses import SoftLoss", "class Own(SoftLoss):",
+             "    def __init__(self, power): pass"]  # fmt: skip
+    install(tmp_path, monkeypatch, {"own_with_power.py": "\n".join(lines) + "\n"})
     with pytest.raises(QualaError, match="must be made without arguments"):
-        LOSSES.find("zipfile.ZipFile")
+        LOSSES.find("own_with_power.Own")
 
 
-@pytest.mark.parametrize("registry", [SIGNIFICANCE, TASKS])
+@pytest.mark.parametrize("registry", [SIGNIFICANCE, TASKS, LOSSES])
 def test_a_class_of_another_kind_is_not_made(registry: Registry[Any]) -> None:
     with pytest.raises(QualaError, match="must be a subclass of"):
         registry.find("tempfile.TemporaryDirectory")

@@ -177,6 +177,7 @@ LOSSES: Registry[Any] = Registry(
         "hard": "quala.compress.losses:HardLoss",
         "soft": "quala.compress.losses:SoftLoss",
     },
+    base="quala.compress.losses:DistillLoss",
 )
 """In the order in which a training adds them."""
 

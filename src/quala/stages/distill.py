@@ -112,11 +112,6 @@ def find_losses(config: DistillConfig) -> dict[str, DistillLoss]:
     """
     found: dict[str, DistillLoss] = {name: LOSSES.find(name) for name in config.weights}
     for name, loss in found.items():
-        if not isinstance(loss, DistillLoss):
-            raise QualaError(
-                f"The distillation loss `{name}` must be a subclass of "
-                f"quala.compress.losses.DistillLoss, got {type(loss).__name__}."
-            )
         if loss.needs not in get_args(Needs):
             raise unknown(f"`needs` of the loss `{name}`", loss.needs, get_args(Needs))
         if config.cache is not None and not loss.cached:
