@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from quala.errors import QualaError, unknown
+from quala.metrics.interval import Bounds
 from quala.metrics.pareto import hypervolume
+from quala.runtime.hardware import Conditions
 
 Role = Literal["baseline", "full", "supernet", "front", "chosen"]
 
@@ -24,11 +26,23 @@ GIGA = 1e9
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds per input."""
+    """Milliseconds per input; older versions did not record the machine's conditions."""
 
     median: float
     p90: float
     p99: float
+    conditions: Conditions | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether other programs disturbed the timing."""
+        return self.conditions is not None and self.conditions.busy
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Latency:
+        """Read back what `asdict` wrote."""
+        found = values.get("conditions")
+        return cls(**{**values, "conditions": Conditions(**found) if found else None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +51,15 @@ class Row:
 
     `role`: `baseline` is the row that speed-ups refer to, `full` a model at full length,
     `supernet` the float model at lengths of the front, `front` a point of the front, and `chosen`
-    the point of the front that the budget selected. `lengths` None means that no token is dropped;
-    `tokens` is the text for it. `score` and `exact_match` are in percent. `macs_padded` is for an
-    input padded to the full sequence, `macs_mean` the mean over the real inputs. `bits` are those
-    of weights, embeddings and activations, such as `2-2-8`; `nonzero` counts the `parameters` that
-    are not 0. Reports of older versions lack the last three.
+    the point of the front that the budget selected. `lengths` None means that no token is dropped
+    (a `chosen` row then is the full length's too); `tokens` is the text for it. `score` and
+    `exact_match` are in percent. `macs_padded` is for an input padded to the full sequence,
+    `macs_mean` the mean over the real inputs. `bits` are those of weights, embeddings and
+    activations, such as `2-2-8`; `nonzero` counts the `parameters` that are not 0. Scores are of
+    `examples` test examples; `interval` and `exact_match_interval` are their 95 % intervals,
+    `loss_interval` that of what the row loses against the same model's full length. `speedup` is
+    over the baseline, `own_speedup` over the user's float model. `note` is a sentence about the
+    choice. Reports of older versions lack what is after `speedup`.
     """
 
     model: str
@@ -60,6 +78,12 @@ class Row:
     bits: str | None = None
     parameters: int | None = None
     nonzero: int | None = None
+    examples: int | None = None
+    interval: Bounds | None = None
+    exact_match_interval: Bounds | None = None
+    loss_interval: Bounds | None = None
+    own_speedup: float | None = None
+    note: str | None = None
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -78,12 +102,10 @@ class Row:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Row:
         """Read back what `asdict` wrote."""
-        lengths, latency = values["lengths"], values["latency_ms"]
-        typed = {
-            "lengths": None if lengths is None else tuple(lengths),
-            "latency_ms": None if latency is None else Latency(**latency),
-        }
-        return cls(**{**values, **typed})
+        latency = values["latency_ms"]
+        typed = {key: tuple(one) for key, one in values.items() if isinstance(one, list)}
+        timed = {"latency_ms": None if latency is None else Latency.from_json(latency)}
+        return cls(**{**values, **typed, **timed})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +125,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The content of a report; `provenance` maps labels to texts."""
+    """The content of a report; `provenance` maps labels to texts.
+
+    `data` describes the data, where it is known: their `title`, the `files` and `slices` that were
+    read, the `labels` in them, what was `left_out`, and `notes`.
+    """
 
     rows: tuple[Row, ...]
     candidates: tuple[Point, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     title: str = "Accuracy against cost"
+    data: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -129,7 +156,8 @@ class Report:
     @property
     def full(self) -> Row | None:
         """The last model measured at full length: the model of the front."""
-        return next(reversed(self.having("full")), None)
+        found = [one for one in self.having("full", "chosen") if one.lengths is None]
+        return next(reversed(found or self.having("full")), None)
 
     @property
     def chosen(self) -> Row | None:
@@ -185,6 +213,7 @@ class Report:
             "rows": [asdict(row) for row in self.rows],
             "candidates": [asdict(point) for point in self.candidates],
             "provenance": dict(self.provenance),
+            "data": dict(self.data),
         }
 
     @classmethod
@@ -195,10 +224,11 @@ class Report:
                 f"The report has format {values.get('format')}, this version reads {FORMAT}."
             )
         return cls(
-            rows=tuple(map(Row.from_json, values["rows"])),
+            rows=tuple(with_speedups(list(map(Row.from_json, values["rows"])))),
             candidates=tuple(map(Point.from_json, values["candidates"])),
             provenance=values["provenance"],
             title=values["title"],
+            data=values.get("data", {}),
         )
 
 
@@ -220,18 +250,31 @@ def _figures(row: Row, name: str) -> dict[str, float]:
         f"{row.metric}_{name}": row.score,
         f"latency_ms_{name}": row.median_ms,
         f"speedup_{name}": row.speedup,
+        f"own_speedup_{name}": row.own_speedup,
+        f"examples_{name}": row.examples and float(row.examples),
+        f"{row.metric}_{name}_low": row.interval and row.interval[0],
+        f"{row.metric}_{name}_high": row.interval and row.interval[1],
     }
     return {key: value for key, value in figures.items() if value is not None}
 
 
-def with_speedups(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with their speed-up over the baseline, by median latency.
+def float_model(rows: Iterable[Row]) -> Row | None:
+    """Return the row of the user's float model: the first scored one at full length."""
+    found = (row for row in rows if row.is_float and row.lengths is None)
+    return next((row for row in found if row.score is not None), None)
 
-    Without a baseline the first row is used. Rows without a latency get no speed-up.
-    """
-    base = next((row for row in rows if row.role == "baseline"), rows[0] if rows else None)
-    unit = base.median_ms if base else None
-    return [
-        replace(row, speedup=unit / row.median_ms if unit and row.median_ms else None)
-        for row in rows
-    ]
+
+def speedup_base(rows: Sequence[Row]) -> Row | None:
+    """Return the row that speed-ups refer to: the baseline, without one the first row."""
+    return next((row for row in rows if row.role == "baseline"), rows[0] if rows else None)
+
+
+def with_speedups(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows with their speed-ups, by median latency; rows without a latency get none."""
+
+    def over(base: Row | None, row: Row) -> float | None:
+        unit = base.median_ms if base else None
+        return unit / row.median_ms if unit and row.median_ms else None
+
+    base, own = speedup_base(rows), float_model(rows)
+    return [replace(row, speedup=over(base, row), own_speedup=over(own, row)) for row in rows]

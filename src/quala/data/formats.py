@@ -5,8 +5,11 @@ A specification is checked by its format, so nothing heavy is imported before da
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.data.spec import DEMO, DataSpec
@@ -36,9 +39,12 @@ class DataFormat(ABC):
         """Return the task where it is known before the data are read, else None."""
         return None
 
-    def title(self, subset: str | None) -> str:
-        """Return the name of the data in papers, such as `SQuAD 1.1` or `MRPC`."""
-        return subset or type(self).__name__
+    def title(self, spec: DataSpec, examples: Sequence[Example] = ()) -> str:
+        """Return what reports call the data: the given title, else that of `data_title`.
+
+        `examples` are those of the test slice.
+        """
+        return spec.title or data_title(asdict(spec), examples)
 
     @abstractmethod
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
@@ -55,6 +61,43 @@ class DataFormat(ABC):
         """Tokenize examples that this format has read."""
 
 
+PAPER_NAMES = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
+CONTENTS = {
+    "f2b06719f5d5e0f404db84c34501f34afc8d4f737123a23952dae908af971194": "SQuAD 1.1",
+    "1a899d8ae4de8f003805fdd9b206237451fbece4fff91f05dd07f094b38db085": "CoLA",
+    "c8df078146818f34db45d930f84fb8d9dcb915c3dd0c98473db97485e24e3f59": "MRPC",
+    "ada42877ae29db7b4bfcd10184764069b9a6ee26a3826dc4296986516c16c900": "RTE",
+    "f3a08ecfc13206db98059ed04ee3814e0a93ecb1a8c60126276cdddfc6ad6163": "SST-2",
+    "624333cc99406bfff21d34ffb6d2404f822e23f24909e6ffcb093e2afe46901a": "STS-B",
+}
+"""Names of published test sets by their `content_digest`: they may lie in any folder."""
+
+
+def data_title(spec: Mapping[str, Any], examples: Sequence[Example] = ()) -> str:
+    """Return the name of the data of a specification, as a mapping, that gives no title.
+
+    A set known by its name on the hub, or by the texts of its test examples, has the papers'
+    name. Any other has the name of its file, folder or set, with the subset.
+    """
+    name, subset = spec["name"], spec["subset"]
+    if name in ("rajpurkar/squad", "squad"):
+        return "SQuAD 1.1"
+    if name in (GLUE, "glue") and subset:
+        return PAPER_NAMES.get(subset, subset.upper())
+    place = name or Path(spec["path"]).absolute().name
+    own = " ".join(filter(None, [place, subset]))
+    return CONTENTS.get(content_digest(examples), own) if examples else own
+
+
+def content_digest(examples: Sequence[Example]) -> str:
+    """Return the SHA-256 of the examples' texts and labels, whatever their order and spaces."""
+    keys = ("question", "context", "text", "text_pair", "answers", "label")
+    lines = (
+        "|".join(" ".join(str(getattr(one, key, "")).split()) for key in keys) for one in examples
+    )
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
 def format_of(spec: DataSpec) -> DataFormat:
     """Return the format of a specification."""
     found: DataFormat = FORMATS.find(spec.task)
@@ -63,9 +106,6 @@ def format_of(spec: DataSpec) -> DataFormat:
 
 class Squad(DataFormat):
     """Questions about a context with their answers, as SQuAD 1.1 writes them, or the demo set."""
-
-    def title(self, subset: str | None) -> str:
-        return "SQuAD 1.1"
 
     def check(self, spec: DataSpec) -> None:
         window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
@@ -99,10 +139,6 @@ class Squad(DataFormat):
 
 class Glue(DataFormat):
     """Sentences or pairs with a class or a number, as GLUE writes them."""
-
-    def title(self, subset: str | None) -> str:
-        names = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
-        return names.get(subset, subset.upper()) if subset else "GLUE"
 
     def check(self, spec: DataSpec) -> None:
         if spec.name == DEMO:

@@ -70,11 +70,12 @@ def _groups(examples: Sequence[Example], wanted: int) -> dict[Hashable, list[int
 def data_fingerprint(spec: DataSpec) -> str:
     """Return the SHA-256 of everything in a specification that changes training or scores.
 
-    The content of the files at `path` counts, not the path; for the hub, name and revision.
+    The content of the files at `path` counts, not the path; for the hub, name and revision. A
+    `title` changes no result.
     Raises QualaError when the files do not exist.
     """
     fields = asdict(spec)
-    del fields["path"]
+    del fields["path"], fields["title"]
     return _sha256(json.dumps([fields, _content(spec)], sort_keys=True))
 
 

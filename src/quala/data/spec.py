@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
@@ -52,6 +52,8 @@ class DataSpec:
     """A data set on the hub, such as `rajpurkar/squad`, or `demo` for the embedded set."""
     subset: str | None = None
     """The GLUE task, such as `sst2`; it also chooses the metric."""
+    title: str | None = field(default=None, metadata={"identity": False})
+    """What reports call the data; null: the name in papers, or that of the file or folder."""
     revision: str | None = None
     train_split: str = "train"
     test_split: str = "validation"

@@ -6,7 +6,7 @@ Nothing here imports torch before it computes with tensors, so that planning and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -17,7 +17,8 @@ from quala.data.decode import best_answers, decode_answers
 from quala.data.features import Batch, ClassificationExample, Example, FeatureSet, QAExample
 from quala.data.spec import Decoding
 from quala.errors import QualaError
-from quala.metrics.squad import answer_f1, evaluate_predictions
+from quala.metrics.interval import Sample, resampled
+from quala.metrics.squad import answer_exact, answer_f1, evaluate_predictions
 from quala.plugins import TASKS
 
 if TYPE_CHECKING:
@@ -136,6 +137,16 @@ class Task(ABC):
         Raises QualaError where the metric is no mean over examples.
         """
 
+    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
+        """Return what the uncertainty of metrics is read from, by metric, where it is known.
+
+        `predictions` are those of `judge`.
+        """
+        if not self.additive:
+            return {}
+        scores = self.example_scores(outcome)
+        return {self.metric: Sample(scores, len(scores))}
+
 
 @dataclass(frozen=True)
 class Span(Task):
@@ -177,6 +188,15 @@ class Span(Task):
             [100.0 * answer_f1(predictions[example.id], example.answers) for example in asked]
         )
 
+    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
+        asked = cast("Sequence[QAExample]", outcome.examples)
+        said = [(predictions.get(one.id, ""), one.answers) for one in asked]
+        scorers = {"f1": answer_f1, "exact_match": answer_exact}
+        return {
+            name: Sample(np.array([100.0 * score(*one) for one in said]), len(said))
+            for name, score in scorers.items()
+        }
+
     def _answered(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         examples = cast("Sequence[QAExample]", outcome.examples)
         decoded = decode_answers(
@@ -208,6 +228,12 @@ class Classes(Task):
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         examples, predicted, gold = _predicted_and_gold(outcome)
         return _scored(self.metrics, examples, predicted=predicted.argmax(axis=1), gold=gold)
+
+    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
+        if self.additive:
+            return super().samples(outcome, predictions)
+        _, predicted, gold = _predicted_and_gold(outcome)
+        return _resampled(self.metric, predicted.argmax(axis=1), gold)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         _, predicted, gold = _predicted_and_gold(outcome)
@@ -248,6 +274,10 @@ class Value(Task):
         examples, predicted, gold = _predicted_and_gold(outcome)
         return _scored(self.metrics, examples, predicted=predicted[:, 0], gold=gold)
 
+    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
+        _, predicted, gold = _predicted_and_gold(outcome)
+        return _resampled(self.metric, predicted[:, 0], gold)
+
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")
 
@@ -276,6 +306,11 @@ def _predicted_and_gold(outcome: Outcome) -> tuple[list[Example], Floats, NDArra
     examples, logits = outcome.by_example()
     gold = np.array([cast("ClassificationExample", example).label for example in examples])
     return examples, np.array(logits, dtype=np.float64), gold
+
+
+def _resampled(metric: str, predicted: NDArray[Any], gold: NDArray[Any]) -> dict[str, Sample]:
+    found = resampled(metric, predicted, gold)
+    return {} if found is None else {metric: found}
 
 
 def _scored(

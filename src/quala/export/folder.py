@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,10 @@ from quala.errors import QualaError
 from quala.export.served import make_servable
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig, constant_drop
+from quala.metrics.interval import score_text
 from quala.runtime.card import FILE, Card, Point
 from quala.runtime.engine import GRAPH, open_engine
-from quala.runtime.hardware import processor
+from quala.runtime.hardware import Conditions, processor
 from quala.runtime.latency_model import time_cases
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ quala answer {folder} --question "..." --context @file.txt --budget-ms 5
 
 {table}
 
-`ms` is one input of {tokens} tokens. The score was measured on the test set, once for each row.
+{notes}
 
 ## Provenance
 
@@ -63,10 +64,10 @@ def model_card(card: Card, folder: Path) -> str:
     """Return the model card of an export that lies in `folder`."""
     counts = sorted(card.full.ms)
     middle = counts[len(counts) // 2] if counts else 0
-    timing = ", ".join(
-        f"{key} {value['name'] if isinstance(value, dict) else value}"
-        for key, value in card.timing.items()
-    )
+    facts = {**card.timing, "processor": card.timing.get("processor", {}).get("name", "-")}
+    found = facts.pop("conditions", None)
+    conditions = Conditions(**found) if found else None
+    timing = ", ".join(f"{key} {value}" for key, value in facts.items() if card.timing)
     return TEXT.format(
         name=card.name,
         precision=card.precision,
@@ -81,26 +82,46 @@ def model_card(card: Card, folder: Path) -> str:
         significance=card.significance,
         timing=timing or "nothing",
         table=_table(card, middle),
-        tokens=middle or "-",
+        notes=_notes(card, middle, conditions),
         provenance="\n".join(f"- {key}: {value}" for key, value in card.provenance.items()) or "-",
         license=card.licence,
     )
 
 
+def _notes(card: Card, tokens: int, conditions: Conditions | None) -> str:
+    """Return what a reader of the table has to know."""
+    found = [f"`ms` is one input of {tokens or '-'} tokens."]
+    found.append(conditions.note if conditions else "")
+    if card.full.examples:
+        found.append(
+            f"The score was measured on the {card.full.examples:,} examples of the test set, once "
+            "for each row; in parentheses is its 95 % interval."
+        )
+    if card.full.speedups:
+        found.append(
+            "Speed-ups are of the median latency per test input, measured side by side with the "
+            "model that they are over."
+        )
+    return " ".join(filter(None, found))
+
+
 def _table(card: Card, tokens: int) -> str:
-    lines = [
-        f"| Tokens per layer | {card.metric} | GMACs padded | GMACs mean | ms |",
-        "| --- | --- | --- | --- | --- |",
+    bases = list(dict.fromkeys(name for point in card.front for name in point.speedups))
+    heads = ["Tokens per layer", card.metric, *(f"Speed-up over {name}" for name in bases)]
+    heads += ["GMACs padded", "GMACs mean", "ms"]
+    rows = [heads, ["---"] * len(heads), *(_row(one, tokens, bases) for one in card.front)]
+    return "\n".join(f"| {' | '.join(texts)} |" for texts in rows)
+
+
+def _row(point: Point, tokens: int, bases: Sequence[str]) -> list[str]:
+    return [
+        str(point.lengths) if any(point.lengths.drops) else "full",
+        score_text(point.score, point.interval),
+        *(f"{point.speedups[name]:.2f}x" if name in point.speedups else "-" for name in bases),
+        f"{point.macs_padded / 1e9:.3f}",
+        f"{point.macs_mean / 1e9:.3f}",
+        f"{point.ms[tokens]:.2f}" if point.ms else "-",
     ]
-    return "\n".join([*lines, *(_row(point, tokens) for point in card.front)])
-
-
-def _row(point: Point, tokens: int) -> str:
-    score = "-" if point.score is None else f"{point.score:.2f}"
-    time = f"{point.ms[tokens]:.2f}" if point.ms else "-"
-    lengths = str(point.lengths) if any(point.lengths.drops) else "full"
-    padded, mean = point.macs_padded / 1e9, point.macs_mean / 1e9
-    return f"| {lengths} | {score} | {padded:.3f} | {mean:.3f} | {time} |"
 
 
 # Lengths of inputs that are timed; times between them are interpolated.
@@ -185,7 +206,8 @@ def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card
     longest = card.sequence_length
     counts = sorted({count for count in TOKENS if count < longest} | {longest})
     cases = [(point.lengths, count) for point in card.front for count in counts]
-    times = iter(time_cases(engine, cases, repeats=settings.repeats))
+    taken, conditions = time_cases(engine, cases, repeats=settings.repeats)
+    times = iter(taken)
     front = tuple(
         replace(point, ms={count: round(next(times), 3) for count in counts})
         for point in card.front
@@ -195,6 +217,7 @@ def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card
         "threads": settings.threads,
         "repeats": settings.repeats,
         "processor": processor(),
+        "conditions": asdict(conditions),
     }
     return replace(card, front=front, timing=timing)
 

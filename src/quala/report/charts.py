@@ -190,7 +190,7 @@ def _report_chart(
     series = [Series("candidates", "candidates, on the search slice", STYLES["candidates"], tried)]
     for key, (name, rows) in groups.items():
         marks = [
-            Mark(cost, row.score, f"{row.model}, {row.precision}: {row.tokens}")
+            Mark(cost, row.score, _hover(row))
             for row in rows
             if (cost := row_cost(row)) is not None and row.score is not None
         ]
@@ -206,6 +206,11 @@ def _report_chart(
         line=FrontLine(STYLES["front"].color),
         lowest=_lowest(shown),
     )
+
+
+def _hover(row: Row) -> str:
+    shown = "" if row.interval is None else "; 95 %: {:.1f} to {:.1f}".format(*row.interval)
+    return f"{row.model}, {row.precision}: {row.tokens}{shown}"
 
 
 def _lowest(series: Iterable[Series]) -> float | None:

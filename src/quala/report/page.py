@@ -13,7 +13,14 @@ import numpy as np
 
 from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles, report_charts
 from quala.report.figure import draw_charts
-from quala.report.table import csv_text, markdown_table, report_texts, to_markdown
+from quala.report.table import (
+    csv_text,
+    data_lines,
+    footnotes,
+    markdown_table,
+    report_texts,
+    to_markdown,
+)
 from quala.results import REPORT, Point, Report, Row, with_speedups
 
 if TYPE_CHECKING:
@@ -37,15 +44,24 @@ def build_report(
     candidates: Sequence[Point] = (),
     provenance: Mapping[str, str] | None = None,
     title: str = "Accuracy against cost",
+    data: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Write report.json, report.md, report.csv, front.png and report.html; return the metrics.
 
     Speed-ups are computed here. `provenance` maps a label (run, command, seed, hardware, date,
-    data) to its text. Raises QualaError if there are no rows.
+    data) to its text. `data` is as in `Report`. Raises QualaError if there are no rows.
     """
-    report = Report(tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title)
+    report = Report(
+        tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title, data or {}
+    )
     charts, metrics = report_charts(report), report.metrics()
-    shown = {"report": report, "charts": charts, "hypervolume": metrics["hypervolume"]}
+    shown = {
+        "report": report,
+        "charts": charts,
+        "hypervolume": metrics["hypervolume"],
+        "footnotes": footnotes(report.rows),
+        "data": data_lines(report.data),
+    }
     texts = {
         REPORT: json.dumps(report.to_json(), indent=1),
         "report.md": render("report.md.j2", table=markdown_table(report.rows), **shown),

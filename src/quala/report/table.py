@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from quala.results import GIGA, Row
+from quala.metrics.interval import Bounds, score_text
+from quala.results import GIGA, Row, float_model, speedup_base
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -69,44 +70,92 @@ def to_terminal(
     return table
 
 
+BUSY = "†"
+
+
 def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
     """Return the rows of a report as texts, exact match only where it was measured.
 
-    `tails` adds the 90th and 99th percentile to the median latency.
+    Scores have their 95 % intervals, and their heading the number of test examples, where they
+    are known. `tails` adds the 90th and 99th percentile to the median latency.
     """
-    exact = any(row.exact_match is not None for row in rows)
+    examples = _examples(rows)
+    known, counted = (" (95 %)", f", n = {examples:,}") if examples else ("", "")
+    exact = [f"EM{known}"] if any(row.exact_match is not None for row in rows) else []
+    base, own = speedup_base(rows), float_model(rows)
+    over = {} if own in (None, base) else {f"Speed-up over {own.model}": "own_speedup"}
+    over[f"Speed-up over {base.model}" if base else "Speed-up"] = "speedup"
     return to_frame(
         {
             "Model": row.model,
             "Precision": row.precision,
             "Size MiB": f"{row.size_bytes / MIB:.2f}",
             "Tokens per layer": row.tokens,
-            **({"EM": format_number(row.exact_match)} if exact else {}),
-            metric_name(row.metric): format_number(row.score),
+            **{name: score_text(row.exact_match, row.exact_match_interval) for name in exact},
+            f"{metric_name(row.metric)}{counted}{known}": score_text(row.score, row.interval),
             "Latency ms": _latency(row, tails=tails),
+            **{name: format_number(getattr(row, key), "{:.2f}x") for name, key in over.items()},
             "GMACs padded": f"{row.macs_padded / GIGA:.3f}",
             "GMACs mean": f"{row.macs_mean / GIGA:.3f}",
-            "Speed-up": format_number(row.speedup, "{:.2f}x"),
         }
         for row in rows
     )
 
 
+def footnotes(rows: Sequence[Row]) -> list[str]:
+    """Return the sentences that the table of a report needs."""
+    found = []
+    examples = _examples(rows)
+    if examples:
+        found.append(
+            f"Scores are of {examples:,} test examples; (low to high) are 95 % intervals, as if "
+            "the examples were independent."
+        )
+    for row in rows:
+        found += _of_choice(row, rows) if row.role == "chosen" else []
+    notes = (row.latency_ms.conditions.note for row in rows
+             if row.latency_ms and row.latency_ms.conditions)  # fmt: skip
+    found += dict.fromkeys(f"{BUSY} {note}" for note in notes if note)
+    return found
+
+
+def _of_choice(row: Row, rows: Sequence[Row]) -> list[str]:
+    """Return what the chosen lengths lose, and why they were chosen where that is known."""
+    found = [row.note] if row.note else []
+    full = next((one for one in rows if one.model == row.model and one.lengths is None), row)
+    if row.loss_interval and full.score is not None and row.score is not None:
+        loss, (low, high) = full.score - row.score, row.loss_interval
+        word = "lose" if loss >= 0 else "gain"
+        low, high = (low, high) if loss >= 0 else (-high, -low)
+        found.append(
+            f"The chosen lengths {word} {abs(loss):.2f} {metric_name(row.metric)} "
+            f"({low:.2f} to {high:.2f}) against the full length, on the same test examples."
+        )
+    return found
+
+
+def _examples(rows: Sequence[Row]) -> int:
+    return max((row.examples or 0 for row in rows), default=0)
+
+
 def _latency(row: Row, *, tails: bool) -> str:
     latency = row.latency_ms
-    if latency is None or not tails:
-        return format_number(row.median_ms)
-    return f"{latency.median:.2f} / {latency.p90:.2f} / {latency.p99:.2f}"
+    if latency is None:
+        return ABSENT
+    shown = (latency.median, latency.p90, latency.p99) if tails else (latency.median,)
+    return " / ".join(f"{one:.2f}" for one in shown) + f" {BUSY}" * latency.busy
 
 
 def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
     """Return the table of a report for the terminal; the chosen point is bold."""
-    return to_terminal(
+    table = to_terminal(
         report_texts(rows, tails=False),
         title=title,
         left=("Model", "Precision", "Tokens per layer"),
         bold=_chosen(rows),
     )
+    table.caption, table.caption_justify = "\n".join(footnotes(rows)) or None, "left"
+    return table
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -124,18 +173,46 @@ def csv_text(rows: Sequence[Row]) -> str:
             "precision": row.precision,
             "size_bytes": row.size_bytes,
             "tokens_per_layer": row.tokens,
+            "examples": row.examples,
             "exact_match": row.exact_match,
+            **_bounds("exact_match", row.exact_match_interval),
             row.metric: row.score,
+            **_bounds(row.metric, row.interval),
+            **_bounds("loss", row.loss_interval),
             "latency_ms_median": row.latency_ms and row.latency_ms.median,
             "latency_ms_p90": row.latency_ms and row.latency_ms.p90,
             "latency_ms_p99": row.latency_ms and row.latency_ms.p99,
+            "latency_busy": row.latency_ms and str(row.latency_ms.busy).lower(),
             "macs_padded": row.macs_padded,
             "macs_mean": row.macs_mean,
+            "own_speedup": row.own_speedup,
             "speedup": row.speedup,
             "role": row.role,
         }
         for row in rows
     )
+
+
+def _bounds(name: str, interval: Bounds | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def data_lines(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is known of the data as texts by their labels."""
+
+    def counted(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+    found = {"title": data.get("title", "")}
+    found |= {
+        f"files, {split}": ", ".join(files) for split, files in data.get("files", {}).items()
+    }
+    found["rows"] = counted(data.get("slices", {}))
+    found |= {f"labels, {name}": counted(one) for name, one in data.get("labels", {}).items()}
+    found["left out"] = counted(data.get("left_out", {}))
+    found["notes"] = " ".join(data.get("notes", []))
+    return {label: text for label, text in found.items() if text}
 
 
 def _chosen(rows: Sequence[Row]) -> list[int]:

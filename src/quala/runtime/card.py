@@ -17,6 +17,7 @@ from quala.data.decode import Answer
 from quala.data.spec import Decoding, Windows
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.metrics.interval import Bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,8 @@ class Point:
     """One point of the front: lengths, the score that they reach, and what they cost.
 
     `score` is percent on the test set, None where it was not measured; `ms` maps tokens of an
-    input to milliseconds on the machine that exported.
+    input to milliseconds on the machine that exported. `interval` is the score's at 95 %, over
+    `examples`; `speedups` are over the models named, as they were measured beside it.
     """
 
     lengths: LengthConfig
@@ -120,6 +122,9 @@ class Point:
     macs_padded: int
     macs_mean: float
     ms: Mapping[int, float] = field(default_factory=dict)
+    examples: int | None = None
+    interval: Bounds | None = None
+    speedups: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def unmeasured(
@@ -166,7 +171,7 @@ class Card:
     front: tuple[Point, ...]
     """From the full length to the cheapest."""
     timing: Mapping[str, Any] = field(default_factory=dict)
-    """Runtime, threads and processor that `ms` was measured with."""
+    """Runtime, threads, processor and conditions that `ms` was measured with."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     licence: str = "Apache-2.0"
 
@@ -246,6 +251,9 @@ class Card:
                 "macs_mean": point.macs_mean,
                 "gmacs": point.macs_mean / 1e9,
                 "ms": {str(count): value for count, value in point.ms.items()},
+                "examples": point.examples,
+                "interval": point.interval,
+                "speedups": dict(point.speedups),
             }
             for point in self.front
         ]
@@ -292,6 +300,9 @@ class Card:
                 point["macs_padded"],
                 point["macs_mean"],
                 {int(count): float(value) for count, value in point["ms"].items()},
+                point.get("examples"),
+                tuple(point["interval"]) if point.get("interval") else None,
+                point.get("speedups", {}),
             )
             for point in facts["front"]
         )

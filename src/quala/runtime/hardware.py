@@ -1,8 +1,11 @@
-"""The processor and its integer instructions."""
+"""The processor, its integer instructions, and what else it does during a timing."""
 
 from __future__ import annotations
 
+import os
 import platform
+import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -39,3 +42,63 @@ def cpu() -> tuple[str, frozenset[str]]:
 def saturates(instructions: str) -> bool:
     """Return whether products of uint8 and int8 may saturate with these instructions."""
     return instructions in ("avx512f", "avx2")
+
+
+BUSY_SHARE = 0.2
+"""Share of the cores that other programs may take before times are marked. A guess."""
+UNSTEADY = 0.15
+"""Difference of repeated timings before times are marked; idle machines stay below. A guess."""
+SHORTEST = 0.3
+"""Seconds: the system counts a processor's work in steps of 0.01 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """The machine during a timing.
+
+    `others` is the mean number of cores that other programs kept busy, None where the timing was
+    too short to tell. `spread` is by how much timings of the same inputs at two moments differ.
+    """
+
+    others: float | None
+    cores: int
+    spread: float
+
+    @property
+    def busy(self) -> bool:
+        """Whether the times would probably be others on an idle machine."""
+        return (self.others or 0.0) > BUSY_SHARE * self.cores or self.spread > UNSTEADY
+
+    def __str__(self) -> str:
+        taken = "" if self.others is None else f"others took {self.others:.1f} of "
+        return f"{taken}{self.cores} cores, repeated timings differ by {100 * self.spread:.0f} %"
+
+    @property
+    def note(self) -> str:
+        """A sentence for a reader of the times, empty for an idle machine."""
+        return f"Measured while the machine was busy: {self}." if self.busy else ""
+
+
+class Watch:
+    """Count the processor time that other programs take from now on."""
+
+    def __init__(self) -> None:
+        self._start = _readings()
+
+    def conditions(self, spread: float) -> Conditions:
+        """Return the conditions since the watch was made."""
+        seconds, all_work, own = (
+            now - before for now, before in zip(_readings(), self._start, strict=True)
+        )
+        others = max(0.0, all_work - own) / seconds if seconds >= SHORTEST else None
+        return Conditions(others, os.cpu_count() or 1, spread)
+
+
+def _readings() -> tuple[float, float, float]:
+    """Return seconds: of the clock, of work of all processors, of this process's work."""
+    import psutil
+
+    times = psutil.cpu_times()
+    names = ("user", "nice", "system", "irq", "softirq", "steal")  # some systems lack some
+    all_work = sum(getattr(times, name, 0.0) for name in names)
+    return time.monotonic(), all_work, time.process_time()

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from quala.lengths import LengthConfig, constant_drop, sample_few_drops
 from quala.runtime.engine import Engine
-from quala.runtime.timing import interleaved, synthetic_inputs
+from quala.runtime.hardware import Conditions, Watch
+from quala.runtime.timing import interleaved, spread, synthetic_inputs
 
 Floats = NDArray[np.float64]
 TERMS = (
@@ -104,22 +105,26 @@ def measure_latency_model(
     The fit is by non-negative least squares on relative errors.
     """
     cases = _cases(full, seed)
-    times = np.array(time_cases(engine, cases, repeats=repeats))
+    taken, conditions = time_cases(engine, cases, repeats=repeats)
+    times = np.array(taken)
     rows = np.array([terms(lengths, tokens) for lengths, tokens in cases])
     held = np.arange(len(cases)) % HELD_OUT == 0
     guess = rows[held] @ _fit(rows[~held], times[~held])
     error = float(np.median(np.abs(guess / times[held] - 1)))
-    return LatencyModel(tuple(_fit(rows, times).tolist()), error, len(cases), timing)
+    facts = {**timing, "conditions": asdict(conditions)}
+    return LatencyModel(tuple(_fit(rows, times).tolist()), error, len(cases), facts)
 
 
 def time_cases(
     engine: Engine, cases: Sequence[tuple[LengthConfig, int]], *, repeats: int
-) -> list[float]:
+) -> tuple[list[float], Conditions]:
     """Return the median milliseconds of each case, lengths and a token count.
 
     Cases that drop at the same layers share a compiled graph: they are timed together,
     interleaved, in `ROUNDS` rounds over all groups, so that a slow period affects all groups.
+    How far the rounds differ is part of the conditions, which are returned too.
     """
+    watch = Watch()
     groups: dict[tuple[bool, ...], list[int]] = {}
     for number, (lengths, _) in enumerate(cases):
         groups.setdefault(lengths.drops, []).append(number)
@@ -133,7 +138,9 @@ def time_cases(
             times = interleaved([calls[number] for number in group], warmup=1)  # compiles
             for number, found in zip(group, times, strict=True):
                 taken[number] += found
-    return [statistics.median(each) for each in taken]
+    first, second = ([statistics.median(each[part]) for each in taken]
+                     for part in (slice(repeats), slice(repeats, None)))  # fmt: skip
+    return [statistics.median(each) for each in taken], watch.conditions(spread(first, second))
 
 
 def _fit(rows: Floats, times: Floats) -> Floats:

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.errors import QualaError
+from quala.runtime.hardware import Conditions, Watch
 
+AGAIN = 12
+"""Rounds that are timed once more, to see how steady the machine is; chosen by hand."""
 QUESTION_TOKENS = 14
 """A typical SQuAD question, with [CLS] and [SEP]; chosen by hand."""
 
@@ -47,6 +50,29 @@ def interleaved(
     return milliseconds
 
 
+def watched(
+    entries: Sequence[Sequence[Call]],
+    *,
+    warmup: int,
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[list[list[float]], Conditions]:
+    """Time as `interleaved` does, then some rounds again; return also the machine's conditions.
+
+    What is timed again only says how steady the machine is.
+    """
+    watch = Watch()
+    times = interleaved(entries, warmup=warmup, advance=advance)
+    rounds = range(0, len(times[0]), max(1, len(times[0]) // AGAIN))
+    again = interleaved([[calls[each] for each in rounds] for calls in entries], warmup=0)
+    first = [values[each] for values in times for each in rounds]
+    return times, watch.conditions(spread(first, [one for values in again for one in values]))
+
+
+def spread(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return by how much the same calls at two moments differ: the median ratio, less 1."""
+    return abs(statistics.median(b / a for a, b in zip(first, second, strict=True) if a) - 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Milliseconds per input; `ratio` is the first entry's median over this one's."""
@@ -57,6 +83,7 @@ class Timing:
     p10: float
     p90: float
     ratio: float
+    conditions: Conditions
 
 
 def compare(
@@ -72,12 +99,13 @@ def compare(
     last = len(inputs) - batch + 1
     groups = [list(inputs[first : first + batch]) for first in range(0, last, batch)]
     calls = [[partial(run, group) for group in groups] for run in entries.values()]
-    taken = np.array(interleaved(calls, warmup=len(groups))) / batch  # (entries, groups)
+    times, conditions = watched(calls, warmup=len(groups))
+    taken = np.array(times) / batch  # (entries, groups)
     base = statistics.median(taken[0].tolist())
     timings = []
-    for name, times in zip(entries, taken, strict=True):
-        low, median, high = np.percentile(times, (10, 50, 90)).tolist()
-        timings.append(Timing(name, batch, median, low, high, base / median))
+    for name, own in zip(entries, taken, strict=True):
+        low, median, high = np.percentile(own, (10, 50, 90)).tolist()
+        timings.append(Timing(name, batch, median, low, high, base / median, conditions))
     return timings
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from quala.checkpoint import Checkpoint, load_with_data
 from quala.export.folder import ExportSettings, front_of, write_export
 from quala.lengths import LengthConfig
+from quala.results import float_model, speedup_base, with_speedups
 from quala.runtime.card import Point
-from quala.stages.measure import read_rows
+from quala.stages.measure import read_data, read_rows
+from quala.stages.report import titled
 
 if TYPE_CHECKING:
     from quala.stage import StageContext
@@ -25,7 +27,7 @@ def run(
     settings = ExportSettings(
         windows=inputs["data"].windows,
         decoding=inputs["data"].decoding,
-        name=config.title,
+        name=titled(config.title, read_data(inputs["measure"])),
         runtime=config.runtime,
         threads=config.threads,
         repeats=config.repeats,
@@ -46,16 +48,23 @@ def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
     """Return the rows of a measure stage that belong to the exported model, as points."""
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     full = LengthConfig.full(layers=layers, sequence_length=longest)
-    measured = read_rows(folder)
+    measured = with_speedups(read_rows(folder))
+    own, base = float_model(measured), speedup_base(measured)
     rows = [row for row in measured if row.model == measured[-1].model]  # it is the last one
-    return front_of(
-        [
+    points = []
+    for row in rows:
+        over = [(own, row.own_speedup), (base, row.speedup)]
+        lengths = full if row.lengths is None else LengthConfig(row.lengths, longest)
+        points.append(
             Point(
-                full if row.lengths is None else LengthConfig(row.lengths, longest),
+                lengths,
                 row.score,
                 row.macs_padded,
                 row.macs_mean,
+                examples=row.examples,
+                interval=row.interval,
+                speedups={one.model: ratio for one, ratio in over if one and ratio},
             )
-            for row in rows
-        ]
-    )
+        )
+    # Older versions measured a chosen full length twice.
+    return front_of(list({point.lengths: point for point in points}.values()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,14 @@ from quala.compress.quantize.integer import bits_of, weight_counts
 from quala.cost import macs, mean_macs, preset, size_bytes
 from quala.data.batches import eval_batches
 from quala.data.features import equal_lengths
-from quala.data.task import Task
+from quala.data.formats import format_of
+from quala.data.task import Outcome, Task
 from quala.lengths import LengthConfig
+from quala.metrics.interval import Sample
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
-from quala.runtime.timing import interleaved
+from quala.runtime.timing import watched
 from quala.search.result import choose
 from quala.search.trie import PrefixCache, TrieWalk
 from quala.stage import write_whole
@@ -66,6 +68,8 @@ class MeasuredModel:
     points: Points
     size_bytes: int
     scored: bool = True
+    note: str | None = None
+    """What is to be said of the chosen row."""
 
     def row_name(self, point: LengthConfig | None) -> str:
         """Return the name of the row of a point."""
@@ -76,35 +80,60 @@ class Scores:
     """The test scores by model and lengths, stored as soon as they are known."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / "scores.json"
+        self._file = folder / "scored.json"
         self.predictions = folder / "predictions"
         self.predictions.mkdir(exist_ok=True)
-        self._known: dict[str, dict[str, dict[str, float]]] = (
+        self._known: dict[str, dict[str, dict[str, Any]]] = (
             json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
         )
 
-    def of(self, measured: MeasuredModel, point: LengthConfig | None) -> dict[str, float]:
-        """Return the metrics of one row, nothing for a model that is only timed."""
+    def of(self, measured: MeasuredModel, point: LengthConfig | None) -> dict[str, Any]:
+        """Return the scores and intervals of one row, nothing for a model that is only timed."""
         return self._known.get(measured.name, {}).get(name_of(point), {})
 
     def add(
         self, measured: MeasuredModel, engine: Engine, *, batch_size: int, progress: Progress
     ) -> None:
         """Score a model at all its points in one walk over the test set, unless it is done."""
-        features = measured.opened.data.test.features
         if measured.name in self._known:
-            progress.advance(len(features))
+            progress.advance(_work(measured))
             return
         outputs = _outputs(measured, engine, batch_size, progress)
-        data = measured.opened.data
-        found = {}
+        data, part = measured.opened.data, measured.opened.data.test
+        found, full = {}, dict[str, Sample]()
         for point, values in zip(measured.points, outputs, strict=True):
-            found[name_of(point)], predictions = data.judge(data.test, values)
+            metrics, predictions = data.judge(part, values)
+            samples = data.task.samples(Outcome(part.examples, part.features, values), predictions)
+            full = full or samples  # the first point is the full length
+            found[name_of(point)] = _scored(metrics, data.task.metric, samples, full)
             name = measured.row_name(point).replace(" ", "_").replace(",", "-")
             answers = json.dumps(predictions)
             (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
         self._known[measured.name] = found
         write_whole(self._file, json.dumps(self._known))
+
+
+def _scored(
+    metrics: Mapping[str, float],
+    metric: str,
+    samples: Mapping[str, Sample],
+    full: Mapping[str, Sample],
+) -> dict[str, Any]:
+    """Return the fields of a row that come from the test set."""
+    own = samples.get(metric)
+    exact = samples.get("exact_match")
+    return {
+        "score": metrics.get(metric),
+        "exact_match": metrics.get("exact_match"),
+        "interval": own and own.interval(),
+        "exact_match_interval": exact and exact.interval(),
+        "loss_interval": own.loss(full[metric]) if own and samples is not full else None,
+    }
+
+
+def _work(measured: MeasuredModel) -> int:
+    """Return how many features a model is run on, over all of its points."""
+    return len(measured.points) * len(measured.opened.data.test.features)
 
 
 def name_of(point: LengthConfig | None) -> str:
@@ -129,7 +158,7 @@ def _outputs(
                 kept = task.cut(values, features.lengths[row])
                 for member in members:
                     outputs[member][row] = kept
-        progress.advance(len(rows))
+        progress.advance(len(rows) * len(measured.points))
     return outputs
 
 
@@ -153,7 +182,7 @@ def _shared_logits(measured: MeasuredModel, engine: Engine, rows: Sequence[int])
             yield members, logits.float().numpy()
 
 
-ROWS = "rows.json"
+ROWS, TITLE = "rows.json", "title.txt"
 
 
 def run(
@@ -176,8 +205,7 @@ def run(
         for measured in models
     }
     scored = [measured for measured in models if measured.scored]
-    features = models[-1].opened.data.test.features
-    with context.progress("measure: test set", len(scored) * len(features)) as progress:
+    with context.progress("measure: test set", sum(map(_work, scored))) as progress:
         for measured in scored:
             engine = engines[measured.name]
             scores.add(measured, engine, batch_size=config.batch_size, progress=progress)
@@ -187,6 +215,9 @@ def run(
     shutil.copytree(scores.predictions, context.output / "predictions")
     text = json.dumps([asdict(row) for row in rows], indent=1)
     (context.output / ROWS).write_text(text + "\n", encoding="utf-8")
+    data = models[-1].opened.data
+    title = format_of(data.spec).title(data.spec, data.test.examples)
+    (context.output / TITLE).write_text(title + "\n", encoding="utf-8")
     return _headline(rows)
 
 
@@ -195,11 +226,26 @@ def read_rows(folder: Path) -> list[Row]:
     return [Row.from_json(row) for row in json.loads((folder / ROWS).read_text(encoding="utf-8"))]
 
 
+def read_data(folder: Path) -> dict[str, Any]:
+    """Read what a measure stage says of its data; older versions said nothing."""
+    summary, title = folder / "data.json", folder / TITLE
+    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    named = {"title": title.read_text(encoding="utf-8").strip()} if title.is_file() else {}
+    return named | found
+
+
 def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[MeasuredModel]:
     integer = load_with_data(inputs["model"], inputs["data"])
-    points: Points = {} if found is None else _front(config, found)
+    own: Points = {None: "full"}
+    points: Points = {}
+    note = None
+    if found is not None:
+        chosen, note = _choice(config, found, integer)
+        points = _front(config, found, chosen, _kept_by(integer))
+        if chosen is None:
+            own = {None: "chosen"}
     models = []
     first: Role = "baseline"
     if config.reference is not None:
@@ -223,31 +269,70 @@ def _models(
             size = size_bytes(opened.model.arch, "fp32")
             models.append(MeasuredModel(name, opened, each, size))
     stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
-    models.append(MeasuredModel(config.name or "model", integer, {None: "full", **points}, stored))
+    name = config.name or "model"
+    models.append(MeasuredModel(name, integer, {**own, **points}, stored, note=note))
     return models
 
 
-def _front(config: MeasureConfig, found: SearchResult) -> Points:
-    """Return points spread evenly over the front, dearest first, the chosen one among them.
+Kept = Callable[[LengthConfig], tuple[tuple[int, ...], ...]]
+
+
+def _kept_by(opened: Checkpoint) -> Kept:
+    """Return what tells lengths apart: the tokens that they keep of each test input."""
+    counts = np.unique(opened.data.test.features.lengths).tolist()
+    if opened.pad_to is not None:
+        counts = [opened.pad_to]
+    return lambda lengths: tuple(lengths.kept(count) for count in counts)
+
+
+def _full_of(lengths: LengthConfig) -> LengthConfig:
+    longest = lengths.sequence_length
+    return LengthConfig.full(layers=len(lengths.lengths), sequence_length=longest)
+
+
+def _choice(
+    config: MeasureConfig, found: SearchResult, opened: Checkpoint
+) -> tuple[LengthConfig | None, str | None]:
+    """Return the chosen lengths; None for the full length, and why it was chosen.
 
     The choice is made by the search slice's scores, so that the test set decides nothing.
     """
-    chosen = choose(found, max_loss=config.max_loss, certainty=config.certainty).lengths
-    lengths = [
-        point.lengths
-        for point in found.front
-        if any(point.lengths.drops) or point.lengths == chosen
-    ]
-    if chosen not in lengths:  # the full length, where a shorter one scored more by luck
-        lengths.append(chosen)
-    places = np.linspace(0, len(lengths) - 1, min(config.front_points, len(lengths))).round()
-    # the chosen point takes the place of its nearest neighbor
-    places[np.abs(places - lengths.index(chosen)).argmin()] = lengths.index(chosen)
-    kept = {lengths[int(place)] for place in places}
+    point = choose(found, max_loss=config.max_loss, certainty=config.certainty)
+    if not any(point.lengths.drops):
+        unit = "point" if config.max_loss == 1 else "points"
+        return None, (
+            f"The full length was chosen: no shorter lengths stay within {config.max_loss:g} "
+            f"{unit} of it on the {point.examples:,} examples of the search slice at "
+            f"{100 * config.certainty:g} % certainty."
+        )
+    kept = _kept_by(opened)
+    if kept(point.lengths) == kept(_full_of(point.lengths)):
+        return None, f"The chosen lengths {point.lengths} drop no token of any test input."
+    return point.lengths, None
+
+
+def _front(
+    config: MeasureConfig, found: SearchResult, chosen: LengthConfig | None, kept: Kept
+) -> Points:
+    """Return points spread evenly over the front, dearest first, with the chosen lengths.
+
+    Lengths that keep the same tokens are one point, and the full length is none of them.
+    """
+    points = [point.lengths for point in found.front]  # cheapest first
+    different = {kept(lengths): lengths for lengths in points}
+    if chosen is not None:
+        different[kept(chosen)] = chosen
+    different.pop(kept(_full_of(points[0])), None)
+    lengths = list(different.values())
+    wanted = config.front_points - (chosen is None)  # the full length's row is one then
+    places = np.linspace(0, len(lengths) - 1, min(wanted, len(lengths))).round()
+    if chosen is not None:  # it takes the place of its nearest neighbor
+        places[np.abs(places - lengths.index(chosen)).argmin()] = lengths.index(chosen)
+    measured = {lengths[int(place)] for place in places}
     return {
         point: "chosen" if point == chosen else "front"
         for point in reversed(lengths)
-        if point in kept
+        if point in measured
     }
 
 
@@ -266,9 +351,9 @@ def _latency(
         for measured in models
         for point in measured.points
     }
-    times = interleaved([*calls.values()], warmup=config.warmup, advance=progress.advance)
+    times, conditions = watched([*calls.values()], warmup=config.warmup, advance=progress.advance)
     return {
-        name: Latency(*np.percentile(values, (50, 90, 99)).tolist())
+        name: Latency(*np.percentile(values, (50, 90, 99)).tolist(), conditions)
         for name, values in zip(calls, times, strict=True)
     }
 
@@ -306,13 +391,14 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
                 macs_mean=float(padded) if opened.pad_to is not None else natural,
                 role=role,
                 lengths=None if point is None else point.lengths,
-                score=found.get(metric),
-                exact_match=found.get("exact_match"),
                 metric=metric,
                 latency_ms=latency[measured.row_name(point)],
                 bits=bits,
                 parameters=parameters,
                 nonzero=nonzero,
+                examples=len(opened.data.test.examples) if found else None,
+                note=measured.note if role == "chosen" else None,
+                **found,
             )
         )
     return rows
@@ -322,8 +408,10 @@ def _headline(rows: Sequence[Row]) -> dict[str, float]:
     """Return the figures of the chosen row and of the full-length rows, for the run's metrics."""
     figures: dict[str, float] = {"test/rows": float(len(rows))}
     for row in rows:
-        if row.role in ("full", "chosen") and row.score is not None:
-            name = f"{row.model.replace(' ', '_')}_{row.role}"
+        chosen = ("chosen",) if row.lengths else ("full", "chosen")
+        roles = {"full": ("full",), "chosen": chosen}.get(row.role, ())
+        for role in roles if row.score is not None else ():
+            name = f"{row.model.replace(' ', '_')}_{role}"
             figures[f"test/{name}_{row.metric}"] = row.score
             figures[f"test/{name}_gmacs"] = row.macs_mean / 1e9
             if row.latency_ms is not None:

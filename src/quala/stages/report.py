@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from quala.report.page import build_report
 from quala.results import Point
-from quala.stages.measure import read_rows
+from quala.stages.measure import read_data, read_rows
 from quala.stages.search import GIGA, read_result
 
 if TYPE_CHECKING:
@@ -27,13 +27,25 @@ def run(
     if "search" in inputs:
         found = read_result(inputs["search"])
         candidates = [_point(item, found.unit) for item in found.candidates]
+    data = read_data(inputs["measure"])
     return build_report(
         context.output,
         read_rows(inputs["measure"]),
         candidates=candidates,
         provenance=context.provenance,
-        title=config.title,
+        title=titled(config.title, data),
+        data=data,
     )
+
+
+def titled(text: str, data: Mapping[str, Any]) -> str:
+    """Return a title with the name of the data in the place of `{data}`.
+
+    An older version left no name: then ` on {data}` goes.
+    """
+    if "title" not in data:
+        return text.replace(" on {data}", "")
+    return text.replace("{data}", data["title"])
 
 
 def _point(item: SearchCandidate, unit: str) -> Point:

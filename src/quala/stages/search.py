@@ -6,7 +6,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +85,8 @@ class Clock:
         places = np.linspace(0.04, 0.96, INPUTS)
         counts = np.quantile(tokens, places, method="nearest").tolist()
         cases = [(point.lengths, count) for point in result.front for count in counts]
-        times = iter(time_cases(self.engine, cases, repeats=REPEATS))
+        taken, conditions = time_cases(self.engine, cases, repeats=REPEATS)
+        times = iter(taken)
         points: list[dict[str, object]] = []
         errors = []
         for point in result.front:
@@ -101,7 +102,12 @@ class Clock:
                 }
             )
         error = statistics.median(map(abs, errors))
-        facts = {"model": json.loads(self.model.to_json()), "front": points, "error_median": error}
+        facts = {
+            "model": json.loads(self.model.to_json()),
+            "front": points,
+            "error_median": error,
+            "conditions": asdict(conditions),
+        }
         (output / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         return {"search/latency_error_median": error, "search/latency_fit_error": self.model.error}
 
