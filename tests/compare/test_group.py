@@ -7,7 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tracked import BITS, MIB, NOISE, SOFT, STUDENT_SCORE, TEACHER_SCORE, Filled, Tracked
+from tracked import (
+    BITS,
+    EXAMPLES,
+    HALF,
+    MIB,
+    NOISE,
+    SOFT,
+    STUDENT_SCORE,
+    TEACHER_SCORE,
+    Filled,
+    Tracked,
+)
 
 from quala.compare.group import (
     Comparison,
@@ -16,7 +27,6 @@ from quala.compare.group import (
     Table,
     all_differences,
     bits_of,
-    data_name,
     differing,
     labels,
     natural_order,
@@ -108,7 +118,7 @@ def test_rows_of_other_data_have_a_table_of_their_own(filled: Filled) -> None:
     others = tables[data_fingerprint(filled.sentences)]
     assert others.metric == "accuracy"
     assert [one.label for one in others.lines] == ["", ""]
-    assert others.title == "glue, folder sentences sst2"
+    assert others.title == "glue, sentences sst2"
 
 
 def test_the_training_of_a_row_is_its_own(table: Table) -> None:
@@ -187,7 +197,7 @@ def test_data_of_one_name_are_told_apart(tracked: Tracked, questions: DataSpec) 
     trials = [one for run in reports.finished() for one in Collector(reports).trials(run)]
     titles = {table.title for table in Comparison.of(trials, {}).tables}
     assert titles == {
-        "squad, folder questions, max_train=off", "squad, folder questions, max_train=100"
+        "squad, SQuAD 1.1, max_train=off", "squad, SQuAD 1.1, max_train=100"
     }  # fmt: skip
 
 
@@ -285,5 +295,24 @@ def test_labels_sort_with_the_base_first_and_numbers_by_value() -> None:
     assert sorted(mixed, key=natural_order) == expected
 
 
-def test_data_whose_format_is_not_installed_are_named_by_it() -> None:
-    assert data_name({"task": "not_installed.Format", "subset": None}) == "not_installed.Format"
+def test_data_without_a_title_are_called_by_their_place(filled: Filled) -> None:
+    titles = {one.metric: one.title for one in filled.compared().tables}
+    assert titles == {"f1": "squad, SQuAD 1.1", "accuracy": "glue, sentences sst2"}
+
+
+def test_a_paper_has_no_row_beside_other_data(filled: Filled) -> None:
+    trials = filled.collected("quala")
+    (own,) = Comparison.of([replace(one, data_title="my questions") for one in trials], {}).tables
+    assert {line.claim for line in own.lines} == {None}
+    found = Comparison.of(trials, {})
+    assert any(line.claim for table in found.tables for line in table.lines)
+    assert {claim.data for claim in found.claims} == {"SQuAD 1.1"}
+
+
+def test_the_interval_is_the_mean_over_the_seeds(filled: Filled) -> None:
+    (table,) = filled.compared("kdlsq 0", "kdlsq 1").tables
+    base = table.lines[-1]
+    assert base.interval == pytest.approx((base.score.mean - HALF, base.score.mean + HALF))
+    assert table.examples == EXAMPLES
+    older = replace(base.trials[0], row=replace(base.trials[0].row, interval=None, examples=None))
+    assert replace(base, trials=(older, *base.trials[1:])).interval is None

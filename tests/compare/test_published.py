@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from quala.compare.published import published
+from quala.compare.published import HEADLINE, published
 
 
 def test_every_claim_names_a_system_and_where_it_was_read() -> None:
@@ -26,8 +26,9 @@ def test_nothing_is_from_memory() -> None:
     ("system", "bits", "data", "expected"),
     [
         ("xtc", "1-1-8", "MNLI", "m/mm 82.9/83.6"),
-        ("xtc", "1-1-8", "SQuAD 1.1", "m/mm 82.9/83.6"),  # named as MNLI's
+        ("xtc", "1-1-8", "SQuAD 1.1", "50x smaller"),  # MNLI's are not beside SQuAD
         ("xtc", "4-4-8", "MNLI", "50x smaller"),
+        ("kdlsq", "2-2-8", "my questions", "close to full precision"),
         ("binarybert", "1-1-4", "SQuAD 1.1", "EM/F1 79.3/87.2"),
         ("binarybert", "1-1-4", "MNLI", "m 83.9"),
         ("ternarybert", "2-2-8", "SQuAD 1.1", "EM/F1 79.9/87.4"),
@@ -40,7 +41,13 @@ def test_the_claim_beside_a_row_is_the_nearest(
     claim = published().nearest(system, bits=bits, kind="full", data=data)
     assert claim is not None
     assert claim.claim.startswith(expected)
+    assert claim.data in (data, HEADLINE)
     assert claim.data in claim.text()
+
+
+@pytest.mark.parametrize("data", ["my questions", "squad", "SQuAD 2.0"])
+def test_papers_have_no_claim_beside_other_data(data: str) -> None:
+    assert published().nearest("binarybert", bits="1-1-8", kind="full", data=data) is None
 
 
 def test_chosen_lengths_have_a_claim_of_their_own() -> None:

@@ -16,6 +16,7 @@ from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, write_json
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.runtime.hardware import BUSY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,8 +63,10 @@ def main(argv: Sequence[str]) -> int:
         write_json({"model": card.name, **facts, "processor": machine, "timings": timings})
         return 0
     what = "from question to answer" if whole else "logits only"
+    notes = dict.fromkeys(f"{BUSY} {one.conditions.note}" for one in found if one.conditions.busy)
     show(
         _table(found, card.name),
+        *notes,
         f"{arguments.runtime}, {arguments.threads} threads, {machine['name']} "
         f"({machine['instructions']}); {arguments.data}, {what}; ms per input, interleaved",
     )
@@ -177,13 +180,13 @@ def _queries(data: str, count: int) -> list[Query]:
 def _table(found: Sequence[Timing], name: str) -> Table:
     table = Table(title=name, title_justify="left")
     table.add_column("Model")
-    for heading in ("Batch", "Median ms", "p10 to p90", "Speed-up"):
+    for heading in ("Batch", "Median ms", "p10 to p90", f"Speed-up over {found[0].name}"):
         table.add_column(heading, justify="right")
     for timing in found:
         table.add_row(
             timing.name,
             str(timing.batch),
-            f"{timing.median:.2f}",
+            f"{timing.median:.2f}" + f" {BUSY}" * timing.conditions.busy,
             f"{timing.p10:.2f} to {timing.p90:.2f}",
             f"{timing.ratio:.2f}x",
         )

@@ -233,15 +233,17 @@ def _of_task(trials: Sequence[Trial], task: str) -> list[Trial]:
 
 def _shown(comparison: Comparison) -> list[RenderableType]:
     """Return the tables for the terminal, with the columns that fit there."""
-    from quala.compare.text import legends, measured_texts
+    from quala.compare.text import INTERVAL, interval_notes, legends, measured_texts
     from quala.report.table import metric_name, to_terminal
 
     items: list[RenderableType] = []
     for table in comparison.tables:
         score = metric_name(table.metric)
-        columns = ["#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", score, "n",
-                   "Speed-up", "Training s"]  # fmt: skip
-        frame = measured_texts(table)[columns]
+        columns = ["#", "System", "Setting", "Bits w-e-a", "Size MiB", "GMACs mean", score,
+                   INTERVAL, "n", "Speed-up", "Training s"]  # fmt: skip
+        frame = measured_texts(table)
+        frame = frame[[name for name in columns if name in frame]]
         items.append(to_terminal(frame, title=table.title, left=("System", "Setting")))
+        items += map(Text, interval_notes(table))
         items += map(Text, legends(table))
     return items

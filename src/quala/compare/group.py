@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import PurePath
-from typing import Any
 
 from quala.compare.published import Claim, published
 from quala.compare.trials import TEACHER, Place, Setting, Trial
 from quala.errors import QualaError
-from quala.plugins import FORMATS
+from quala.metrics.interval import Bounds
 from quala.results import Row
 
 SIGNED = "±"
@@ -106,6 +104,18 @@ class Line:
         return spread
 
     @property
+    def interval(self) -> Bounds | None:
+        """The 95 % interval of the score over the test examples, the mean over the seeds."""
+        known = [trial.row.interval for trial in self.trials if trial.row.interval]
+        bounds = [statistics.fmean(ends) for ends in zip(*known)]
+        return (bounds[0], bounds[1]) if len(known) == len(self.trials) else None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a latency was measured while the machine was busy."""
+        return any(trial.row.latency_ms and trial.row.latency_ms.busy for trial in self.trials)
+
+    @property
     def bits(self) -> str:
         """Bits of weights, embeddings and activations."""
         return _joined(bits_of(trial.row) for trial in self.trials)
@@ -143,6 +153,12 @@ class Table:
         return tuple(place for place, _ in counts.most_common())
 
     @property
+    def examples(self) -> int | None:
+        """The test examples that scores are of, None where a report does not say."""
+        known = {trial.row.examples for line in self.lines for trial in line.trials}
+        return known.pop() if len(known) == 1 else None
+
+    @property
     def one_teacher(self) -> bool:
         """Whether all lines have one teacher, so that shares of its latency can be compared."""
         return [line.system for line in self.lines].count(TEACHER) == 1
@@ -176,7 +192,7 @@ class Comparison:
             raise QualaError("A comparison needs at least one run with a scored row, got none.")
         newest = sorted(trials, key=lambda trial: trial.started, reverse=True)
         parts = _grouped(newest, lambda trial: (trial.data, trial.row.metric))
-        titles = _titles([part[0].spec for part in parts])
+        titles = _titles([part[0] for part in parts])
         return cls(tuple(map(_table, titles, parts)), left_out)
 
     @property
@@ -191,8 +207,10 @@ class Comparison:
 
     @property
     def claims(self) -> tuple[Claim, ...]:
-        """Published results of the systems that are compared."""
-        return published().of(self.systems)
+        """Published results of the systems that are compared, on the data of a table."""
+        data = {trial.data_title for table in self.tables for line in table.lines
+                for trial in line.trials}  # fmt: skip
+        return published().of(self.systems, data)
 
 
 def _grouped(trials: Iterable[Trial], key: Callable[[Trial], Hashable]) -> list[list[Trial]]:
@@ -247,7 +265,7 @@ def _line(number: int, label: str, differences: str, trials: Sequence[Trial]) ->
         latencies=_by_place(trials, lambda trial: trial.row.median_ms),
         shares=_by_place(trials, lambda trial: trial.share(trial.row)),
         claim=published().nearest(
-            first.system, bits=bits_of(first.row), kind=first.kind, data=data_name(first.spec)
+            first.system, bits=bits_of(first.row), kind=first.kind, data=first.data_title
         ),
     )
 
@@ -264,25 +282,13 @@ def _by_place(
     return {place: Spread(tuple(values.values())) for place, values in found.items()}
 
 
-def data_name(spec: Mapping[str, Any]) -> str:
-    """Return the papers' name of the data of a specification."""
-    try:
-        FORMATS.check_stored(spec["task"])
-        return str(FORMATS.find(spec["task"]).title(spec["subset"]))
-    except QualaError:  # the format of an old run may not be installed here
-        return str(spec["task"])
-
-
-def _titles(specs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _titles(trials: Sequence[Trial]) -> list[str]:
     """Return a title for each data; options are added where titles would be equal."""
     sources = [
-        {key: str(value) for key, value in spec.items() if key != "path" and value is not None}
-        for spec in specs
+        {key: str(one) for key, one in trial.spec.items() if key != "path" and one is not None}
+        for trial in trials
     ]
-    titles = []
-    for spec in specs:
-        place = spec["name"] or f"folder {PurePath(spec['path']).name}"
-        titles.append(f"{spec['task']}, {' '.join(filter(None, [place, spec['subset']]))}")
+    titles = [f"{trial.spec['task']}, {trial.data_title}" for trial in trials]
     named = {"subset", "name", "task"}
     for title in set(titles):
         same = [number for number, one in enumerate(titles) if one == title]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 FILE = "published.toml"
+HEADLINE = "headline"
+"""In the place of the data, for a claim that names none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,20 +47,24 @@ class Published:
         """Return the paper's name of a system; without a paper, the name that was given."""
         return self.names.get(system, system)
 
-    def of(self, systems: Sequence[str]) -> tuple[Claim, ...]:
-        """Return the claims of some systems."""
-        return tuple(claim for claim in self.claims if claim.system in systems)
+    def of(self, systems: Collection[str], data: Collection[str]) -> tuple[Claim, ...]:
+        """Return the claims of some systems on some data, and their headlines, of no data."""
+        return tuple(
+            claim
+            for claim in self.claims
+            if claim.system in systems and claim.data in {*data, HEADLINE}
+        )
 
     def nearest(self, system: str, *, bits: str, kind: str, data: str) -> Claim | None:
-        """Return the claim of a system that is nearest to a row.
+        """Return the claim of a system that is nearest to a row on `data`.
 
-        Equal bits come first, then claims without bits, then others. Ties are broken by the kind,
-        then by the data.
+        Claims on other data are left out. Equal bits come first, then claims without bits, then
+        others. Ties are broken by the kind, and headlines are the last.
         """
         ranks = {bits: 0, None: 1}
         return min(
-            self.of([system]),
-            key=lambda one: (ranks.get(one.bits, 2), one.kind != kind, one.data != data),
+            self.of([system], [data]),
+            key=lambda one: (ranks.get(one.bits, 2), one.kind != kind, one.data == HEADLINE),
             default=None,
         )
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from quala.compare.group import SIGNED, UNKNOWN_BITS, Comparison, Line, Spread, Table
 from quala.compare.published import published
 from quala.compare.trials import ROW_FIGURES, TEACHER, Place, Trial
+from quala.metrics.interval import interval_text
 from quala.report.table import ABSENT, MIB, format_number, metric_name, to_csv, to_frame
 from quala.results import GIGA
+from quala.runtime.hardware import BUSY
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,6 +23,7 @@ TITLE = "Compression recipes, compared"
 FORMAT = 1
 AT_LEAST = "≥ "
 MILLION = 1e6
+INTERVAL = "95 %"
 LATENCY, MACHINES = string.ascii_lowercase, string.ascii_uppercase
 """Letters of the places of latencies and of the machines of trainings."""
 LATENCIES = (
@@ -43,12 +46,15 @@ TAUGHT = {"Teacher: steps": "teacher_steps", "Teacher: seconds": "teacher_second
 
 
 def measured_texts(table: Table) -> DataFrame:
-    """Return the lines of a table as texts; exact match only where it was measured."""
+    """Return the lines of a table as texts; exact match and intervals only where known."""
     exact = any(line.spread("exact_match") for line in table.lines)
-    return to_frame(_measured(line, table, exact=exact) for line in table.lines)
+    intervals = any(line.interval for line in table.lines)
+    return to_frame(
+        _measured(line, table, exact=exact, intervals=intervals) for line in table.lines
+    )
 
 
-def _measured(line: Line, table: Table, *, exact: bool) -> dict[str, str]:
+def _measured(line: Line, table: Table, *, exact: bool, intervals: bool) -> dict[str, str]:
     def timed(figures: Mapping[Place, Spread], form: str) -> str:
         """Return a figure of the timing at each place where it is known."""
         texts = (
@@ -72,8 +78,9 @@ def _measured(line: Line, table: Table, *, exact: bool) -> dict[str, str]:
         "GMACs mean": format_number(line.mean("macs_mean", GIGA), "{:.3f}"),
         **({"EM": matches.text() if matches else ABSENT} if exact else {}),
         metric_name(table.metric): line.score.text(),
+        **({INTERVAL: interval_text(line.interval)} if intervals else {}),
         "n": str(len(line.trials)),
-        "Latency ms": timed(line.latencies, "{:.2f}"),
+        "Latency ms": timed(line.latencies, "{:.2f}") + f" {BUSY}" * line.busy,
         "Speed-up": timed(speedups, "{:.2f}x"),
         "Training s": _cost(line, "train_seconds") + machines,
         "Passes": _cost(line, "train_passes"),
@@ -142,6 +149,7 @@ def notes(table: Table) -> list[str]:
         "GMACs padded: an input padded to the full sequence; GMACs mean: the average over the "
         "real inputs. Size: the stored file of the compressed model, 4 bytes a parameter for the "
         "teacher. Passes: forward and backward passes of a batch, without the teacher's.",
+        *interval_notes(table),
         *legends(table),
     ]
     elsewhere = [line for line in lines if not {*table.places[:1]} <= line.latencies.keys()]
@@ -164,6 +172,20 @@ def notes(table: Table) -> list[str]:
             f"{AT_LEAST.strip()}: a lower bound. An output was given from outside, or a training "
             "was resumed by an older version, which recorded only its last process."
         )
+    return found
+
+
+def interval_notes(table: Table) -> list[str]:
+    """Return what intervals are of, and that times were disturbed, where that is so."""
+    found = []
+    if any(line.interval for line in table.lines):
+        count = f"{table.examples:,} " if table.examples else ""
+        found.append(
+            f"{INTERVAL}: the interval of the score over the {count}test examples, as if they "
+            "were independent; for n above 1 the mean of the models' bounds."
+        )
+    if any(line.busy for line in table.lines):
+        found.append(f"{BUSY} Measured while the machine was busy; see the run's own report.")
     return found
 
 
@@ -205,6 +227,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
                 "title": table.title,
                 "data": table.data,
                 "metric": table.metric,
+                "examples": table.examples,
                 "notes": notes(table),
                 "rows": [_row(line) for line in table.lines],
             }
@@ -230,6 +253,8 @@ def _row(line: Line) -> dict[str, Any]:
         "tokens": line.tokens,
         "n": len(line.trials),
         "score": _values(line.score),
+        "interval": line.interval,
+        "busy": line.busy,
         **{name: _values(line.spread(name)) for name in ROW_FIGURES},
         "latency_ms": [
             {**asdict(place), **_values(spread)} for place, spread in line.latencies.items()
@@ -290,11 +315,15 @@ def _csv_record(line: Line, table: Table) -> dict[str, object]:
         "score_deviation": score.deviation,
         "score_lowest": min(score.values),
         "score_highest": max(score.values),
+        "examples": table.examples,
+        "score_95_low": line.interval and line.interval[0],
+        "score_95_high": line.interval and line.interval[1],
         **{name: line.mean(name) for name in (*ROW_FIGURES, *TRAINING.values())},
         "train_partial": str(line.partial).lower(),
         **{name: line.mean(name) for name in TAUGHT.values()},
         "latency_ms": line.latencies[place].mean if place else None,
         "latency_place": place,
+        "latency_busy": str(line.busy).lower(),
         "speedup": 1 / share.mean if share else None,
         "seeds": " ".join(",".join(map(str, trial.seeds)) for trial in line.trials),
         "runs": " ".join(trial.run for trial in line.trials),

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from quala.compare.store import REPORT_STAGE, Reports
+from quala.data.formats import data_title
 from quala.errors import QualaError
 from quala.results import FINE_TUNED, Report, Row
 from quala.workflow.execute import WORKFLOW
@@ -87,8 +88,8 @@ class Trial:
     """A row of a run's report and where it comes from.
 
     `identity` is equal for two measurements of one model at lengths found by one search. `data`
-    is the fingerprint of the data that `spec` names. `named` are the options of `setting` that
-    were set on the command line.
+    is the fingerprint of the data that `spec` names, `data_title` what they are called. `named`
+    are the options of `setting` that were set on the command line.
     """
 
     run: str
@@ -97,6 +98,7 @@ class Trial:
     row: Row
     identity: str
     data: str
+    data_title: str
     spec: Mapping[str, Any]
     setting: Setting
     named: frozenset[str]
@@ -274,7 +276,7 @@ class _TrackedReport:
         above = {} if kind == "teacher" else teacher
         setting = self._setting(nodes, kind, row)
         seeds = {int(node.config[SEED]) for node in nodes.values() if node and SEED in node.config}
-        config = measure.config
+        config, spec = measure.config, self.origins[DATA]["detail"]
         return Trial(
             run=run.info.run_id,
             system=TEACHER if kind == "teacher" else run.data.tags[WORKFLOW],
@@ -282,7 +284,8 @@ class _TrackedReport:
             row=row,
             identity=" ".join(self.inputs[key] for key in made_by),
             data=self.inputs[DATA],
-            spec=self.origins[DATA]["detail"],
+            data_title=self.report.data.get("title") or data_title(spec),
+            spec=spec,
             setting=setting,
             named=frozenset(_matching(setting, self.named, nodes)),
             seeds=tuple(sorted(seeds)),

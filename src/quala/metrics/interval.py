@@ -61,7 +61,8 @@ class Sample:
         share = mean / 100
         middle = (share + z2 / (2 * count)) / (1 + z2 / count)
         half = math.sqrt(share * (1 - share) / count + z2 / (2 * count) ** 2) / (1 + z2 / count)
-        return max(0.0, 100 * (middle - Z * half)), min(100.0, 100 * (middle + Z * half))
+        low, high = 100 * (middle - Z * half), 100 * (middle + Z * half)
+        return low if share > 0 else 0.0, high if share < 1 else 100.0
 
     def loss(self, full: Sample) -> Bounds:
         """Return the interval of how much this score is below that of `full`, paired.
@@ -80,10 +81,15 @@ class Sample:
         return float(adjusted.mean()) - half, float(adjusted.mean()) + half
 
 
+def interval_text(interval: Bounds | None) -> str:
+    """Return an interval as text, such as `87.5 to 88.7`, a dash for None."""
+    return "-" if interval is None else "{:.1f} to {:.1f}".format(*interval)
+
+
 def score_text(score: float | None, interval: Bounds | None) -> str:
     """Return a score with its interval where that is known, such as `88.12 (87.5 to 88.7)`."""
     shown = "-" if score is None else f"{score:.2f}"
-    return shown if interval is None else f"{shown} ({interval[0]:.1f} to {interval[1]:.1f})"
+    return shown if interval is None else f"{shown} ({interval_text(interval)})"
 
 
 def resampled(

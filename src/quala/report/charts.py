@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from quala.metrics.interval import interval_text
 from quala.metrics.pareto import pareto_front
 from quala.report.table import metric_name
 from quala.results import GIGA, Point, Report, Row
@@ -209,7 +210,7 @@ def _report_chart(
 
 
 def _hover(row: Row) -> str:
-    shown = "" if row.interval is None else "; 95 %: {:.1f} to {:.1f}".format(*row.interval)
+    shown = f"; 95 %: {interval_text(row.interval)}" if row.interval else ""
     return f"{row.model}, {row.precision}: {row.tokens}{shown}"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from quala.metrics.interval import Bounds, score_text
 from quala.results import GIGA, Row, float_model, speedup_base
+from quala.runtime.hardware import BUSY
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -68,9 +69,6 @@ def to_terminal(
     for number, texts in enumerate(frame.to_numpy().tolist()):
         table.add_row(*map(Text, texts), style="bold green" if number in bold else None)
     return table
-
-
-BUSY = "†"
 
 
 def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
@@ -147,9 +145,10 @@ def _latency(row: Row, *, tails: bool) -> str:
 
 
 def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
-    """Return the table of a report for the terminal; the chosen point is bold."""
+    """Return the table of a report for the terminal, in few columns; the chosen point is bold."""
+    texts = report_texts(rows, tails=False).drop(columns="GMACs padded")
     table = to_terminal(
-        report_texts(rows, tails=False),
+        texts.replace(r" \((.* to .*)\)", r"\n(\1)", regex=True),  # intervals on their own lines
         title=title,
         left=("Model", "Precision", "Tokens per layer"),
         bold=_chosen(rows),

@@ -44,6 +44,8 @@ def saturates(instructions: str) -> bool:
     return instructions in ("avx512f", "avx2")
 
 
+BUSY = "†"
+"""Marks times of a busy machine in tables."""
 BUSY_SHARE = 0.2
 """Share of the cores that other programs may take before times are marked. A guess."""
 UNSTEADY = 0.15
@@ -70,8 +72,8 @@ class Conditions:
         return (self.others or 0.0) > BUSY_SHARE * self.cores or self.spread > UNSTEADY
 
     def __str__(self) -> str:
-        taken = "" if self.others is None else f"others took {self.others:.1f} of "
-        return f"{taken}{self.cores} cores, repeated timings differ by {100 * self.spread:.0f} %"
+        taken = f"others took {self.others:.1f} of {self.cores} cores, " if self.others else ""
+        return f"{taken}repeated timings differ by {100 * self.spread:.0f} %"
 
     @property
     def note(self) -> str:
