@@ -81,7 +81,7 @@ def _measured(line: Line, table: Table, *, exact: bool, intervals: bool) -> dict
         **({INTERVAL: interval_text(line.interval)} if intervals else {}),
         "n": str(len(line.trials)),
         "Latency ms": timed(line.latencies, "{:.2f}") + f" {BUSY}" * line.busy,
-        "Speed-up": timed(speedups, "{:.2f}x"),
+        "Speed-up": timed(speedups, "{:.2f}x") + f" {BUSY}" * line.busy,
         "Training s": _cost(line, "train_seconds") + machines,
         "Passes": _cost(line, "train_passes"),
         "Published by its paper": line.claim.text() if line.claim else ABSENT,

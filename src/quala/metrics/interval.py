@@ -49,10 +49,9 @@ class Sample:
         values, count, z2 = self.values, self.examples, Z * Z
         mean = float(values.mean())
         if self.resampled:
-            if np.ptp(values):
-                return _percentiles(values)
-            gap = (100 - self.lowest) * z2 / (count + z2)
-            return max(self.lowest, mean - gap), min(100.0, mean + gap)
+            low, high = _percentiles(values)
+            gap = 0.0 if high > low else (100 - self.lowest) * z2 / (count + z2)
+            return max(self.lowest, low - gap), min(100.0, high + gap)
         if np.ptp(values) and not np.isin(values, (0.0, 100.0)).all():
             from scipy.stats import t
 
@@ -71,11 +70,11 @@ class Sample:
         everything (Bonett and Price 2012), so that equal answers on a few examples are no proof.
         """
         lost, width = full.values - self.values, 100 - self.lowest
-        if self.resampled and np.ptp(lost):
-            return _percentiles(lost)
-        if self.resampled:  # of that rule, what is left where no example differs
-            half = Z * width * math.sqrt(2) / (self.examples + 2)
-            return float(lost.mean()) - half, float(lost.mean()) + half
+        if self.resampled:
+            low, high = _percentiles(lost)
+            # Of that rule, what is left where no example differs.
+            half = 0.0 if high > low else Z * width * math.sqrt(2) / (self.examples + 2)
+            return low - half, high + half
         adjusted = np.append(lost, (width, -width))
         half = float(Z * adjusted.std() / math.sqrt(len(adjusted)))
         return float(adjusted.mean()) - half, float(adjusted.mean()) + half
@@ -103,7 +102,7 @@ def resampled(
     count = len(theirs)
     repeats = min(MOST, max(LEAST, DRAWS // count))
     drawn = np.random.default_rng(SEED).integers(count, size=(repeats, count))
-    if metric in ("accuracy", "f1", "matthews"):
+    if metric in ("accuracy", "f1", "f1_macro", "f1_weighted", "matthews"):
         values = _classification(metric, ours, theirs, drawn, positive)
     elif metric in SIGNED:
         values = _correlation(metric, ours, theirs, drawn)
@@ -141,12 +140,18 @@ def _classification(
     if metric == "accuracy":
         return np.asarray(right / count)
     names, codes = np.unique(np.concatenate([ours, theirs]), return_inverse=True)
-    of_ours, of_theirs = (
-        _counts(part[drawn], len(names)).astype(np.float64)  # (R, classes)
-        for part in (codes[:count], codes[count:])
-    )
-    spread = (count**2 - (of_ours**2).sum(axis=1)) * (count**2 - (of_theirs**2).sum(axis=1))
-    return _ratio(right * count - (of_ours * of_theirs).sum(axis=1), np.sqrt(spread))
+    of_ours, of_theirs = codes[:count], codes[count:]
+    said, true = (_counts(part[drawn], len(names)) for part in (of_ours, of_theirs))
+    if metric == "matthews":
+        said, true = said.astype(np.float64), true.astype(np.float64)
+        spread = (count**2 - (said**2).sum(axis=1)) * (count**2 - (true**2).sum(axis=1))
+        return _ratio(right * count - (said * true).sum(axis=1), np.sqrt(spread))
+    hit = np.where(of_ours == of_theirs, of_theirs, len(names))  # a wrong one is of no class
+    hits = _counts(hit[drawn], len(names) + 1)[:, :-1].astype(np.float64)
+    each = _ratio(2 * hits, said + true)  # (R, classes)
+    if metric == "f1_weighted":
+        return np.asarray((each * true).sum(axis=1) / count)
+    return np.asarray(each.sum(axis=1) / (said + true > 0).sum(axis=1))
 
 
 def _correlation(metric: str, ours: NDArray[Any], theirs: NDArray[Any], drawn: Indices) -> Floats:
