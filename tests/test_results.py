@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from quala.errors import QualaError
-from quala.results import Report, read_report, with_speedups
+from quala.results import Latency, Report, read_report, with_speedups
+from quala.runtime.hardware import Conditions
 
 
 def test_json_round_trip(made_up_report: Report) -> None:
@@ -19,9 +20,42 @@ def test_json_round_trip(made_up_report: Report) -> None:
 def test_a_report_of_an_older_version_reads(made_up_report: Report) -> None:
     values = json.loads(json.dumps(made_up_report.to_json()))
     for row in values["rows"]:
-        for key in ("bits", "parameters", "nonzero"):
+        later = ("bits", "parameters", "nonzero", "examples", "interval", "exact_match_interval",
+                 "loss_interval", "own_speedup", "note")  # fmt: skip
+        for key in later:
             del row[key]
+        del row["latency_ms"]["conditions"]
+    del values["data"]
     assert Report.from_json(values) == made_up_report
+
+
+def test_what_is_known_of_scores_and_times_reads_back(made_up_report: Report) -> None:
+    first, *others = made_up_report.rows
+    known = replace(
+        first, examples=8, interval=(1.0, 2.0), exact_match_interval=(0.0, 3.0),
+        loss_interval=(-1.0, 1.5), note="Why.",
+        latency_ms=Latency(60.0, 66.0, 80.0, Conditions(1.5, 2, 0.2)),
+    )  # fmt: skip
+    report = replace(made_up_report, rows=(known, *others), data={"title": "mine"})
+    assert Report.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+
+def test_a_full_length_that_was_chosen_is_both(made_up_report: Report) -> None:
+    rows = [row for row in made_up_report.rows if row.role in ("baseline", "front")]
+    full = replace(made_up_report.rows[3], role="chosen")
+    report = Report((*rows[:1], full, *rows[1:]))
+    assert report.full == report.chosen == full
+    metrics = report.metrics()
+    assert metrics["f1_full"] == metrics["f1_chosen"] == 92.0
+    assert metrics["macs_saved"] == 1.0
+
+
+def test_the_speed_up_over_ones_own_model_is_another(made_up_report: Report) -> None:
+    own = replace(made_up_report.rows[0], role="full")
+    base = replace(own, role="baseline", score=None, latency_ms=Latency(240.0, 250.0, 260.0))
+    rows = with_speedups([base, own, *made_up_report.rows[1:]])
+    assert [row.own_speedup for row in rows[:5]] == [0.25, 1.0, 1.2, 60 / 22, 2.4]
+    assert [row.speedup for row in rows[:5]] == [1.0, 4.0, 4.8, 240 / 22, 9.6]
 
 
 def test_another_format_is_refused(made_up_report: Report) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from quala.cli.bench import main
 from quala.errors import QualaError
+from quala.runtime.hardware import Conditions, Watch
 
 
 def test_every_point_is_timed_at_every_batch(
@@ -53,6 +54,25 @@ def test_questions_of_a_file_are_answered(
         "int8 60,20",
         "tokenizing and decoding alone",
     ]
+
+
+@pytest.mark.parametrize("others", [0.0, 1.5])
+def test_a_busy_machine_is_told(
+    export_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    others: float,
+) -> None:
+    monkeypatch.setattr(Watch, "conditions", lambda watch, spread: Conditions(others, 2, 0.01))
+    argv = [str(export_folder), "--baseline", "none", "--data", "16"]
+    assert main(argv) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("† Measured while the machine was busy: others took 1.5 of 2 cores" in said) == (
+        others > 0
+    )
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["timings"]
+    assert {row["conditions"]["others"] for row in found} == {others}
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,19 @@ def test_no_measured_latency_and_no_front_still_make_a_report(
 ) -> None:
     row = replace(made_up_report.rows[0], latency_ms=None, score=None)
     assert build_report(tmp_path, [row])["front_points"] == 0
+
+
+def test_the_data_are_on_the_page(made_up_report: Report, tmp_path: Path) -> None:
+    data = {"title": "mine & yours", "left_out": {"no <answer>": 3}}
+    build_report(tmp_path, made_up_report.rows, data=data)
+    page, text = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
+    assert "<td>mine &amp; yours</td>" in page
+    assert "<td>no &lt;answer&gt; 3</td>" in page
+    assert "- left out: no <answer> 3" in text
+    assert read_report(tmp_path).data == data
+
+
+def test_the_notes_are_on_the_page(made_up_report: Report, tmp_path: Path) -> None:
+    build_report(tmp_path, [replace(row, examples=8) for row in made_up_report.rows])
+    for name in ("report.html", "report.md"):
+        assert "Scores are of 8 test examples" in (tmp_path / name).read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,3 +61,15 @@ def test_an_engine_is_measured(export_folder: Path) -> None:
     assert model.measurements > 60
     assert all(value >= 0 for value in model.coefficients)
     assert model.milliseconds(LengthConfig((128, 128), 128), 128) > 0
+    assert set(model.timing) == {"threads", "conditions"}
+
+
+def test_cases_are_timed_at_two_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second round is a quarter slower, so the median lies between."""
+    rounds = iter([[[4.0, 4.0]], [[5.0, 5.0]]])
+    monkeypatch.setattr(room, "interleaved", lambda calls, warmup: next(rounds))
+    engine: Any = SimpleNamespace(logits=len)
+    (found,), conditions = room.time_cases(engine, [(FULL, 100)], repeats=2)
+    assert found == 4.5
+    assert conditions.spread == pytest.approx(0.25)
+    assert conditions.busy

@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from quala.errors import QualaError
-from quala.runtime.timing import compare, interleaved, synthetic_inputs
+from quala.runtime.timing import compare, interleaved, synthetic_inputs, watched
 
 Log = list[tuple[str, int]]
 
@@ -76,9 +76,26 @@ def test_every_batch_goes_through_all_entries_after_an_uncounted_pass(
     entries = {name: entry(name) for name in ("slow", "fast")}
     slow, fast = compare(entries, [1, 2, 3, 4, 5], batch=2)
     once = [("slow", [1, 2]), ("fast", [1, 2]), ("slow", [3, 4]), ("fast", [3, 4])]
-    assert seen == once * 2
+    assert seen == once * 3  # the last to see how steady the machine is
     assert (slow.median, fast.median) == (4000.0, 1000.0)
     assert (slow.ratio, fast.ratio) == (1.0, 4.0)
+
+
+@pytest.mark.parametrize(("slower", "spread"), [(1.0, 0.0), (1.3, 0.3), (0.8, 0.2)])
+def test_rounds_are_timed_again_to_see_how_steady_the_machine_is(
+    monkeypatch: pytest.MonkeyPatch, slower: float, spread: float
+) -> None:
+    clock, ran = [0.0], [0]
+
+    def call() -> None:
+        ran[0] += 1
+        clock[0] += slower if ran[0] > 100 else 1.0
+
+    monkeypatch.setattr("quala.runtime.timing.time.perf_counter", lambda: clock[0])
+    times, conditions = watched([[call] * 50, [call] * 50], warmup=0)
+    assert times == [[1000.0] * 50] * 2
+    assert conditions.spread == pytest.approx(spread)
+    assert ran[0] == 100 + 2 * 13  # every fourth round
 
 
 def test_too_few_inputs_are_refused() -> None:

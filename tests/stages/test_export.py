@@ -12,6 +12,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.runtime.answerer import load
 from quala.runtime.card import Card
+from quala.runtime.hardware import Conditions, Watch
 from quala.stages import export, measure
 from quala.workflow import StageContext
 
@@ -72,6 +73,62 @@ def test_the_model_card_names_every_point(
     assert text.startswith("# Tiny\n")
     for point in json.loads((context.output / "quala.json").read_text())["front"][1:]:
         assert ",".join(map(str, point["lengths"])) in text
+
+
+def test_the_model_card_says_what_speed_ups_are_over_and_how_sure_scores_are(
+    configure: Any, measured: Path, integer: Path, spec: DataSpec, tmp_path: Path
+) -> None:
+    file = measured / "rows.json"
+    rows = json.loads(file.read_text())
+    reference = {**rows[0], "model": "bert-base, random weights", "score": None, "interval": None}
+    rows[0]["role"] = "full"
+    file.write_text(json.dumps([reference, *rows]))
+    context = StageContext.alone("export", tmp_path)
+    inputs = {"data": spec, "model": integer, "measure": measured}
+    export.run(configure("export", repeats=0, title="Tiny on {data}"), context, inputs)
+    text = (context.output / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("# Tiny on demo\n")
+    own, base = (text.index(f"Speed-up over {name}") for name in ("fine-tuned", "bert-base"))
+    assert own < base
+    assert "the 8 examples of the test set" in text
+    card = Card.read(context.output)
+    assert Card.read(context.output) == card
+    for point, row in zip(card.front, measure.read_rows(measured)[-3:], strict=True):
+        assert point.interval == row.interval
+        assert list(point.speedups) == ["fine-tuned", "bert-base, random weights"]
+        assert point.interval is not None
+        assert "({:.1f} to {:.1f})".format(*point.interval) in text
+
+
+@pytest.mark.parametrize("others", [0.0, 1.5])
+def test_the_model_card_says_that_the_machine_was_busy(
+    configure: Any, measured: Path, integer: Path, spec: DataSpec, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, others: float,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(Watch, "conditions", lambda watch, spread: Conditions(others, 2, 0.01))
+    context = StageContext.alone("export", tmp_path)
+    inputs = {"data": spec, "model": integer, "measure": measured}
+    export.run(configure("export", repeats=1), context, inputs)
+    text = (context.output / "README.md").read_text(encoding="utf-8")
+    said = "Measured while the machine was busy: others took 1.5 of 2 cores"
+    assert (said in text) == (others > 0)
+    assert Card.read(context.output).timing["conditions"]["others"] == others
+
+
+def test_an_older_measurement_exports_a_chosen_full_length_once(
+    configure: Any, measured: Path, integer: Path, spec: DataSpec, tmp_path: Path
+) -> None:
+    file = measured / "rows.json"
+    rows = json.loads(file.read_text())
+    twice = {**rows[3], "role": "chosen", "lengths": [128, 128], "tokens": "128,128"}
+    file.write_text(json.dumps([*rows[:4], twice, *rows[5:]]))
+    (measured / "title.txt").unlink()
+    context = StageContext.alone("export", tmp_path)
+    inputs = {"data": spec, "model": integer, "measure": measured}
+    export.run(configure("export", repeats=0, title="Tiny on {data}, new"), context, inputs)
+    card = Card.read(context.output)
+    assert card.name == "Tiny, new"
+    assert [point.lengths.lengths for point in card.front] == [(128, 128), (64, 32)]
 
 
 def test_sizes_below_their_least_are_refused(configure: Any) -> None:

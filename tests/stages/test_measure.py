@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.results import Row
 from quala.runtime.engine import GraphEngine
-from quala.stages import measure, search
+from quala.search.result import SearchCandidate, SearchResult
+from quala.stages import finetune, measure, search
 from quala.stages import measure as scores
 from quala.stages.measure import random_model
 from quala.workflow import StageContext
@@ -101,14 +103,21 @@ def test_a_slice_that_is_sure_of_nothing_chooses_the_full_length(
     folder.mkdir()
     text = replace(found, candidates=tuple(points)).to_json()
     (folder / search.RESULT).write_text(text, encoding="utf-8")
-    chosen = {}
+    chosen, notes = {}, {}
     for certainty in (0.5, 0.95):
         context = StageContext.alone("measure", tmp_path / str(certainty))
         config = configure("measure", certainty=certainty)
         measure.run(config, context, {**inputs, "search": folder})
         rows = measure.read_rows(context.output)
         (chosen[certainty],) = (row.lengths for row in rows if row.role == "chosen")
-    assert chosen == {0.5: (64, 32), 0.95: (128, 128)}
+        notes[certainty] = next(row.note for row in rows if row.role == "chosen")
+        assert len({(row.model, row.lengths) for row in rows}) == len(rows)
+    assert chosen == {0.5: (64, 32), 0.95: None}
+    assert notes[0.5] is None
+    assert notes[0.95] == (
+        "The full length was chosen: no shorter lengths stay within 1 point of it on the 12 "
+        "examples of the search slice at 95 % certainty."
+    )
 
 
 @pytest.mark.parametrize("certainty", [0.4, 1.0])
@@ -149,7 +158,7 @@ def test_a_served_model_is_scored_as_it_is_served(
     features = Counter[LengthConfig | None]()
     for count, lengths in ran:
         features[lengths] += count
-    timed = 1  # one input a row
+    timed = 2  # one input a row, and once more to see how steady the machine is
     assert features == {
         None: 3 * (len(test.features) + timed),
         LengthConfig((96, 64), 128): 2 * (len(test.features) + timed),
@@ -237,3 +246,90 @@ def test_a_search_without_a_supernet_has_its_front(
     measure.run(configure("measure"), context, given)
     roles = [row.role for row in measure.read_rows(context.output)]
     assert roles == ["baseline", "full", "chosen", "front"]
+
+
+def test_scores_have_their_examples_and_intervals(run: Run, inputs: dict[str, Any]) -> None:
+    rows = run(reference="tinybert-l4-h312")
+    reference, *scored = rows
+    assert (reference.examples, reference.interval) == (None, None)
+    for row in scored:
+        assert row.examples == 8
+        assert row.score is not None
+        assert row.exact_match is not None
+        assert row.interval is not None
+        assert row.exact_match_interval is not None
+        assert row.interval[0] <= row.score <= row.interval[1]
+        assert row.exact_match_interval[0] <= row.exact_match <= row.exact_match_interval[1]
+        assert row.exact_match_interval[1] - row.exact_match_interval[0] > 30  # of 8 examples
+        assert (row.loss_interval is None) == (row.lengths is None)
+
+
+def test_the_loss_is_against_the_same_models_full_length(run: Run) -> None:
+    rows = run()
+    for row in rows:
+        if row.loss_interval is not None:
+            full = next(one for one in rows if one.model == row.model and one.lengths is None)
+            loss = (full.score or 0) - (row.score or 0)
+            assert row.loss_interval[0] < loss < row.loss_interval[1]
+
+
+def test_a_full_length_that_is_chosen_has_one_row_with_both_figures(
+    configure: Any, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    context = StageContext.alone("measure", tmp_path)
+    figures = measure.run(configure("measure", max_loss=0.0, supernet="front"), context, inputs)
+    rows = measure.read_rows(context.output)
+    assert [(row.model, row.role, row.lengths) for row in rows] == [
+        ("fine-tuned", "baseline", None),
+        ("supernet", "full", None),
+        ("supernet", "supernet", (96, 64)),
+        ("supernet", "supernet", (64, 32)),
+        ("quala", "chosen", None),
+        ("quala", "front", (96, 64)),
+        ("quala", "front", (64, 32)),
+    ]
+    assert figures["test/quala_full_f1"] == figures["test/quala_chosen_f1"] == rows[4].score
+
+
+def test_lengths_that_keep_the_same_tokens_are_one_point() -> None:
+    lengths = [(64, 31), (64, 32), (96, 64), (127, 126), (128, 128)]
+    points = [LengthConfig(each, 128) for each in lengths]
+    candidates = tuple(
+        SearchCandidate(point, 1.0 + number, 10.0 * number, 0, "seed", 12)
+        for number, point in enumerate(points)
+    )
+    found = SearchResult(candidates, cheapest=1.0, dearest=6.0)
+    config: Any = SimpleNamespace(front_points=8)
+
+    def kept(one: LengthConfig) -> tuple[tuple[int, ...], ...]:
+        return (one.kept(20), one.kept(30))  # short inputs
+
+    assert kept(points[3]) == kept(points[4]) != kept(points[2])
+    assert kept(points[0]) == kept(points[1])
+    for chosen in points[:2]:
+        assert measure._front(config, found, chosen, kept) == {
+            points[2]: "front", chosen: "chosen"
+        }  # fmt: skip
+    assert set(measure._front(config, found, None, kept).values()) == {"front"}
+
+
+def test_the_data_are_called_by_their_name(run: Run, tmp_path: Path) -> None:
+    run()
+    assert measure.read_data(tmp_path / "output")["title"] == "demo"
+    assert measure.read_data(tmp_path) == {}
+
+
+def test_a_classifier_has_an_interval_too(
+    configure: Any, tiny_checkpoint: Path, sentences: DataSpec, tmp_path: Path
+) -> None:
+    taught = StageContext.alone("finetune", tmp_path / "taught")
+    given = {"data": sentences, "model": tiny_checkpoint}
+    finetune.run(configure("finetune", max_steps=1), taught, given)
+    context = StageContext.alone("measure", tmp_path)
+    inputs = {"data": replace(sentences, title="Words"), "model": taught.output}
+    measure.run(configure("measure"), context, inputs)
+    (row,) = measure.read_rows(context.output)
+    assert row.examples == 16
+    assert row.interval is not None
+    assert row.interval[0] <= (row.score or 0) <= row.interval[1]
+    assert measure.read_data(context.output)["title"] == "Words"

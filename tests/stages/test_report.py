@@ -53,3 +53,22 @@ def test_without_a_search_the_report_is_its_rows(
     assert [row.model for row in written.rows] == ["fine-tuned", "quala"]
     assert written.candidates == ()
     assert (context.output / "front.png").stat().st_size > 1000
+
+
+def test_a_report_says_what_its_data_are(measured: Path, configure: Any, tmp_path: Path) -> None:
+    (measured / "title.txt").write_text("my questions\n")
+    (measured / "data.json").write_text(json.dumps({"slices": {"test": 8}, "notes": ["A."]}))
+    context = StageContext.alone("report", tmp_path)
+    config = configure("report", title="Small on {data}, two cores")
+    report.run(config, context, {"measure": measured})
+    written = read_report(context.output)
+    assert written.title == "Small on my questions, two cores"
+    assert written.data == {"title": "my questions", "slices": {"test": 8}, "notes": ["A."]}
+
+
+def test_without_a_name_of_the_data_the_title_has_none(
+    measured: Path, configure: Any, tmp_path: Path
+) -> None:
+    context = StageContext.alone("report", tmp_path)
+    report.run(configure("report", title="Small on {data}, new"), context, {"measure": measured})
+    assert read_report(context.output).title == "Small, new"
