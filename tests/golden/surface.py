@@ -128,7 +128,8 @@ def _steady(said: str) -> Any:
 def _kinds(value: Any) -> Any:
     """Return the keys of JSON and the kinds of its values, of a list those of its first entry."""
     if isinstance(value, dict):
-        return {key: _kinds(item) for key, item in value.items()}
+        # Whether a timing is long enough to tell the work of others depends on the machine.
+        return {key: "number" if key == "others" else _kinds(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_kinds(item) for item in value[:1]]
     return "number" if isinstance(value, int | float) else "text" if value else repr(value)

@@ -85,7 +85,7 @@ def test_the_model_card_says_what_speed_ups_are_over_and_how_sure_scores_are(
     file.write_text(json.dumps([reference, *rows]))
     context = StageContext.alone("export", tmp_path)
     inputs = {"data": spec, "model": integer, "measure": measured}
-    export.run(configure("export", repeats=0, title="Tiny on {data}"), context, inputs)
+    export.run(configure("export", repeats=0, title="Tiny on GLUE"), context, inputs)
     text = (context.output / "README.md").read_text(encoding="utf-8")
     assert text.startswith("# Tiny on demo\n")
     own, base = (text.index(f"Speed-up over {name}") for name in ("fine-tuned", "bert-base"))
@@ -125,9 +125,9 @@ def test_an_older_measurement_exports_a_chosen_full_length_once(
     (measured / "title.txt").unlink()
     context = StageContext.alone("export", tmp_path)
     inputs = {"data": spec, "model": integer, "measure": measured}
-    export.run(configure("export", repeats=0, title="Tiny on {data}, new"), context, inputs)
+    export.run(configure("export", repeats=0, title="Tiny on GLUE, new"), context, inputs)
     card = Card.read(context.output)
-    assert card.name == "Tiny, new"
+    assert card.name == "Tiny on GLUE, new"
     assert [point.lengths.lengths for point in card.front] == [(128, 128), (64, 32)]
 
 

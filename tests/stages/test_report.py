@@ -59,16 +59,24 @@ def test_a_report_says_what_its_data_are(measured: Path, configure: Any, tmp_pat
     (measured / "title.txt").write_text("my questions\n")
     (measured / "data.json").write_text(json.dumps({"slices": {"test": 8}, "notes": ["A."]}))
     context = StageContext.alone("report", tmp_path)
-    config = configure("report", title="Small on {data}, two cores")
+    config = configure("report", title="Small on SQuAD 1.1, two cores")
     report.run(config, context, {"measure": measured})
     written = read_report(context.output)
     assert written.title == "Small on my questions, two cores"
     assert written.data == {"title": "my questions", "slices": {"test": 8}, "notes": ["A."]}
 
 
-def test_without_a_name_of_the_data_the_title_has_none(
-    measured: Path, configure: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("text", "name", "title"),
+    [
+        ("XTC on GLUE, two CPU cores", "SST-2", "XTC on SST-2, two CPU cores"),
+        ("XTC on MNLI, the paper's recipe", r"a\1.csv", r"XTC on a\1.csv, the paper's recipe"),
+        ("XTC on SQuAD 1.1, two CPU cores", "SQuAD 1.1", "XTC on SQuAD 1.1, two CPU cores"),
+        ("XTC on SQuAD 1.1, two CPU cores", None, "XTC on SQuAD 1.1, two CPU cores"),
+        ("GLUE on me", "mine", "GLUE on me"),
+    ],
+)
+def test_a_presets_title_names_the_data_that_were_measured(
+    text: str, name: str | None, title: str
 ) -> None:
-    context = StageContext.alone("report", tmp_path)
-    report.run(configure("report", title="Small on {data}, new"), context, {"measure": measured})
-    assert read_report(context.output).title == "Small, new"
+    assert report.titled(text, {"title": name} if name else {}) == title
