@@ -74,6 +74,8 @@ def test_a_report_says_what_its_data_are(measured: Path, configure: Any, tmp_pat
         ("XTC on SQuAD 1.1, two CPU cores", "SQuAD 1.1", "XTC on SQuAD 1.1, two CPU cores"),
         ("XTC on SQuAD 1.1, two CPU cores", None, "XTC on SQuAD 1.1, two CPU cores"),
         ("GLUE on me", "mine", "GLUE on me"),
+        ("QuaLA-MiniLM, the demo", "demo", "QuaLA-MiniLM, the demo"),
+        ("QuaLA-MiniLM, the demo", "a.csv", "QuaLA-MiniLM on a.csv"),
     ],
 )
 def test_a_presets_title_names_the_data_that_were_measured(

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from quala.cli.output import show, write_json
 from quala.errors import QualaError
+from quala.metrics.interval import score_text
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -98,8 +99,12 @@ def _line(reports: Reports, job: SweepJob, out: Path | None) -> dict[str, Any]:
         "status": job.status.lower(),
         "metric": name,
         # one column per meaning, whatever the metric is called
-        "score_full": metrics.get(f"{name}_full"),
-        "score_chosen": metrics.get(f"{name}_chosen"),
+        **{
+            f"score_{row}{end}": metrics.get(f"{name}_{row}{end}")
+            for row in ("full", "chosen")
+            for end in ("", "_low", "_high")
+        },
+        "examples": metrics.get("examples_chosen") or metrics.get("examples_full"),
         **{key: metrics.get(key) for key in ("gmacs_chosen", "macs_saved", "hypervolume")},
     }
 
@@ -108,13 +113,15 @@ def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
     from quala.report.table import ABSENT, format_number, metric_name, to_frame, to_terminal
 
     metric = next((metric_name(line["metric"]) for line in lines if line["metric"]), "Score")
+    counted = any(line["examples"] for line in lines)
     frame = to_frame(
         {
             "Run": line["run"][:8] if line["run"] else ABSENT,
             "Overrides": line["overrides"],
             "Status": line["status"],
-            f"{metric} full": format_number(line["score_full"]),
-            f"{metric} chosen": format_number(line["score_chosen"]),
+            f"{metric} full": _score(line, "full"),
+            f"{metric} chosen": _score(line, "chosen"),
+            **({"n": format_number(line["examples"], "{:,.0f}")} if counted else {}),
             "GMACs": format_number(line["gmacs_chosen"], "{:.3f}"),
             "Saved": format_number(line["macs_saved"], "{:.2f}x"),
             "Hypervolume": format_number(line["hypervolume"], "{:.4f}"),
@@ -122,6 +129,12 @@ def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
         for line in lines
     )
     return to_terminal(frame, title=title, left=("Run", "Overrides", "Status"))
+
+
+def _score(line: dict[str, Any], row: str) -> str:
+    """Return a score with its 95 % interval."""
+    score, low, high = (line[f"score_{row}{end}"] for end in ("", "_low", "_high"))
+    return score_text(score, None if low is None else (low, high))
 
 
 def _parser() -> argparse.ArgumentParser:

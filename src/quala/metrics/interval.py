@@ -123,7 +123,7 @@ def _counts(drawn: Indices, kinds: int) -> Indices:
     return np.bincount((drawn + rows).ravel(), minlength=len(drawn) * kinds).reshape(-1, kinds)
 
 
-def _ratio(top: Floats, bottom: Floats) -> Floats:
+def _ratio(top: Floats, bottom: Floats | Indices) -> Floats:
     """Return the quotients, 0 where the metric is not defined."""
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 

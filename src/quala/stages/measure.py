@@ -352,10 +352,11 @@ def _latency(
         for point in measured.points
     }
     times, conditions = watched([*calls.values()], warmup=config.warmup, advance=progress.advance)
-    return {
-        name: Latency(*np.percentile(values, (50, 90, 99)).tolist(), conditions)
-        for name, values in zip(calls, times, strict=True)
-    }
+    found = {}
+    for name, values in zip(calls, times, strict=True):
+        median, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
+        found[name] = Latency(median, p90, p99, conditions)
+    return found
 
 
 def _timed_inputs(measured: MeasuredModel, config: MeasureConfig) -> Iterator[Inputs]:
@@ -410,7 +411,9 @@ def _headline(rows: Sequence[Row]) -> dict[str, float]:
     for row in rows:
         chosen = ("chosen",) if row.lengths else ("full", "chosen")
         roles = {"full": ("full",), "chosen": chosen}.get(row.role, ())
-        for role in roles if row.score is not None else ():
+        if row.score is None:
+            continue
+        for role in roles:
             name = f"{row.model.replace(' ', '_')}_{role}"
             figures[f"test/{name}_{row.metric}"] = row.score
             figures[f"test/{name}_gmacs"] = row.macs_mean / 1e9

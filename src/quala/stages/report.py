@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from quala.data.spec import DEMO
 from quala.report.page import build_report
 from quala.results import Point
 from quala.stages.measure import read_data, read_rows
@@ -41,12 +42,16 @@ def run(
 
 NAMED = re.compile(r"(?<= on )(SQuAD 1\.1|GLUE|MNLI)\b")
 """The data that titles of the presets name; they are run on other data too."""
+THE_DEMO = re.compile(r", the demo$")
 
 
 def titled(text: str, data: Mapping[str, Any]) -> str:
     """Return a title that names the data that were measured, where it names data of a preset."""
-    name = str(data.get("title", ""))
-    return NAMED.sub(lambda _: name, text) if name else text
+    name = str(data.get("title") or "")
+    if not name:  # of a measurement by an older version
+        return text
+    named = NAMED.sub(lambda _: name, text)
+    return named if name == DEMO else THE_DEMO.sub(lambda _: f" on {name}", named)
 
 
 def _point(item: SearchCandidate, unit: str) -> Point:
