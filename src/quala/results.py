@@ -250,10 +250,6 @@ def _figures(row: Row, name: str) -> dict[str, float]:
         f"{row.metric}_{name}": row.score,
         f"latency_ms_{name}": row.median_ms,
         f"speedup_{name}": row.speedup,
-        f"own_speedup_{name}": row.own_speedup,
-        f"examples_{name}": row.examples and float(row.examples),
-        f"{row.metric}_{name}_low": row.interval and row.interval[0],
-        f"{row.metric}_{name}_high": row.interval and row.interval[1],
     }
     return {key: value for key, value in figures.items() if value is not None}
 

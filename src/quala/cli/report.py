@@ -93,18 +93,16 @@ def _line(reports: Reports, job: SweepJob, out: Path | None) -> dict[str, Any]:
             reports.export(run, out / run.info.run_id)
     name = report.metric if report else None
     metrics = report.metrics() if report else {}
+    rows = {"full": report and report.full, "chosen": report and report.chosen}
     return {
         "run": run.info.run_id if run else None,
         "overrides": job.overrides,
         "status": job.status.lower(),
         "metric": name,
         # one column per meaning, whatever the metric is called
-        **{
-            f"score_{row}{end}": metrics.get(f"{name}_{row}{end}")
-            for row in ("full", "chosen")
-            for end in ("", "_low", "_high")
-        },
-        "examples": metrics.get("examples_chosen") or metrics.get("examples_full"),
+        **{f"score_{key}": row and row.score for key, row in rows.items()},
+        **{f"interval_{key}": row and row.interval for key, row in rows.items()},
+        "examples": next((row.examples for row in rows.values() if row), None),
         **{key: metrics.get(key) for key in ("gmacs_chosen", "macs_saved", "hypervolume")},
     }
 
@@ -119,8 +117,8 @@ def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
             "Run": line["run"][:8] if line["run"] else ABSENT,
             "Overrides": line["overrides"],
             "Status": line["status"],
-            f"{metric} full": _score(line, "full"),
-            f"{metric} chosen": _score(line, "chosen"),
+            f"{metric} full": score_text(line["score_full"], line["interval_full"]),
+            f"{metric} chosen": score_text(line["score_chosen"], line["interval_chosen"]),
             **({"n": format_number(line["examples"], "{:,.0f}")} if counted else {}),
             "GMACs": format_number(line["gmacs_chosen"], "{:.3f}"),
             "Saved": format_number(line["macs_saved"], "{:.2f}x"),
@@ -129,12 +127,6 @@ def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
         for line in lines
     )
     return to_terminal(frame, title=title, left=("Run", "Overrides", "Status"))
-
-
-def _score(line: dict[str, Any], row: str) -> str:
-    """Return a score with its 95 % interval."""
-    score, low, high = (line[f"score_{row}{end}"] for end in ("", "_low", "_high"))
-    return score_text(score, None if low is None else (low, high))
 
 
 def _parser() -> argparse.ArgumentParser:
