@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
 from quala.data.features import FeatureSet, QAExample
@@ -40,9 +42,10 @@ def decode_answers(
     """Return for each example (by its index) its distinct answers, the best first.
 
     `outputs[i]` are the logits (n, 2) of feature `rows[i]` (of feature i without `rows`). Only
-    context tokens are answers. The score of an answer is the best of its windows; probabilities
-    are shares of the answers that are kept. An example whose windows hold no context has no
-    answers, and an example without windows is not returned.
+    context tokens are answers, widened to whole graphemes, without blanks at their ends. The
+    score of an answer is the best of its windows; probabilities are shares of the answers that
+    are kept. An example whose windows hold no context has no answers, and an example without
+    windows is not returned.
     """
     chosen = np.arange(len(features)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(outputs) != len(chosen):
@@ -100,8 +103,11 @@ def _answers(context: str, windows: list[tuple[Floats, Ints]], *, keep: int) -> 
     scores = np.concatenate([score for score, _ in windows])
     spans = np.concatenate([span for _, span in windows])
     best: dict[tuple[int, int], float] = {}
+    edges = grapheme_edges(context)
     for candidate in np.argsort(-scores, kind="stable").tolist():
-        start, end = spans[candidate].tolist()
+        start, end = whole(context, *spans[candidate].tolist(), edges=edges)
+        if start == end:
+            continue
         best.setdefault((start, end), float(scores[candidate]))
         if len(best) == keep:
             break
@@ -111,3 +117,23 @@ def _answers(context: str, windows: list[tuple[Floats, Ints]], *, keep: int) -> 
         Answer(context[start:end], start, end, score, share)
         for ((start, end), score), share in zip(best.items(), shares)
     ]
+
+
+def grapheme_edges(text: str) -> list[int] | None:
+    """Return where the graphemes of a text begin and its end; None where each is one character."""
+    if text.isascii():
+        return None
+    return [*(match.start() for match in regex.finditer(r"\X", text)), len(text)]
+
+
+def whole(text: str, start: int, end: int, *, edges: list[int] | None) -> tuple[int, int]:
+    """Return a piece of a text widened to whole graphemes (`edges`), blanks at its ends cut.
+
+    A tokenizer may drop the accent of a letter, and the blank before a word may be part of its
+    token. Of blanks alone nothing is left: start and end are equal.
+    """
+    if edges is not None:
+        start, end = edges[bisect_right(edges, start) - 1], edges[bisect_left(edges, end)]
+    piece = text[start:end]
+    start += len(piece) - len(piece.lstrip())
+    return start, max(start, end - len(piece) + len(piece.rstrip()))
