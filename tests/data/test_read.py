@@ -291,6 +291,16 @@ def test_only_the_files_of_both_splits_count(tmp_path: Path) -> None:
     assert files == {"train": [tmp_path / "train.json"], "test": [tmp_path / "dev.json"]}
 
 
+def test_a_misspelt_subset_reads_no_other_task(tmp_path: Path) -> None:
+    for name in ("CoLA", "SST-2"):
+        write(tmp_path / name / "train.json", [{"sentence": name, "label": 1}])
+    assert read_glue(glue(tmp_path, subset="sst-2"), "train")[0][0].text == "SST-2"
+    with pytest.raises(QualaError, match=r"`sst-3`.* Allowed: CoLA, SST-2"):
+        read_glue(glue(tmp_path, subset="sst-3"), "train")
+    with pytest.raises(QualaError, match=r"Unknown `subset`"):
+        read_squad(squad(tmp_path / "CoLA", subset="sst2"), "train")
+
+
 def test_sources_are_named_relative_to_the_path(tmp_path: Path) -> None:
     names = ["train-00000-of-00002.json", "train-00001-of-00002.json", "dev.json"]
     for name in names:

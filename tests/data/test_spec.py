@@ -54,6 +54,11 @@ def test_columns_without_a_name_are_not_mapped() -> None:
     assert DataSpec(task="glue", path="x", columns=columns).columns == {"text": "review"}
 
 
+def test_a_format_of_ones_own_takes_columns_of_any_name() -> None:
+    spec = DataSpec(task="data.own_tasks.TopicsFormat", path="x", columns={"topics": "tags"})
+    assert spec.columns == {"topics": "tags"}
+
+
 def test_importing_the_specification_loads_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'numpy'}"
     code = f"import quala.data.spec, sys; sys.exit(len({heavy} & set(sys.modules)))"

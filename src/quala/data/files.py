@@ -306,8 +306,8 @@ def source_path(path: str, subset: str | None, known: Collection[str] | None) ->
     folders = _folders(place)
     same = [folder for folder in folders if plain_name(folder.name) == plain_name(subset)]
     if len(same) > 1:
-        names = " and ".join(f"`{folder.name}`" for folder in same)
-        raise QualaError(f"`{place}` has {names} for the subset `{subset}`: name one as `path`.")
+        both = " and ".join(f"`{folder.name}`" for folder in same)
+        raise QualaError(f"`{place}` has {both} for the subset `{subset}`: name one as `path`.")
     if same:
         return same[0]
     flat = place.is_file() or bool(data_files(_own_folder(place)))

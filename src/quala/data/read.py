@@ -216,7 +216,7 @@ def read_glue(
     return with_labels(examples, labels, task=task), task
 
 
-def _text_columns(row: Row, place: Place, mapped: Mapping[str, str]) -> tuple[str, ...]:
+def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> tuple[str, ...]:
     if mapped.keys() & {"text", "text_pair"}:
         return ("text", "text_pair") if "text_pair" in mapped else ("text",)
     for pair in _PAIRS:
@@ -271,10 +271,12 @@ def split_rows(spec: DataSpec, split: str) -> Rows:
     Raises QualaError for what cannot be read, and for a row without a column of `columns`.
     """
     for place, row in _rows(spec, split):
-        for target, column in spec.columns.items():
+        named: dict[str, Any] = dict(row)
+        for name, column in spec.columns.items():
             if column not in row:
-                raise unknown(f"column of {place} in `columns.{target}`", column, row)
-        yield place, {**row, **{name: row[column] for name, column in spec.columns.items()}}
+                raise unknown(f"column of {place} in `columns.{name}`", column, row)
+            named[name] = row[column]
+        yield place, named
 
 
 def _rows(spec: DataSpec, split: str) -> Rows:
