@@ -230,6 +230,7 @@ def test_tsv_as_glue_writes_it(tmp_path: Path, texts: list[str]) -> None:
     ("content", "line", "quoted", "plain"),
     [
         ('text\tlabel\nx\t0\n"All of it."\t1\n', 3, ["x", "All of it."], ["x", '"All of it."']),
+        ('label\ttext\n1\t"a ""\n0\tb"\n', 2, ['a "\n0\tb'], ['"a ""', 'b"']),
         ('label\ttext\n1\t"a\n0\tb"\n', 2, ["a\n0\tb"], ['"a', 'b"']),
     ],
 )

@@ -142,6 +142,7 @@ def test_malformed_records_are_named(tmp_path: Path, change: dict[str, Any], mes
         ("train.json", '{"data": [{"title": "Cats", "para', "line 1 is not valid JSON"),
         ("train.json", {"rows": []}, "must hold a list of records or SQuAD's `data`"),
         ("train.json", {"data": [{"title": "x"}]}, "article 1 has no `paragraphs`"),
+        ("train.json", {"data": [{"paragraphs": []}, ROW]}, "article 2 has no `paragraphs`"),
         ("train.json", {"data": []}, "holds no rows"),
         ("train.jsonl", json.dumps(ROW) + "\n{", "line 2 is not valid JSON"),
         ("train.jsonl", "[1]", "must be an object, got list"),

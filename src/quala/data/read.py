@@ -275,7 +275,7 @@ def split_rows(spec: DataSpec, split: str) -> Rows:
         for name, column in spec.columns.items():
             if column not in row:
                 raise unknown(f"column of {place} in `columns.{name}`", column, row)
-            named[name] = row[column]
+            named[name] = row[str(column)]
         yield place, named
 
 
