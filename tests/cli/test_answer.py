@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quala.cli.answer import main
+from quala.cli.answer import main, read_text
 from quala.errors import QualaError
 
 QUESTION = "Who wrote the report?"
@@ -34,7 +34,8 @@ def test_an_answer_as_json(export_folder: Path, capsys: pytest.CaptureFixture[st
 def test_the_context_may_lie_in_a_file(
     export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "text.txt").write_text(CONTEXT, encoding="utf-8")
+    (tmp_path / "text.txt").write_text(CONTEXT, encoding="utf-8-sig")
+    assert read_text(f"@{tmp_path / 'text.txt'}") == CONTEXT
     found = ask(capsys, str(export_folder), "--context", f"@{tmp_path / 'text.txt'}")
     assert found["answers"][0]["text"] in CONTEXT
 

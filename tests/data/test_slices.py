@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -107,6 +109,43 @@ def test_other_files_do_not_count(spec: DataSpec) -> None:
 @pytest.mark.parametrize("change", [{"seed": 1}, {"max_length": 320}, {"max_train": 10}])
 def test_fields_that_shape_the_data_count(spec: DataSpec, change: dict[str, int]) -> None:
     assert data_fingerprint(replace(spec, **change)) != data_fingerprint(spec)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"misaligned": "drop"}, {"columns": {"id": "key"}}, {"header": False}, {"quoting": "plain"}],
+)
+def test_later_options_count_where_they_are_set(spec: DataSpec, change: dict[str, Any]) -> None:
+    assert data_fingerprint(replace(spec, **change)) != data_fingerprint(spec)
+
+
+def test_the_fingerprint_of_questions_is_that_of_earlier_versions(spec: DataSpec) -> None:
+    fields = {
+        "task": "squad", "name": None, "subset": None, "revision": None, "train_split": "train",
+        "test_split": "validation", "unanswerable": "refuse", "max_length": 384,
+        "doc_stride": 128, "max_question_length": 64, "max_train": None, "max_test": None,
+        "search_size": 1000, "selection_size": 1000, "seed": 0, "n_best": 20,
+        "max_answer_length": 30, "pad_to_max": False,
+    }  # fmt: skip
+    files = [Path(str(spec.path)) / f"{split}.json" for split in ("train", "validation")]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    text = json.dumps([fields, digests], sort_keys=True)
+    assert data_fingerprint(spec) == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("task", "ending", "marked"),
+    [("glue", ".json", True), ("squad", ".json", False), ("squad", ".tsv", False)],
+)
+def test_a_new_reading_makes_new_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str, ending: str, marked: bool
+) -> None:
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}{ending}").write_text("{}")
+    spec = DataSpec(task=task, path=str(tmp_path))
+    before = data_fingerprint(spec)
+    monkeypatch.setattr("quala.data.slices.READER", 0)
+    assert (data_fingerprint(spec) != before) is marked
 
 
 def test_name_and_revision_stand_for_the_hub() -> None:

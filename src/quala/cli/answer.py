@@ -62,7 +62,7 @@ def read_text(value: str) -> str:
     place = "standard input" if value == "-" else value[1:]
     try:
         raw = sys.stdin.buffer.read() if value == "-" else Path(place).read_bytes()
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except OSError as error:
         raise QualaError(f"The context `{place}` cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:

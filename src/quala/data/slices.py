@@ -6,16 +6,22 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
 from quala.data.features import Example
+from quala.data.files import is_delimited
 from quala.data.read import source_files
 from quala.data.spec import DEMO, DataSpec
 from quala.errors import QualaError
+from quala.ranges import counts
 
 E = TypeVar("E", bound=Example)
+
+READER = 2
+"""Version of the reading of sentences, and of TSV and CSV, from files."""
 
 
 def cut(
@@ -73,18 +79,24 @@ def data_fingerprint(spec: DataSpec) -> str:
     The content of the files at `path` counts, not the path; for the hub, name and revision.
     Raises QualaError when the files do not exist.
     """
-    fields = asdict(spec)
-    del fields["path"]
-    return _sha256(json.dumps([fields, _content(spec)], sort_keys=True))
+    identity = {
+        item.name: value
+        for item in fields(spec)
+        if counts(item, value := getattr(spec, item.name)) and item.name != "path"
+    }
+    files = [*dict.fromkeys(file for part in source_files(spec).values() for file in part)]
+    if files and spec.task != "squad" and (spec.task == "glue" or any(map(is_delimited, files))):
+        identity["reader"] = READER
+    return _sha256(json.dumps([identity, _content(spec, files)], sort_keys=True))
 
 
-def _content(spec: DataSpec) -> list[str]:
+def _content(spec: DataSpec, files: Sequence[Path]) -> list[str]:
     if spec.name == DEMO:
         from quala.data.demo import demo_examples
 
         return [_sha256(json.dumps([asdict(row) for row in part])) for part in demo_examples()]
     digests = []
-    for path in source_files(spec):
+    for path in files:
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return digests

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
 from quala.ranges import LARGEST_SEED, check_ranges, ranged
 
-Unanswerable = Literal["refuse", "drop"]
+Choice = Literal["refuse", "drop"]
+Quoting = Literal["detect", "quoted", "plain"]
+_CHOICES = {"unanswerable": Choice, "misaligned": Choice, "quoting": Quoting}
 DEMO = "demo"
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a subset without case, `-` and `_`: that of SST-2 is sst2."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +54,27 @@ class DataSpec:
     task: str
     """How the source is written: `squad`, `glue`, or another name of `quala.plugins.FORMATS`."""
     path: str | None = None
-    """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file."""
+    """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file, each
+    of them also packed as .gz."""
     name: str | None = None
     """A data set on the hub, such as `rajpurkar/squad`, or `demo` for the embedded set."""
     subset: str | None = None
-    """The GLUE task, such as `sst2`; it also chooses the metric."""
+    """The GLUE task, such as `sst2`, or a sub-folder of `path`; it also chooses the metric."""
     revision: str | None = None
     train_split: str = "train"
+    """A split's name or, in a folder, a file's name."""
     test_split: str = "validation"
-    unanswerable: Unanswerable = "refuse"
+    unanswerable: Choice = "refuse"
+    misaligned: Choice = field(default="refuse", metadata={"identity": "if set"})
+    """What becomes of questions with an answer that is not at its `answer_start`."""
+    columns: dict[str, str | None] = field(default_factory=dict, metadata={"identity": "if set"})
+    """The source's name of `text`, `text_pair`, `label`, or of a column of SQuAD; null: the same.
+    """
+    header: bool = field(default=True, metadata={"identity": "if set"})
+    """Whether the first line of TSV and CSV names the columns; without it they are 1, 2, ..."""
+    quoting: Quoting = field(default="detect", metadata={"identity": "if set"})
+    """Whether quotes in TSV and CSV enclose fields or are plain text; `detect`: they enclose
+    fields in CSV, and in TSV where every quote does."""
     max_length: int = ranged(384, at_least=8)
     """Tokens of one feature, special tokens included."""
     doc_stride: int = ranged(128, at_least=0)
@@ -75,8 +94,9 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         data_format = FORMATS.find(self.task)
-        if self.unanswerable not in get_args(Unanswerable):
-            raise unknown("`unanswerable` choice", self.unanswerable, get_args(Unanswerable))
+        for name, choice in _CHOICES.items():
+            if getattr(self, name) not in get_args(choice):
+                raise unknown(f"`{name}` choice", getattr(self, name), get_args(choice))
         if (self.path is None) == (self.name is None):
             raise QualaError(
                 f"Data comes from either `path` or `name`, got path={self.path}, name={self.name}."
@@ -85,7 +105,15 @@ class DataSpec:
             raise QualaError(
                 f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
             )
+        if self.path is None and (not self.header or self.quoting != "detect"):
+            raise QualaError("`header` and `quoting` are for TSV and CSV files, got no `path`.")
         check_ranges(self)
+        mapped = {name: column for name, column in self.columns.items() if column is not None}
+        for name in mapped:
+            if data_format.columns and name not in data_format.columns:
+                raise unknown("key of `columns`", name, data_format.columns)
+        object.__setattr__(self, "columns", mapped)
+        object.__setattr__(self, "subset", data_format.subset(self))
         data_format.check(self)
 
     @property
