@@ -27,7 +27,7 @@ def articles(seed: int) -> list[QAExample]:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_no_title_is_in_two_slices(seed: int) -> None:
-    slices = cut(articles(seed), {"search": 30, "selection": 20}, seed=seed)
+    slices = cut(articles(seed), {"search": 30, "selection": 20}, seed=seed).slices
     titles = [{example.title for example in part} for part in slices.values()]
     assert sum(map(len, titles)) == len(set().union(*titles))
     assert [len(slices[name]) for name in ("search", "selection")] == [30, 20]
@@ -41,32 +41,32 @@ def test_the_cut_depends_on_the_seed_only() -> None:
 
 def test_questions_without_titles_are_cut_by_context() -> None:
     bare = [QAExample(str(n), "", f"context {n // 4}", "?") for n in range(80)]
-    slices = cut(bare, {"search": 10, "selection": 10}, seed=0)
+    slices = cut(bare, {"search": 10, "selection": 10}, seed=0).slices
     contexts = [{example.context for example in part} for part in slices.values()]
     assert sum(map(len, contexts)) == len(set().union(*contexts))
 
 
 def test_one_article_is_cut_by_context() -> None:
     one = [QAExample(str(n), "title", f"context {n // 4}", "?") for n in range(80)]
-    slices = cut(one, {"search": 10, "selection": 10}, seed=0)
+    slices = cut(one, {"search": 10, "selection": 10}, seed=0).slices
     assert len(slices["search"]) == 10
     assert len(slices["train"]) > 50
 
 
 def test_equal_sentences_stay_together() -> None:
     sentences = [ClassificationExample(str(n), f"text {n % 40}", None, n % 2) for n in range(120)]
-    slices = cut(sentences, {"search": 20}, seed=0)
+    slices = cut(sentences, {"search": 20}, seed=0).slices
     texts = [{example.text for example in part} for part in slices.values()]
     assert not texts[0] & texts[1]
 
 
 def test_no_slice_is_cut_for_size_zero() -> None:
-    slices = cut(articles(0), {"search": 0, "selection": 0}, seed=0)
+    slices = cut(articles(0), {"search": 0, "selection": 0}, seed=0).slices
     assert (len(slices["search"]), len(slices["train"])) == (0, 200)
 
 
 def test_slices_that_leave_no_train_are_refused() -> None:
-    with pytest.raises(QualaError, match="leave none for `train`"):
+    with pytest.raises(QualaError, match="too few for search 200 and `train`"):
         cut(articles(0), {"search": 200}, seed=0)
 
 

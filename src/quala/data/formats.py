@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from quala.data.spec import DEMO, DataSpec
 from quala.errors import QualaError, unknown
+from quala.metrics.glue import CLASSIFICATION_METRICS, REGRESSION_METRICS
 from quala.plugins import FORMATS
 
 if TYPE_CHECKING:
@@ -27,6 +29,11 @@ GLUE_SUBSETS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "w
 
 class DataFormat(ABC):
     """How a data set is written: `data.task` of a configuration names a subclass."""
+
+    @cached_property
+    def left_out(self) -> dict[str, int]:
+        """The number of rows that `read` left out, by reason."""
+        return {}
 
     def check(self, spec: DataSpec) -> None:
         """Raise QualaError, one sentence, for options that do not fit this format."""
@@ -68,6 +75,11 @@ class Squad(DataFormat):
         return "SQuAD 1.1"
 
     def check(self, spec: DataSpec) -> None:
+        for option in ("unlabeled", "labels", "f1_class", "metric"):
+            if getattr(spec, option) not in ("refuse", (), None):
+                raise QualaError(
+                    f"`{option}` is for classes, which task `{spec.task}` does not have."
+                )
         window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
         if spec.doc_stride >= window:
             raise QualaError(
@@ -87,7 +99,7 @@ class Squad(DataFormat):
         if spec.name == DEMO:
             train, test = demo_examples()
             return list(train if split == spec.train_split else test), self.known_task(spec)
-        return list(read_squad(spec, split)), self.known_task(spec)
+        return list(read_squad(spec, split, left_out=self.left_out)), self.known_task(spec)
 
     def features(
         self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
@@ -111,11 +123,14 @@ class Glue(DataFormat):
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
         if spec.name == GLUE and spec.subset not in GLUE_SUBSETS:
             raise unknown(f"`subset` of {GLUE}", spec.subset, GLUE_SUBSETS)
+        metrics = (*CLASSIFICATION_METRICS, *REGRESSION_METRICS)
+        if spec.metric is not None and spec.metric not in metrics:
+            raise unknown("`metric`", spec.metric, metrics)
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         from quala.data.read import read_glue
 
-        examples, found = read_glue(spec, split, task=task)
+        examples, found = read_glue(spec, split, task=task, left_out=self.left_out)
         return list(examples), found
 
     def features(

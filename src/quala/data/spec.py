@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
@@ -10,7 +10,10 @@ from quala.plugins import FORMATS
 from quala.ranges import LARGEST_SEED, check_ranges, ranged
 
 Unanswerable = Literal["refuse", "drop"]
+Unlabeled = Literal["refuse", "drop"]
 DEMO = "demo"
+LATER = {"identity": "if set"}
+"""Of options that joined after data were fingerprinted without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,16 @@ class DataSpec:
     train_split: str = "train"
     test_split: str = "validation"
     unanswerable: Unanswerable = "refuse"
+    unlabeled: Unlabeled = field(default="refuse", metadata=LATER)
+    """What becomes of rows whose label is -1 or missing."""
+    labels: tuple[str, ...] = field(default=(), metadata=LATER)
+    """Names of the classes in the order of the outputs; none: as the data or the model have it."""
+    f1_class: str | None = field(default=None, metadata=LATER)
+    """The class that F1 is of, a label or an index; None: 1 of 0 and 1, or a name like `yes`."""
+    metric: str | None = field(default=None, metadata=LATER)
+    """The primary metric of classes or numbers; None: as GLUE has it."""
+    test_size: float | None = ranged(None, above=0, identity="if set")
+    """Examples of a single file that test: a count, or a share below 1; None: a tenth."""
     max_length: int = ranged(384, at_least=8)
     """Tokens of one feature, special tokens included."""
     doc_stride: int = ranged(128, at_least=0)
@@ -77,6 +90,8 @@ class DataSpec:
         data_format = FORMATS.find(self.task)
         if self.unanswerable not in get_args(Unanswerable):
             raise unknown("`unanswerable` choice", self.unanswerable, get_args(Unanswerable))
+        if self.unlabeled not in get_args(Unlabeled):
+            raise unknown("`unlabeled` choice", self.unlabeled, get_args(Unlabeled))
         if (self.path is None) == (self.name is None):
             raise QualaError(
                 f"Data comes from either `path` or `name`, got path={self.path}, name={self.name}."
@@ -86,6 +101,15 @@ class DataSpec:
                 f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
             )
         check_ranges(self)
+        if self.test_size is not None and self.test_size >= 1 and self.test_size % 1:
+            raise QualaError(
+                "`test_size` must be a whole number of examples or a share below 1, "
+                f"got {self.test_size:g}."
+            )
+        if self.labels and len(set(self.labels)) < max(2, len(self.labels)):
+            raise QualaError(
+                f"`labels` must be two or more different names, got {', '.join(self.labels)}."
+            )
         data_format.check(self)
 
     @property
