@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from quala.data.spec import DEMO, DataSpec
 from quala.errors import QualaError, unknown
-from quala.metrics.glue import CLASSIFICATION_METRICS, REGRESSION_METRICS
 from quala.plugins import FORMATS
 
 if TYPE_CHECKING:
@@ -123,9 +122,11 @@ class Glue(DataFormat):
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
         if spec.name == GLUE and spec.subset not in GLUE_SUBSETS:
             raise unknown(f"`subset` of {GLUE}", spec.subset, GLUE_SUBSETS)
-        metrics = (*CLASSIFICATION_METRICS, *REGRESSION_METRICS)
-        if spec.metric is not None and spec.metric not in metrics:
-            raise unknown("`metric`", spec.metric, metrics)
+        if spec.metric is not None:
+            from quala.metrics.glue import METRICS
+
+            if spec.metric not in METRICS:
+                raise unknown("`metric`", spec.metric, METRICS)
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         from quala.data.read import read_glue

@@ -286,7 +286,7 @@ def _as_numbers(labels: Sequence[Label]) -> Sequence[Label]:
 
 def _values(labels: Sequence[Label]) -> list[float]:
     for label in labels:
-        if not isinstance(label.value, float):
+        if isinstance(label.value, str) and not _NUMBER.fullmatch(label.value):
             raise QualaError(
                 f"{label.place}: a regression needs numbers as labels, got `{label.value}`."
             )

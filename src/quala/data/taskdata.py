@@ -175,8 +175,14 @@ class TaskData:
                 f"`{Path(str(spec.path)).name}` is one file: {len(found.slices['test'])} of its "
                 f"{len(train)} examples are the test slice; `data.test_size` changes that."
             )
-        counts = ", ".join(f"{name} {len(found.slices[name])}" for name in found.slices)
+        counts = ", ".join(f"{name} {len(found.slices[name])}" for name in ("train", *sizes))
         log.info("Slices by %s with data.seed=%d: %s.", found.by, spec.seed, counts)
+        for name, asked in (("search", spec.search_size), ("selection", spec.selection_size)):
+            if (rows := len(found.slices[name])) < asked:
+                self._note(
+                    f"`{name}` has {rows} examples where {asked} were asked for: "
+                    f"at most a fifth of train, in whole {found.by}s where they fit."
+                )
         for name, lost in found.lost.items():
             self._left_out[f"rest of an {found.by} of which a part is in {name}"] = lost
         if found.lost:

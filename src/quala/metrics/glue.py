@@ -27,6 +27,7 @@ MEANS_OF_F1 = ("f1_macro", "f1_weighted")
 """Reported beside the others for all classes: the mean of their F1, plain or by examples."""
 CLASSIFICATION_METRICS = ("accuracy", "f1", *MEANS_OF_F1, "matthews")
 REGRESSION_METRICS = ("pearson_spearman", "pearson", "spearman")
+METRICS = (*CLASSIFICATION_METRICS, *REGRESSION_METRICS)
 
 
 def task_metrics(
@@ -62,8 +63,8 @@ def compute_metric(
         QualaError: for an unknown name, for no examples, and for unequal numbers of predictions
             and labels.
     """
-    if name not in (*CLASSIFICATION_METRICS, *REGRESSION_METRICS):
-        raise unknown("metric", name, (*CLASSIFICATION_METRICS, *REGRESSION_METRICS))
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
     predicted, gold = np.asarray(predictions), np.asarray(labels)
     if predicted.shape != gold.shape or gold.ndim != 1 or gold.size == 0:
         raise QualaError(
