@@ -177,12 +177,17 @@ class TaskData:
             )
         counts = ", ".join(f"{name} {len(found.slices[name])}" for name in ("train", *sizes))
         log.info("Slices by %s with data.seed=%d: %s.", found.by, spec.seed, counts)
-        for name, asked in (("search", spec.search_size), ("selection", spec.selection_size)):
-            if (rows := len(found.slices[name])) < asked:
-                self._note(
-                    f"`{name}` has {rows} examples where {asked} were asked for: "
-                    f"at most a fifth of train, in whole {found.by}s where they fit."
-                )
+        asked = {"search": spec.search_size, "selection": spec.selection_size}
+        short = [
+            f"{name} {len(found.slices[name])} of {size}"
+            for name, size in asked.items()
+            if len(found.slices[name]) < size
+        ]
+        if short:
+            self._note(
+                f"Fewer examples than asked for ({', '.join(short)}): a slice has at most a fifth "
+                "of train."
+            )
         for name, lost in found.lost.items():
             self._left_out[f"rest of an {found.by} of which a part is in {name}"] = lost
         if found.lost:
