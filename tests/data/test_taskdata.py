@@ -246,6 +246,23 @@ def test_a_metric_can_be_chosen(reviews: Path, tokenizer: PreTrainedTokenizerFas
     assert (task.metric, task.additive) == ("f1_macro", False)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": ("a", "b")}, "`data.labels` and `data.f1_class` are for classes"),
+        ({"metric": "f1"}, "`data.metric` must be accuracy here, got f1"),
+    ],
+)
+def test_options_that_a_format_of_ones_own_ignores_are_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, fields: dict[str, Any], message: str
+) -> None:
+    topics = [{"text": f"cat {number}", "topics": "mat cat"} for number in range(9)]
+    (tmp_path / "train.json").write_text(json.dumps(topics))
+    spec = DataSpec(task="data.own_tasks.TopicsFormat", path=str(tmp_path), **fields)
+    with pytest.raises(QualaError, match=message):
+        _ = TaskData(spec, tokenizer).task
+
+
 def test_the_summary_counts_rows_and_labels(
     reviews: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
@@ -296,10 +313,13 @@ def test_what_is_lost_is_counted(
     assert (
         "Slices by article with data.seed=0: train 1000, search 200, selection 200." in caplog.text
     )
-    assert "100 of 1500 examples are in no slice" in caplog.text
+    assert (
+        "100 of 1500 examples are in no slice: others of their article are in search"
+        in caplog.text
+    )
     assert data.summary()["left_out"] == {
-        "rest of an article of which a part is in search": 50,
-        "rest of an article of which a part is in selection": 50,
+        "other examples of articles in search": 50,
+        "other examples of articles in selection": 50,
     }
 
 

@@ -183,7 +183,9 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
             )
     names = spec.labels or model or own
     places = [find(label, names) for label in own]
-    numbered = not any(map(_NUMBER.fullmatch, names)) and _are_indices(own, len(names))
+    # Without a 0 they may count from 1, as stars do.
+    numbered = "0" in own and not any(map(_NUMBER.fullmatch, names))
+    numbered = numbered and _are_indices(own, len(names))
     if numbered:
         places = [int(label) for label in own]
     known = [place for place in places if place is not None]
@@ -191,7 +193,8 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
         holder = "`data.labels`" if spec.labels else "the model"
         raise QualaError(
             f"The data's labels are {listed(own)}, those of {holder} {listed(names)}: each of the "
-            "data's must be one of them; `data.labels` names the outputs in their order."
+            "data's must be one of them, or their numbers from 0; `data.labels` names the outputs "
+            "in their order."
         )
     spelled = [*map(str, range(len(names)))] if numbered else [*names]
     for label, place in zip(own, known, strict=True):
@@ -294,7 +297,7 @@ def _values(labels: Sequence[Label]) -> list[float]:
 
 
 def _name(value: float | str | None) -> str:
-    return f"{value:.0f}" if isinstance(value, float) and value % 1 == 0 else str(value)
+    return f"{value + 0.0:.0f}" if isinstance(value, float) and value % 1 == 0 else str(value)
 
 
 def _folded(name: str) -> str:

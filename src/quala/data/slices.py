@@ -33,9 +33,9 @@ class Cut(Generic[E]):
 
     slices: Mapping[str, list[E]]
     by: str
-    """What is in one slice only: `article` or `passage`."""
+    """What is in one slice only: `article`, `passage`, or `text` where these are the same."""
     lost: Mapping[str, int]
-    """Examples in no slice, by the slice that the rest of their article or passage is in."""
+    """Examples in no slice, by the slice that others of their article or text are in."""
     shares_articles: bool = False
 
 
@@ -76,7 +76,7 @@ def cut(
             name: subsample([examples[row] for row in rows], sizes.get(name), seed=seed)
             for name, rows in chosen.items()
         },
-        by,
+        by if examples[0].article != examples[0].passage else "text",
         {name: lost for name, lost in _lost(chosen, sizes).items() if lost},
         by == "passage" and len(levels["article"]) < len(groups),
     )

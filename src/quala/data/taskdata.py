@@ -17,7 +17,7 @@ from quala.data.features import ClassificationExample, Example, FeatureSet
 from quala.data.formats import format_of
 from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, positive_class
 from quala.data.read import is_single_file, split_sources
-from quala.data.slices import cut, subsample
+from quala.data.slices import Cut, cut, subsample
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Outcome, Outputs, Task
 from quala.data.tokenize import FastTokenizer
@@ -82,8 +82,12 @@ class TaskData:
     @cached_property
     def task(self) -> Task:
         """The task; where the format does not define it, the training labels do."""
-        own, outputs = self._own_task, self._outputs
+        own, outputs, spec = self._own_task, self._outputs, self.spec
+        if spec.metric not in (None, own.metric):
+            raise QualaError(f"`data.metric` must be {own.metric} here, got {spec.metric}.")
         if not isinstance(own, Classes) or outputs is None:
+            if spec.labels or spec.f1_class:
+                raise QualaError("`data.labels` and `data.f1_class` are for classes with names.")
             return own
         names = outputs.names
         if len(names) < 2:
@@ -91,10 +95,10 @@ class TaskData:
         if outputs.spelled != names:
             self._note(f"The labels {listed(outputs.spelled)} are called {listed(names)}.")
         metrics, positive = own.metrics, own.positive
-        if self.spec.f1_class is not None:
+        if spec.f1_class is not None:
             metrics = tuple(dict.fromkeys((*metrics, "f1")))
         if positive is None and "f1" in metrics:
-            positive = positive_class(outputs, self.spec)
+            positive = positive_class(outputs, spec)
             self._note(f"F1 counts `{names[positive]}` as the positive class.")
         return replace(own, num_labels=len(names), metrics=metrics, names=names, positive=positive)
 
@@ -170,36 +174,37 @@ class TaskData:
         sizes |= {"search": min(spec.search_size, most)}
         sizes |= {"selection": min(spec.selection_size, most)}
         found = cut(train, sizes, seed=spec.seed)
-        if "test" in sizes:
+        self._tell(found, len(train))
+        return found.slices
+
+    def _tell(self, found: Cut[Example], total: int) -> None:
+        """Log how the slices were cut, and keep what scores depend on for the summary."""
+        spec, rows = self.spec, {name: len(part) for name, part in found.slices.items()}
+        if "test" in rows:
             self._note(
-                f"`{Path(str(spec.path)).name}` is one file: {len(found.slices['test'])} of its "
-                f"{len(train)} examples are the test slice; `data.test_size` changes that."
+                f"`{Path(str(spec.path)).name}` is one file: {rows['test']} of its {total} "
+                "examples are the test slice; `data.test_size` changes that."
             )
-        counts = ", ".join(f"{name} {len(found.slices[name])}" for name in ("train", *sizes))
+        counts = ", ".join(f"{name} {rows[name]}" for name in SLICES if name in rows)
         log.info("Slices by %s with data.seed=%d: %s.", found.by, spec.seed, counts)
         asked = {"search": spec.search_size, "selection": spec.selection_size}
-        short = [
-            f"{name} {len(found.slices[name])} of {size}"
-            for name, size in asked.items()
-            if len(found.slices[name]) < size
-        ]
+        short = [f"{one} {rows[one]} of {size}" for one, size in asked.items() if rows[one] < size]
         if short:
             self._note(
                 f"Fewer examples than asked for ({', '.join(short)}): a slice has at most a fifth "
                 "of train."
             )
         for name, lost in found.lost.items():
-            self._left_out[f"rest of an {found.by} of which a part is in {name}"] = lost
+            self._left_out[f"other examples of {found.by}s in {name}"] = lost
         if found.lost:
             self._note(
-                f"{sum(found.lost.values())} of {len(train)} examples are in no slice: of each "
-                f"{found.by}, the examples are in one slice or in none."
+                f"{sum(found.lost.values())} of {total} examples are in no slice: others of "
+                f"their {found.by} are in {' or '.join(found.lost)}."
             )
         if found.shares_articles:
             self._note(
                 "The slices share articles, but no passage: the articles are too few or too large."
             )
-        return found.slices
 
     def _note(self, sentence: str) -> None:
         self.notes.append(sentence)
@@ -211,13 +216,12 @@ class TaskData:
         That is the files of each split, rows and labels of each slice that was opened (all that
         can be, with `whole`), the rows that were left out, by reason, and the notes.
         """
-        notes = list(self.notes)
+        unread = []
         if whole:
             try:
                 _ = [getattr(self, name) for name in SLICES]
-                notes = list(self.notes)
             except QualaError as error:
-                notes.append(f"Not all slices can be read: {error}")
+                unread = [f"Not all slices can be read: {error}"]
         opened = {name: vars(self)[name].examples for name in SLICES if name in vars(self)}
         return {
             "files": split_sources(self.spec),
@@ -228,7 +232,7 @@ class TaskData:
                 if (counts := count_labels(examples, self.task))
             },
             "left_out": {**self._format.left_out, **self._left_out},
-            "notes": notes,
+            "notes": [*self.notes, *unread],
         }
 
     def save_summary(self, folder: Path) -> None:
