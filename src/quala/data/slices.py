@@ -140,7 +140,7 @@ def _by_fit(groups: Groups, sizes: Mapping[str, int], rest: str, *, least: float
 def nearest_sum(sizes: Sequence[int], goal: int) -> list[int]:
     """Return the places of the sizes whose sum is nearest to `goal` and at most that.
 
-    Of several choices it is the one that needs the fewest of the first sizes.
+    Of several such choices it is the one among the first sizes.
     """
     reached, last = 1, {0: -1}  # bit n: sum n is reached; the place that reached it first
     for place, size in enumerate(sizes):
