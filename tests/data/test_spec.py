@@ -29,6 +29,15 @@ from quala.errors import QualaError
         ({"task": "squad", "name": "rajpurkar/squad", "header": False}, "got no `path`"),
         ({"task": "squad", "name": "demo", "columns": {"id": "a"}}, "not for the demo set"),
         ({"task": "squad", "name": "demo", "doc_stride": 384}, "`doc_stride` must be below"),
+        ({"task": "squad", "name": "demo", "metric": "f1"}, "`metric` is for classes"),
+        ({"task": "squad", "name": "demo", "labels": ("a", "b")}, "`labels` is for classes"),
+        ({"task": "squad", "name": "demo", "unlabeled": "drop"}, "`unlabeled` is for classes"),
+        ({"task": "glue", "path": "x", "unlabeled": "skip"}, "Unknown `unlabeled` choice"),
+        ({"task": "glue", "path": "x", "metric": "acuracy"}, "Did you mean `accuracy`"),
+        ({"task": "glue", "path": "x", "labels": ("a",)}, "`labels` must be two or more"),
+        ({"task": "glue", "path": "x", "labels": ("a", "a", "b")}, "`labels` must be two or more"),
+        ({"task": "glue", "path": "x", "test_size": 0}, "`test_size` must be above 0"),
+        ({"task": "glue", "path": "x", "test_size": 1.5}, "`test_size` must be a whole number"),
     ],
 )
 def test_impossible_specifications_are_refused(fields: dict[str, Any], message: str) -> None:

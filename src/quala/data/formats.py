@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from quala.data.spec import DEMO, DataSpec, plain_name
@@ -32,6 +33,11 @@ class DataFormat(ABC):
     """The columns that `data.columns` may map; none: any."""
     subsets: ClassVar[tuple[str, ...] | None] = None
     """The subsets that mean something for data without a sub-folder of that name; None: any."""
+
+    @cached_property
+    def left_out(self) -> dict[str, int]:
+        """The number of rows that `read` left out, by reason."""
+        return {}
 
     def subset(self, spec: DataSpec) -> str | None:
         """Return the subset of a specification by its usual name."""
@@ -82,6 +88,11 @@ class Squad(DataFormat):
     def check(self, spec: DataSpec) -> None:
         if spec.name == DEMO and (spec.columns or spec.misaligned != "refuse"):
             raise QualaError("`columns` and `misaligned` are not for the demo set.")
+        for option in ("unlabeled", "labels", "f1_class", "metric"):
+            if getattr(spec, option) not in ("refuse", (), None):
+                raise QualaError(
+                    f"`{option}` is for classes, which task `{spec.task}` does not have."
+                )
         window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
         if spec.doc_stride >= window:
             raise QualaError(
@@ -101,7 +112,7 @@ class Squad(DataFormat):
         if spec.name == DEMO:
             train, test = demo_examples()
             return list(train if split == spec.train_split else test), self.known_task(spec)
-        return list(read_squad(spec, split)), self.known_task(spec)
+        return list(read_squad(spec, split, left_out=self.left_out)), self.known_task(spec)
 
     def features(
         self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
@@ -135,11 +146,16 @@ class Glue(DataFormat):
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
         if spec.name == GLUE and spec.subset not in GLUE_SUBSETS:
             raise unknown(f"`subset` of {GLUE}", spec.subset, GLUE_SUBSETS)
+        if spec.metric is not None:
+            from quala.metrics.glue import METRICS
+
+            if spec.metric not in METRICS:
+                raise unknown("`metric`", spec.metric, METRICS)
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         from quala.data.read import read_glue
 
-        examples, found = read_glue(spec, split, task=task)
+        examples, found = read_glue(spec, split, task=task, left_out=self.left_out)
         return list(examples), found
 
     def features(

@@ -1,11 +1,10 @@
-"""Rows of a data set to examples, and their labels to class indices or values."""
+"""Rows of a data set to examples."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +17,13 @@ from quala.data.files import (
     source_path,
     split_files,
 )
+from quala.data.labels import Label, label_examples, label_of
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Task, Value
+from quala.data.task import Task
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
 
 log = logging.getLogger(__name__)
-
-# A guess: more classes mean that the column is no label but an id or a count.
-MAX_CLASSES = 1000
-
-
-def labeled_task(labels: Sequence[Any], subset: str | None) -> Classes | Value:
-    """Return the task that fits the training labels.
-
-    Fractional numbers, or the subset `stsb`, make a regression. Whole numbers from 0 are class
-    indices; anything else is a name, and the names are indexed in sorted order.
-    """
-    # `quala.metrics.glue` imports torch.
-    from quala.metrics.glue import task_metrics
-
-    numbers = _numbers(labels)
-    if subset == "stsb" and numbers is None:
-        raise QualaError("A regression task needs numbers as labels, got strings.")
-    if numbers is not None and (subset == "stsb" or any(one != int(one) for one in numbers)):
-        return Value(metrics=task_metrics(subset, regression=True))
-    if numbers is None:
-        names = tuple(sorted({str(label) for label in labels}))
-    elif min(numbers) < 0 or max(numbers) >= MAX_CLASSES:
-        raise QualaError(
-            f"Class labels must lie in 0 to {MAX_CLASSES - 1}, "
-            f"got {min(numbers):g} to {max(numbers):g}."
-        )
-    else:
-        names = tuple(str(index) for index in range(int(max(numbers)) + 1))
-    return Classes(len(names), task_metrics(subset, regression=False), names)
-
-
-def with_labels(
-    examples: Sequence[ClassificationExample], labels: Sequence[Any], *, task: Task
-) -> list[ClassificationExample]:
-    """Return the examples with their labels as class indices or values.
-
-    Raises QualaError for a label that is not in the training split.
-    """
-    if not isinstance(task, Classes):
-        values = _numbers(labels)
-        if values is None:
-            raise QualaError("The labels are numbers in train but strings in another split.")
-        return [replace(example, label=value) for example, value in zip(examples, values)]
-    index = {name: number for number, name in enumerate(task.names)}
-    names = [_name(label) for label in labels]
-    strange = sorted(set(names) - set(index))
-    if strange:
-        raise QualaError(
-            f"Label `{strange[0]}` is not one of train's labels: {', '.join(task.names[:20])}."
-        )
-    return [replace(example, label=index[name]) for example, name in zip(examples, names)]
-
-
-def _numbers(labels: Sequence[Any]) -> list[float] | None:
-    try:
-        return [float(label) for label in labels]
-    except ValueError:
-        return None
-
-
-def _name(label: Any) -> str:
-    if isinstance(label, str):
-        return label
-    return str(int(label)) if label == int(label) else str(label)
-
 
 _PAIRS = (
     ("sentence1", "sentence2"),
@@ -99,11 +34,19 @@ _PAIRS = (
     ("#1 String", "#2 String"),
 )
 _SINGLES = ("sentence", "text")
-_LABELS = ("label", "labels", "score", "gold_label", "is_duplicate", "Quality")
 
 
-def read_squad(spec: DataSpec, split: str, *, offsets: bool = True) -> list[QAExample]:
+def read_squad(
+    spec: DataSpec,
+    split: str,
+    *,
+    offsets: bool = True,
+    left_out: dict[str, int] | None = None,
+) -> list[QAExample]:
     """Read the questions of a split with their answers, without `offsets` the texts only.
+
+    `left_out` counts the questions that it drops.
+
 
     Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
     for missing or mistyped columns, repeated ids, answers that are not at `answer_start` (unless
@@ -132,12 +75,15 @@ def read_squad(spec: DataSpec, split: str, *, offsets: bool = True) -> list[QAEx
             raise QualaError(f"{place}: {astray}; `misaligned=drop` leaves such questions out.")
         else:
             misaligned.append(f"{place} (question `{example.id}`): {astray}")
-    if unanswerable:
-        log.info("`%s`: %d questions without an answer are left out.", split, unanswerable)
     if misaligned:
         text = "; ".join(misaligned[:20]) + ("; and others" if len(misaligned) > 20 else "")
         log.warning(
             "`%s`: %d misaligned questions are left out: %s.", split, len(misaligned), text
+        )
+    dropped = {"without an answer": unanswerable, "misaligned": len(misaligned)}
+    if left_out is not None:
+        left_out.update(
+            {f"{split}: questions {reason}": count for reason, count in dropped.items() if count}
         )
     if not examples:
         raise QualaError(f"The split `{split}` of `{spec.path or spec.name}` has no questions.")
@@ -192,15 +138,21 @@ def _answers(row: Row, place: Place, *, offsets: bool) -> tuple[tuple[str, ...],
 
 
 def read_glue(
-    spec: DataSpec, split: str, *, task: Task | None = None
+    spec: DataSpec,
+    split: str,
+    *,
+    task: Task | None = None,
+    left_out: dict[str, int] | None = None,
 ) -> tuple[list[ClassificationExample], Task]:
     """Read the labeled sentences of a split; without `task` its labels define the task.
 
+    `left_out` counts the rows that it drops.
+
     Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
-    for missing columns and missing labels.
+    for missing columns and (unless `unlabeled` is "drop") missing labels.
     """
     examples: list[ClassificationExample] = []
-    labels: list[Any] = []
+    labels: list[Label] = []
     columns: tuple[str, ...] = ()
     for number, (place, row) in enumerate(split_rows(spec, split)):
         columns = columns or _text_columns(row, place, spec.columns)
@@ -210,10 +162,11 @@ def read_glue(
                 id=str(number), text=texts[0], text_pair=texts[1] if len(texts) > 1 else None
             )
         )
-        labels.append(_label(row, place))
-    if task is None:
-        task = labeled_task(labels, spec.subset)
-    return with_labels(examples, labels, task=task), task
+        labels.append(label_of(row, place))
+    kept, task = label_examples(examples, labels, spec, split=split, task=task)
+    if left_out is not None and len(examples) > len(kept):
+        left_out[f"{split}: rows without a label"] = len(examples) - len(kept)
+    return kept, task
 
 
 def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> tuple[str, ...]:
@@ -230,26 +183,6 @@ def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> t
         f"{place} has no text column: expected one of {wanted}, got {', '.join(row)}; "
         "`columns.text` names another, `header=false` is for a file without a header."
     )
-
-
-def _label(row: Row, place: Place) -> Any:
-    column = next((name for name in _LABELS if name in row), None)
-    if column is None:
-        raise QualaError(
-            f"{place} has no `label`; it has {', '.join(row) or 'nothing'}; `columns.label` names "
-            "another column."
-        )
-    label = row[column]
-    # `-` is SNLI's and MNLI's mark for no agreement; NaN is how pandas writes nothing.
-    none = ("", "nan", "<na>", *(["-"] if column == "gold_label" else []))
-    if label is None or label in (-1, "-1") or str(label).strip().lower() in none:
-        raise QualaError(
-            f"{place} has no label (got {label!r}); rows of an unlabeled split cannot be scored: "
-            "choose a labeled one with `test_split`, or leave such rows out."
-        )
-    if not isinstance(label, (int, float, str)):
-        raise QualaError(f"{place}: `{column}` must be a number or a string, got {_kind(label)}.")
-    return label
 
 
 def _string(row: Row, column: str, place: Place) -> str:

@@ -11,8 +11,10 @@ from quala.ranges import LARGEST_SEED, check_ranges, ranged
 
 Choice = Literal["refuse", "drop"]
 Quoting = Literal["detect", "quoted", "plain"]
-_CHOICES = {"unanswerable": Choice, "misaligned": Choice, "quoting": Quoting}
+_CHOICES = {"unanswerable": Choice, "misaligned": Choice, "unlabeled": Choice, "quoting": Quoting}
 DEMO = "demo"
+LATER = {"identity": "if set"}
+"""Of options that joined after data were fingerprinted without them."""
 
 
 def plain_name(name: str) -> str:
@@ -65,16 +67,26 @@ class DataSpec:
     """A split's name or, in a folder, a file's name."""
     test_split: str = "validation"
     unanswerable: Choice = "refuse"
-    misaligned: Choice = field(default="refuse", metadata={"identity": "if set"})
+    misaligned: Choice = field(default="refuse", metadata=LATER)
     """What becomes of questions with an answer that is not at its `answer_start`."""
-    columns: dict[str, str | None] = field(default_factory=dict, metadata={"identity": "if set"})
+    columns: dict[str, str | None] = field(default_factory=dict, metadata=LATER)
     """The source's name of `text`, `text_pair`, `label`, or of a column of SQuAD; null: the same.
     """
-    header: bool = field(default=True, metadata={"identity": "if set"})
+    header: bool = field(default=True, metadata=LATER)
     """Whether the first line of TSV and CSV names the columns; without it they are 1, 2, ..."""
-    quoting: Quoting = field(default="detect", metadata={"identity": "if set"})
+    quoting: Quoting = field(default="detect", metadata=LATER)
     """Whether quotes in TSV and CSV enclose fields or are plain text; `detect`: they enclose
     fields in CSV, and in TSV where every quote does."""
+    unlabeled: Choice = field(default="refuse", metadata=LATER)
+    """What becomes of rows whose label is -1 or missing."""
+    labels: tuple[str, ...] = field(default=(), metadata=LATER)
+    """Names of the classes in the order of the outputs; none: as the data or the model have it."""
+    f1_class: str | None = field(default=None, metadata=LATER)
+    """The class that F1 is of, a label or an index; None: 1 of 0 and 1, or a name like `yes`."""
+    metric: str | None = field(default=None, metadata=LATER)
+    """The primary metric of classes or numbers; None: as GLUE has it."""
+    test_size: float | None = ranged(None, above=0, identity="if set")
+    """Examples of a single file that test: a count, or a share below 1; None: a tenth."""
     max_length: int = ranged(384, at_least=8)
     """Tokens of one feature, special tokens included."""
     doc_stride: int = ranged(128, at_least=0)
@@ -114,6 +126,15 @@ class DataSpec:
                 raise unknown("key of `columns`", name, data_format.columns)
         object.__setattr__(self, "columns", mapped)
         object.__setattr__(self, "subset", data_format.subset(self))
+        if self.test_size is not None and self.test_size >= 1 and self.test_size % 1:
+            raise QualaError(
+                "`test_size` must be a whole number of examples or a share below 1, "
+                f"got {self.test_size:g}."
+            )
+        if self.labels and len(set(self.labels)) < max(2, len(self.labels)):
+            raise QualaError(
+                f"`labels` must be two or more different names, got {', '.join(self.labels)}."
+            )
         data_format.check(self)
 
     @property
