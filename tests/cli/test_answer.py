@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,42 @@ def test_a_context_that_is_no_text_is_refused(export_folder: Path, tmp_path: Pat
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(QualaError, match="not UTF-8"):
         main([str(export_folder), "--question", QUESTION, "--context", f"@{tmp_path / 'bytes'}"])
+
+
+@pytest.mark.parametrize(("model", "said"), [("minilm-squad", True), ("./minilm-squad", False)])
+@pytest.mark.parametrize("verb", ["answer", "serve", "bench", "export"])
+def test_a_folder_wins_over_a_shipped_model_in_every_verb(
+    verb: str,
+    model: str,
+    said: bool,
+    export_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(export_folder, tmp_path / "minilm-squad")
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        "quala.serve.server.serve", lambda app, held, ready: seen.append(app.state.dispatcher)
+    )
+    words = {
+        "answer": ["--question", QUESTION, "--context", CONTEXT, "--json"],
+        "serve": ["--port", "0"],
+        "bench": ["--baseline", "none", "--data", "16", "--json"],
+        "export": ["--out", "copy", "--json"],
+    }[verb]
+    module = importlib.import_module(f"quala.cli.{verb}")
+    assert module.main([model, *words]) == 0
+    shown = capsys.readouterr()
+    assert ("the folder here" in shown.err) == said
+    found = json.loads(shown.out) if "--json" in words else {}
+    if verb == "answer":
+        assert found["lengths"] == [128, 128]  # the toy has two layers, the shipped model six
+    elif verb == "serve":
+        assert seen[0]._answerer.facts.name == "tiny"
+    else:
+        assert found["model" if verb == "bench" else "name"] == "tiny"
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "0" * 32, "models:/none@champion"])

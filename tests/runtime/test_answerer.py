@@ -168,6 +168,23 @@ def test_the_package_loads_a_folder(export_folder: Path) -> None:
     assert isinstance(quala.load(export_folder), QuestionAnswerer)
 
 
+def test_a_folder_wins_over_a_shipped_model_of_its_name(
+    export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(export_folder, tmp_path / "minilm-squad")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="`minilm-squad` is the folder here"):
+        assert load("minilm-squad").facts.name == "tiny"
+    for named in ("./minilm-squad", Path("minilm-squad")):
+        assert load(named).facts.name == "tiny"
+
+
+def test_a_path_is_no_name() -> None:
+    for named in ("./minilm-squad", Path("minilm-squad")):
+        with pytest.raises(QualaError, match="is no folder"):
+            load(named)
+
+
 @pytest.mark.parametrize(
     ("file", "content", "match"),
     [

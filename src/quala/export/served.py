@@ -51,7 +51,7 @@ def _load_pyfunc(folder: str) -> Served:
     """Load the export in `folder`; MLflow looks for this name."""
     from quala.runtime.answerer import load
 
-    return Served(load(folder))
+    return Served(load(Path(folder)))
 
 
 def make_servable(folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,7 +24,7 @@ from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply, shipped
+from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply, model_folder, shipped
 from quala.runtime.engine import Engine, Inputs, Kept, open_export
 from quala.runtime.timing import interleaved, synthetic_inputs
 
@@ -215,15 +216,15 @@ def _characters(features: FeatureSet, row: int, places: Sequence[int]) -> list[t
 def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -> QuestionAnswerer:
     """Load an exported folder, or a model that comes with quala by its name.
 
-    Raises QualaError for a folder that is no export, is truncated or has another task, for an
-    unknown runtime and for fewer than one thread.
+    A folder wins over such a name, with a warning; `./NAME` and a `Path` name folders. Raises
+    QualaError for a folder that is no export, is truncated or has another task, for an unknown
+    runtime and for fewer than one thread.
     """
     if threads < 1:
         raise QualaError(f"`threads` must be at least 1, got {threads}.")
-    known = shipped()
-    folder = known.get(str(model), Path(model))
-    if not folder.is_dir():
-        names = ", ".join(known) or "none"
+    folder = model_folder(model, partial(warnings.warn, stacklevel=3))
+    if folder is None:
+        names = ", ".join(shipped()) or "none"
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")
     card = Card.read(folder)
     if card.task != Span.kind:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,19 @@ SHIPPED = Path(__file__).parent.parent / "pretrained"
 def shipped() -> dict[str, Path]:
     """Return the folders of the exports that come with the package, by name."""
     return {file.parent.name: file.parent for file in sorted(SHIPPED.glob(f"*/{FILE}"))}
+
+
+def model_folder(model: str | Path, say: Callable[[str], object]) -> Path | None:
+    """Return the folder of this path, or of the model that comes with quala by this name.
+
+    A folder wins, and where both exist `say` is called with a sentence. A `Path` is no name.
+    """
+    own = shipped().get(model) if isinstance(model, str) else None
+    if not Path(model).is_dir():
+        return own
+    if own:
+        say(f"`{model}` is the folder here, not the model of that name that comes with quala.")
+    return Path(model)
 
 
 @dataclass(frozen=True, slots=True)
