@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from quala.cli.answer import main
+from quala.cli.output import warn
 from quala.errors import QualaError
 
 QUESTION = "Who wrote the report?"
@@ -31,6 +32,20 @@ def test_an_answer_as_json(export_folder: Path, capsys: pytest.CaptureFixture[st
     assert CONTEXT[first["start"] : first["end"]] == first["text"]
     assert found["lengths"] == [128, 128]
     assert found["windows"] == 1
+
+
+@pytest.mark.parametrize("text", ["list[int]", "[/b]", "[bold]", ":smile:"])
+def test_what_is_printed_is_text_not_markup(
+    text: str, export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(export_folder), "--question", QUESTION, "--context", text, "--top-k", "99"]
+    assert main(argv) == 0
+    assert f" {text} " in capsys.readouterr().out
+
+
+def test_a_warning_is_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("d/x[old]/data.jsonl [/nested] :smile:")
+    assert capsys.readouterr().err == "warning: d/x[old]/data.jsonl [/nested] :smile:\n"
 
 
 def test_the_context_may_lie_in_a_file(
