@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quala.cli.answer import main
@@ -46,6 +47,18 @@ def test_what_is_printed_is_text_not_markup(
 def test_a_warning_is_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
     warn("d/x[old]/data.jsonl [/nested] :smile:")
     assert capsys.readouterr().err == "warning: d/x[old]/data.jsonl [/nested] :smile:\n"
+
+
+def test_a_model_that_gives_nan_has_no_answer(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def logits(engine: object, inputs: Any, lengths: object) -> Any:
+        return np.full((*inputs["input_ids"].shape, 2), np.nan, np.float32)
+
+    monkeypatch.setattr("quala.runtime.engine.GraphEngine.logits", logits)
+    with pytest.raises(QualaError, match="logits that are NaN or infinite"):
+        ask(capsys, str(export_folder), "--context", CONTEXT)
+    assert capsys.readouterr().out == ""
 
 
 def test_the_context_may_lie_in_a_file(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from quala.data.decode import NotFinite
 from quala.errors import QualaError
 from quala.runtime.card import Query, Reply
 from quala.serve.errors import Refusal
@@ -276,7 +277,8 @@ def _settle(job: Job, outcome: Reply | Exception) -> None:
 
 
 def _failure(error: Exception) -> Exception:
-    if isinstance(error, QualaError):
+    if isinstance(error, QualaError) and not isinstance(error, NotFinite):
         return error
     LOG.error("The model failed.", exc_info=error)
-    return Refusal(500, "The model failed on this input; the service's log says why.")
+    why = "The model failed on this input; the service's log says why."
+    return Refusal(500, str(error) if isinstance(error, NotFinite) else why)
