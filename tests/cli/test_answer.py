@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quala.cli import entry
 from quala.cli.answer import main
 from quala.cli.output import warn
 from quala.errors import QualaError
@@ -59,6 +61,28 @@ def test_a_model_that_gives_nan_has_no_answer(
     with pytest.raises(QualaError, match="logits that are NaN or infinite"):
         ask(capsys, str(export_folder), "--context", CONTEXT)
     assert capsys.readouterr().out == ""
+
+
+def test_a_question_that_is_cut_is_said(
+    export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(export_folder), "--question", "who " * 70, "--context", CONTEXT, "--json"]
+    assert main(argv) == 0
+    shown = capsys.readouterr()
+    sentence = "The question has 70 tokens, of which the model reads the first 64."
+    assert shown.err == f"warning: {sentence}\n"
+    assert json.loads(shown.out)["note"] == sentence
+
+
+def test_bytes_that_are_no_text_are_one_sentence(
+    export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = os.fsdecode(b"Who \xff?")
+    words = ["answer", str(export_folder), "--question", question, "--context", CONTEXT]
+    assert entry.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "error: The question is not valid Unicode at character 4.\n"
 
 
 def test_the_context_may_lie_in_a_file(

@@ -34,6 +34,14 @@ def test_it_answers_over_http(export_folder: Path) -> None:
     assert "Expected 2 lengths" in refused.json()["error"]
 
 
+def test_a_question_that_is_cut_is_said(export_folder: Path) -> None:
+    with TestClient(create_app(load(export_folder), Settings())) as client:
+        response = client.post("/answer", json={"question": "who " * 70, "context": CONTEXT})
+    assert response.json()["note"] == (
+        "The question has 70 tokens, of which the model reads the first 64."
+    )
+
+
 def test_a_model_that_gives_nan_is_an_error_of_the_service(
     export_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,13 @@ class Budget:
 
     Without a limit the full length is used. `keep` is a share of the full length's MACs. Where no
     point of the front is cheap enough, the cheapest one is used, unless `strict` forbids it.
-    Raises QualaError for two limits at once and for numbers that are not above 0.
+    Raises QualaError for two limits at once, and for limits that are no numbers above 0.
     """
 
     ms: float | None = None
     macs: float | None = None
     keep: float | None = None
-    lengths: tuple[int, ...] | None = None
+    lengths: Sequence[int] | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -43,15 +45,32 @@ class Budget:
             )
         for name in ("ms", "macs", "keep"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise QualaError(f"A budget's `{name}` must be above 0, got {value}.")
+            if value is not None and not (_is(Real, value) and 0 < value < math.inf):
+                raise QualaError(f"A budget's `{name}` must be a number above 0, got {value!r}.")
         if self.keep is not None and self.keep > 1:
             raise QualaError(f"A budget's `keep` is a share, at most 1, got {self.keep}.")
+        try:
+            whole = None if self.lengths is None else tuple(map(index, self.lengths))
+        except TypeError as error:
+            raise QualaError(
+                f"A budget's `lengths` must be whole numbers, got {self.lengths!r}."
+            ) from error
+        object.__setattr__(self, "lengths", whole)
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+MOST_ANSWERS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question about one context. Raises QualaError for empty text and for `top_k` below 1."""
+    """One question about one context, and the number of answers wanted, at most 100.
+
+    Raises QualaError for text without a visible character, and for text that is not Unicode.
+    """
 
     question: str
     context: str
@@ -65,10 +84,20 @@ class Query:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise QualaError(f"The {name} must be text, got {type(value).__name__}.")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise QualaError(
+                    f"The {name} is not valid Unicode at character {error.start}."
+                ) from error
             if not value.strip():
                 raise QualaError(f"The {name} is empty.")
-        if self.top_k < 1:
-            raise QualaError(f"`top_k` must be at least 1, got {self.top_k}.")
+            if not any(one.isprintable() and one != " " for one in value):
+                raise QualaError(f"The {name} has no words, only invisible characters.")
+        if not (_is(Integral, self.top_k) and 1 <= self.top_k <= MOST_ANSWERS):
+            raise QualaError(
+                f"`top_k` must be a whole number from 1 to {MOST_ANSWERS}, got {self.top_k!r}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +114,7 @@ class Reply:
     """Answers, the best first, with the lengths and the time that they took.
 
     `milliseconds` is the time from text to answer; for one query of several, that of all. `note`
-    is a sentence where the budget could not be kept.
+    says where the budget could not be kept, and where the question was cut.
     """
 
     answers: tuple[Answer, ...]
@@ -217,7 +246,8 @@ class Card:
         Raises QualaError for that under `strict`, and for lengths that do not fit the model.
         """
         if budget.lengths is not None:
-            return Point.unmeasured(self.arch, budget.lengths, self.sequence_length), None
+            lengths = tuple(budget.lengths)
+            return Point.unmeasured(self.arch, lengths, self.sequence_length), None
         if budget.ms is budget.macs is budget.keep is None:
             return self.full, None
         costs, limit, unit = self._costs(budget, tokens, pace)
