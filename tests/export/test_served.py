@@ -33,3 +33,19 @@ def test_a_missing_column_is_refused(export_folder: Path) -> None:
     model = mlflow.pyfunc.load_model(str(export_folder))
     with pytest.raises(MlflowException, match="context"):
         model.predict(ROWS[["question"]])
+
+
+@pytest.mark.parametrize("index", [[2, 0], ["b", "a"], [3, 3]])
+def test_answers_have_the_index_of_their_rows(export_folder: Path, index: list[object]) -> None:
+    model = mlflow.pyfunc.load_model(str(export_folder))
+    found = model.predict(ROWS.set_axis(index))
+    assert found.index.tolist() == index
+    assert found["answer"].tolist() == model.predict(ROWS)["answer"].tolist()
+
+
+def test_joined_answers_stand_beside_their_questions(export_folder: Path) -> None:
+    model = mlflow.pyfunc.load_model(str(export_folder))
+    rows = ROWS.set_axis([2, 0])
+    for row in rows.join(model.predict(rows)).itertuples():
+        assert row.context[row.start : row.end] == row.answer
+    assert model.predict(rows.iloc[:0]).empty

@@ -25,7 +25,7 @@ class Served:
     def predict(
         self, model_input: DataFrame, params: Mapping[str, Any] | None = None
     ) -> DataFrame:
-        """Return the best answer to each row's `question` about its `context`.
+        """Return the best answer to each row's `question` about its `context`, by its index.
 
         `params` may hold `budget_ms` or `keep`; 0, the default, sets no limit. Raises QualaError
         for rows and limits that are refused.
@@ -44,7 +44,7 @@ class Served:
         ]
         best = [reply.answers[0] for reply in self._answerer.answer_batch(queries)]
         rows = [(one.text, one.probability, one.start, one.end) for one in best]
-        return DataFrame(rows, columns=list(COLUMNS))
+        return DataFrame(rows, columns=list(COLUMNS), index=model_input.index)
 
 
 def _load_pyfunc(folder: str) -> Served:
