@@ -76,7 +76,13 @@ REFUSALS = {
 
 
 def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
-    """Return the service. A server stops it by closing `app.state.dispatcher`."""
+    """Return the service. A server stops it by closing `app.state.dispatcher`.
+
+    Raises QualaError for a default budget that the model has no times for.
+    """
+    timed = all(point.get("ms") for point in answerer.card["front"])
+    if settings.budget_ms is not None and not timed:
+        raise QualaError("`--budget-ms` needs an export with times, this one holds none.")
     metrics = Metrics()
     dispatcher = Dispatcher(answerer, settings=settings, metrics=metrics)
     app = FastAPI(
