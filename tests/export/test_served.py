@@ -49,3 +49,13 @@ def test_joined_answers_stand_beside_their_questions(export_folder: Path) -> Non
     for row in rows.join(model.predict(rows)).itertuples():
         assert row.context[row.start : row.end] == row.answer
     assert model.predict(rows.iloc[:0]).empty
+
+
+def test_what_is_cut_is_logged(export_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = mlflow.pyfunc.load_model(str(export_folder))
+    with caplog.at_level("WARNING", logger="quala.export"):
+        model.predict(ROWS)
+        assert not caplog.records
+        model.predict(ROWS.assign(question="who " * 70))
+    (record,) = caplog.records
+    assert "has 70 tokens, of which the model reads the first 64" in record.getMessage()

@@ -213,6 +213,7 @@ def test_numbers_may_be_those_of_numpy(answerer: QuestionAnswerer) -> None:
         ({"budget_macs": [1]}, "`macs` must be a number above 0"),
         ({"top_k": 0}, "`top_k` must be a whole number from 1 to 100, got 0"),
         ({"top_k": 101}, "from 1 to 100, got 101"),
+        ({"top_k": True}, "from 1 to 100, got True"),
         ({"top_k": "2"}, "from 1 to 100, got '2'"),
         ({"top_k": 2.0}, r"from 1 to 100, got 2\.0"),
     ],

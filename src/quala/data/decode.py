@@ -60,8 +60,8 @@ def decode_answers(
         found.setdefault(int(features.example[row]), []).append((row, logits))
     every = replace(decoding, n_best=int(features.lengths.max(initial=1)), keep=1)
     return {
-        index: _answers(examples[index].context, features, windows, decoding=decoding)
-        or _answers(examples[index].context, features, windows, decoding=every)
+        index: _answers(examples[index].context, features, windows, decoding)
+        or _answers(examples[index].context, features, windows, every)
         for index, windows in sorted(found.items())
     }
 
@@ -107,11 +107,7 @@ def _top(values: Floats, count: int) -> Ints:
 
 
 def _answers(
-    context: str,
-    features: FeatureSet,
-    windows: Sequence[tuple[int, Logits]],
-    *,
-    decoding: Decoding,
+    context: str, features: FeatureSet, windows: list[tuple[int, Logits]], decoding: Decoding
 ) -> list[Answer]:
     found = [_window_candidates(features, *window, decoding=decoding) for window in windows]
     scores = np.concatenate([score for score, _ in found])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
@@ -45,21 +46,17 @@ class Budget:
             )
         for name in ("ms", "macs", "keep"):
             value = getattr(self, name)
-            if value is not None and not (_is(Real, value) and 0 < value < math.inf):
+            number = isinstance(value, Real) and value is not True
+            if value is not None and not (number and 0 < value < math.inf):
                 raise QualaError(f"A budget's `{name}` must be a number above 0, got {value!r}.")
         if self.keep is not None and self.keep > 1:
             raise QualaError(f"A budget's `keep` is a share, at most 1, got {self.keep}.")
         try:
             whole = None if self.lengths is None else tuple(map(index, self.lengths))
         except TypeError as error:
-            raise QualaError(
-                f"A budget's `lengths` must be whole numbers, got {self.lengths!r}."
-            ) from error
+            wrong = f"A budget's `lengths` must be whole numbers, got {self.lengths!r}."
+            raise QualaError(wrong) from error
         object.__setattr__(self, "lengths", whole)
-
-
-def _is(kind: type, value: object) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 MOST_ANSWERS = 100
@@ -84,17 +81,14 @@ class Query:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise QualaError(f"The {name} must be text, got {type(value).__name__}.")
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise QualaError(
-                    f"The {name} is not valid Unicode at character {error.start}."
-                ) from error
+            if half := re.search("[\ud800-\udfff]", value):
+                raise QualaError(f"The {name} is not valid Unicode at character {half.start()}.")
             if not value.strip():
                 raise QualaError(f"The {name} is empty.")
             if not any(one.isprintable() and one != " " for one in value):
                 raise QualaError(f"The {name} has no words, only invisible characters.")
-        if not (_is(Integral, self.top_k) and 1 <= self.top_k <= MOST_ANSWERS):
+        whole = isinstance(self.top_k, Integral) and self.top_k is not True
+        if not (whole and 1 <= self.top_k <= MOST_ANSWERS):
             raise QualaError(
                 f"`top_k` must be a whole number from 1 to {MOST_ANSWERS}, got {self.top_k!r}."
             )

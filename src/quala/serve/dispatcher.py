@@ -105,9 +105,7 @@ class Worker:
 
     def __init__(self, answer: Answers) -> None:
         self._answer = answer
-        self._calls: SimpleQueue[tuple[Sequence[Query], Future[list[Reply]]] | None] = (
-            SimpleQueue()
-        )
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
         threading.Thread(target=self._serve, name="quala-answers", daemon=True).start()
 
     async def run(self, queries: Sequence[Query]) -> list[Reply]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from quala.runtime.card import MOST_ANSWERS, Budget, Query, Reply
+from quala.runtime.card import MOST_ANSWERS, Budget, Query
 
 MOST_LAYERS = 256
 
@@ -117,11 +117,6 @@ class ReplyOut(_Out):
     milliseconds: float = Field(description="Time from text to answer, of the whole batch.")
     note: str | None = Field(None, description="Which budget was not met, or how much was cut.")
     layers: list[LayerOut] = Field([], description="One entry per layer, if `survivors` was true.")
-
-    @classmethod
-    def of(cls, reply: Reply) -> ReplyOut:
-        """Return the wire form of a reply."""
-        return cls.model_validate(reply)
 
 
 class BatchOut(BaseModel):
