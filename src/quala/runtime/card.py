@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Budget:
             )
         for name in ("ms", "macs", "keep"):
             value = getattr(self, name)
-            number = isinstance(value, Real) and value is not True
+            number = value is not True and isinstance(value, Real)
             if value is not None and not (number and 0 < value < math.inf):
                 raise QualaError(f"A budget's `{name}` must be a number above 0, got {value!r}.")
         if self.keep is not None and self.keep > 1:
@@ -87,10 +87,10 @@ class Query:
                 raise QualaError(f"The {name} is empty.")
             if not any(one.isprintable() and one != " " for one in value):
                 raise QualaError(f"The {name} has no words, only invisible characters.")
-        whole = isinstance(self.top_k, Integral) and self.top_k is not True
-        if not (whole and 1 <= self.top_k <= MOST_ANSWERS):
+        top: Any = self.top_k
+        if top is True or not isinstance(top, int | np.integer) or not 1 <= top <= MOST_ANSWERS:
             raise QualaError(
-                f"`top_k` must be a whole number from 1 to {MOST_ANSWERS}, got {self.top_k!r}."
+                f"`top_k` must be a whole number from 1 to {MOST_ANSWERS}, got {top!r}."
             )
 
 
