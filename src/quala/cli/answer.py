@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict", action="store_true", help="refuse a budget below the cheapest point"
     )
-    parser.add_argument("--top-k", type=int, default=1, metavar="N", help="answers to print")
+    parser.add_argument(
+        "--top-k", type=int, default=1, metavar="N", help="answers to print, at most 100"
+    )
     parser.add_argument(
         "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
     )
