@@ -19,6 +19,7 @@ from quala.compress.quantize.split import Split
 from quala.cost import macs
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
+from quala.models.load import weights_file
 from quala.stages import distill, student
 from quala.stages.distill_options import ShrinkConfig
 from quala.stages.student import open_student, split
@@ -89,7 +90,7 @@ def test_the_next_training_opens_what_the_last_one_left(
 def test_the_stage_still_leaves_integers(run: Any, spec: DataSpec) -> None:
     with_latent, figures = run("with", quantizers=TWN, latent=True)
     without, _ = run("without", quantizers=TWN)
-    weights = [load_file(folder / "model.safetensors") for folder in (with_latent, without)]
+    weights = [load_file(weights_file(folder)) for folder in (with_latent, without)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     opened = load_with_data(with_latent, spec)
