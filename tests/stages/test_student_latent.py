@@ -20,7 +20,7 @@ from quala.cost import macs
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.load import weights_file
-from quala.stages import distill, student
+from quala.stages import distill, finetune, student
 from quala.stages.distill_options import ShrinkConfig
 from quala.stages.student import open_student, split
 from quala.workflow import StageContext
@@ -259,8 +259,11 @@ def test_a_split_classifier_answers_and_exports_as_the_ternary_one(
     config = configure(
         "distill", quantizers=TWN, split=True, max_steps=1, learning_rate=0.0, **STILL
     )
+    tuned = StageContext.alone("finetune", tmp_path / "teacher")
+    inputs = {"data": sentences, "model": tiny_checkpoint}
+    finetune.run(configure("finetune", max_steps=1), tuned, inputs)
     context = StageContext.alone("distill", tmp_path / "classes")
-    distill.run(config, context, {"data": sentences, "teacher": tiny_checkpoint})
+    distill.run(config, context, {"data": sentences, "teacher": tuned.output})
     opened = load_with_data(context.output, sentences)
     names = json.loads((context.output / "quala.json").read_text())["quantization"]["split"]
     assert "bert.pooler.dense" in names
