@@ -155,9 +155,9 @@ def _stored_task(source: str | Path, facts: Mapping[str, Any]) -> Task:
         outputs = config.num_labels
     TASKS.check_stored(kind)
     task, labels = task_of(kind, outputs), stored_labels(source)
-    if labels and any(field.name == "names" for field in fields(task)):
-        task = replace(task, **{"names": labels})
-    return task
+    named: dict[str, Any] = {"names": labels}
+    known = labels and any(field.name == "names" for field in fields(task))
+    return replace(task, **named) if known else task
 
 
 def _check_task(source: str | Path, facts: Mapping[str, Any], task: Task) -> None:

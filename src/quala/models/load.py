@@ -189,24 +189,20 @@ def stored_labels(source: str | Path) -> tuple[str, ...] | None:
     """Return the labels of a checkpoint's classes in the order of its outputs, if it names them.
 
     quala.json names them, or else the config.json of a classifier, unless by `LABEL_0` and so on.
-    Raises QualaError for names that are not one text for each output.
+    Raises QualaError for names that are not texts or not different.
     """
     facts = stored_facts(source)
-    names = facts.get("labels")
-    if not facts:
-        config = read_config(source)
-        if not is_classifier(config) or is_regression(config):
-            return None
-        named = config.id2label
-        names = [named.get(number) for number in range(len(named))]
-        if names == _unnamed(len(names)):
-            return None
-    if names is None:
+    names, outputs = facts.get("labels"), facts.get("num_labels")
+    if not facts and is_classifier(config := read_config(source)) and not is_regression(config):
+        named: Any = config.id2label
+        outputs, names = len(named), [named.get(number) for number in range(len(named))]
+    if names is None or names == _unnamed(len(names)):
         return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise QualaError(f"The labels of `{source}` must be a text for each output, got {names}.")
-    if len(set(names)) < len(names):
-        raise QualaError(f"The labels of `{source}` must differ, got {', '.join(names)}.")
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not texts or len(set(names)) != outputs:
+        raise QualaError(
+            f"The labels of `{source}` must be another text for each output, got {names}."
+        )
     return tuple(names)
 
 
@@ -353,11 +349,10 @@ def _check_encoder(
 ) -> None:
     """Raise QualaError unless file and encoder have the same tensors, those of `head` apart."""
     if missing - head:
-        hint = ""
-        if unused and all(key.startswith("module.") for key in unused):
-            hint = ": save the module inside DistributedDataParallel, `model.module`"
+        wrapped = unused and all(key.startswith("module.") for key in unused)
+        hint = ": save `model.module`, without DistributedDataParallel" if wrapped else ""
         raise QualaError(
-            f"The weights in `{place}` lack {len(missing - head)} tensors, so "
+            f"The weights in `{place}` lack {len(missing - head)} tensors, such as "
             f"{_some(missing - head)}; not used: {_some(unused) or 'nothing'}{hint}."
         )
     for key in sorted(misfits.keys() - head):
@@ -387,8 +382,7 @@ def _foreign(config: PreTrainedConfig, task: Task) -> str | None:
 
 
 def _some(keys: Collection[str]) -> str:
-    shown = sorted(keys)[:6]
-    return ", ".join(shown) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+    return ", ".join(sorted(keys)[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
 def _conversion(place: Path | str) -> str:

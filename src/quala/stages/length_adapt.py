@@ -13,6 +13,7 @@ from quala.checkpoint import (
     Checkpoint,
     load_any_model,
     load_data,
+    load_with_data,
     metadata,
     score_slice,
     set_dropout,
@@ -26,7 +27,7 @@ from quala.lengths import (
     sample_length_drop,
 )
 from quala.models.load import save_model
-from quala.stages.teacher import LiveTeacher, load_teacher
+from quala.stages.teacher import LiveTeacher, check_teacher
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -205,7 +206,9 @@ def external_teacher(
     """Return the teacher where the options give it a weight, else None."""
     if not (config.teacher or config.teacher_for_subs):
         return None
-    return LiveTeacher(load_teacher(inputs, opened).model)
+    teacher = load_with_data(inputs["teacher"], inputs["data"])
+    check_teacher(teacher, opened)
+    return LiveTeacher(teacher.model)
 
 
 def selection_scores(opened: Checkpoint, config: SandwichConfig) -> dict[str, float]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
-from quala.checkpoint import Checkpoint, load_with_data, on_device, same_order
+from quala.checkpoint import Checkpoint, on_device, same_order
 from quala.compress.layer_maps import hidden_pairs
 from quala.compress.losses import TeacherOutput
 from quala.compress.partial_states import (
@@ -53,13 +53,6 @@ class Teacher(Protocol):
 
     def outputs(self, batch: Batch, *, traced: bool) -> TeacherOutput:
         """Return the answers to a batch and, if `traced`, the inner states."""
-
-
-def load_teacher(inputs: Mapping[str, Any], student: Checkpoint) -> Checkpoint:
-    """Load the teacher of a student. Raises QualaError as `check_teacher` does."""
-    teacher = load_with_data(inputs["teacher"], inputs["data"])
-    check_teacher(teacher, student)
-    return teacher
 
 
 def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:

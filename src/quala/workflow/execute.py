@@ -254,8 +254,10 @@ def _check_given(plan: Plan) -> None:
     for entry in plan.entries.values():
         node = entry.node
         if entry.status is Status.GIVEN and node is not None and node.given is not None:
-            sources = (item for item in node.inputs.items() if isinstance(item[1], Source))
-            node.stage.check_given(node.given, {key: item.value for key, item in sources})
+            inputs = {
+                key: item.value for key, item in node.inputs.items() if isinstance(item, Source)
+            }
+            node.stage.check_given(node.given, inputs)
 
 
 def _claim(plan: Plan, store: Store, record: Record, invocation: Invocation) -> Claim:
