@@ -157,7 +157,7 @@ def test_classes_have_the_order_of_the_model(
     reviews: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     plain, ordered = (
-        TaskData(own(reviews), tokenizer, names)
+        TaskData(own(reviews), tokenizer, names=names)
         for names in (None, ("Positive", "neutral", "Negative"))
     )
     assert (plain.task.num_labels, ordered.task.num_labels) == (2, 3)
@@ -174,7 +174,7 @@ def test_indices_take_the_names_of_the_model(
 ) -> None:
     write(tmp_path / "train.json", [0, 2] * 10)
     write(tmp_path / "validation.json", [2, 1, 0], first=50)
-    data = TaskData(own(tmp_path), tokenizer, ("entailment", "neutral", "contradiction"))
+    data = TaskData(own(tmp_path), tokenizer, names=("entailment", "neutral", "contradiction"))
     assert [one.label for one in data.test.examples] == [2, 1, 0]
     outputs = [np.eye(3)[row] for row in (2, 1, 1)]
     scores, said = data.judge(data.test, outputs)
@@ -198,14 +198,14 @@ def test_labels_of_another_model_are_refused(
     reviews: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     with pytest.raises(QualaError, match="negative, positive, those of the model spam, ham"):
-        _ = TaskData(own(reviews), tokenizer, ("spam", "ham")).task
+        _ = TaskData(own(reviews), tokenizer, names=("spam", "ham")).task
 
 
 def test_one_class_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write(tmp_path / "train.json", ["good"] * 10)
     with pytest.raises(QualaError, match="at least two labels, train has good only"):
         _ = TaskData(own(tmp_path), tokenizer).task
-    assert TaskData(own(tmp_path), tokenizer, ("bad", "good")).train.examples[0].label == 1
+    assert TaskData(own(tmp_path), tokenizer, names=("bad", "good")).train.examples[0].label == 1
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ class TaskData:
         self,
         spec: DataSpec,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         names: tuple[str, ...] | None = None,
     ) -> None:
         self.spec = spec
