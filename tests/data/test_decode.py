@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import regex
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from quala.data.decode import Decoding, best_answers, decode_answers
+from quala.data.decode import Decoding, NotFinite, best_answers, decode_answers
 from quala.data.features import FeatureSet, QAExample
 from quala.data.spec import DataSpec
 from quala.data.tokenize import FastTokenizer, qa_features
@@ -18,8 +20,14 @@ LIMITS = Decoding(n_best=6, max_answer_length=5)
 Scored = dict[tuple[int, int], float]
 
 
-def standard(features: FeatureSet, outputs: list[np.ndarray], index: int) -> Scored:
-    """The usual post-processing, one loop per choice: spans and the best of their scores."""
+def standard(
+    examples: Sequence[QAExample], features: FeatureSet, outputs: list[np.ndarray], index: int
+) -> Scored:
+    """The usual post-processing, one loop per choice: spans and the best of their scores.
+
+    Spans without the blanks at their ends: a byte-level tokenizer has tokens of blanks alone.
+    """
+    context = examples[index].context
     found: Scored = {}
     for row in np.flatnonzero(features.example == index):
         first, last = features.context_range[row]
@@ -32,7 +40,14 @@ def standard(features: FeatureSet, outputs: list[np.ndarray], index: int) -> Sco
                     continue
                 if end < start or end - start + 1 > LIMITS.max_answer_length:
                     continue
-                span = (int(spans[start, 0]), int(spans[end, 1]))
+                inside = [
+                    place
+                    for place in range(int(spans[start, 0]), int(spans[end, 1]))
+                    if not context[place].isspace()
+                ]
+                if not inside:
+                    continue
+                span = (inside[0], inside[-1] + 1)
                 score = float(outputs[row][start, 0]) + float(outputs[row][end, 1])
                 found[span] = max(score, found.get(span, -math.inf))
     return found
@@ -57,7 +72,7 @@ def test_answers_are_those_of_the_standard_post_processing(
     decoded = decode_answers(questions, features, outputs, decoding=LIMITS)
     assert list(decoded) == list(range(len(questions)))
     for index, answers in decoded.items():
-        expected = standard(features, outputs, index)
+        expected = standard(questions, features, outputs, index)
         ranked = sorted(expected.values(), reverse=True)[: LIMITS.n_best]
         assert [answer.score for answer in answers] == pytest.approx(ranked)
         assert all(
@@ -120,6 +135,57 @@ def test_an_empty_context_has_the_empty_answer(bert_tokenizer: PreTrainedTokeniz
     assert best_answers(examples, decoded) == {"1": ""}
 
 
+def test_where_the_best_start_and_end_make_no_answer_the_best_of_all_does(
+    bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    """The best start is behind the best end; by brute force over all spans."""
+    features = qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
+    outputs = random_outputs(features, 0)
+    for logits, (first, last) in zip(outputs, features.context_range):
+        logits[last - 1, 0] = logits[first, 1] = 9
+    one = Decoding(n_best=1, max_answer_length=3)
+    decoded = decode_answers(questions, features, outputs, decoding=one)
+    for index, answers in decoded.items():
+        scores = [
+            float(outputs[row][start, 0]) + float(outputs[row][end, 1])
+            for row in features.rows_of([index])
+            for first, last in [features.context_range[row]]
+            for start in range(first, last)
+            for end in range(start, min(start + 3, last))
+        ]
+        assert [answer.score for answer in answers] == [pytest.approx(max(scores))]
+        assert answers[0].probability == 1
+
+
+def test_a_best_pair_of_blanks_alone_is_no_answer() -> None:
+    context = "a  b"
+    examples = [QAExample("1", "", context, "what?")]
+    features = qa_features(examples, FastTokenizer.of(metaspace()), SPEC.windows)
+    logits = np.zeros((int(features.lengths[0]), 2), np.float32)
+    first, last = features.context_range[0]
+    blank = next(
+        place
+        for place in range(first, last)
+        if not context[slice(*features.char_spans[place])].strip()
+    )
+    logits[blank] = 9
+    (answers,) = decode_answers(
+        examples, features, [logits], decoding=Decoding(n_best=1, max_answer_length=1)
+    ).values()
+    assert [answer.text for answer in answers] == ["a"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_refused(
+    value: float, bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
+    outputs = random_outputs(features, 0)
+    outputs[-1][features.context_range[-1][0], 1] = value
+    with pytest.raises(NotFinite, match="NaN or infinite"):
+        decode_answers(questions, features, outputs, decoding=LIMITS)
+
+
 def test_wrong_numbers_of_outputs_are_refused(
     bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
@@ -129,3 +195,64 @@ def test_wrong_numbers_of_outputs_are_refused(
     short = [np.zeros((2, 2), np.float32)] * len(features)
     with pytest.raises(QualaError, match="needs logits of shape"):
         decode_answers(questions, features, short, decoding=LIMITS)
+
+
+def metaspace() -> PreTrainedTokenizerFast:
+    """A sentencepiece tokenizer of single characters: the blank before a word is in its token."""
+    pieces = ["<unk>", "<s>", "</s>", "<pad>", "▁", *"▁t ▁c ▁s".split(), *"abcdefghiknostuw."]
+    scored = [(piece, -float(len(pieces)) if piece == "<unk>" else -1.0) for piece in pieces]
+    backend = Tokenizer(models.Unigram(scored, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> $B </s>",
+        special_tokens=[("<s>", 1), ("</s>", 2)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", cls_token="<s>", sep_token="</s>"
+    )
+
+
+def all_answers(tokenizer: PreTrainedTokenizerFast, context: str) -> set[str]:
+    """Every answer that any logits can give in a short context."""
+    examples = [QAExample("1", "", context, "what?")]
+    features = qa_features(examples, FastTokenizer.of(tokenizer), SPEC.windows)
+    outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
+    wide = Decoding(n_best=40, max_answer_length=40, keep=2000)
+    answers = decode_answers(examples, features, outputs, decoding=wide)[0]
+    assert all(answer.text == context[answer.start : answer.end] for answer in answers)
+    assert len({(answer.start, answer.end) for answer in answers}) == len(answers)
+    return {answer.text for answer in answers}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "Jose\u0301",  # e, acute accent
+        "\u0643\u062a\u0627\u0628\u064b",  # Arabic with tanwin at its end
+        "\u1112\u1161\u11ab\u1100\u1173\u11af",  # two Hangul syllables, of three Jamo each
+        "\U0001f44d\U0001f3fd",  # thumbs up, skin tone
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # a family, joined
+        "\U0001f1eb\U0001f1f7",  # a flag
+        "हिन्दी",
+        "\u00e9",  # composed
+    ],
+)
+def test_an_answer_holds_whole_graphemes(tokenizer: PreTrainedTokenizerFast, word: str) -> None:
+    context = f"{word} sat, the {word}."
+    whole = regex.findall(r"\X", context)
+    edges = set(np.cumsum([0, *map(len, whole)]).tolist())
+    examples = [QAExample("1", "", context, "what?")]
+    windows = DataSpec(task="squad", name="demo", max_length=128, doc_stride=8).windows
+    features = qa_features(examples, FastTokenizer.of(tokenizer), windows)
+    outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
+    wide = Decoding(n_best=99, max_answer_length=99, keep=9999)
+    answers = decode_answers(examples, features, outputs, decoding=wide)[0]
+    assert {word, f"the {word}", f"{word} sat"} <= {answer.text for answer in answers}
+    assert all({answer.start, answer.end} <= edges for answer in answers)
+
+
+def test_an_answer_has_no_blanks_at_its_ends() -> None:
+    found = all_answers(metaspace(), "the cat  sat.")
+    assert {"the", "cat", "sat", "the cat", "cat  sat."} <= found
+    assert all(text == text.strip() and text for text in found)

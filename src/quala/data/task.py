@@ -17,6 +17,7 @@ from quala.data.decode import best_answers, decode_answers
 from quala.data.features import Batch, ClassificationExample, Example, FeatureSet, QAExample
 from quala.data.spec import Decoding
 from quala.errors import QualaError
+from quala.metrics.glue import MEANS_OF_F1, compute_metric
 from quala.metrics.interval import Sample, resampled
 from quala.metrics.squad import answer_exact, answer_f1, evaluate_predictions
 from quala.plugins import TASKS
@@ -213,8 +214,10 @@ class Span(Task):
 class Classes(Task):
     """One class of a sentence or a pair; `names` are the labels in the order of the outputs."""
 
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics: tuple[str, ...] = ("accuracy", *MEANS_OF_F1)
     names: tuple[str, ...] = ()
+    positive: int | None = None
+    """The class that `f1` is of; None, where `f1` is no metric, or for class 1."""
 
     kind: ClassVar[str] = "classification"
 
@@ -227,13 +230,22 @@ class Classes(Task):
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         examples, predicted, gold = _predicted_and_gold(outcome)
-        return _scored(self.metrics, examples, predicted=predicted.argmax(axis=1), gold=gold)
+        chosen = predicted.argmax(axis=1)
+        positive = 1 if self.positive is None else self.positive
+        scores = {
+            name: compute_metric(name, chosen, gold, positive=positive) for name in self.metrics
+        }
+        return scores, {
+            example.id: self.names[int(one)] if self.names else str(one)
+            for example, one in zip(examples, chosen, strict=True)
+        }
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
         if self.additive:
             return super().samples(outcome, predictions)
         _, predicted, gold = _predicted_and_gold(outcome)
-        return _resampled(self.metric, predicted.argmax(axis=1), gold)
+        positive = 1 if self.positive is None else self.positive
+        return _resampled(self.metric, predicted.argmax(axis=1), gold, positive=positive)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         _, predicted, gold = _predicted_and_gold(outcome)
@@ -272,7 +284,10 @@ class Value(Task):
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         examples, predicted, gold = _predicted_and_gold(outcome)
-        return _scored(self.metrics, examples, predicted=predicted[:, 0], gold=gold)
+        values = predicted[:, 0]
+        scores = {name: compute_metric(name, values, gold) for name in self.metrics}
+        named = zip(examples, values, strict=True)
+        return scores, {example.id: str(value) for example, value in named}
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
         _, predicted, gold = _predicted_and_gold(outcome)
@@ -308,21 +323,8 @@ def _predicted_and_gold(outcome: Outcome) -> tuple[list[Example], Floats, NDArra
     return examples, np.array(logits, dtype=np.float64), gold
 
 
-def _resampled(metric: str, predicted: NDArray[Any], gold: NDArray[Any]) -> dict[str, Sample]:
-    found = resampled(metric, predicted, gold)
+def _resampled(
+    metric: str, predicted: NDArray[Any], gold: NDArray[Any], *, positive: int = 1
+) -> dict[str, Sample]:
+    found = resampled(metric, predicted, gold, positive=positive)
     return {} if found is None else {metric: found}
-
-
-def _scored(
-    metrics: Sequence[str],
-    examples: Sequence[Example],
-    *,
-    predicted: NDArray[Any],
-    gold: NDArray[Any],
-) -> tuple[dict[str, float], dict[str, str]]:
-    # `quala.metrics.glue` imports torch.
-    from quala.metrics.glue import compute_metric
-
-    scores = {name: compute_metric(name, predicted, gold) for name in metrics}
-    named = zip(examples, predicted, strict=True)
-    return scores, {example.id: str(value) for example, value in named}

@@ -26,6 +26,7 @@ from quala.data.task import Outcome, Task
 from quala.lengths import LengthConfig
 from quala.metrics.interval import Sample
 from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.load import weights_file
 from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import watched
@@ -213,6 +214,7 @@ def run(
         latency = _latency(models, engines, config, progress)
     rows = [row for measured in models for row in _rows(measured, scores, latency)]
     shutil.copytree(scores.predictions, context.output / "predictions")
+    models[-1].opened.data.save_summary(context.output)
     text = json.dumps([asdict(row) for row in rows], indent=1)
     (context.output / ROWS).write_text(text + "\n", encoding="utf-8")
     data = models[-1].opened.data
@@ -268,7 +270,7 @@ def _models(
             opened = load_with_data(inputs[key], inputs["data"])
             size = size_bytes(opened.model.arch, "fp32")
             models.append(MeasuredModel(name, opened, each, size))
-    stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
+    stored = weights_file(inputs["model"]).stat().st_size
     name = config.name or "model"
     models.append(MeasuredModel(name, integer, {**own, **points}, stored, note=note))
     return models

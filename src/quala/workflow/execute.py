@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record, code_state
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
-from quala.workflow.sources import Sources
+from quala.workflow.sources import Source, Sources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE, Store
 
 if TYPE_CHECKING:
@@ -175,6 +176,23 @@ class Executor:
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
 
 
+@contextmanager
+def _once(logger: logging.Logger) -> Iterator[None]:
+    """Let each message of a logger pass once: every stage opens the data anew."""
+    passed: set[str] = set()
+
+    def first(record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in passed
+        passed.add(record.getMessage())
+        return new
+
+    logger.addFilter(first)
+    try:
+        yield
+    finally:
+        logger.removeFilter(first)
+
+
 WORKFLOW = "quala.workflow"
 
 
@@ -221,6 +239,8 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     store = Store.open(settings.tracking)
     sources = Sources(store)
     plan = make_plan(workflow, settings, store, sources)
+    if not plan.settled:
+        _check_given(plan)
     record = Record(
         config=invocation.config,
         overrides=invocation.overrides,
@@ -233,18 +253,30 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     run_id = found.run_id if isinstance(found, Lease) else found.info.run_id
     executor = Executor(plan, store, record, run_id, invocation.bars)
     flow = Flow(settings, workflow.stages, sources, executor)
-    if isinstance(found, Lease):
-        if found.resumed:
-            log.info("Going on with the interrupted workflow run %s.", run_id)
-        with found:
-            store.attach(run_id, record.texts())
+    with _once(logging.getLogger("quala.data.taskdata")):
+        if isinstance(found, Lease):
+            if found.resumed:
+                log.info("Going on with the interrupted workflow run %s.", run_id)
+            with found:
+                store.attach(run_id, record.texts())
+                workflow(flow)
+                store.finish(run_id)
+        else:
+            log.info("Nothing is left to do: workflow run %s is finished.", run_id)
             workflow(flow)
-            store.finish(run_id)
-    else:
-        log.info("Nothing is left to do: workflow run %s is finished.", run_id)
-        workflow(flow)
     seconds = time.monotonic() - start
     return Result(workflow.name, run_id, reused, seconds, executor.outcomes, store)
+
+
+def _check_given(plan: Plan) -> None:
+    """Raise QualaError for given outputs that no stage could use, before others are computed."""
+    for entry in plan.entries.values():
+        node = entry.node
+        if entry.status is Status.GIVEN and node is not None and node.given is not None:
+            inputs = {
+                key: item.value for key, item in node.inputs.items() if isinstance(item, Source)
+            }
+            node.stage.check_given(node.given, inputs)
 
 
 def _claim(plan: Plan, store: Store, record: Record, invocation: Invocation) -> Claim:
