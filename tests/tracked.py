@@ -194,6 +194,7 @@ def _row(model: dict[str, Any], name: str, config: MeasureConfig, metric: str, *
         nonzero=int(parameters * model["nonzero"]) if parameters else None,
         examples=EXAMPLES,
         interval=(model["score"] - HALF, model["score"] + HALF),
+        exact_match_interval=(50.0, 60.0) if metric == "f1" else None,
         **more,
     )
 

@@ -313,6 +313,7 @@ def test_the_interval_is_the_mean_over_the_seeds(filled: Filled) -> None:
     (table,) = filled.compared("kdlsq 0", "kdlsq 1").tables
     base = table.lines[-1]
     assert base.interval == pytest.approx((base.score.mean - HALF, base.score.mean + HALF))
+    assert base.exact_match_interval == (50.0, 60.0)
     assert table.examples == EXAMPLES
     older = replace(base.trials[0], row=replace(base.trials[0].row, interval=None, examples=None))
     assert replace(base, trials=(older, *base.trials[1:])).interval is None

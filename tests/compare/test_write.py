@@ -76,6 +76,7 @@ def test_csv_reads_back(built: Path, comparison: Comparison) -> None:
 def test_markdown_has_a_table_for_each_data(built: Path) -> None:
     text = (built / "compare.md").read_text()
     assert text.count("| # | System |") == 2
+    assert "| EM | EM 95 % | F1 | 95 % | n |" in text
     assert "| 76.20 ± 0.72 | 71.2 to 81.2 | 3 |" in text
     assert "| 78.50 (78.00–79.00) | 73.5 to 83.5 | 2 |" in text
     assert "the interval of the score over the 200 test examples" in text

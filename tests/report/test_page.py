@@ -71,8 +71,8 @@ def test_the_data_are_on_the_page(made_up_report: Report, tmp_path: Path) -> Non
     build_report(tmp_path, made_up_report.rows, data=data)
     page, text = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
     assert "<td>mine &amp; yours</td>" in page
-    assert "<td>no &lt;answer&gt; 3</td>" in page
-    assert "- left out: no <answer> 3" in text
+    assert "<td>no &lt;answer&gt;: 3</td>" in page
+    assert "- left out: no <answer>: 3" in text
     assert read_report(tmp_path).data == data
 
 

@@ -132,7 +132,7 @@ def test_what_is_known_of_the_data_is_text() -> None:
         "labels": {"train": {"yes": 800}}, "left_out": {}, "notes": ["A.", "B."],
     }  # fmt: skip
     assert data_lines(data) == {
-        "title": "mine", "files, train": "a.csv, b.csv", "rows": "train 1,200",
-        "labels, train": "yes 800", "notes": "A. B.",
+        "title": "mine", "files, train": "a.csv, b.csv", "rows": "train: 1,200",
+        "labels, train": "yes: 800", "notes": "A. B.",
     }  # fmt: skip
     assert data_lines({}) == {}

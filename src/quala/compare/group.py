@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections import Counter
@@ -106,9 +107,12 @@ class Line:
     @property
     def interval(self) -> Bounds | None:
         """The 95 % interval of the score over the test examples, the mean over the seeds."""
-        known = [trial.row.interval for trial in self.trials if trial.row.interval]
-        bounds = [statistics.fmean(ends) for ends in zip(*known)]
-        return (bounds[0], bounds[1]) if len(known) == len(self.trials) else None
+        return _mean_bounds(trial.row.interval for trial in self.trials)
+
+    @property
+    def exact_match_interval(self) -> Bounds | None:
+        """The same of exact match."""
+        return _mean_bounds(trial.row.exact_match_interval for trial in self.trials)
 
     @property
     def busy(self) -> bool:
@@ -305,6 +309,13 @@ def bits_of(row: Row) -> str:
     if row.precision in UNKNOWN_BITS:
         return UNKNOWN_BITS[row.precision]
     return "-".join(part.replace("-", "/") for part in re.split("[wea]", row.precision) if part)
+
+
+def _mean_bounds(intervals: Iterable[Bounds | None]) -> Bounds | None:
+    """Return the mean of the bounds, None where one is unknown."""
+    known = list(intervals)
+    lows, highs = zip(*(one or (math.nan, math.nan) for one in known))
+    return (statistics.fmean(lows), statistics.fmean(highs)) if all(known) else None
 
 
 def _joined(texts: Iterable[str]) -> str:

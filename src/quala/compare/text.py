@@ -77,6 +77,11 @@ def _measured(line: Line, table: Table, *, exact: bool, intervals: bool) -> dict
         "GMACs padded": format_number(line.mean("macs_padded", GIGA), "{:.3f}"),
         "GMACs mean": format_number(line.mean("macs_mean", GIGA), "{:.3f}"),
         **({"EM": matches.text() if matches else ABSENT} if exact else {}),
+        **(
+            {f"EM {INTERVAL}": interval_text(line.exact_match_interval)}
+            if exact and intervals
+            else {}
+        ),
         metric_name(table.metric): line.score.text(),
         **({INTERVAL: interval_text(line.interval)} if intervals else {}),
         "n": str(len(line.trials)),
@@ -254,6 +259,7 @@ def _row(line: Line) -> dict[str, Any]:
         "n": len(line.trials),
         "score": _values(line.score),
         "interval": line.interval,
+        "exact_match_interval": line.exact_match_interval,
         "busy": line.busy,
         **{name: _values(line.spread(name)) for name in ROW_FIGURES},
         "latency_ms": [
@@ -318,6 +324,8 @@ def _csv_record(line: Line, table: Table) -> dict[str, object]:
         "examples": table.examples,
         "score_95_low": line.interval and line.interval[0],
         "score_95_high": line.interval and line.interval[1],
+        "exact_match_95_low": line.exact_match_interval and line.exact_match_interval[0],
+        "exact_match_95_high": line.exact_match_interval and line.exact_match_interval[1],
         **{name: line.mean(name) for name in (*ROW_FIGURES, *TRAINING.values())},
         "train_partial": str(line.partial).lower(),
         **{name: line.mean(name) for name in TAUGHT.values()},

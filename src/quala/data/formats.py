@@ -98,7 +98,7 @@ def data_title(spec: Mapping[str, Any], examples: Sequence[Example] = ()) -> str
     if name in ("rajpurkar/squad", "squad"):
         return "SQuAD 1.1"
     if name in (GLUE, "glue") and subset:
-        return PAPER_NAMES.get(subset, subset.upper())
+        return PAPER_NAMES.get(subset, str(subset).upper())
     place = str(name or Path(spec["path"]).absolute().name)
     own = " ".join(filter(None, [place, subset]))
     return CONTENTS.get(content_digest(examples), own) if examples else own

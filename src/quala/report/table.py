@@ -203,7 +203,7 @@ def data_lines(data: Mapping[str, Any]) -> dict[str, str]:
     """Return what is known of the data as texts by their labels."""
 
     def counted(counts: Mapping[str, int]) -> str:
-        return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
 
     found = {"title": data.get("title", "")}
     found |= {
