@@ -23,7 +23,13 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
-from quala.models.load import METADATA_FILE, load_model, load_tokenizer, read_metadata
+from quala.models.load import (
+    METADATA_FILE,
+    load_model,
+    load_tokenizer,
+    read_metadata,
+    resolve_source,
+)
 from quala.plugins import SIGNIFICANCE, TASKS
 
 
@@ -83,6 +89,7 @@ def load_any_model(
     for a checkpoint of another task, for one that cannot be read, and for one whose quala.json
     names code by a dotted path that nothing has imported (`Registry.check_stored`).
     """
+    source = resolve_source(source)
     facts = read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
     task = _task(source, facts, task)
     ranking = significance or facts.get("significance", "question")

@@ -35,8 +35,9 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
 
     Raises QualaError when there is no such folder, run or model.
     """
-    if Path(model).is_dir():
-        return Path(model)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
     from quala.runtime.card import shipped
 
     known = shipped()

@@ -221,7 +221,7 @@ def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -
     if threads < 1:
         raise QualaError(f"`threads` must be at least 1, got {threads}.")
     known = shipped()
-    folder = known.get(str(model), Path(model))
+    folder = known.get(str(model), Path(model).expanduser())
     if not folder.is_dir():
         names = ", ".join(known) or "none"
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")

@@ -51,7 +51,7 @@ class Sources:
     def model(self, key: str, value: str) -> Source:
         """Return a folder or run as a folder, and any other value as the name that it is."""
         name = f"model.{key}"
-        if Path(value).is_dir() or _tracked(value):
+        if _tracked(value) or Path(value).expanduser().is_dir():
             folder, content = self.given(value)
             return Source(name, str(folder), content, {"value": value})
         return Source(name, value, f"name:{value}", {"value": value})
@@ -66,11 +66,12 @@ class Sources:
 
     def _locate(self, value: str) -> Path:
         if not _tracked(value):
-            if not value or not Path(value).is_dir():  # the path of an empty text is here
+            folder = Path(value).expanduser()
+            if not value or not folder.is_dir():  # the path of an empty text is here
                 raise QualaError(
                     f"`{value}` is no folder, run id, runs:/ID or models:/name@alias that exists."
                 )
-            return Path(value).absolute()
+            return folder.absolute()
         artifact = value
         if RUN_ID.fullmatch(value.removeprefix("runs:/")):
             artifact = f"runs:/{value.removeprefix('runs:/')}/{OUTPUT}"
