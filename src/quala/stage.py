@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from quala.plugins import module_hash
 from quala.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ class Stage:
     """Describe a stage of a workflow.
 
     `version` is raised by hand when the stage's code changes what it makes: it is part of the
-    fingerprint. `config` is a dataclass whose fields are part of it too, except for those made by
-    `unfingerprinted`. An option that joins an existing stage is a field with the metadata
-    `{"identity": "if set"}`: at its default it does not count, so that no finished stage is
-    computed again. `run` is `"module:function"`, imported only when the stage runs. `headline`
+    fingerprint, as is the file of a stage that is not quala's own. `config` is a dataclass whose
+    fields are part of it too, except for those made by `unfingerprinted`. An option that joins an
+    existing stage is a field with the metadata `{"identity": "if set"}`: at its default it does
+    not count, so that no finished stage is computed again; one with `{"plugins": REGISTRY}` holds
+    names of code. `run` is `"module:function"`, imported only when the stage runs. `headline`
     names the final metrics that the workflow's own run has under their plain name, for the charts.
     """
 
@@ -106,6 +108,12 @@ class Stage:
     run: str
     summary: str
     headline: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The SHA-256 of the file of `run`, by its name; empty for quala's own."""
+        code = module_hash(self.run.partition(":")[0])
+        return {self.run: code} if code else {}
 
     def function(self) -> StageFunction:
         """Import and return the function that does the work."""

@@ -119,7 +119,7 @@ class SandwichConfig(TrainingConfig):
 class LengthAdaptConfig(SandwichConfig):
     """Turn a checkpoint into a length-adaptive supernet."""
 
-    significance: str | None
+    significance: str | None = field(metadata={"plugins": SIGNIFICANCE})
     """How tokens are ranked: column_sum (published), query_rows, question, cls, span, or one of
     your own; null takes that of the task, span for answers and cls for sentences."""
     semantics: Semantics

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from quala.errors import QualaError, unknown
 from quala.stage import RecipeStage, Stage, StageConfig
-from quala.workflow.identity import config_identity, fingerprint
+from quala.workflow.identity import code_identity, config_identity, fingerprint
 from quala.workflow.settings import Settings
 from quala.workflow.sources import Source, Sources
 
@@ -145,6 +145,7 @@ class Flow:
             "stage": stage.name,
             "version": stage.version,
             "config": config_identity(config),
+            **({"code": code} if (code := {**stage.code, **code_identity(config)}) else {}),
             "inputs": {key: item.fingerprint for key, item in sorted(inputs.items())},
         }
         origins = {

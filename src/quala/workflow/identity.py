@@ -34,6 +34,22 @@ def config_identity(config: Any) -> Any:
     return config
 
 
+def code_identity(config: Any) -> dict[str, str]:
+    """Return the SHA-256 of the code that options name and that is not quala's own.
+
+    Options say by `plugins` in their metadata where their names are found. Only the file that
+    defines a name counts, not what it imports.
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        if (registry := field.metadata.get("plugins")) is not None:
+            value = getattr(config, field.name) or ()
+            for name in (value,) if isinstance(value, str) else value:
+                if code := registry.source(name):
+                    found[f"{field.name} {name}"] = code
+    return found
+
+
 def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
     marked = field.metadata.get("identity", True)
     if marked != "if set":
@@ -54,6 +70,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     if old["version"] != new["version"]:
         found.append(f"stage version {old['version']} -> {new['version']}")
     found += _changes(old["config"], new["config"])
+    before, after = old.get("code", {}), new.get("code", {})
+    found += [f"code of {one} changed" for one in after if before.get(one) != after[one]]
     for name in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(name) != new["inputs"].get(name):
             found.append(_input_change(name, old, new))

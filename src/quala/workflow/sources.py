@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quala.errors import QualaError
-from quala.workflow.identity import config_identity, content_hash
+from quala.plugins import FORMATS, source_hash
+from quala.workflow.identity import config_identity, content_hash, fingerprint
 from quala.workflow.store import OUTPUT, Store
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -43,8 +44,12 @@ class Sources:
         if "data" not in self._known:
             from quala.data.slices import data_fingerprint
 
-            found = Source("data", spec, data_fingerprint(spec), config_identity(spec))
-            self._known["data"] = found
+            content, detail = data_fingerprint(spec), config_identity(spec)
+            if spec.task not in FORMATS.own:
+                made = FORMATS.find(spec.task)
+                code = [source_hash(made), source_hash(made.known_task(spec))]
+                content, detail = fingerprint([content, code]), {**detail, "code": code}
+            self._known["data"] = Source("data", spec, content, detail)
         known: Source = self._known["data"]
         return known
 
