@@ -100,6 +100,10 @@ class Stage:
     not count, so that no finished stage is computed again; one with `{"plugins": REGISTRY}` holds
     names of code. `run` is `"module:function"`, imported only when the stage runs. `headline`
     names the final metrics that the workflow's own run has under their plain name, for the charts.
+
+    `about` names inputs that the output has figures of. Who gives an output of another model or
+    data is warned, or refused where the figures are `exact`. `fits` is a `"module:function"` that
+    takes a given output and the data, and raises QualaError where they do not go together.
     """
 
     name: str
@@ -108,6 +112,9 @@ class Stage:
     run: str
     summary: str
     headline: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
+    exact: bool = False
+    fits: str = ""
 
     @property
     def code(self) -> dict[str, str]:
@@ -117,9 +124,14 @@ class Stage:
 
     def function(self) -> StageFunction:
         """Import and return the function that does the work."""
-        module, _, attribute = self.run.partition(":")
-        function: StageFunction = getattr(importlib.import_module(module), attribute)
+        function: StageFunction = imported(self.run)
         return function
+
+
+def imported(place: str) -> Any:
+    """Import and return the object at `module:attribute`."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 class RecipeStage(Protocol):

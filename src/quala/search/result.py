@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.metrics.pareto import hypervolume, pareto_front
+
+if TYPE_CHECKING:
+    from quala.data.spec import DataSpec
+
+
+RESULT = "search.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,17 @@ class SearchResult:
     def full(self) -> SearchCandidate | None:
         """Return the candidate that drops nothing, where it was scored."""
         return next((one for one in self.candidates if not any(one.lengths.drops)), None)
+
+    def fitting(self, *, sequence_length: int, layers: int | None = None) -> Self:
+        """Return the result itself; raise QualaError where its lengths are of other inputs."""
+        found = self.candidates[0].lengths
+        if found.sequence_length != sequence_length or layers not in (None, len(found.lengths)):
+            raise QualaError(
+                f"The search was made for {len(found.lengths)} layers at data.max_length="
+                f"{found.sequence_length}, got {layers or len(found.lengths)} layers at "
+                f"{sequence_length}: search again, or give a search that fits."
+            )
+        return self
 
     @property
     def front(self) -> tuple[SearchCandidate, ...]:
@@ -97,6 +115,19 @@ class SearchResult:
         candidates = tuple(_candidate(entry) for entry in fields["candidates"])
         unit = fields.get("unit", "gmacs")
         return cls(candidates, cheapest=fields["cheapest"], dearest=fields["dearest"], unit=unit)
+
+
+def read_result(folder: Path) -> SearchResult:
+    """Read what a search stage left. Raises QualaError where there is none, or it is damaged."""
+    try:
+        return SearchResult.from_json((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise QualaError(f"`{folder}` holds no result of a search ({RESULT}).") from error
+
+
+def check_given(folder: Path, data: DataSpec) -> None:
+    """Raise QualaError where the result of a search is for another sequence length."""
+    read_result(folder).fitting(sequence_length=data.max_length)
 
 
 def _front(candidates: Sequence[SearchCandidate]) -> tuple[SearchCandidate, ...]:

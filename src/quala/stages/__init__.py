@@ -62,6 +62,8 @@ STAGES: dict[str, Stage] = {
             config=SearchConfig,
             run="quala.stages.search:run",
             summary="find the lengths that give the most accuracy for each cost",
+            about=("model",),
+            fits="quala.search.result:check_given",
         ),
         Stage(
             name="measure",
@@ -69,6 +71,8 @@ STAGES: dict[str, Stage] = {
             config=MeasureConfig,
             run="quala.stages.measure:run",
             summary="score the test set and time every row side by side",
+            about=("model", "search"),
+            exact=True,
         ),
         Stage(
             name="export",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from quala.errors import QualaError
 from quala.stage import StageContext
 from quala.workflow.flow import Artifact, Flow, Node
-from quala.workflow.identity import leaves
+from quala.workflow.identity import ORIGIN, leaves
 from quala.workflow.lease import Claim, Lease, acquire
 from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record, code_state
@@ -77,6 +77,9 @@ class Executor:
             absent = f"was left out ({entry.reason})"
             return Artifact(node.name, node.fingerprint, absent=absent)
         if node.given is not None:
+            for note in node.foreign():
+                if note not in self.plan.notes:
+                    log.warning(note)
             self.outcomes.append(Outcome(node.name, entry.status, 0.0, folder=node.given))
             return Artifact(node.name, node.fingerprint, node.given)
         return self._obtain(node, entry)
@@ -147,6 +150,8 @@ class Executor:
             for key, item in node.inputs.items()
         }
         metrics = function(node.config, self._context(node, lease, work), inputs) or {}
+        if origin := node.origin():
+            (output / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
         self.store.publish(lease.run_id, output)
         self.store.record(lease.run_id, metrics)
         self.store.tag(lease.run_id, {"quala.final": json.dumps(sorted(metrics))})
@@ -221,6 +226,8 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     store = Store.open(settings.tracking)
     sources = Sources(store)
     plan = make_plan(workflow, settings, store, sources)
+    for note in plan.notes:
+        log.warning(note)
     record = Record(
         config=invocation.config,
         overrides=invocation.overrides,

@@ -69,7 +69,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = []
     if old["version"] != new["version"]:
         found.append(f"stage version {old['version']} -> {new['version']}")
-    found += _changes(old["config"], new["config"])
+    found += changes(old["config"], new["config"])
     before, after = old.get("code", {}), new.get("code", {})
     found += [f"code of {one} changed" for one in after if before.get(one) != after[one]]
     for name in sorted({*old["inputs"], *new["inputs"]}):
@@ -84,11 +84,11 @@ def _input_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         return f"input `{name}` {'added' if before is None else 'removed'}"
     if before.get("from") != after.get("from"):
         return f"input `{name}` from {before.get('from')} -> {after.get('from')}"
-    details = _changes(before.get("detail", {}), after.get("detail", {}), prefix=after["from"])
+    details = changes(before.get("detail", {}), after.get("detail", {}), prefix=after["from"])
     return "; ".join(details) or f"{after['from']} changed"
 
 
-def _changes(old: Any, new: Any, prefix: str = "") -> list[str]:
+def changes(old: Any, new: Any, prefix: str = "") -> list[str]:
     before, after = dict(leaves(old, prefix)), dict(leaves(new, prefix))
     return [
         f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
@@ -131,6 +131,20 @@ def checksums(folder: Path) -> dict[str, dict[str, str | int]]:
 def content_hash(folder: Path) -> str:
     """Return one hash of all the files of a folder, by name and content."""
     return fingerprint({name: entry["sha256"] for name, entry in checksums(folder).items()})
+
+
+ORIGIN = "origin.json"
+"""In an output: what tells apart the data and the models that it is of, by input."""
+
+
+def made_of(folder: Path) -> str:
+    """Return one hash of a model's weights and card, of all files where there are no weights."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        found = checksums(folder)
+        return fingerprint({name: found[name]["sha256"] for name in found if name != ORIGIN})
+    files += [file for file in (folder / "quala.json",) if file.is_file()]
+    return fingerprint({file.name: digest(file) for file in files})
 
 
 def write_manifest(folder: Path) -> str:

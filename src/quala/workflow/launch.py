@@ -59,7 +59,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     table = Table("stage", "status", "why", title=f"Plan of {plan.workflow}", title_justify="left")
     for entry in plan.entries.values():
         table.add_row(entry.name, _colored(entry.status.value), Text(entry.reason))
-    console.print(table)
+    console.print(table, *(Text(f"Note: {note}") for note in plan.notes), sep="\n")
 
 
 def show_result(result: Result, console: Console) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
+from quala.stage import imported
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import differences, fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings
-from quala.workflow.sources import Sources
+from quala.workflow.sources import Source, Sources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ class Plan:
     workflow: str
     entries: Mapping[str, Entry]
     fingerprint: str
+    notes: Sequence[str] = ()
+    """What the user may not expect, a sentence each."""
 
     @property
     def settled(self) -> bool:
@@ -138,7 +141,13 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         stages = [entry.to_json() for entry in self.entries.values()]
-        return {"workflow": self.workflow, "fingerprint": self.fingerprint, "stages": stages}
+        told = {"notes": list(self.notes)} if self.notes else {}
+        return {
+            "workflow": self.workflow,
+            "fingerprint": self.fingerprint,
+            "stages": stages,
+            **told,
+        }
 
 
 @dataclass
@@ -169,7 +178,19 @@ def make_plan(workflow: WorkflowSpec, settings: Settings, store: Store, sources:
         else:
             entries[name] = _entry(node, selection, store, entries)
     _check_only(settings.flow, entries)
-    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries))
+    notes = [note for entry in entries.values() for note in _check_given(entry)]
+    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), notes)
+
+
+def _check_given(entry: Entry) -> list[str]:
+    """Return notes on a given output; raise QualaError where it cannot be of this run."""
+    node = entry.node
+    if entry.status is not Status.GIVEN or node is None or node.given is None:
+        return []
+    data = node.inputs.get("data")
+    if node.stage.fits and isinstance(data, Source):
+        imported(node.stage.fits)(node.given, data.value)
+    return node.foreign()
 
 
 def _fingerprint(workflow: WorkflowSpec, settings: Settings, entries: Mapping[str, Entry]) -> str:
