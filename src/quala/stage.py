@@ -88,6 +88,10 @@ class StageConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    def remarks(self) -> list[str]:
+        """Return a sentence, first the option in backticks, for each value that may be a slip."""
+        return []
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -31,6 +31,12 @@ def test_at_even_odds_the_loss_counts_as_seen() -> None:
     assert choose(result(SHORT, LONG, FULL), max_loss=1.0, certainty=0.5) == SHORT
 
 
+def test_the_choice_names_its_unit(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="quala"):
+        choose(result(SHORT, LONG, FULL), max_loss=0.01, certainty=0.5)
+    assert "0.01 of 100 points" in caplog.text
+
+
 def test_certainty_asks_more_of_an_uncertain_point() -> None:
     # 0.6 + 1.64 * 0.6 is above 1, 0.2 + 1.64 * 0.3 is below.
     assert choose(result(SHORT, LONG, FULL), max_loss=1.0, certainty=0.95) == LONG

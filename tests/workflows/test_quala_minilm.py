@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import QUESTIONS, STAGES, Toy, output, quiet_logging
+from commandline import QUESTIONS, STAGES, Toy, options_of, output, quiet_logging
 
 from quala.cli.entry import main
 
@@ -129,7 +129,8 @@ def test_a_folder_that_is_no_checkpoint_is_one_sentence(
     (tmp_path / "empty").mkdir()
     words = [f"stage.distill.given={tmp_path / 'empty'}", "flow.until=length_adapt"]
     with quiet_logging():
-        assert main(["run", "quala_minilm", *toy.words, *words]) == 2
+        own = options_of("quala_minilm", [*toy.words, *words])
+        assert main(["run", "quala_minilm", *own]) == 2
     assert "error: Could not read" in capsys.readouterr().err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from quala.data.spec import DataSpec
 
 
+log = logging.getLogger(__name__)
 RESULT = "search.json"
 
 
@@ -160,7 +162,10 @@ def choose(found: SearchResult, *, max_loss: float, certainty: float) -> SearchC
     z = NormalDist().inv_cdf(certainty)
     best = max(front, key=lambda point: point.score)
     reference = (found.full or best).score
+    rule = f"at most {max_loss:g} of 100 points lost on the search slice, certainty {certainty:g}"
     for point in front:  # cheapest first
         if reference - point.score + z * (point.error or 0.0) <= max_loss:
+            log.info("Chosen: %s, the cheapest with %s.", point.lengths, rule)
             return point
+    log.info("No point is surely within the bound (%s).", rule)
     return found.full if found.full and found.full.feasible else best

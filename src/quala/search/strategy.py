@@ -40,7 +40,7 @@ class SearchSettings:
     max_cost: float | None = ranged(None, above=0)
     """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
     min_score: float | None = ranged(None)
-    """Lengths that score less are not part of the front."""
+    """Lengths that score less, in percent, are not part of the front."""
     workers: int = ranged(1, identity=False, at_least=1)
 
     def __post_init__(self) -> None:

@@ -194,6 +194,14 @@ class SearchConfig(SearchSettings, StageConfig):
                 "or openvino, got torch."
             )
 
+    def remarks(self) -> list[str]:
+        if self.min_score is None or not 0 < self.min_score < 1:
+            return []
+        return [
+            f"`min_score={self.min_score:g}` is {self.min_score:g} of 100 points; did you mean "
+            f"{100 * self.min_score:g}?"
+        ]
+
 
 def row_name(workflow: str) -> str:
     """Return the name of a workflow's model in the report: the workflow's own, or `quala`."""

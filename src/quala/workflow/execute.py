@@ -214,6 +214,8 @@ class Invocation:
     settings: Settings
     config: str
     overrides: Sequence[str]
+    notes: Sequence[str] = ()
+    """What is to be said of the overrides."""
     sweep: str | None = None
     """Id of the sweep's run, for a job of a sweep."""
     bars: bool = False
@@ -225,7 +227,7 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     settings = invocation.settings
     store = Store.open(settings.tracking)
     sources = Sources(store)
-    plan = make_plan(workflow, settings, store, sources)
+    plan = make_plan(workflow, settings, store, sources, invocation.notes)
     for note in plan.notes:
         log.warning(note)
     record = Record(

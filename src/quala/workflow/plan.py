@@ -16,7 +16,7 @@ from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings
 from quala.workflow.sources import Source, Sources
-from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store
+from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store, unused_variables
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -40,6 +40,9 @@ def select(nodes: Mapping[str, Node], flow: FlowConfig) -> Selection:
     if flow.only and (flow.until or flow.since):
         raise QualaError("`flow.only` cannot be combined with `flow.until` or `flow.since`.")
     forced = {name for name, node in nodes.items() if node.config.force} | set(flow.force)
+    for name in sorted(forced):
+        if nodes[name].given is not None:
+            raise QualaError(f"The stage `{name}` is given and forced: leave one of both out.")
     if flow.only:
         chosen = {flow.only} | nodes[flow.only].upstream
         forced &= {flow.only}
@@ -161,8 +164,17 @@ class _Collector:
         return Artifact(node.name, node.fingerprint)
 
 
-def make_plan(workflow: WorkflowSpec, settings: Settings, store: Store, sources: Sources) -> Plan:
-    """Call the script symbolically and look up every stage; run nothing."""
+def make_plan(
+    workflow: WorkflowSpec,
+    settings: Settings,
+    store: Store,
+    sources: Sources,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Call the script symbolically and look up every stage; run nothing.
+
+    `notes` on the overrides come first among those of the plan.
+    """
     collector = _Collector()
     flow = Flow(settings, workflow.stages, sources, collector)
     workflow(flow)
@@ -178,15 +190,20 @@ def make_plan(workflow: WorkflowSpec, settings: Settings, store: Store, sources:
         else:
             entries[name] = _entry(node, selection, store, entries)
     _check_only(settings.flow, entries)
-    notes = [note for entry in entries.values() for note in _check_given(entry)]
-    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), notes)
+    found = [note for entry in entries.values() for note in _notes(entry)]
+    told = [*notes, *found, *unused_variables(settings.tracking)]
+    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), told)
 
 
-def _check_given(entry: Entry) -> list[str]:
-    """Return notes on a given output; raise QualaError where it cannot be of this run."""
+def _notes(entry: Entry) -> list[str]:
+    """Return notes on a stage; raise QualaError where a given output cannot be of this run."""
     node = entry.node
-    if entry.status is not Status.GIVEN or node is None or node.given is None:
+    if node is None or entry.status is Status.SKIPPED:
         return []
+    if node.given is None:
+        return [
+            note.replace("`", f"`stage.{node.stage.name}.", 1) for note in node.config.remarks()
+        ]
     data = node.inputs.get("data")
     if node.stage.fits and isinstance(data, Source):
         imported(node.stage.fits)(node.given, data.value)

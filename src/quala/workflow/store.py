@@ -364,6 +364,17 @@ class Store(Tracking):
         return folder, broken
 
 
+def unused_variables(tracking: TrackingConfig) -> list[str]:
+    """Say which of MLflow's own variables are set and not followed."""
+    found = []
+    for name, own in (("uri", tracking.uri), ("experiment", tracking.experiment)):
+        variable = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}[name]
+        value = os.environ.get(variable)
+        if value and value != own and (own is None or name == "experiment"):
+            found.append(f"`{variable}={value}` is not used: pass `tracking.{name}={value}`.")
+    return found
+
+
 def keep_quiet() -> None:
     """Stop MLflow from writing progress and addresses to the terminal, unless the user set it."""
     for name, value in QUIET.items():
