@@ -70,7 +70,7 @@ def test_lengths_of_other_inputs_are_refused() -> None:
     found = result(FULL, SHORT)
     assert found.fitting(sequence_length=128, layers=2) is found
     for sequence_length, layers in ((256, 2), (64, 2), (128, 3)):
-        with pytest.raises(QualaError, match=r"2 layers at data\.max_length=128"):
+        with pytest.raises(QualaError, match=r"layers=2, data\.max_length=128"):
             found.fitting(sequence_length=sequence_length, layers=layers)
 
 

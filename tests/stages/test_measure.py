@@ -117,7 +117,7 @@ def test_a_search_of_another_length_is_refused(
 ) -> None:
     shorter = {**inputs, "data": replace(inputs["data"], max_length=96)}
     context = StageContext.alone("measure", tmp_path)
-    with pytest.raises(QualaError, match=r"at data\.max_length=128, got 2 layers at 96"):
+    with pytest.raises(QualaError, match=r"data\.max_length=128, got 2 and 96"):
         measure.run(configure("measure"), context, shorter)
 
 

@@ -61,11 +61,11 @@ class SearchResult:
     def fitting(self, *, sequence_length: int, layers: int | None = None) -> Self:
         """Return the result itself; raise QualaError where its lengths are of other inputs."""
         found = self.candidates[0].lengths
-        if found.sequence_length != sequence_length or layers not in (None, len(found.lengths)):
+        there, here = len(found.lengths), layers or len(found.lengths)
+        if (found.sequence_length, there) != (sequence_length, here):
             raise QualaError(
-                f"The search was made for {len(found.lengths)} layers at data.max_length="
-                f"{found.sequence_length}, got {layers or len(found.lengths)} layers at "
-                f"{sequence_length}: search again, or give a search that fits."
+                f"The search was made for layers={there}, data.max_length={found.sequence_length},"
+                f" got {here} and {sequence_length}: search again, or give a search that fits."
             )
         return self
 

@@ -95,8 +95,8 @@ class Node:
             )
             return [unknown] if unknown else []
         found = []
-        for key in here.keys() & there.keys():
-            if here[key]["is"] == there[key]["is"]:
+        for key in here:
+            if key not in there or here[key]["is"] == there[key]["is"]:
                 continue
             details = changes(there[key]["detail"], here[key]["detail"])
             details = [one for one in details if not one.startswith("path ")]

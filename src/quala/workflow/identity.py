@@ -138,13 +138,15 @@ ORIGIN = "origin.json"
 
 
 def made_of(folder: Path) -> str:
-    """Return one hash of a model's weights and card, of all files where there are no weights."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        found = checksums(folder)
-        return fingerprint({name: found[name]["sha256"] for name in found if name != ORIGIN})
-    files += [file for file in (folder / "quala.json",) if file.is_file()]
-    return fingerprint({file.name: digest(file) for file in files})
+    """Return one hash of a model's weights and card; of other outputs, of the files on top.
+
+    Drawings, and what lies in folders such as a search's study, differ from time to time.
+    """
+    top = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    model = [path for path in top if path.suffix == ".safetensors" or path.name == "quala.json"]
+    weights = any(path.suffix == ".safetensors" for path in model)
+    other = [one for one in top if one.name not in (MANIFEST, ORIGIN) and one.suffix != ".png"]
+    return fingerprint({path.name: digest(path) for path in (model if weights else other)})
 
 
 def write_manifest(folder: Path) -> str:
