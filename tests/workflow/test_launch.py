@@ -111,3 +111,19 @@ def test_the_slips_of_a_configuration_are_told(
     assert "Note: `stage.distill.epochs=7`: the training ends after `max_steps` 20" in told
     assert main(["plan", "quala_minilm", *words, "stage.distill.enabled=false"]) == 2
     assert "`stage.distill.epochs=7` has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "states"),
+    [
+        (["stage.second.enabled=true,false", "stage.second.text=b"], 0, ["FINISHED", "FINISHED"]),
+        (["stage.second.enabled=false", "stage.second.text=b,c"], 1, ["FAILED", "FAILED"]),
+    ],
+)
+def test_a_sweep_may_switch_off_a_stage_with_options(
+    toy: Toy, words: list[str], code: int, states: list[str]
+) -> None:
+    left, out, err = ended(toy, "-m", "--json", *words)
+    jobs = json.loads(out)["jobs"]
+    assert (left, [job["status"] for job in jobs]) == (code, states), err
+    assert "`stage.second.text=b` has no effect: the stage `second` is switched off" in err

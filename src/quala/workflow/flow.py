@@ -86,7 +86,7 @@ class Node:
         """
         if self.given is None:
             return []
-        option, here = f"stage.{self.name}.given", self.origin()
+        option, here = f"stage.{self.stage.name}.given", self.origin()
         try:
             there = json.loads((self.given / ORIGIN).read_text(encoding="utf-8"))
         except (OSError, ValueError):
