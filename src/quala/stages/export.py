@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.checkpoint import Checkpoint, load_with_data
+from quala.cost import macs
+from quala.errors import QualaError
 from quala.export.folder import ExportSettings, front_of, write_export
 from quala.lengths import LengthConfig
 from quala.results import float_model, speedup_base, with_speedups
@@ -45,7 +47,10 @@ def run(
 
 
 def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
-    """Return the rows of a measure stage that belong to the exported model, as points."""
+    """Return the rows of a measure stage that belong to the exported model, as points.
+
+    Raises QualaError for rows of another size of model or input, or of another metric.
+    """
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     full = LengthConfig.full(layers=layers, sequence_length=longest)
     measured = with_speedups(read_rows(folder))
@@ -55,6 +60,12 @@ def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
     for row in rows:
         over = [(own, row.own_speedup), (base, row.speedup)]
         lengths = full if row.lengths is None else LengthConfig(row.lengths, longest)
+        fits = len(lengths.lengths) == layers and row.metric == opened.data.task.metric
+        if not fits or row.macs_padded != macs(opened.model.arch, lengths.lengths, longest):
+            raise QualaError(
+                "The rows of `measure` are of another model, task or data.max_length than the "
+                f"exported one: measure it anew (`{row.tokens}` has {row.macs_padded} MACs)."
+            )
         points.append(
             Point(
                 lengths,

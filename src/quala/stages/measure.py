@@ -30,10 +30,9 @@ from quala.models.load import weights_file
 from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import watched
-from quala.search.result import choose
+from quala.search.result import choose, read_result
 from quala.search.trie import PrefixCache, TrieWalk
 from quala.stage import write_whole
-from quala.stages.search import read_result
 
 if TYPE_CHECKING:
     from quala.checkpoint import Checkpoint
@@ -240,10 +239,12 @@ def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[MeasuredModel]:
     integer = load_with_data(inputs["model"], inputs["data"])
+    layers, longest = integer.model.num_layers, integer.data.spec.max_length
     own: Points = {None: "full"}
     points: Points = {}
     note = None
     if found is not None:
+        found = found.fitting(sequence_length=longest, layers=layers)
         chosen, note = _choice(config, found, integer)
         points = _front(config, found, chosen, _kept_by(integer))
         if chosen is None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from quala.data.spec import DEMO
 from quala.report.page import build_report
 from quala.results import Point
+from quala.search.result import read_result
 from quala.stages.measure import read_data, read_rows
-from quala.stages.search import GIGA, read_result
+from quala.stages.search import GIGA
 
 if TYPE_CHECKING:
     from quala.search.result import SearchCandidate
