@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
+from tokenizers import processors
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from quala.data.features import ClassificationExample, QAExample
 from quala.data.spec import DataSpec
-from quala.data.tokenize import FastTokenizer, qa_features, sentence_features, window_ranges
+from quala.data.tokenize import (
+    FastTokenizer,
+    gives_token_types,
+    qa_features,
+    sentence_features,
+    window_ranges,
+)
 from quala.errors import QualaError
 
 SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)
@@ -106,6 +114,47 @@ def test_segment_of_roberta_leaves_the_second_separator_to_the_context(
     head = features.input_ids[: features.segment_one[0] + 1].tolist()
     text = roberta_tokenizer("what sat?")["input_ids"]
     assert head == [*text, roberta_tokenizer.sep_token_id]
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        ({}, True),
+        ({"model_input_names": ["input_ids", "attention_mask"]}, False),
+        ({"model_input_names": ["input_ids", "attention_mask", "token_type_ids"]}, True),
+    ],
+)
+def test_token_types_are_what_the_tokenizer_gives(
+    names: dict[str, list[str]], given: bool
+) -> None:
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3}
+    tokenizer = BertTokenizer(vocab=words, **names)
+    assert ("token_type_ids" in tokenizer("a", "b")) is given
+    assert gives_token_types(tokenizer) is given
+
+
+def test_a_tokenizer_of_no_models_class_gives_the_types_of_its_template(
+    bert_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert gives_token_types(bert_tokenizer)
+    assert "lists no `model_input_names`" in caplog.text
+
+
+def test_token_types_are_those_of_the_template(bert_tokenizer: PreTrainedTokenizerFast) -> None:
+    template: dict[str, Any] = {
+        "single": "[CLS] $A [SEP]",
+        "special_tokens": [("[CLS]", 2), ("[SEP]", 3)],
+    }
+    backend = bert_tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        pair="[CLS] $A [SEP] $B [SEP]", **template
+    )
+    assert not gives_token_types(bert_tokenizer)
+    backend.post_processor = processors.TemplateProcessing(
+        pair="[CLS] $A:1 [SEP] $B [SEP]", **template
+    )
+    with pytest.raises(QualaError, match=r"zeros or \[0, 0, 0, 1, 1\], got \[0, 1, 0, 0, 0\]"):
+        gives_token_types(bert_tokenizer)
 
 
 def test_examples_without_answers_have_no_labels(

@@ -6,6 +6,7 @@ With the `tokenizers` library alone, so that training and serving run the same l
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-FILE, FACTS = "tokenizer.json", "tokenizer_config.json"
+log = logging.getLogger(__name__)
+FILE, FACTS, NAMES = "tokenizer.json", "tokenizer_config.json", "model_input_names"
 # A call encodes in parallel; its encodings are many times larger than the ids that are kept.
 TEXTS_PER_CALL = 1000
 Ids = NDArray[np.int32]
@@ -116,6 +118,35 @@ class FastTokenizer:
             between=ids[last_first + 1 : first_second],
             after=ids[last_second + 1 :],
         )
+
+
+def gives_token_types(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a tokenizer gives a model the segments of a pair as token types.
+
+    Otherwise the model sees type 0 only: the tokenizer gives no types (`model_input_names`), or
+    zeros (its template). Raises QualaError for types that are neither.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    types = list(tokenizer("a", "b", return_token_type_ids=True)["token_type_ids"])
+    if not any(types):
+        return False
+    if type(tokenizer) is not PreTrainedTokenizerFast or tokenizer.init_kwargs.get(NAMES):
+        if "token_type_ids" not in tokenizer.model_input_names:
+            return False
+    else:  # transformers 4 gave the template's types here, 5 gives none
+        log.warning(
+            "The tokenizer is of no model's class and lists no `%s`: the token types are those of "
+            "its template, the second text has type 1.", NAMES,
+        )  # fmt: skip
+    first = len(tokenizer("a")["input_ids"])
+    segments = [0] * first + [1] * (len(types) - first)
+    if types != segments:
+        raise QualaError(
+            f"The token types of a pair must be zeros or {segments}, got {types} from the "
+            "tokenizer."
+        )
+    return True
 
 
 @dataclass(frozen=True, slots=True)
