@@ -7,6 +7,7 @@ import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transformers.utils import logging as hf_logging
 from quala.data.task import Task
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
-from quala.models.families import family_of
+from quala.models.families import family_of, match_token_types
 from quala.plugins import FAMILIES
 
 OFFLINE = "offline"
@@ -107,6 +108,8 @@ def load_model(
     if config.num_labels != task.num_labels:
         config.num_labels = task.num_labels
     hf = _load_weights(place, config, task=task, seed=seed)
+    if not (Path(source) / METADATA_FILE).is_file():  # else it is as it was trained
+        match_token_types(hf, partial(load_tokenizer, place))
     return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
 
 
