@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import warnings
@@ -95,6 +96,33 @@ class ProgressCallback(Callback):
             rate = float(trainer.optimizers[0].param_groups[0]["lr"])
             self.context.log_metrics({**means, "train/learning_rate": rate}, step=step)
             self.sums, self.counts = {}, {}
+
+
+class FiniteCallback(Callback):
+    """Stop at the first step whose loss is not finite, and at the last if a weight is not.
+
+    Raises QualaError, before a checkpoint or a selection of that step.
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        training, step = cast("TrainingModule", module), trainer.global_step
+        rate = f"step {step} of {training.plan.total_steps}, `learning_rate` "
+        rate += f"{training.settings.learning_rate:g}"
+        for name, loss in training.losses.items():
+            if not math.isfinite(value := float(loss)):
+                raise QualaError(
+                    f"The training diverged: the loss `{name}` is {value} at {rate}; try a lower "
+                    "rate, or `gradient_clip`."
+                )
+        if step == training.plan.total_steps and not all_finite(training.model):
+            raise QualaError(f"The training diverged: weights are not finite at {rate}.")
+
+
+def all_finite(model: torch.nn.Module) -> bool:
+    """Tell whether every weight is a finite number."""
+    return all(bool(weight.isfinite().all()) for weight in model.parameters())
 
 
 class CheckpointCallback(Callback):
@@ -285,7 +313,11 @@ def fit(
     config, total = module.settings, module.plan.total_steps
     clock = ClockCallback()
     with context.progress(f"{context.name}: training", total) as progress:
-        callbacks: list[Callback] = [clock, ProgressCallback(context, config, progress)]
+        callbacks: list[Callback] = [
+            FiniteCallback(),
+            clock,
+            ProgressCallback(context, config, progress),
+        ]
         selection = None
         if score is not None and config.selection_every is not None:
             selection = SelectionCallback(context, config.selection_every, score)
@@ -295,6 +327,8 @@ def fit(
             trainer = _trainer(module, context, callbacks)
             _resume(trainer, module, _newest_checkpoint(context.scratch))
     if selection is not None:
+        if not selection.best_step:
+            raise QualaError("No step can be selected: every score on the selection slice is NaN.")
         best = load_file(selection.weights(selection.best_step))
         module.model.hf.load_state_dict(best)
     module.model.eval()
