@@ -97,6 +97,43 @@ def test_long_questions_are_cut(
     assert features.lengths.max() == SPEC.max_length
 
 
+def test_notes_count_what_windows_lose(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    fast = FastTokenizer.of(tokenizer)
+    kept = qa_features(short(questions), fast, SPEC.windows, max_answer_length=30)
+    assert kept.notes == ()
+    words = "x " * 60
+    answers = [words[2:20], words[:60], words[:4]]
+    examples = [
+        QAExample(str(number), "", words, "what? " * (15 if number else 1), (text,), (start,))
+        for number, (text, start) in enumerate(zip(answers, (2, 0, 0), strict=True))
+    ]
+    features = qa_features(examples, fast, SPEC.windows, max_answer_length=20)
+    assert len(features.notes) == 3
+    for note, words in zip(
+        features.notes,
+        (
+            "2 of 3 questions are cut to 20 tokens (`data.max_question_length`)",
+            "1 of 3 answers are whole in no window and count as no answer (`data.doc_stride`",
+            "1 of 3 answers have more than 20 tokens and are never given whole",
+        ),
+        strict=True,
+    ):
+        assert note.startswith(words)
+    assert not features.labels[features.example == 1].any()
+
+
+def test_an_answer_that_is_short_enough_in_one_form_can_be_given(
+    bert_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    fast, context = FastTokenizer.of(bert_tokenizer), "the cat sat on the mat"
+    both = QAExample("1", "", context, "who?", (context, "the cat"), (0, 0))
+    for limit, count in ((2, 0), (1, 1)):
+        notes = qa_features([both], fast, SPEC.windows, max_answer_length=limit).notes
+        assert len(notes) == count
+
+
 def test_segment_of_bert_ends_after_the_first_separator(
     bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
@@ -226,6 +263,11 @@ def test_long_sentences_are_cut(tokenizer: PreTrainedTokenizerFast) -> None:
     features = sentence_features(PAIRS, FastTokenizer.of(tokenizer), max_length=12)
     assert features.lengths.max() == 12
     assert np.array_equal(features.example, np.arange(5))
+    whole = sentence_features(PAIRS, FastTokenizer.of(tokenizer), max_length=500)
+    longer = int((whole.lengths > 12).sum())
+    assert 0 < longer <= 5
+    assert features.notes == (f"{longer} of 5 texts are cut to 12 tokens (`data.max_length`).",)
+    assert whole.notes == ()
 
 
 def test_a_mixture_of_singles_and_pairs_is_refused(

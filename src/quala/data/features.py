@@ -128,6 +128,8 @@ class FeatureSet:
     labels: NDArray[Any] | None = None  # (N, D) int64 or float32
     char_spans: Ints | None = None  # (T, 2) int32
     context_range: Ints | None = None  # (N, 2) int32, first context token and the one after it
+    notes: tuple[str, ...] = ()
+    """What tokenizing lost, a sentence for each kind of loss."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
