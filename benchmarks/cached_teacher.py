@@ -90,7 +90,7 @@ def setting(args: argparse.Namespace) -> Setting:
     spec = DataSpec(
         task="squad", name="demo", max_length=args.length, doc_stride=64, max_train=args.questions
     )
-    opened = load_with_data("offline", spec)
+    opened = load_with_data("offline", spec, head="or_new")
     workflow = find_workflow("quala_minilm")
     preset = typed(composed(workflow, ["stage/distill=hsk"]), workflow).stages["distill"]
     config = replace(

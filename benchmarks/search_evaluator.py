@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.model or toy_checkpoint(Path(folder) / "toy")
         data = load_data(arguments, source)
-        model = load_model(source, task=data.task).eval()
+        model = load_model(source, task=data.task, head="or_new").eval()
         print(
             f"{arguments.questions} questions, {arguments.candidates} candidates, z = "
             f"{arguments.z}, {arguments.threads} threads"

@@ -148,6 +148,7 @@ def checkpoint_store(
     from quala.checkpoint import load_with_data
     from quala.cost import mean_macs
     from quala.data.spec import DataSpec
+    from quala.models.load import weights_file
     from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
 
     sizes = {"max_length": 128, "doc_stride": 32, "max_question_length": 32}
@@ -167,7 +168,7 @@ def checkpoint_store(
     )
     identity = {
         "objective": opened.precision,
-        "weights": _digest(model / "model.safetensors"),
+        "weights": _digest(weights_file(model)),
         "questions": [example.id for example in part.examples],
         "batch": batch,
         "sequence_length": longest,

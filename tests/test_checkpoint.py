@@ -99,10 +99,10 @@ def test_a_checkpoint_of_another_task_is_refused(
 
 
 def test_a_missing_head_is_drawn_from_the_seed(tiny_checkpoint: Path, sentences: DataSpec) -> None:
-    heads = [
-        load_with_data(tiny_checkpoint, sentences, seed=seed).model.hf.classifier.weight
-        for seed in (1, 1, 2)
+    opened = [
+        load_with_data(tiny_checkpoint, sentences, head="or_new", seed=seed) for seed in (1, 1, 2)
     ]
+    heads: list[Any] = [one.model.hf.classifier.weight for one in opened]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 

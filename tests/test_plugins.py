@@ -121,7 +121,7 @@ def test_a_family_of_a_package_is_loaded_and_its_cost_is_known(
 
     hf = build_hf("camembert", type_vocab_size=1).float()
     hf.base_model.save_pretrained(tmp_path / "model")  # without a head
-    model = load_model(tmp_path / "model", task=Classes(3))
+    model = load_model(tmp_path / "model", task=Classes(3), head="or_new")
     assert torch.equal(
         family_of(model.hf).embeddings(model.hf).words.weight,  # type: ignore[arg-type]
         hf.get_input_embeddings().weight,

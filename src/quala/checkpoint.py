@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +18,24 @@ from quala.compress.structure import is_structured, load_structured
 from quala.data.batches import eval_batches
 from quala.data.features import Batch, FeatureSet
 from quala.data.spec import DataSpec
-from quala.data.task import Span, Task, task_of
+from quala.data.task import Classes, Span, Task, Value, task_of
 from quala.data.taskdata import Slice, TaskData
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
-from quala.models.load import METADATA_FILE, load_model, load_tokenizer, read_metadata
+from quala.models.load import (
+    Head,
+    check_inputs,
+    is_classifier,
+    is_regression,
+    label_names,
+    load_model,
+    load_tokenizer,
+    read_config,
+    stored_facts,
+    stored_labels,
+)
 from quala.plugins import SIGNIFICANCE, TASKS
 
 
@@ -57,15 +69,45 @@ def load_with_data(
     *,
     significance: str | None = None,
     semantics: Semantics | None = None,
+    head: Head = "own",
+    labels: tuple[str, ...] | None = None,
     seed: int = 0,
 ) -> Checkpoint:
     """Load a model as `load_any_model` does, for the task of these data, and the data."""
-    tokenizer = load_tokenizer(source)
-    data = TaskData(spec, tokenizer)
+    tokenizer, data = load_data(source, spec, head=head, labels=labels)
     model = load_any_model(
-        source, task=data.task, significance=significance, semantics=semantics, seed=seed
+        source,
+        task=data.task,
+        significance=significance,
+        semantics=semantics,
+        head=head,
+        seed=seed,
     )
     return Checkpoint(model, tokenizer, data)
+
+
+def load_data(
+    source: str | Path,
+    spec: DataSpec,
+    *,
+    head: Head = "own",
+    labels: tuple[str, ...] | None = None,
+) -> tuple[PreTrainedTokenizerBase, TaskData]:
+    """Return a checkpoint's tokenizer, and data with the labels in the order of its outputs.
+
+    A head that is drawn has the order of `labels`; None leaves it to the data. Raises QualaError
+    for a model that cannot read these inputs.
+    """
+    tokenizer = load_tokenizer(source)
+    check_inputs(source, tokenizer, spec.max_length)
+    if head != "new" and is_classifier(read_config(source)):
+        labels = stored_labels(source)
+    return tokenizer, TaskData(spec, tokenizer, names=labels)
+
+
+def check_given(folder: Path, inputs: Mapping[str, Any]) -> None:
+    """Raise QualaError for an output from outside that the stages after it could not load."""
+    load_with_data(folder, inputs["data"])
 
 
 def load_any_model(
@@ -74,49 +116,81 @@ def load_any_model(
     task: Task | None = None,
     significance: str | None = None,
     semantics: Semantics | None = None,
+    head: Head = "own",
     seed: int = 0,
 ) -> LengthAdaptiveModel:
     """Load a float or integer model; None keeps what its quala.json says.
 
-    A checkpoint without quala.json answers questions and ranks tokens by `question` rows under
-    `natural` semantics. A head that the checkpoint lacks is drawn from `seed`. Raises QualaError
+    A checkpoint without quala.json has the task of its config.json, and ranks tokens by `question`
+    rows under `natural` semantics. What `head` draws comes from `seed`. Raises QualaError
     for a checkpoint of another task, for one that cannot be read, and for one whose quala.json
     names code by a dotted path that nothing has imported (`Registry.check_stored`).
     """
-    facts = read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
-    task = _task(source, facts, task)
+    facts = stored_facts(source)
+    if task is None:
+        task = _stored_task(source, facts)
+    elif head != "new":
+        _check_task(source, facts, task)
     ranking = significance or facts.get("significance", "question")
     if significance is None:
         SIGNIFICANCE.check_stored(ranking)
     lengths = semantics or facts.get("semantics", "natural")
     integer = facts.get("precision") == "int8"
-    if integer or is_structured(source) or is_sparse(source):
-        hf = load_integer(source) if integer else load_structured(source)
-        return LengthAdaptiveModel(hf, task=task, significance=ranking, semantics=lengths)
-    return load_model(source, task=task, significance=ranking, semantics=lengths, seed=seed)
-
-
-def _task(source: str | Path, facts: dict[str, Any], task: Task | None) -> Task:
-    """Return the task to load, which must be the one that the checkpoint was trained for."""
-    if task is None:
-        kind = facts.get("task", Span.kind)
-        TASKS.check_stored(kind)
-        return task_of(kind, facts.get("num_labels", 2))
-    kind, labels = facts.get("task", task.kind), facts.get("num_labels", task.num_labels)
-    if (kind, labels) != (task.kind, task.num_labels):
-        raise QualaError(
-            f"`{source}` was trained for {kind} with {labels} outputs, the data asks for "
-            f"{task.kind} with {task.num_labels}."
+    if not (integer or is_structured(source) or is_sparse(source)):
+        return load_model(
+            source, task=task, significance=ranking, semantics=lengths, head=head, seed=seed
         )
-    return task
+    if head == "new":
+        raise QualaError(f"`{source}` is compressed, which leaves no room for a new head.")
+    hf = load_integer(source) if integer else load_structured(source)
+    return LengthAdaptiveModel(hf, task=task, significance=ranking, semantics=lengths)
+
+
+def _stored_task(source: str | Path, facts: Mapping[str, Any]) -> Task:
+    """Return the task that a checkpoint was trained for, with its labels."""
+    if facts or not is_classifier(config := read_config(source)):
+        kind, outputs = facts.get("task", Span.kind), facts.get("num_labels", 2)
+    else:
+        kind = Value.kind if is_regression(config) else Classes.kind
+        outputs = config.num_labels
+    TASKS.check_stored(kind)
+    task, labels = task_of(kind, outputs), stored_labels(source)
+    named: dict[str, Any] = {"names": labels}
+    known = labels and any(field.name == "names" for field in fields(task))
+    return replace(task, **named) if known else task
+
+
+def _check_task(source: str | Path, facts: Mapping[str, Any], task: Task) -> None:
+    """Raise QualaError for a checkpoint that was trained for another task than the data have."""
+    kind, outputs = facts.get("task", task.kind), facts.get("num_labels", task.num_labels)
+    if (kind, outputs) != (task.kind, task.num_labels):
+        raise QualaError(
+            f"`{source}` was trained for {kind} with {outputs} outputs, the data asks for "
+            f"{task.kind} with {task.num_labels}; finetune draws a new head with "
+            "`model.new_head=true`."
+        )
+    labels = stored_labels(source) or ()
+    if not same_order(labels, label_names(task)):
+        raise QualaError(
+            f"The outputs of `{source}` are {', '.join(labels)}, the data's labels are "
+            f"{', '.join(label_names(task))}: their order must be the same."
+        )
+
+
+def same_order(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Tell whether two lists of labels may name the same outputs; numbers from 0 are places."""
+    places = [list(map(str, range(len(labels)))) == list(labels) for labels in (one, other)]
+    renamed = any(places) and len(one) == len(other) and set(one) != set(other)
+    return not one or not other or tuple(one) == tuple(other) or renamed
 
 
 def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what quala.json says of a model beside its precision."""
-    model = checkpoint.model
+    model, names = checkpoint.model, label_names(checkpoint.model.task)
     return {
         "task": model.task.kind,
         "num_labels": model.arch.outputs,
+        **({"labels": list(names)} if names else {}),
         "significance": model.significance.name,
         "semantics": model.semantics,
         "sequence_length": checkpoint.data.spec.max_length,

@@ -98,6 +98,8 @@ class Stage:
     `{"identity": "if set"}`: at its default it does not count, so that no finished stage is
     computed again. `run` is `"module:function"`, imported only when the stage runs. `headline`
     names the final metrics that the workflow's own run has under their plain name, for the charts.
+    `check` is the `"module:function"` that is called, before anything runs, with the folder of an
+    output that is `given` and with the inputs of the stage.
     """
 
     name: str
@@ -106,12 +108,22 @@ class Stage:
     run: str
     summary: str
     headline: tuple[str, ...] = ()
+    check: str | None = None
 
     def function(self) -> StageFunction:
         """Import and return the function that does the work."""
-        module, _, attribute = self.run.partition(":")
-        function: StageFunction = getattr(importlib.import_module(module), attribute)
+        function: StageFunction = _imported(self.run)
         return function
+
+    def check_given(self, folder: Path, inputs: Mapping[str, Any]) -> None:
+        """Raise QualaError for an output from outside that later stages cannot take."""
+        if self.check is not None:
+            _imported(self.check)(folder, inputs)
+
+
+def _imported(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 class RecipeStage(Protocol):

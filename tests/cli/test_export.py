@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,49 @@ def test_a_folder_with_something_in_it_is_left_alone(export_folder: Path, tmp_pa
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(QualaError, match="exists already"):
         main([str(export_folder), "--out", str(tmp_path)])
+
+
+def copied(checkpoint: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(checkpoint, folder / "checkpoint"))
+
+
+def test_a_model_without_head_is_not_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import BertModel
+
+    folder = copied(tiny_checkpoint, tmp_path)
+    BertModel.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(QualaError, match=r"no head for question-answering.*qa_outputs\.weight"):
+        main([str(folder), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_of_another_tool_is_not_exported_for_questions(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from transformers import BertForSequenceClassification
+
+    folder = copied(tiny_checkpoint, tmp_path)
+    BertForSequenceClassification.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(QualaError, match="is a classification model; a workflow's export stage"):
+        main([str(folder), "--out", str(tmp_path / "out")])
+
+
+def test_a_model_without_tokenizer_is_not_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_checkpoint, tmp_path)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(QualaError, match="has no tokenizer"):
+        main([str(folder), "--out", str(tmp_path / "out")])
+
+
+def test_windows_are_as_long_as_the_model_reads(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copied(tiny_checkpoint, tmp_path)  # 128 positions, and no quala.json
+    argv = [str(folder), "--out", str(tmp_path / "out"), "--repeats", "0", "--json"]
+    assert main(argv) == 0
+    assert json.loads(capsys.readouterr().out)["sequence_length"] == 128
+    facts = {"format": 1, "task": "question-answering", "sequence_length": 129}
+    (folder / "quala.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(QualaError, match=r"at most 128 tokens.*got `max_length` 129"):
+        main([str(folder), "--out", str(tmp_path / "other")])

@@ -116,7 +116,7 @@ def test_clips_move_at_their_rate(run: Any, kind: str) -> None:
     rates = {"learning_rate": 0.0, "clip_learning_rate": 0.0, "activation_clip_learning_rate": 0.0}
     still, moved = (
         load_file(run(str(rate), quantizers=LSQ, **{**rates, f"{kind}_learning_rate": rate})[0]
-                  / "model.safetensors")
+                  / "quala.safetensors")
         for rate in (0.0, 0.5)
     )  # fmt: skip
     changed = {

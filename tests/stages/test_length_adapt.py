@@ -17,7 +17,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import constant_drop, sample_few_drops, sample_length_drop
 from quala.models.significance import significance
-from quala.stages import length_adapt
+from quala.stages import finetune, length_adapt
 from quala.stages.length_adapt import NO_LAYERS, SandwichModule
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import fit, plan_training
@@ -251,8 +251,11 @@ def test_regression_works(
     data = DataSpec(task="glue", path=str(tmp_path / "values.tsv"), max_length=16)
     context = StageContext("length_adapt", tmp_path / "o", tmp_path / "s", recorder=recording())
     context.scratch.mkdir()
+    tuned = StageContext.alone("finetune", tmp_path / "tuned")
+    inputs = {"data": data, "model": tiny_checkpoint}
+    finetune.run(configure("finetune", max_steps=1), tuned, inputs)
     config = configure("length_adapt", max_steps=2, significance="cls")
-    figures = length_adapt.run(config, context, {"data": data, "model": tiny_checkpoint})
+    figures = length_adapt.run(config, context, {"data": data, "model": tuned.output})
     logged = [item for item in context.recorder.figures if "train/sub" in item]  # type: ignore[union-attr]
     assert len(logged) == 2
     assert all(math.isfinite(value) for value in {**figures, **logged[0]}.values())

@@ -19,7 +19,8 @@ from quala.compress.quantize.split import Split
 from quala.cost import macs
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
-from quala.stages import distill, student
+from quala.models.load import weights_file
+from quala.stages import distill, finetune, student
 from quala.stages.distill_options import ShrinkConfig
 from quala.stages.student import open_student, split
 from quala.workflow import StageContext
@@ -89,7 +90,7 @@ def test_the_next_training_opens_what_the_last_one_left(
 def test_the_stage_still_leaves_integers(run: Any, spec: DataSpec) -> None:
     with_latent, figures = run("with", quantizers=TWN, latent=True)
     without, _ = run("without", quantizers=TWN)
-    weights = [load_file(folder / "model.safetensors") for folder in (with_latent, without)]
+    weights = [load_file(weights_file(folder)) for folder in (with_latent, without)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     opened = load_with_data(with_latent, spec)
@@ -258,8 +259,11 @@ def test_a_split_classifier_answers_and_exports_as_the_ternary_one(
     config = configure(
         "distill", quantizers=TWN, split=True, max_steps=1, learning_rate=0.0, **STILL
     )
+    tuned = StageContext.alone("finetune", tmp_path / "teacher")
+    inputs = {"data": sentences, "model": tiny_checkpoint}
+    finetune.run(configure("finetune", max_steps=1), tuned, inputs)
     context = StageContext.alone("distill", tmp_path / "classes")
-    distill.run(config, context, {"data": sentences, "teacher": tiny_checkpoint})
+    distill.run(config, context, {"data": sentences, "teacher": tuned.output})
     opened = load_with_data(context.output, sentences)
     names = json.loads((context.output / "quala.json").read_text())["quantization"]["split"]
     assert "bert.pooler.dense" in names

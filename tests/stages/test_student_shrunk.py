@@ -20,6 +20,7 @@ from quala.compress.quantize.integer import integer_layers
 from quala.compress.shrink import weight_budget
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
+from quala.models.load import weights_file
 from quala.stages import distill, length_adapt
 from quala.stages.distill_options import ShrinkConfig
 from quala.stages.student import PrunedWeights, Student, shrink
@@ -135,7 +136,7 @@ def test_the_file_holds_a_bit_for_each_weight_and_those_that_are_left(
         bits = -(-weight.numel() // 8)
         whole = 4 * weight.numel()
         payload += bits + 4 * left if whole - bits - 4 * left > 256 else whole
-    file = folder / "model.safetensors"
+    file = weights_file(folder)
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert file.stat().st_size - header == payload
     assert payload < 4 * count(student) / 1.5
@@ -245,7 +246,7 @@ def test_pruned_weights_are_rounded_to_zero(
 def test_eight_bit_codes_are_stored_without_their_zeros(run: Any, spec: DataSpec) -> None:
     folder, _ = run(quantizers=QuantizeConfig())
     layers = integer_layers(load_with_data(folder, spec).model.hf)
-    stored = load_file(folder / "model.safetensors")
+    stored = load_file(weights_file(folder))
     name = "bert.embeddings.word_embeddings.table"
     codes = layers[name].weight
     assert stored[f"{name}.weight.mask"].numel() == -(-codes.numel() // 8)

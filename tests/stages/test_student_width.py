@@ -16,6 +16,7 @@ from quala.checkpoint import load_with_data
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.load import weights_file
 from quala.stages import distill
 from quala.stages.distill_options import ShrinkConfig
 from quala.stages.student import importance
@@ -128,7 +129,7 @@ def test_the_most_important_heads_and_neurons_stay_in_order(
     options = {"width": 0.5, "importance_batches": 2}
     folder, _ = run(learning_rate=0.0, **options)
     scores = importance(load_with_data(teacher, spec), configure("distill", **options))
-    student, old = (load_file(one / "model.safetensors") for one in (folder, teacher))
+    student, old = (load_file(weights_file(one)) for one in (folder, teacher))
     for layer in range(2):
         heads = sorted(range(4), key=lambda head: -float(scores.heads[layer][head]))[:2]
         neurons = sorted(range(16), key=lambda unit: -float(scores.neurons[layer][unit]))[:8]

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
+from quala.models.load import weights_file
 from quala.stages import distill, finetune, length_adapt
 from quala.stages.distill_options import DistillConfig, ShrinkConfig
 from quala.stages.options import FinetuneConfig, LengthAdaptConfig, Schedule, TrainingConfig
@@ -97,7 +98,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    return load_file(folder / "output" / "model.safetensors")
+    return load_file(weights_file(folder / "output"))
 
 
 def run(stage: str, checkpoint: Path, folder: Path, **changes: Any) -> dict[str, float]:

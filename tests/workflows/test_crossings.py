@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from commandline import QUESTIONS, Toy, output
 
+from quala.models.load import weights_file
+
 pytestmark = pytest.mark.slow
 
 REFINE = [
@@ -106,7 +108,7 @@ def test_its_rows_are_a_baseline_a_supernet_and_a_front(done: tuple[Case, Any, T
     assert {row["precision"] for row in own} == {case.precision}
     assert [row["role"] for row in own].count("chosen") == 1
     assert {len(row["lengths"]) for row in own if row["lengths"]} == {case.layers}
-    weights = served(case, result) / "model.safetensors"
+    weights = weights_file(served(case, result))
     if case.supernet:
         assert {row["size_bytes"] for row in own} == {weights.stat().st_size}
 

@@ -10,6 +10,7 @@ import pytest
 from commandline import QUESTIONS, Toy, output, quiet_logging
 
 from quala.cli.entry import main
+from quala.models.load import weights_file
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ def test_the_row_has_the_size_of_the_file(result: Any) -> None:
         ("fine-tuned", "baseline", "fp32"), ("ladabert", "full", "fp32"),
     ]  # fmt: skip
     assert rows[1]["score"] is not None
-    stored = (output(result, STEPS[-1]) / "model.safetensors").stat().st_size
+    stored = weights_file(output(result, STEPS[-1])).stat().st_size
     assert rows[1]["size_bytes"] == stored
     left = result["stages"][2]["metrics"]["shrink/parameters"]
     assert 4 * left < stored < rows[0]["size_bytes"] / RATIO * 1.5
@@ -77,7 +78,7 @@ def test_the_student_is_exported_and_answers(
     assert main(["answer", str(folders[0]), *asked]) == 0
     assert json.loads(capsys.readouterr().out)["answers"]
     graph = (folders[0] / "model.onnx").stat().st_size
-    assert graph > (folders[1] / "model.safetensors").stat().st_size
+    assert graph > weights_file(folders[1]).stat().st_size
 
 
 def test_nothing_is_computed_twice(result: Any, toy: Toy) -> None:
@@ -101,7 +102,7 @@ def test_only_the_last_step_rounds(result: Any, toy: Toy) -> None:
     cards = [json.loads((folder / "quala.json").read_text()) for folder in folders]
     assert [card.get("precision") for card in cards] == [None, "int8"]
     assert [one["status"] for one in done["stages"][:3]] == ["cached", "cached", "done"]
-    sizes = [(output(one, STEPS[1]) / "model.safetensors").stat() for one in (done, result)]
+    sizes = [weights_file(output(one, STEPS[1])).stat() for one in (done, result)]
     assert sizes[0].st_size < sizes[1].st_size
 
 

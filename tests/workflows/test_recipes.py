@@ -10,6 +10,7 @@ import pytest
 from commandline import QUESTIONS, Toy, output
 
 from quala.cli.entry import main as quala
+from quala.models.load import weights_file
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def test_a_recipe_ends_in_a_row_of_its_precision(done: tuple[str, str, Any]) -> 
         ("fine-tuned", "baseline", "fp32"), (name, "full", precision),
     ]  # fmt: skip
     assert rows[1]["score"] is not None
-    stored = (output(result, LAST.get(name, "distill")) / "model.safetensors").stat().st_size
+    stored = weights_file(output(result, LAST.get(name, "distill"))).stat().st_size
     assert rows[1]["size_bytes"] == stored
 
 
@@ -92,7 +93,7 @@ def test_the_file_is_as_wide_as_its_bits(done: tuple[str, str, Any]) -> None:
     tables = {"kdlsq": 2, "xtc": 1}.get(name, words)  # scales of embeddings
     # of a weight, of its inputs, their zero point
     scales = halves * (tables + layers * 6 * (1 + 2))
-    file = folder / "model.safetensors"
+    file = weights_file(folder)
     header = 8 + int.from_bytes(file.read_bytes()[:8], "little")
     assert file.stat().st_size - header == codes * bits // 8 + 4 * (floats + scales)
 
@@ -108,9 +109,7 @@ def test_a_recipe_can_be_compared(
     assert (teacher["system"], row["system"]) == ("fine-tuned", name)
     assert precision in ("int8", "w{}e{}a{}".format(*row["bits"].split("-")))
     last = LAST.get(name, "distill")
-    assert row["size_bytes"]["mean"] == (
-        (output(result, last) / "model.safetensors").stat().st_size
-    )
+    assert row["size_bytes"]["mean"] == (weights_file(output(result, last)).stat().st_size)
     (trial,) = row["trials"]
     trained = [work["stage"] for work in trial["costs"]["training"]]
     assert trained == list(dict.fromkeys(["distill", last]))

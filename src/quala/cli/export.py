@@ -71,16 +71,16 @@ def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
     from quala.data.spec import Windows
     from quala.data.task import Span
     from quala.export.folder import ExportSettings, ladder, write_export
-    from quala.models.load import METADATA_FILE, load_tokenizer, read_metadata
+    from quala.models.load import check_inputs, load_tokenizer, stored_facts
 
-    facts = read_metadata(source) if (source / METADATA_FILE).is_file() else {}
-    if facts.get("task", Span.kind) != Span.kind:
+    model, tokenizer = load_any_model(source), load_tokenizer(source)
+    if not isinstance(model.task, Span):
         raise QualaError(
-            f"`{source}` is a {facts['task']} model; a workflow's export stage writes those."
+            f"`{source}` is a {model.task.kind} model; a workflow's export stage writes those."
         )
     # 384 tokens and a stride of 128 are what BERT's authors use for SQuAD.
-    longest = facts.get("sequence_length", 384)
-    model, tokenizer = load_any_model(source), load_tokenizer(source)
+    longest = stored_facts(source).get("sequence_length", min(384, model.arch.longest))
+    check_inputs(source, tokenizer, longest)
     warn("No measured front was found: the points have costs and no scores.")
     settings = ExportSettings(
         windows=Windows(max_length=longest, doc_stride=min(128, longest // 3)),

@@ -27,9 +27,10 @@ from quala.compress.low_rank import (
     FactorizedEmbedding,
     FactorizedLinear,
 )
-from quala.compress.prune.sparse import FILE, dense_state, is_sparse
+from quala.compress.prune.sparse import dense_state, is_sparse
 from quala.errors import QualaError
 from quala.models.families import family_of
+from quala.models.load import weights_file
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
@@ -135,7 +136,7 @@ def load_structured(folder: str | Path) -> PreTrainedModel:
         raise QualaError(f"`{folder}` records no structure; load it with `load_model`.")
     hf = skeleton(folder, dtype=torch.float32)
     try:
-        hf.load_state_dict(dense_state(load_file(Path(folder) / FILE), hf.state_dict()))
+        hf.load_state_dict(dense_state(load_file(weights_file(folder)), hf.state_dict()))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise QualaError(f"The weights in `{folder}` do not fit its structure: {error}") from error
     hf.eval()

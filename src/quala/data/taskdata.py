@@ -50,8 +50,14 @@ class TaskData:
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
     """
 
-    def __init__(self, spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.spec = spec
+    def __init__(
+        self,
+        spec: DataSpec,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        names: tuple[str, ...] | None = None,
+    ) -> None:
+        self.spec, self.names = spec, names
         self._tokenizer = tokenizer
         self._format = format_of(spec)
 

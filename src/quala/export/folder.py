@@ -17,6 +17,7 @@ from quala.errors import QualaError
 from quala.export.served import make_servable
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig, constant_drop
+from quala.models.load import label_names
 from quala.runtime.card import FILE, Card, Point
 from quala.runtime.engine import GRAPH, open_engine
 from quala.runtime.hardware import processor
@@ -43,6 +44,7 @@ quala answer {folder} --question "..." --context @file.txt --budget-ms 5
 | parameters in the file | {megabytes:.1f} MB ({graph}) |
 | longest window | {sequence_length} tokens, stride {doc_stride} |
 | ranking of tokens | {significance} |
+| outputs | {outputs} |
 | times measured with | {timing} |
 
 ## Front
@@ -79,6 +81,7 @@ def model_card(card: Card, folder: Path) -> str:
         sequence_length=card.sequence_length,
         doc_stride=card.doc_stride,
         significance=card.significance,
+        outputs=", ".join(card.labels) or card.arch.outputs,
         timing=timing or "nothing",
         table=_table(card, middle),
         tokens=middle or "-",
@@ -155,6 +158,7 @@ def write_export(
         max_answer_length=settings.decoding.max_answer_length,
         n_best=settings.decoding.n_best,
         arch=model.arch,
+        labels=label_names(model.task),
         front=tuple(front),
         provenance=settings.provenance,
     )

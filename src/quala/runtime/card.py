@@ -148,6 +148,9 @@ class Point:
         return float((inside * beyond).sum())
 
 
+_APART = ("arch", "front", "labels")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """The facts of an export."""
@@ -169,6 +172,8 @@ class Card:
     """Runtime, threads and processor that `ms` was measured with."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     licence: str = "Apache-2.0"
+    labels: tuple[str, ...] = ()
+    """The labels of a classifier, in the order of the outputs; none where these have no names."""
 
     @property
     def full(self) -> Point:
@@ -252,12 +257,13 @@ class Card:
         facts = {
             name: getattr(self, name)
             for name in self.__slots__
-            if name not in ("arch", "front", "timing", "provenance")
+            if name not in (*_APART, "timing", "provenance")
         }
         return {
             "format": FORMAT,
             "kind": KIND,
             **facts,
+            **({"labels": list(self.labels)} if self.labels else {}),
             "arch": asdict(self.arch),
             "timing": dict(self.timing),
             "provenance": dict(self.provenance),
@@ -295,7 +301,8 @@ class Card:
             )
             for point in facts["front"]
         )
-        own = {name: facts[name] for name in cls.__slots__ if name not in ("arch", "front")}
+        own = {name: facts[name] for name in cls.__slots__ if name not in _APART}
+        own["labels"] = tuple(facts.get("labels", ()))
         arch = dict(facts["arch"])
         if arch.get("structure"):
             arch["structure"] = Structure.from_json(arch["structure"])

@@ -26,6 +26,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             config=FinetuneConfig,
             run="quala.stages.finetune:run",
+            check="quala.checkpoint:check_given",
             summary="train a checkpoint on the task: the teacher",
         ),
         Stage(
@@ -33,6 +34,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             config=DistillConfig,
             run="quala.stages.distill:run",
+            check="quala.checkpoint:check_given",
             summary="train the student on the teacher's answers and inner states",
         ),
         Stage(
@@ -40,6 +42,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             config=DistillConfig,
             run="quala.stages.distill:run",
+            check="quala.checkpoint:check_given",
             summary="distill once more, from where `distill` left the student",
         ),
         Stage(
@@ -47,6 +50,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             config=LengthAdaptConfig,
             run="quala.stages.length_adapt:run",
+            check="quala.checkpoint:check_given",
             summary="train the student to work at any length configuration",
         ),
         Stage(
@@ -54,6 +58,7 @@ STAGES: dict[str, Stage] = {
             version=1,
             config=QuantizeStageConfig,
             run="quala.stages.quantize:run",
+            check="quala.checkpoint:check_given",
             summary="make weights, embeddings and activations int8",
         ),
         Stage(

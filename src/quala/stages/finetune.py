@@ -30,7 +30,12 @@ def run(
     config: FinetuneConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train `model` on the train slice of `data`; the output is a Hugging Face folder."""
-    checkpoint = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
+    checkpoint = load_with_data(
+        inputs["model"],
+        inputs["data"],
+        head="new" if config.new_head else "or_new",
+        seed=config.seed,
+    )
     model, data = checkpoint.model, checkpoint.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=checkpoint.pad_to)

@@ -12,13 +12,13 @@ from torch import Tensor
 from quala.checkpoint import (
     Checkpoint,
     load_any_model,
+    load_data,
     load_with_data,
     metadata,
     score_slice,
     set_dropout,
 )
 from quala.compress.losses import soft_loss
-from quala.data.taskdata import TaskData
 from quala.lengths import (
     LengthConfig,
     constant_drop,
@@ -26,8 +26,8 @@ from quala.lengths import (
     sample_layer_drop,
     sample_length_drop,
 )
-from quala.models.load import load_tokenizer, save_model
-from quala.stages.teacher import LiveTeacher
+from quala.models.load import save_model
+from quala.stages.teacher import LiveTeacher, check_teacher
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ def run(
     config: LengthAdaptConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train `model` on `data` under sampled lengths; `teacher` gives soft labels where wanted."""
-    tokenizer = load_tokenizer(inputs["model"])
-    data = TaskData(inputs["data"], tokenizer)
+    tokenizer, data = load_data(inputs["model"], inputs["data"])
     model = load_any_model(
         inputs["model"],
         task=data.task,
@@ -193,7 +192,7 @@ def run(
         config,
         plan,
         sequence_length=data.spec.max_length,
-        teacher=external_teacher(config, inputs),
+        teacher=external_teacher(config, inputs, opened),
     )
     figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_model(model, tokenizer, context.output, metadata=metadata(opened))
@@ -201,11 +200,15 @@ def run(
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 
-def external_teacher(config: SandwichConfig, inputs: Mapping[str, Any]) -> LiveTeacher | None:
+def external_teacher(
+    config: SandwichConfig, inputs: Mapping[str, Any], opened: Checkpoint
+) -> LiveTeacher | None:
     """Return the teacher where the options give it a weight, else None."""
     if not (config.teacher or config.teacher_for_subs):
         return None
-    return LiveTeacher(load_with_data(inputs["teacher"], inputs["data"]).model)
+    teacher = load_with_data(inputs["teacher"], inputs["data"])
+    check_teacher(teacher, opened)
+    return LiveTeacher(teacher.model)
 
 
 def selection_scores(opened: Checkpoint, config: SandwichConfig) -> dict[str, float]:

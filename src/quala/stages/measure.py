@@ -24,6 +24,7 @@ from quala.data.features import equal_lengths
 from quala.data.task import Task
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.load import weights_file
 from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import interleaved
@@ -222,7 +223,7 @@ def _models(
             opened = load_with_data(inputs[key], inputs["data"])
             size = size_bytes(opened.model.arch, "fp32")
             models.append(MeasuredModel(name, opened, each, size))
-    stored = (Path(inputs["model"]) / "model.safetensors").stat().st_size
+    stored = weights_file(inputs["model"]).stat().st_size
     models.append(MeasuredModel(config.name or "model", integer, {None: "full", **points}, stored))
     return models
 

@@ -57,6 +57,9 @@ class TrainingConfig(StageConfig):
 class FinetuneConfig(TrainingConfig):
     """Train a checkpoint on the task: a teacher, or a baseline."""
 
+    new_head: bool = field(default=False, metadata={"identity": "if set"})
+    """Draw the head at random although the checkpoint has one, of these outputs or of others."""
+
 
 @dataclass(kw_only=True)
 class QuantizedConfig(TrainingConfig, ABC):

@@ -14,6 +14,7 @@ from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
 from quala.errors import QualaError
+from quala.models.load import name_outputs
 from quala.stages.length_adapt import SandwichModule, external_teacher, selection_scores
 from quala.stages.training import (
     TrainingModule,
@@ -94,6 +95,7 @@ def save_quantized(
     """
     model = opened.model.eval()
     model.hf = cast("PreTrainedModel", to_integer(model.hf, inplace=True))
+    name_outputs(model.hf.config, model.task)
     save_integer(model.hf, folder, {**metadata(opened), **(facts or {})})
     opened.tokenizer.save_pretrained(folder)
 
@@ -120,7 +122,7 @@ def run(
             config,
             plan_training(data.train.features, config, pad_to=opened.pad_to),
             sequence_length=data.spec.max_length,
-            teacher=external_teacher(config, inputs),
+            teacher=external_teacher(config, inputs, opened),
         )
         figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_quantized(opened, context.output)

@@ -36,9 +36,10 @@ from quala.compress.structure import keep_layers, record_structure, skeleton, st
 from quala.cost import parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.load import METADATA_FILE, read_metadata, save_model, source_fingerprint
+from quala.models.load import label_names, save_model, source_fingerprint, stored_facts
 from quala.stages.distill_options import span_head_untrained
 from quala.stages.quantize import fake_quantize, save_quantized, train_batches
+from quala.stages.teacher import check_teacher
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -73,9 +74,7 @@ def origin_of(student: str | Path, teacher: str | Path) -> Origin | None:
     Raises:
         QualaError: for a damaged record.
     """
-    if not (Path(student) / METADATA_FILE).is_file():
-        return None
-    facts = read_metadata(student).get(KEY)
+    facts = stored_facts(student).get(KEY)
     if facts is None:
         return None
     try:
@@ -124,7 +123,9 @@ def make_student(config: DistillConfig, teacher: Checkpoint, inputs: Mapping[str
             "student of its own."
         )
     else:
-        checkpoint = open_student(inputs["model"], inputs["data"], config)
+        labels = label_names(teacher.data.task)
+        checkpoint = open_student(inputs["model"], inputs["data"], config, labels=labels or None)
+        check_teacher(teacher, checkpoint)
         student = Student(checkpoint, origin_of(inputs["model"], inputs["teacher"]))
     if config.significance is not None and student.model.significance.needs_span_head:
         raise span_head_untrained(config.significance)
@@ -213,9 +214,16 @@ def _rebuilt(old: LengthAdaptiveModel, hf: PreTrainedModel) -> LengthAdaptiveMod
     )
 
 
-def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> Checkpoint:
+def open_student(
+    source: str | Path,
+    spec: DataSpec,
+    config: DistillConfig,
+    *,
+    labels: tuple[str, ...] | None = None,
+) -> Checkpoint:
     """Return the student at `source` with weights that can be trained.
 
+    A head that it lacks is drawn, with the outputs in the order of `labels`.
     An integer student continues from its latent weights: fake-quantized as it was trained, or, if
     the options have other `quantizers`, as a float model.
 
@@ -228,6 +236,8 @@ def open_student(source: str | Path, spec: DataSpec, config: DistillConfig) -> C
         spec,
         significance=config.significance,
         semantics=config.semantics,
+        head="or_new",
+        labels=labels,
         seed=config.seed,
     )
     if opened.precision == "fp32":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from quala.checkpoint import Checkpoint, on_device
+from quala.checkpoint import Checkpoint, on_device, same_order
 from quala.compress.layer_maps import hidden_pairs
 from quala.compress.losses import TeacherOutput
 from quala.compress.partial_states import (
@@ -22,6 +22,8 @@ from quala.compress.partial_states import (
     spread_states,
 )
 from quala.data.batches import eval_batches
+from quala.errors import QualaError
+from quala.models.load import label_names
 from quala.stages.teacher_cache import MEBIBYTE, AnswerStore, Ints, Layout
 from quala.stages.training import Plan, step_batches
 
@@ -51,6 +53,21 @@ class Teacher(Protocol):
 
     def outputs(self, batch: Batch, *, traced: bool) -> TeacherOutput:
         """Return the answers to a batch and, if `traced`, the inner states."""
+
+
+def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
+    """Raise QualaError unless both read the same token ids, and mean the same by their outputs."""
+    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
+        raise QualaError(
+            "The teacher reads the student's tokens: both must have the same vocabulary, got "
+            f"{len(teacher.tokenizer):,} and {len(student.tokenizer):,} tokens that differ."
+        )
+    one, other = (label_names(model.model.task) for model in (teacher, student))
+    if not same_order(one, other):
+        raise QualaError(
+            f"The teacher's labels are {', '.join(one)}, the student's {', '.join(other)}: soft "
+            "labels need the same order."
+        )
 
 
 class LiveTeacher:

@@ -20,7 +20,7 @@ from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record, code_state
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
-from quala.workflow.sources import Sources
+from quala.workflow.sources import Source, Sources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE, Store
 
 if TYPE_CHECKING:
@@ -221,6 +221,8 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     store = Store.open(settings.tracking)
     sources = Sources(store)
     plan = make_plan(workflow, settings, store, sources)
+    if not plan.settled:
+        _check_given(plan)
     record = Record(
         config=invocation.config,
         overrides=invocation.overrides,
@@ -245,6 +247,17 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
         workflow(flow)
     seconds = time.monotonic() - start
     return Result(workflow.name, run_id, reused, seconds, executor.outcomes, store)
+
+
+def _check_given(plan: Plan) -> None:
+    """Raise QualaError for given outputs that no stage could use, before others are computed."""
+    for entry in plan.entries.values():
+        node = entry.node
+        if entry.status is Status.GIVEN and node is not None and node.given is not None:
+            inputs = {
+                key: item.value for key, item in node.inputs.items() if isinstance(item, Source)
+            }
+            node.stage.check_given(node.given, inputs)
 
 
 def _claim(plan: Plan, store: Store, record: Record, invocation: Invocation) -> Claim:

@@ -115,7 +115,7 @@ def test_a_saved_model_comes_back_exactly(share: float, build_hf: BuildHf, tmp_p
     store_sparse(tmp_path)
     assert is_sparse(tmp_path)
     assert is_structured(tmp_path) == (share > 0)
-    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "quala.safetensors"}
     loaded, state = load_structured(tmp_path).state_dict(), small.state_dict()
     assert loaded.keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in loaded.items())
@@ -142,9 +142,9 @@ def test_a_damaged_file_is_refused(
         hf.get_parameter(name).data[9:] = 0
     hf.save_pretrained(tmp_path)
     store_sparse(tmp_path)
-    file = load_file(tmp_path / "model.safetensors")
+    file = load_file(tmp_path / "quala.safetensors")
     change(file)
-    save_file(file, tmp_path / "model.safetensors")
+    save_file(file, tmp_path / "quala.safetensors")
     with pytest.raises(QualaError, match=sentence):
         load_structured(tmp_path)
 

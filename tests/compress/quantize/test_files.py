@@ -160,7 +160,7 @@ def test_loading_draws_no_random_numbers(folder: Path) -> None:
 
 def test_the_folder_holds_three_plain_files(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "model.safetensors", "quala.json"}
+    assert names == {"config.json", "quala.safetensors", "quala.json"}
 
 
 def test_the_card_keeps_the_metadata(folder: Path) -> None:
@@ -169,13 +169,13 @@ def test_the_card_keeps_the_metadata(folder: Path) -> None:
 
 
 def test_the_file_is_dominated_by_one_byte_weights(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / "quala.safetensors")
     weights = [t for name, t in tensors.items() if name.endswith("dense.weight")]
     assert weights
     assert all(weight.dtype == torch.int8 for weight in weights)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "quala.json"])
+@pytest.mark.parametrize("name", ["config.json", "quala.safetensors", "quala.json"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(QualaError, match=name):
@@ -183,30 +183,30 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / "quala.safetensors")
     del tensors["qa_outputs.bias"]
-    save_file(tensors, folder / "model.safetensors")
+    save_file(tensors, folder / "quala.safetensors")
     with pytest.raises(QualaError, match=r"qa_outputs\.bias"):
         load_integer(folder)
 
 
 def test_a_foreign_tensor_is_named(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "stranger": torch.zeros(1)}, folder / "model.safetensors")
+    tensors = load_file(folder / "quala.safetensors")
+    save_file({**tensors, "stranger": torch.zeros(1)}, folder / "quala.safetensors")
     with pytest.raises(QualaError, match="stranger"):
         load_integer(folder)
 
 
 @pytest.mark.parametrize("value", [torch.zeros(3), torch.zeros(2, dtype=torch.float16)])
 def test_a_tensor_of_wrong_shape_or_type_is_named(folder: Path, value: Tensor) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "qa_outputs.bias": value}, folder / "model.safetensors")
+    tensors = load_file(folder / "quala.safetensors")
+    save_file({**tensors, "qa_outputs.bias": value}, folder / "quala.safetensors")
     with pytest.raises(QualaError, match=r"qa_outputs\.bias"):
         load_integer(folder)
 
 
 def test_bytes_that_are_no_tensors_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"not tensors at all")
+    (folder / "quala.safetensors").write_bytes(b"not tensors at all")
     with pytest.raises(QualaError, match="safetensors"):
         load_integer(folder)
 

@@ -139,9 +139,9 @@ def test_the_file_is_as_large_as_its_bits(tmp_path: Path, bits: int, options: Op
     codes = sum(layer.weight.numel() for layer in layers.values())
     assert codes > 1_800_000
     coded = {f"{name}.weight" for name in layers}
-    others = {k: v for k, v in load_file(tmp_path / "model.safetensors").items() if k not in coded}
+    others = {k: v for k, v in load_file(tmp_path / "quala.safetensors").items() if k not in coded}
     rest = sum(value.numel() * value.element_size() for value in others.values())
-    size = (tmp_path / "model.safetensors").stat().st_size
+    size = (tmp_path / "quala.safetensors").stat().st_size
     assert size - rest == pytest.approx(codes * bits / 8, rel=0.04)
 
 
@@ -149,7 +149,7 @@ def test_a_two_bit_linear_takes_a_quarter_of_a_byte_per_weight(
     bert: BertForQuestionAnswering, inputs: Inputs, tmp_path: Path
 ) -> None:
     save_integer(_integer(bert, inputs, TERNARY), tmp_path)
-    weight = load_file(tmp_path / "model.safetensors")["bert.encoder.layer.0.output.dense.weight"]
+    weight = load_file(tmp_path / "quala.safetensors")["bert.encoder.layer.0.output.dense.weight"]
     assert (weight.dtype, weight.shape) == (torch.uint8, (16 * 32 // 4,))
 
 
@@ -157,7 +157,7 @@ def test_one_scale_of_a_tensor_is_saved_once(
     bert: BertForQuestionAnswering, inputs: Inputs, tmp_path: Path
 ) -> None:
     save_integer(_integer(bert, inputs, BINARY | {"weight_granularity": "tensor"}), tmp_path)
-    tensors = load_file(tmp_path / "model.safetensors")
+    tensors = load_file(tmp_path / "quala.safetensors")
     assert tensors["bert.encoder.layer.0.output.dense.weight_scale"].shape == (1,)
 
 
@@ -171,7 +171,7 @@ def test_a_folder_from_before_packing_still_loads(
         del card["quantization"][new]
     (tmp_path / "quala.json").write_text(json.dumps(card))
     tensors = {name: value.contiguous() for name, value in made.state_dict().items()}
-    save_file(tensors, tmp_path / "model.safetensors")  # int8 as it is in memory
+    save_file(tensors, tmp_path / "quala.safetensors")  # int8 as it is in memory
     assert torch.equal(_logits(load_integer(tmp_path), inputs), _logits(made, inputs))
 
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from quala.errors import QualaError
+from quala.models.load import PACKED, WEIGHTS, weights_file
 
-FILE = "model.safetensors"
 ENTRY = 256
 """Bytes that one more tensor takes in the header of a file, rounded up."""
 
@@ -86,16 +86,20 @@ def dense_state(tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> di
 
 
 def store_sparse(folder: Path) -> None:
-    """Rewrite the weights of a saved model as `sparse_state` has them."""
-    file, partial = folder / FILE, folder / f"{FILE}.partial"
+    """Rewrite the weights of a saved model as `sparse_state` has them, if that leaves any out."""
+    partial, dense = folder / f"{PACKED}.partial", load_file(weights_file(folder))
+    stored = sparse_state(dense)
+    if stored.keys() == dense.keys():
+        return
     # To another file first: the tensors may be mapped from this one.
-    save_file(sparse_state(load_file(file)), partial, metadata={"format": "pt"})
-    partial.replace(file)
+    save_file(stored, partial, metadata={"format": "pt"})
+    partial.replace(folder / PACKED)
+    (folder / WEIGHTS).unlink(missing_ok=True)
 
 
 def is_sparse(source: str | Path) -> bool:
     """Tell whether `source` is a folder with a matrix whose zeros are left out."""
-    file = Path(source) / FILE
+    file = weights_file(source)
     if not file.is_file():
         return False
     try:

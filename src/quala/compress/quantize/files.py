@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from quala.compress.prune.sparse import FILE, dense_state
+from quala.compress.prune.sparse import dense_state
 from quala.compress.quantize.config import top_code
 from quala.compress.quantize.integer import (
     IntegerEmbedding,
@@ -27,7 +27,13 @@ from quala.compress.quantize.integer import (
 from quala.compress.quantize.split import Split, split_names
 from quala.compress.structure import skeleton
 from quala.errors import QualaError
-from quala.models.load import METADATA_FILE, METADATA_FORMAT, read_metadata
+from quala.models.load import (
+    METADATA_FILE,
+    METADATA_FORMAT,
+    PACKED,
+    read_metadata,
+    weights_file,
+)
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -146,6 +152,8 @@ def save_integer(
 ) -> None:
     """Write the integer `model` to `folder`, without a tokenizer; `metadata` joins quala.json.
 
+    Its weights have a name that transformers does not load: it would take the codes for weights.
+
     Raises:
         QualaError: when `model` has no integer layer.
     """
@@ -156,7 +164,7 @@ def save_integer(
     path.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(path)
-    save_file(packed_state(model), path / FILE, metadata={"format": "pt"})
+    save_file(packed_state(model), path / PACKED, metadata={"format": "pt"})
     card = {
         **(metadata or {}),
         "format": METADATA_FORMAT,
@@ -187,9 +195,9 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     Raises:
         QualaError: when a file is missing or foreign, or its tensors do not fit the model.
     """
-    path = Path(folder)
-    for name in ("config.json", FILE, METADATA_FILE):
-        if not (path / name).is_file():
+    path, file = Path(folder), weights_file(folder)
+    for name in ("config.json", PACKED, METADATA_FILE):
+        if not (file if name == PACKED else path / name).is_file():
             raise QualaError(f"`{path}` is no integer model: it has no {name}.")
     plan = _plan(path)
     model = skeleton(path)
@@ -201,9 +209,9 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     for name in plan["embedding"]:
         model.set_submodule(name, _empty_embedding(model, name, plan))
     try:
-        tensors = load_file(path / FILE)
+        tensors = load_file(file)
     except SafetensorError as error:
-        raise QualaError(f"`{path / FILE}` is no safetensors file.") from error
+        raise QualaError(f"`{file}` is no safetensors file.") from error
     wanted = model.state_dict()
     tensors = unpacked_state(dense_state(tensors, wanted), model)
     _check(wanted, tensors, path)
