@@ -110,8 +110,8 @@ def test_weights_are_the_same(anew: Anew) -> None:
     for name, old, new in anew.pairs():
         for file in sorted(old.rglob("*.safetensors")):
             place = new / file.relative_to(old)
-            packed = place.with_name(PACKED)
-            expected, found = load_file(file), load_file(packed if packed.is_file() else place)
+            place = place if place.is_file() else place.with_name(PACKED)
+            expected, found = load_file(file), load_file(place)
             assert found.keys() == expected.keys(), name
             for key, tensor in expected.items():
                 assert (found[key].dtype, found[key].shape) == (tensor.dtype, tensor.shape)
