@@ -68,11 +68,11 @@ def test_without_a_second_type_the_segments_rank_tokens_and_are_not_read(
     model, batch = build(family, type_vocab_size=2), make_batch([9, 9], family=family)
     plain = model.hf(input_ids=batch["input_ids"])
     words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3}
-    match_token_types(model.hf, lambda: BertTokenizer(vocab=words))
+    match_token_types(model.hf, BertTokenizer(vocab=words))
     assert model.hf.config.type_vocab_size == 2  # its tokenizer gives two
     assert not torch.allclose(model(batch)[..., 0], plain.start_logits)
     untyped = BertTokenizer(vocab=words, model_input_names=["input_ids", "attention_mask"])
-    match_token_types(model.hf, lambda: untyped)
+    match_token_types(model.hf, untyped)
     single = LengthAdaptiveModel(model.hf)
     torch.testing.assert_close(single(batch)[..., 0], plain.start_logits, atol=1e-5, rtol=0)
     assert single.begin(batch).question.sum(dim=1).tolist() == [4, 4]

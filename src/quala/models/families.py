@@ -245,20 +245,17 @@ DISTILBERT = _DistilBert(
 )
 
 
-def match_token_types(
-    hf: PreTrainedModel, load_tokenizer: Callable[[], PreTrainedTokenizerBase]
-) -> None:
+def match_token_types(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Leave a model one token type, in place, where its tokenizer gives no second one.
 
-    It was never trained with another. The tokenizer is loaded for a model with several types.
-    Raises QualaError as `gives_token_types`.
+    It was never trained with another. Raises QualaError as `gives_token_types`.
     """
     from torch import nn
 
     from quala.data.tokenize import gives_token_types
 
     types: Any = family_of(hf).embeddings(hf).types
-    if types is None or hf.config.type_vocab_size < 2 or gives_token_types(load_tokenizer()):
+    if types is None or hf.config.type_vocab_size < 2 or gives_token_types(tokenizer):
         return
     base: Any = hf.base_model
     first = types.weight.detach()[:1].clone()

@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,7 +118,7 @@ def load_model(
     config.num_labels = task.num_labels
     hf = _load_weights(place, config, task=task, head=head, seed=seed)
     if not stored_facts(source):  # else it has the types that it was trained with
-        match_token_types(hf, partial(load_tokenizer, place))
+        _match_token_types(hf, place)
     return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
 
 
@@ -152,6 +151,15 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             "tokenizer (tokenizer.json) beside its weights."
         )
     return tokenizer
+
+
+def _match_token_types(hf: PreTrainedModel, place: Path | str) -> None:
+    if getattr(hf.config, "type_vocab_size", 1) > 1:
+        try:
+            tokenizer = load_tokenizer(place)
+        except QualaError:  # refused where a text is read
+            return
+        match_token_types(hf, tokenizer)
 
 
 SPARE_ROWS = 128
