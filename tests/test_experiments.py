@@ -239,6 +239,15 @@ def test_the_paper_recipe_is_the_published_one(workflow: WorkflowSpec) -> None:
     assert found.data.max_length == 384
 
 
+def test_columns_and_subset_are_set_as_options(workflow: WorkflowSpec) -> None:
+    words = ["data.columns.text=4", "data.columns.label=stars", "data.header=false"]
+    glue = ["experiment=glue_cpu", "data.path=mine", "data.subset=SST-2"]
+    data = settings(workflow, *glue, *words).data
+    assert data.columns == {"text": "4", "label": "stars"}
+    assert (data.header, data.subset) == (False, "sst2")
+    assert settings(workflow, *glue).data.columns == {}
+
+
 @pytest.mark.parametrize("experiment", ["demo", "squad_cpu", "glue"])
 def test_a_plan_of_local_sources_needs_no_network(
     experiment: str,

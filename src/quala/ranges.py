@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, Field, field, fields
 from operator import ge, gt, le, lt
 from typing import Any
 
@@ -37,3 +37,15 @@ def check_ranges(config: Any, call: Callable[[str], str] = str) -> None:
             allowed = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
             words = " and ".join(allowed if finite else [*allowed, "finite"])
             raise QualaError(f"`{call(item.name)}` must be {words}, got {entry}.")
+
+
+def counts(option: Field[Any], value: Any) -> bool:
+    """Return whether an option of a config is part of its identity, as `identity` says.
+
+    One marked "if set" is where it is not at its default.
+    """
+    marked = option.metadata.get("identity", True)
+    if marked != "if set":
+        return bool(marked)
+    made = option.default_factory
+    return bool(value != (option.default if made is MISSING else made()))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from quala.cli.answer import main
+from quala.cli import entry
+from quala.cli.answer import main, read_text
+from quala.cli.output import warn
 from quala.errors import QualaError
 
 QUESTION = "Who wrote the report?"
@@ -31,10 +37,59 @@ def test_an_answer_as_json(export_folder: Path, capsys: pytest.CaptureFixture[st
     assert found["windows"] == 1
 
 
+@pytest.mark.parametrize("text", ["list[int]", "[/b]", "[bold]", ":smile:"])
+def test_what_is_printed_is_text_not_markup(
+    text: str, export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(export_folder), "--question", QUESTION, "--context", text, "--top-k", "99"]
+    assert main(argv) == 0
+    assert f" {text} " in capsys.readouterr().out
+
+
+def test_a_warning_is_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("d/x[old]/data.jsonl [/nested] :smile:")
+    assert capsys.readouterr().err == "warning: d/x[old]/data.jsonl [/nested] :smile:\n"
+
+
+def test_a_model_that_gives_nan_has_no_answer(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def logits(engine: object, inputs: Any, lengths: object) -> Any:
+        return np.full((*inputs["input_ids"].shape, 2), np.nan, np.float32)
+
+    monkeypatch.setattr("quala.runtime.engine.GraphEngine.logits", logits)
+    with pytest.raises(QualaError, match="logits that are NaN or infinite"):
+        ask(capsys, str(export_folder), "--context", CONTEXT)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_question_that_is_cut_is_said(
+    export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(export_folder), "--question", "who " * 70, "--context", CONTEXT, "--json"]
+    assert main(argv) == 0
+    shown = capsys.readouterr()
+    sentence = "The question has 70 tokens, of which the model reads the first 64."
+    assert shown.err == f"warning: {sentence}\n"
+    assert json.loads(shown.out)["note"] == sentence
+
+
+def test_bytes_that_are_no_text_are_one_sentence(
+    export_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = os.fsdecode(b"Who \xff?")
+    words = ["answer", str(export_folder), "--question", question, "--context", CONTEXT]
+    assert entry.main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "error: The question is not valid Unicode at character 4.\n"
+
+
 def test_the_context_may_lie_in_a_file(
     export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "text.txt").write_text(CONTEXT, encoding="utf-8")
+    (tmp_path / "text.txt").write_text(CONTEXT, encoding="utf-8-sig")
+    assert read_text(f"@{tmp_path / 'text.txt'}") == CONTEXT
     found = ask(capsys, str(export_folder), "--context", f"@{tmp_path / 'text.txt'}")
     assert found["answers"][0]["text"] in CONTEXT
 
@@ -79,6 +134,42 @@ def test_a_context_that_is_no_text_is_refused(export_folder: Path, tmp_path: Pat
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(QualaError, match="not UTF-8"):
         main([str(export_folder), "--question", QUESTION, "--context", f"@{tmp_path / 'bytes'}"])
+
+
+@pytest.mark.parametrize(("model", "said"), [("minilm-squad", True), ("./minilm-squad", False)])
+@pytest.mark.parametrize("verb", ["answer", "serve", "bench", "export"])
+def test_a_folder_wins_over_a_shipped_model_in_every_verb(
+    verb: str,
+    model: str,
+    said: bool,
+    export_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(export_folder, tmp_path / "minilm-squad")
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(
+        "quala.serve.server.serve", lambda app, held, ready: seen.append(app.state.dispatcher)
+    )
+    words = {
+        "answer": ["--question", QUESTION, "--context", CONTEXT, "--json"],
+        "serve": ["--port", "0"],
+        "bench": ["--baseline", "none", "--data", "16", "--json"],
+        "export": ["--out", "copy", "--json"],
+    }[verb]
+    module = importlib.import_module(f"quala.cli.{verb}")
+    assert module.main([model, *words]) == 0
+    shown = capsys.readouterr()
+    assert ("the folder here" in shown.err) == said
+    found = json.loads(shown.out) if "--json" in words else {}
+    if verb == "answer":
+        assert found["lengths"] == [128, 128]  # the toy has two layers, the shipped model six
+    elif verb == "serve":
+        assert seen[0]._answerer.facts.name == "tiny"
+    else:
+        assert found["model" if verb == "bench" else "name"] == "tiny"
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "0" * 32, "models:/none@champion"])

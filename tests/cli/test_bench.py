@@ -37,7 +37,7 @@ def test_questions_of_a_file_are_answered(
     export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     context = "It was written by Anna."
-    answers = [{"text": "Anna", "answer_start": 18}]
+    answers = [{"text": "Anna", "answer_start": 1}]
     asked = [{"id": str(n), "question": f"Who {n}?", "answers": answers} for n in range(6)]
     article = {"title": "A", "paragraphs": [{"context": context, "qas": asked}]}
     file = tmp_path / "dev.json"

@@ -43,6 +43,25 @@ def test_json_has_the_official_figures(
     }
 
 
+def test_offsets_do_not_count(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(data.read_text())
+    for number, question in enumerate(content["data"][0]["paragraphs"][0]["qas"]):
+        question["answers"][0] = (
+            {"text": "Ada Bell", "answer_start": 90} if number else {"text": "x"}
+        )
+    data.write_text(json.dumps(content))
+    predictions = _predictions(tmp_path, {f"q{number}": "Ada Bell" for number in range(4)})
+    assert main(["--data", str(data), "--predictions", predictions, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["exact_match"] == 75.0
+
+
+def test_a_byte_order_mark_is_no_part_of_predictions(tmp_path: Path) -> None:
+    predictions = _predictions(tmp_path, '\ufeff{"q0": "Ada Bell"}')
+    assert read_predictions(Path(predictions)) == {"q0": "Ada Bell"}
+
+
 def test_table_shows_missing(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,7 +85,7 @@ def test_unknown_ids_are_counted_aloud(
         ({"q0": 3}, "`q0` must be a string, got int"),
         ({"q0": None}, "`q0` must be a string, got nothing"),
         ('{"q0": "A', "is the file complete"),
-        ("", "is the file complete"),
+        ("", "is empty"),
     ],
 )
 def test_bad_predictions_are_one_sentence(content: object, sentence: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import regex
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from quala.data.decode import Decoding, best_answers, decode_answers
+from quala.data.decode import Decoding, NotFinite, best_answers, decode_answers
 from quala.data.features import FeatureSet, QAExample
 from quala.data.spec import DataSpec
 from quala.data.tokenize import FastTokenizer, qa_features
@@ -133,6 +133,57 @@ def test_an_empty_context_has_the_empty_answer(bert_tokenizer: PreTrainedTokeniz
     outputs = [np.zeros((n, 2), np.float32) for n in features.lengths]
     decoded = decode_answers(examples, features, outputs, decoding=LIMITS)
     assert best_answers(examples, decoded) == {"1": ""}
+
+
+def test_where_the_best_start_and_end_make_no_answer_the_best_of_all_does(
+    bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    """The best start is behind the best end; by brute force over all spans."""
+    features = qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
+    outputs = random_outputs(features, 0)
+    for logits, (first, last) in zip(outputs, features.context_range):
+        logits[last - 1, 0] = logits[first, 1] = 9
+    one = Decoding(n_best=1, max_answer_length=3)
+    decoded = decode_answers(questions, features, outputs, decoding=one)
+    for index, answers in decoded.items():
+        scores = [
+            float(outputs[row][start, 0]) + float(outputs[row][end, 1])
+            for row in features.rows_of([index])
+            for first, last in [features.context_range[row]]
+            for start in range(first, last)
+            for end in range(start, min(start + 3, last))
+        ]
+        assert [answer.score for answer in answers] == [pytest.approx(max(scores))]
+        assert answers[0].probability == 1
+
+
+def test_a_best_pair_of_blanks_alone_is_no_answer() -> None:
+    context = "a  b"
+    examples = [QAExample("1", "", context, "what?")]
+    features = qa_features(examples, FastTokenizer.of(metaspace()), SPEC.windows)
+    logits = np.zeros((int(features.lengths[0]), 2), np.float32)
+    first, last = features.context_range[0]
+    blank = next(
+        place
+        for place in range(first, last)
+        if not context[slice(*features.char_spans[place])].strip()
+    )
+    logits[blank] = 9
+    (answers,) = decode_answers(
+        examples, features, [logits], decoding=Decoding(n_best=1, max_answer_length=1)
+    ).values()
+    assert [answer.text for answer in answers] == ["a"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_are_refused(
+    value: float, bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, FastTokenizer.of(bert_tokenizer), SPEC.windows)
+    outputs = random_outputs(features, 0)
+    outputs[-1][features.context_range[-1][0], 1] = value
+    with pytest.raises(NotFinite, match="NaN or infinite"):
+        decode_answers(questions, features, outputs, decoding=LIMITS)
 
 
 def test_wrong_numbers_of_outputs_are_refused(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from quala.data.spec import DataSpec
+from quala.data.spec import Choice, DataSpec
 from quala.data.taskdata import TaskData
+from quala.errors import QualaError
 from quala.metrics.squad import evaluate_predictions
 
 pytestmark = pytest.mark.slow
@@ -65,3 +66,37 @@ def test_glue_loads(
     data = TaskData(spec, minilm)
     assert data.task.kind == kind
     assert len(data.test.features) == test
+
+
+def test_few_articles_leave_no_question_out(
+    real_data: Path, minilm: PreTrainedTokenizerBase
+) -> None:
+    spec = DataSpec(task="squad", path=str(real_data / "cases" / "few_articles" / "data"))
+    found = TaskData(spec, minilm).summary(whole=True)
+    assert found["slices"] == {"train": 1120, "search": 240, "selection": 240, "test": 50}
+    assert found["left_out"] == {}
+
+
+def test_f1_of_mrpc_does_not_depend_on_the_names_of_its_classes(
+    real_data: Path, minilm: PreTrainedTokenizerBase
+) -> None:
+    folder = real_data / "cases" / "f1_class"
+    for name, positive in (("numbers", 1), ("names", 0)):
+        data = TaskData(DataSpec(task="glue", path=str(folder / name), subset="mrpc"), minilm)
+        outputs = [np.eye(2)[positive]] * len(data.test.examples)
+        assert round(data.score(data.test, outputs)["f1"], 1) == 81.2
+
+
+@pytest.mark.parametrize("unlabeled", ["refuse", "drop"])
+def test_floats_are_classes_and_nan_is_no_label(
+    real_data: Path, minilm: PreTrainedTokenizerBase, unlabeled: Choice
+) -> None:
+    folder = real_data / "cases" / "csv"
+    data = TaskData(DataSpec(task="glue", path=str(folder / "float")), minilm)
+    assert data.summary(whole=True)["labels"]["test"] == {"0": 15, "1": 15}
+    data = TaskData(DataSpec(task="glue", path=str(folder / "nan"), unlabeled=unlabeled), minilm)
+    if unlabeled == "refuse":
+        with pytest.raises(QualaError, match=r"train.csv`, line 6 has no label .* 1 of 30 rows"):
+            _ = data.task
+    else:
+        assert data.summary(whole=True)["labels"]["test"] == {"0": 14, "1": 15}

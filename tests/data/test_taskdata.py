@@ -114,6 +114,215 @@ def test_a_single_file_gives_all_slices(
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize(("size", "count"), [(None, 6), (10, 10), (0.25, 15)])
+def test_the_test_slice_of_a_single_file_has_the_size_asked_for(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, size: float | None, count: int
+) -> None:
+    write(tmp_path / "own.json", list("ab" * 30))
+    data = TaskData(own(tmp_path / "own.json", test_size=size), tokenizer)
+    assert len(data.test.examples) == count
+    most = (60 if size is None else 60 - count) // 5
+    assert (len(data.search.examples), len(data.selection.examples)) == (most, most)
+    assert len(data.train.examples) == 60 - count - 2 * most
+    assert (
+        f"`own.json` is one file: {count} of its 60 examples are the test slice" in data.notes[0]
+    )
+
+
+def test_a_test_size_is_refused_where_there_are_splits(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(QualaError, match=r"`data.test_size` is for a single file"):
+        TaskData(squad(folder, test_size=5), tokenizer)
+
+
+def write(file: Path, labels: list[Any], *, first: int = 0) -> None:
+    rows = [{"text": f"the cat {n}", "label": label} for n, label in enumerate(labels, first)]
+    file.write_text(json.dumps(rows))
+
+
+def own(path: Path, **fields: Any) -> DataSpec:
+    return DataSpec(task="glue", path=str(path), **fields)
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """Two classes in train, of which test has one and one in another spelling."""
+    write(tmp_path / "train.json", ["negative", "positive"] * 10)
+    write(tmp_path / "validation.json", ["positive", "Negative", "positive"], first=50)
+    return tmp_path
+
+
+def test_classes_have_the_order_of_the_model(
+    reviews: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    plain, ordered = (
+        TaskData(own(reviews), tokenizer, names=names)
+        for names in (None, ("Positive", "neutral", "Negative"))
+    )
+    assert (plain.task.num_labels, ordered.task.num_labels) == (2, 3)
+    assert ordered.task.names == ("Positive", "neutral", "Negative")
+    assert [one.label for one in plain.test.examples] == [1, 0, 1]
+    assert [one.label for one in ordered.test.examples] == [0, 2, 0]
+    for name in ("train", "search", "selection"):
+        pairs = zip(getattr(plain, name).examples, getattr(ordered, name).examples, strict=True)
+        assert {(a.id == b.id, a.label, b.label) for a, b in pairs} == {(True, 0, 2), (True, 1, 0)}
+
+
+def test_indices_take_the_names_of_the_model(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path / "train.json", [0, 2] * 10)
+    write(tmp_path / "validation.json", [2, 1, 0], first=50)
+    data = TaskData(own(tmp_path), tokenizer, names=("entailment", "neutral", "contradiction"))
+    assert [one.label for one in data.test.examples] == [2, 1, 0]
+    outputs = [np.eye(3)[row] for row in (2, 1, 1)]
+    scores, said = data.judge(data.test, outputs)
+    assert said == {"0": "contradiction", "1": "neutral", "2": "neutral"}
+    assert scores["accuracy"] == pytest.approx(200 / 3)
+
+
+def test_data_labels_name_the_outputs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "train.json", [1, 0] * 10)
+    write(tmp_path / "validation.json", ["positive", "negative"], first=50)
+    names = ("negative", "positive")
+    with pytest.raises(QualaError, match="`positive` is not one of train's labels: 0, 1"):
+        _ = TaskData(own(tmp_path), tokenizer).test
+    write(tmp_path / "validation.json", ["0", 1.0], first=50)
+    data = TaskData(own(tmp_path, labels=names), tokenizer)
+    assert data.task.names == names
+    assert [one.label for one in data.test.examples] == [0, 1]
+
+
+def test_labels_of_another_model_are_refused(
+    reviews: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(QualaError, match="negative, positive, those of the model spam, ham"):
+        _ = TaskData(own(reviews), tokenizer, names=("spam", "ham")).task
+
+
+def test_one_class_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "train.json", ["good"] * 10)
+    with pytest.raises(QualaError, match="at least two labels, train has good only"):
+        _ = TaskData(own(tmp_path), tokenizer).task
+    assert TaskData(own(tmp_path), tokenizer, names=("bad", "good")).train.examples[0].label == 1
+
+
+@pytest.mark.parametrize(
+    ("negative", "positive", "fields"),
+    [
+        (0, 1, {}),
+        ("not_equivalent", "equivalent", {}),
+        ("ham", "spam", {"f1_class": "spam"}),
+        ("a", "b", {"f1_class": "1"}),
+    ],
+)
+def test_f1_does_not_depend_on_how_classes_are_called(
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    negative: Any,
+    positive: Any,
+    fields: dict[str, str],
+) -> None:
+    labels = [positive, positive, negative]
+    write(tmp_path / "train.json", labels * 5)
+    write(tmp_path / "validation.json", labels, first=50)
+    data = TaskData(own(tmp_path, subset="mrpc", **fields), tokenizer)
+    most = data.task.names.index(str(positive))
+    scores = data.score(data.test, [np.eye(2)[most]] * 3)
+    assert list(scores) == ["f1", "accuracy", "f1_macro", "f1_weighted"]
+    assert [scores[name] for name in ("f1", "f1_macro")] == pytest.approx([80, 40])
+    assert f"F1 counts `{positive}` as the positive class." in data.notes
+
+
+def test_a_class_of_f1_adds_f1(reviews: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    data = TaskData(own(reviews, f1_class="negative"), tokenizer)
+    assert data.task.metrics == ("accuracy", "f1_macro", "f1_weighted", "f1")
+    assert data.task.positive == 0
+
+
+def test_a_metric_can_be_chosen(reviews: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    task = TaskData(own(reviews, metric="f1_macro"), tokenizer).task
+    assert (task.metric, task.additive) == ("f1_macro", False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": ("a", "b")}, "`data.labels` and `data.f1_class` are for classes"),
+        ({"metric": "f1"}, "`data.metric` must be accuracy here, got f1"),
+    ],
+)
+def test_options_that_a_format_of_ones_own_ignores_are_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, fields: dict[str, Any], message: str
+) -> None:
+    topics = [{"text": f"cat {number}", "topics": "mat cat"} for number in range(9)]
+    (tmp_path / "train.json").write_text(json.dumps(topics))
+    spec = DataSpec(task="data.own_tasks.TopicsFormat", path=str(tmp_path), **fields)
+    with pytest.raises(QualaError, match=message):
+        _ = TaskData(spec, tokenizer).task
+
+
+def test_the_summary_counts_rows_and_labels(
+    reviews: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    write(reviews / "train.json", ["negative", "positive"] * 10 + ["", "-1"])
+    data = TaskData(own(reviews, unlabeled="drop", max_train=10, f1_class="positive"), tokenizer)
+    assert data.summary()["slices"] == {}
+    data.save_summary(tmp_path)
+    found = json.loads((tmp_path / "data.json").read_text())
+    assert found["files"] == {
+        "train": ["train.json"], "test": ["validation.json"],
+    }  # fmt: skip
+    assert found["slices"] == {"train": 10, "search": 4, "selection": 4, "test": 3}
+    assert found["labels"]["test"] == {"negative": 1, "positive": 2}
+    assert sum(found["labels"]["train"].values()) == 10
+    assert found["left_out"] == {
+        "train: rows without a label": 2, "train: beyond data.max_train": 2,
+    }  # fmt: skip
+    assert "F1 counts `positive` as the positive class." in found["notes"]
+
+
+def test_the_summary_of_values_and_of_questions(
+    folder: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path / "rows.json", [0.5, 1.0, 3.0] * 10)
+    found = TaskData(own(tmp_path / "rows.json"), tokenizer).summary(whole=True)
+    assert (found["labels"]["train"]["min"], found["labels"]["train"]["max"]) == (0.5, 3.0)
+    assert TaskData(squad(folder), tokenizer).summary(whole=True)["labels"] == {}
+
+
+def test_a_summary_without_train_says_so(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    (folder / "train.json").unlink()
+    data = TaskData(squad(folder), tokenizer)
+    assert len(data.test.examples) == 12
+    found = data.summary(whole=True)
+    assert found["slices"] == {"test": 12}
+    assert "has no `train` split" in found["notes"][0]
+
+
+def test_what_is_lost_is_counted(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    titles = ["a"] * 250 + ["b"] * 250 + ["c"] * 1000
+    both = [row | {"title": title} for row, title in zip(rows(1500), titles, strict=True)]
+    (folder / "train.json").write_text(json.dumps(both))
+    caplog.set_level("INFO", "quala.data.taskdata")
+    data = TaskData(squad(folder, search_size=200, selection_size=200), tokenizer)
+    assert len(data.train.examples) == 1000
+    assert (
+        "Slices by article with data.seed=0: train 1000, search 200, selection 200." in caplog.text
+    )
+    assert (
+        "100 of 1500 examples are in no slice: others of their article are in search"
+        in caplog.text
+    )
+    assert data.summary()["left_out"] == {
+        "other examples of articles in search": 50,
+        "other examples of articles in selection": 50,
+    }
+
+
 @pytest.mark.parametrize(
     ("labels", "subset", "kind", "metric"),
     [

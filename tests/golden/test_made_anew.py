@@ -20,18 +20,20 @@ NO_SHAPE = {"manifest.json", "versions.json"}
 """Keyed by names: of files, which a test looks at, and of what is installed."""
 PASSING = {"quala.heartbeat", "quala.released", "mlflow.source.git.commit"}
 """Tags that are there or not as a run goes, and as the checkout is."""
+LATER = {"output/data.json"}
+"""Files that came after the store was packed."""
 PACKED = "quala.safetensors"
 """The name that packed weights have had since; older versions had `model.safetensors` for all."""
 TIMES = {"latency_ms", "latency_share", "speedup"}
-ABSOLUTE, CHANGED = 1e-3, 0.02
-"""What another processor may do to floats, and to how many of a file's integers."""
+ABSOLUTE, CHANGED, COUNTED = 1e-3, 0.02, 1e-3
+"""What another processor may do to floats, to how many of a file's integers, and to counts."""
 
 
 class Anew:
     """A recipe run from its first training on, beside the runs that the store had of it."""
 
     def __init__(self, folder: Path, recipe: str) -> None:
-        self.stored = unpack(folder)
+        self.stored, self.recipe = unpack(folder), recipe
         self.old = recorded["outputs"][recipe]
         first = SINCE.get(recipe, next(name for name in self.old if name != "finetune"))
         self.result = self.stored.run(recipe, *RECIPES[recipe], f"flow.since={first}")
@@ -80,7 +82,7 @@ def test_its_stages_are_done(anew: Anew) -> None:
 
 def test_each_stage_leaves_the_same_files(anew: Anew) -> None:
     for name, old, new in anew.pairs():
-        assert files(new) == files(old), name
+        assert files(new) - LATER == files(old), name
 
 
 def test_json_has_the_same_keys_and_kinds_of_values(anew: Anew) -> None:
@@ -101,7 +103,12 @@ def test_facts_and_identities_are_the_same(anew: Anew) -> None:
         assert found | {"origins": ""} == expected | {"origins": ""}, name
         card = "output/quala.json"
         if (old / card).is_file() and name != "export":  # an export's card has times
-            assert json.loads((new / card).read_text()) == json.loads((old / card).read_text())
+            found, expected = (json.loads((one / card).read_text()) for one in (new, old))
+            found.get("copied", {}).pop("teacher", None)  # a hash of weights
+            expected.get("copied", {}).pop("teacher", None)
+            if "nonzero" in expected:
+                expected["nonzero"] = pytest.approx(expected["nonzero"], rel=COUNTED)
+            assert found == expected
 
 
 def test_weights_are_the_same(anew: Anew) -> None:
@@ -116,7 +123,12 @@ def test_weights_are_the_same(anew: Anew) -> None:
             for key, tensor in expected.items():
                 assert (found[key].dtype, found[key].shape) == (tensor.dtype, tensor.shape)
                 if tensor.is_floating_point():
-                    change = (found[key] - tensor).abs().max().item() if tensor.numel() else 0
+                    pair = found[key], tensor
+                    if anew.recipe == "ladabert":  # a singular vector may have either sign
+                        pair = tuple(one.abs() for one in pair)
+                    if key.endswith(".values"):  # of the places that the mask says, which may move
+                        pair = tuple(one.abs().sort().values for one in pair)
+                    change = (pair[0] - pair[1]).abs().max().item() if tensor.numel() else 0
                     assert change <= ABSOLUTE, f"{name}, {key}"
                 else:
                     share = (found[key] != tensor).float().mean().item() if tensor.numel() else 0
@@ -165,7 +177,8 @@ def test_rows_are_the_same_but_for_their_times(anew: Anew) -> None:
     rows = json.loads((folder / "output/report.json").read_text())["rows"]
     for row, old in zip(rows, recorded["report"]["rows"], strict=True):
         kept = {key: value for key, value in old.items() if key not in TIMES}
-        assert {key: row[key] for key in kept} == near(kept, 1e-6)
+        counted = {"nonzero": pytest.approx(old["nonzero"], rel=COUNTED)}
+        assert {key: row[key] for key in kept} == near(kept, 1e-6) | counted
 
 
 def test_the_workflow_has_the_same_tags_and_figures(anew: Anew) -> None:

@@ -28,6 +28,32 @@ def test_classification_metrics_by_hand(name: str, value: float) -> None:
     assert compute_metric(name, [1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0]) == pytest.approx(value)
 
 
+def test_f1_is_that_of_the_positive_class() -> None:
+    predicted, gold = np.array([1, 1, 1, 0, 0, 0]), np.array([1, 1, 0, 1, 1, 0])
+    # class 0: 1 true positive, 2 false positives, 1 false negative
+    assert compute_metric("f1", predicted, gold, positive=0) == pytest.approx(40)
+    swapped = compute_metric("f1", 1 - predicted, 1 - gold, positive=0)
+    assert swapped == compute_metric("f1", predicted, gold) == pytest.approx(400 / 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    # F1: class 0 2/3 of 3 examples, class 1 1/2 of 2, class 2 0 of 1; class 3 is only predicted
+    [("f1_macro", 100 * (2 / 3 + 1 / 2) / 4), ("f1_weighted", 100 * (2 + 1) / 6)],
+)
+def test_means_of_f1_by_hand(name: str, value: float) -> None:
+    assert compute_metric(name, [0, 0, 1, 1, 0, 3], [0, 0, 0, 1, 1, 2]) == pytest.approx(value)
+
+
+def test_a_chosen_metric_is_the_primary_one() -> None:
+    assert task_metrics("mrpc", regression=False, metric="f1_macro") == (
+        "f1_macro", "f1", "accuracy", "f1_weighted",
+    )  # fmt: skip
+    assert task_metrics(None, regression=True, metric="pearson")[0] == "pearson"
+    with pytest.raises(QualaError, match="labels that are numbers must be one of"):
+        task_metrics(None, regression=True, metric="f1")
+
+
 def test_correlations_agree_with_numpy() -> None:
     rng = np.random.default_rng(0)
     gold = rng.random(50)
@@ -55,7 +81,7 @@ def test_one_predicted_class_has_no_matthews() -> None:
         ("acuracy", [1], [1], "Did you mean `accuracy`"),
         ("accuracy", [], [], "at least one"),
         ("accuracy", [1, 0], [1], "as many predictions"),
-        ("f1", [2], [1], "two classes"),
+        ("f1", [2], [1], "two classes.* `f1_macro` or `f1_weighted`"),
     ],
 )
 def test_bad_input_is_refused(

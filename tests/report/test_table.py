@@ -12,6 +12,12 @@ from quala.report.table import csv_text, markdown_table, terminal_table
 from quala.results import Report
 
 
+def test_a_title_is_text_not_markup(made_up_report: Report) -> None:
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(terminal_table(made_up_report.rows, title="Run [v2] of [/nested]"))
+    assert "Run [v2] of [/nested]" in console.export_text()
+
+
 def test_terminal_table_shows_every_row(made_up_report: Report) -> None:
     console = Console(width=160, record=True, file=io.StringIO())
     console.print(terminal_table(made_up_report.rows, title="Title"))

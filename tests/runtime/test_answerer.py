@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import quala
@@ -124,7 +125,16 @@ def test_survivors_are_told_layer_by_layer(answerer: QuestionAnswerer) -> None:
         ("", CONTEXT, "question is empty"),
         (QUESTION, "  \n", "context is empty"),
         (QUESTION, 3, "must be text, got int"),
-        (QUESTION, "\u200b\u200b", "no words"),
+        (QUESTION, "\u200b\u200b", "context has no words"),
+        ("\u200b \ufeff", CONTEXT, "question has no words"),
+        ("\x00\x07", CONTEXT, "question has no words"),
+        ("\u0301", CONTEXT, "no words in the question"),  # an accent, which the tokenizer drops
+        ("[PAD] [PAD]", CONTEXT, "no words in the question"),
+        ("[SEP]", CONTEXT, "no words in the question"),
+        (QUESTION, "[PAD] [SEP]", "no words in the context"),
+        (QUESTION, "[PAD] " * 300, "no words in the context"),
+        ("Who \ud800?", CONTEXT, "question is not valid Unicode at character 4"),
+        (QUESTION, "Ada \udcff", "context is not valid Unicode at character 4"),
     ],
 )
 def test_text_that_is_none_is_refused(
@@ -132,6 +142,56 @@ def test_text_that_is_none_is_refused(
 ) -> None:
     with pytest.raises(QualaError, match=match):
         answerer.answer(question, context)
+
+
+def test_one_question_without_words_among_others_is_refused(answerer: QuestionAnswerer) -> None:
+    queries = [
+        Query(question=text, context=CONTEXT * times)
+        for text, times in (("Who?", 20), ("[PAD]", 20), ("?", 1))
+    ]
+    assert len(answerer.answer_batch([queries[0], queries[2]])) == 2
+    with pytest.raises(QualaError, match="no words in the question"):
+        answerer.answer_batch(queries)
+
+
+def test_a_question_that_is_cut_is_said(answerer: QuestionAnswerer) -> None:
+    most = answerer.facts.max_question_length
+    whole = " ".join(["who"] * most)
+    assert answerer.answer(whole, CONTEXT).note is None
+    reply, same = (answerer.answer(whole + more, CONTEXT, keep=1) for more in (" who", " it it"))
+    assert reply.note == "The question has 65 tokens, of which the model reads the first 64."
+    assert reply.answers == same.answers
+    both = answerer.answer(whole + " who", CONTEXT, budget_macs=10).note
+    assert both is not None
+    assert "No point of the front" in both
+    assert both.endswith("reads the first 64.")
+
+
+def test_all_the_answers_wanted_are_given(answerer: QuestionAnswerer) -> None:
+    context = CONTEXT * 2
+    assert len(answerer.answer(QUESTION, context, top_k=20).answers) == answerer.facts.n_best
+    more = answerer.answer(QUESTION, context, top_k=50).answers
+    assert len({(answer.start, answer.end) for answer in more}) == 50
+    assert more[0].text == answerer.answer(QUESTION, context).answers[0].text
+
+
+def test_special_tokens_in_text_are_those_of_transformers(
+    answerer: QuestionAnswerer, tiny_checkpoint: Path
+) -> None:
+    """Training, transformers and serving read the same ids, whatever the text holds."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    question, context = "Who [SEP] wrote?", f"[SEP] Anna [PAD]. [CLS] {CONTEXT} [MASK]"
+    _, features = answerer.features([Query(question=question, context=context)])
+    assert features.input_ids.tolist() == tokenizer(question, context)["input_ids"]
+
+
+def test_numbers_may_be_those_of_numpy(answerer: QuestionAnswerer) -> None:
+    reply = answerer.answer(QUESTION, CONTEXT, lengths=np.array([60, 20]), top_k=np.int64(2))
+    assert reply.lengths == (60, 20)
+    assert len(reply.answers) == 2
+    assert answerer.answer(QUESTION, CONTEXT, keep=np.float32(1)).lengths == (128, 128)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +204,18 @@ def test_text_that_is_none_is_refused(
         ({"lengths": (64, 32, 16)}, "Expected 2 lengths"),
         ({"lengths": (20, 60)}, "must not grow"),
         ({"lengths": (600, 60)}, "must not exceed"),
-        ({"top_k": 0}, "at least 1"),
+        ({"lengths": "384"}, "`lengths` must be whole numbers, got '384'"),
+        ({"lengths": 60}, "`lengths` must be whole numbers, got 60"),
+        ({"lengths": [60.0, 20.0]}, "`lengths` must be whole numbers"),
+        ({"keep": "0.5"}, "`keep` must be a number above 0, got '0.5'"),
+        ({"keep": True}, "`keep` must be a number above 0, got True"),
+        ({"budget_ms": "5"}, "`ms` must be a number above 0"),
+        ({"budget_macs": [1]}, "`macs` must be a number above 0"),
+        ({"top_k": 0}, "`top_k` must be a whole number from 1 to 100, got 0"),
+        ({"top_k": 101}, "from 1 to 100, got 101"),
+        ({"top_k": True}, "from 1 to 100, got True"),
+        ({"top_k": "2"}, "from 1 to 100, got '2'"),
+        ({"top_k": 2.0}, r"from 1 to 100, got 2\.0"),
     ],
 )
 def test_budgets_that_cannot_be_are_refused(
@@ -166,6 +237,23 @@ def test_the_shipped_model_answers_at_every_point() -> None:
 
 def test_the_package_loads_a_folder(export_folder: Path) -> None:
     assert isinstance(quala.load(export_folder), QuestionAnswerer)
+
+
+def test_a_folder_wins_over_a_shipped_model_of_its_name(
+    export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(export_folder, tmp_path / "minilm-squad")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="`minilm-squad` is the folder here"):
+        assert load("minilm-squad").facts.name == "tiny"
+    for named in ("./minilm-squad", Path("minilm-squad")):
+        assert load(named).facts.name == "tiny"
+
+
+def test_a_path_is_no_name() -> None:
+    for named in ("./minilm-squad", Path("minilm-squad")):
+        with pytest.raises(QualaError, match="is no folder"):
+            load(named)
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_wrong_fields_get_a_sentence(
         (
             b'{"question": "\\ud800", "context": "c"}',
             422,
-            "`question`: input should be valid Unicode",
+            "The question is not valid Unicode at character 0.",
         ),
         (b'{"\\ud800": 1, "question": "q", "context": "c"}', 422, "not valid Unicode"),
         (b'{"question": "q", "context": "c", "keep": NaN}', 422, "above 0, got nan"),

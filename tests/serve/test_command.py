@@ -76,6 +76,16 @@ def test_mistakes(loaded: list[tuple[Any, ...]], words: str, part: str) -> None:
     assert loaded == []
 
 
+def test_a_default_budget_needs_times(loaded: list[tuple[Any, ...]], toy: Any) -> None:
+    toy.card = dict(toy.card) | {
+        "front": [dict(point) | {"ms": {}} for point in toy.card["front"]]
+    }
+    with pytest.raises(QualaError, match="`--budget-ms` needs an export with times"):
+        main(["m", "--port", "0", "--budget-ms", "8"])
+    assert len(loaded) == 1  # loaded, not served
+    assert main(["m", "--port", "0"]) == 0
+
+
 def test_a_model_that_is_not_there(loaded: list[tuple[Any, ...]]) -> None:
     with pytest.raises(QualaError, match="`nowhere` is no folder"):
         main(["nowhere", "--port", "0"])

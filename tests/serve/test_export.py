@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
 from starlette.testclient import TestClient
 
-from quala.runtime.answerer import load
+from quala.runtime.answerer import QuestionAnswerer, load
 from quala.serve.app import create_app
 from quala.serve.settings import Settings
 
@@ -30,3 +32,28 @@ def test_it_answers_over_http(export_folder: Path) -> None:
         assert CONTEXT[answer["start"] : answer["end"]] == answer["text"]
     assert refused.status_code == 422
     assert "Expected 2 lengths" in refused.json()["error"]
+
+
+def test_a_question_that_is_cut_is_said(export_folder: Path) -> None:
+    with TestClient(create_app(load(export_folder), Settings())) as client:
+        response = client.post("/answer", json={"question": "who " * 70, "context": CONTEXT})
+    assert response.json()["note"] == (
+        "The question has 70 tokens, of which the model reads the first 64."
+    )
+
+
+def test_a_model_that_gives_nan_is_an_error_of_the_service(
+    export_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model: QuestionAnswerer = load(export_folder)
+    monkeypatch.setattr(
+        model.engine,
+        "logits",
+        lambda inputs, lengths: np.full((*inputs["input_ids"].shape, 2), np.nan, np.float32),
+    )
+    with TestClient(create_app(model, Settings())) as client:
+        response = client.post("/answer", json={"question": "Who sings?", "context": CONTEXT})
+    assert response.status_code == 500
+    assert response.json() == {
+        "error": "The model gives logits that are NaN or infinite: it cannot answer."
+    }

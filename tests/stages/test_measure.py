@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -59,6 +60,19 @@ def test_rows_say_what_they_are_there_for(run: Run) -> None:
     costs = [row.macs_mean for row in rows[3:]]
     assert costs == sorted(costs, reverse=True)
     assert rows[3].size_bytes < rows[1].size_bytes / 2
+
+
+def test_the_rows_come_with_a_summary_of_the_data(
+    run: Run, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    run()
+    found = json.loads((tmp_path / "output/data.json").read_text())
+    data = load_with_data(inputs["model"], inputs["data"]).data
+    assert found["slices"] == {
+        name: len(getattr(data, name).examples)
+        for name in ("train", "search", "selection", "test")
+    }
+    assert found["files"]["test"] == ["demo validation"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
         ("data.task=squid", "Did you mean `squad`"),
         ("seed=???", "`seed` has no value"),
         ("seed=[1", "not an override"),
+        ("data.path=../reviews (1).csv", r"is quoted: 'data\.path=\"../reviews \(1\)\.csv\"'$"),
+        ("(", r"not an override: [^;]*$"),
         ("seed=${sed}", "sed"),
         ("seed=1,2", "`seed=1,2` gives several values: a list is .*, a sweep needs `-m`"),
         ("workflow=other", "`workflow` is `toy` here, got `other`"),
@@ -196,3 +199,12 @@ def test_an_override_of_another_stage_is_refused(shared: WorkflowSpec, word: str
         f"`{word}` sets the stage `third`, which the workflow `toy` does not have; its stages: "
         "first, second."
     )
+
+
+@pytest.mark.parametrize("value", ["../d/reviews (1).csv", 'a "b", {c} [d.csv', "it's (1).csv"])
+def test_a_value_quoted_as_the_mistake_says_is_that_value(toy: Toy, value: str) -> None:
+    workflow = toy.workflow
+    with pytest.raises(QualaError) as raised, one_sentence(workflow):
+        composed(workflow, [f"data.path={value}"])
+    (word,) = shlex.split(str(raised.value).partition("is quoted: ")[2])
+    assert composed(workflow, [word]).data.path == value

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from quala.errors import QualaError
+from quala.workflow.execute import Executor
 from quala.workflow.store import PARENT
 
 if TYPE_CHECKING:
     from conftest import Toy
 
     from quala.workflow.execute import Result
+    from quala.workflow.flow import Artifact, Node
 
 
 def statuses(result: Result) -> list[str]:
@@ -72,6 +75,25 @@ def test_a_failure_is_recorded_on_stage_and_workflow(toy: Toy) -> None:
     assert [run.info.run_name for run in failed] == ["second"]
     assert "told to fail" in failed[0].data.tags["quala.error"]
     assert len(store.find({"quala.kind": "workflow"}, "FAILED")) == 1
+
+
+def test_a_message_about_the_data_is_logged_once(
+    toy: Toy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, step = logging.getLogger("quala.data.taskdata"), Executor.step
+
+    def loud(self: Executor, node: Node) -> Artifact:
+        log.warning("300 questions")
+        return step(self, node)
+
+    monkeypatch.setattr(Executor, "step", loud)
+    toy.run()
+    assert caplog.text.count("300 questions") == 1
+    toy.run("flow.force=[second]")
+    assert caplog.text.count("300 questions") == 2
+    log.warning("300 questions")
+    log.warning("300 questions")
+    assert caplog.text.count("300 questions") == 4
 
 
 def test_a_damaged_output_is_computed_again(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from quala.cli.entry import main
+from quala.results import Report
+from quala.workflow.execute import Result
+from quala.workflow.launch import _console, show_result
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -56,6 +62,19 @@ def test_parallel_jobs_share_what_they_have_in_common(toy: Toy) -> None:
     assert code == 0, err
     assert sorted(toy.done) == ["first", "second", "second", "third", "third"]
     assert out.count("FINISHED") == 2
+
+
+def test_what_a_run_prints_is_text_not_markup(
+    tmp_path: Path, made_up_report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    title = "Run [v2] of list[int] [/nested] :smile:"
+    report = replace(made_up_report, title=title)
+    (tmp_path / "report.json").write_text(json.dumps(report.to_json()), encoding="utf-8")
+    outcome: Any = SimpleNamespace(name="a[b]", status="done", folder=tmp_path, seconds=1.0)
+    store: Any = SimpleNamespace(uri="sqlite:///d[old]/x", experiment="[/e]")
+    show_result(Result("[/w]", "0", False, 1.0, [outcome], store), _console())
+    out = capsys.readouterr().out
+    assert all(text in out for text in (title, " a[b] ", "d[old]/x", "[/e]", "[/w]"))
 
 
 def test_help_begins_with_the_workflow(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def read_text(value: str) -> str:
     place = "standard input" if value == "-" else value[1:]
     try:
         raw = sys.stdin.buffer.read() if value == "-" else Path(place).read_bytes()
-        return raw.decode("utf-8")
+        return raw.decode("utf-8-sig")
     except OSError as error:
         raise QualaError(f"The context `{place}` cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -109,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict", action="store_true", help="refuse a budget below the cheapest point"
     )
-    parser.add_argument("--top-k", type=int, default=1, metavar="N", help="answers to print")
+    parser.add_argument(
+        "--top-k", type=int, default=1, metavar="N", help="answers to print, at most 100"
+    )
     parser.add_argument(
         "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
     )

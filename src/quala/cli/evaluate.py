@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         train_split="" if arguments.split == "train" else "train",
     )
     predictions = read_predictions(Path(arguments.predictions))
-    examples = read_squad(spec, arguments.split)
+    examples = read_squad(spec, arguments.split, offsets=False)
     score = evaluate_predictions(examples, predictions)
     unknown = len(predictions.keys() - {example.id for example in examples})
     if unknown:
@@ -51,12 +51,11 @@ def read_predictions(file: Path) -> dict[str, str]:
 
     Raises QualaError when the file is absent, truncated, or holds anything else.
     """
+    from quala.data.files import read_text
+
+    text = read_text(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QualaError(f"Predictions `{file}` cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise QualaError(f"Predictions `{file}` are not UTF-8 text.") from error
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         raise QualaError(
             f"Predictions `{file}`, line {error.lineno} are not valid JSON: {error.msg}; "

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quala.cli.output import warn
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
@@ -33,20 +34,18 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def locate_model(model: str, tracking_uri: str | None) -> Path:
     """Return the folder of an export or checkpoint; tracked ones are fetched from the store.
 
+    A folder wins over a model of its name that comes with quala, with a warning.
     Raises QualaError when there is no such folder, run or model.
     """
-    if Path(model).is_dir():
-        return Path(model)
-    from quala.runtime.card import shipped
+    from quala.runtime.card import model_folder, shipped
 
-    known = shipped()
-    if model in known:
-        return known[model]
+    if (folder := model_folder(model, warn)) is not None:
+        return folder
     run = RUN_ID.fullmatch(model)
     if not run and not model.startswith("models:/"):
-        names = f"; models that come with quala: {', '.join(known)}" if known else ""
         raise QualaError(
-            f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists{names}."
+            f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists; models that come "
+            f"with quala: {', '.join(shipped()) or 'none'}."
         )
     from quala.workflow.store import OUTPUT, Tracking
 

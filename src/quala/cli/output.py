@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 
 def write_json(content: Mapping[str, Any]) -> None:
@@ -16,12 +17,14 @@ def write_json(content: Mapping[str, Any]) -> None:
 
 
 def show(*items: RenderableType) -> None:
-    """Write tables and lines; in a pipe they are not folded."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    """Write tables and lines, no text of theirs as markup; in a pipe they are not folded."""
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width, markup=False, emoji=False)
     for item in items:
         console.print(item)
 
 
 def warn(text: str) -> None:
     """Write one line to standard error."""
-    Console(stderr=True).print(f"[yellow]warning:[/yellow] {text}", soft_wrap=True)
+    line = Text.assemble(("warning:", "yellow"), " ", text)
+    Console(stderr=True).print(line, soft_wrap=True)

@@ -38,8 +38,9 @@ def main(argv: Sequence[str]) -> int:
 
         folder = locate_model(arguments.model, arguments.tracking_uri)
         answerer = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+        app = create_app(answerer, settings)
         answerer.warm()
-        serve(create_app(answerer, settings), held, ready=_announce)
+        serve(app, held, ready=_announce)
     return 0
 
 

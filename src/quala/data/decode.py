@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,10 @@ from quala.errors import QualaError
 Logits = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+
+class NotFinite(QualaError):
+    """Raised for the logits of a broken model, whatever the input is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +48,20 @@ def decode_answers(
     `outputs[i]` are the logits (n, 2) of feature `rows[i]` (of feature i without `rows`). Only
     context tokens are answers, widened to whole graphemes, without blanks at their ends. The
     score of an answer is the best of its windows; probabilities are shares of the answers that
-    are kept. An example whose windows hold no context has no answers, and an example without
-    windows is not returned.
+    are kept. Where none of the `n_best` starts and ends make an answer, it is the best of all. An
+    example whose windows hold no context has no answers, and an example without windows is not
+    returned. Raises NotFinite for logits that are NaN or infinite.
     """
     chosen = np.arange(len(features)) if rows is None else np.asarray(rows, dtype=np.int64)
     if len(outputs) != len(chosen):
         raise QualaError(f"Expected the logits of {len(chosen)} features, got {len(outputs)}.")
-    found: dict[int, list[tuple[Floats, Ints]]] = {}
+    found: dict[int, list[tuple[int, Logits]]] = {}
     for row, logits in zip(chosen.tolist(), outputs):
-        candidates = _window_candidates(features, row, logits, decoding=decoding)
-        found.setdefault(int(features.example[row]), []).append(candidates)
-    keep = decoding.n_best if decoding.keep is None else decoding.keep
+        found.setdefault(int(features.example[row]), []).append((row, logits))
+    every = replace(decoding, n_best=int(features.lengths.max(initial=1)), keep=1)
     return {
-        index: _answers(examples[index].context, windows, keep=keep)
+        index: _answers(examples[index].context, features, windows, decoding)
+        or _answers(examples[index].context, features, windows, every)
         for index, windows in sorted(found.items())
     }
 
@@ -84,6 +89,8 @@ def _window_candidates(
         )
     first, last = map(int, features.context_range[row])
     context = logits[first:last].astype(np.float64)  # (c, 2)
+    if not np.isfinite(context).all():
+        raise NotFinite("The model gives logits that are NaN or infinite: it cannot answer.")
     starts = _top(context[:, 0], decoding.n_best)
     ends = _top(context[:, 1], decoding.n_best)
     tokens = ends[None, :] - starts[:, None] + 1  # (starts, ends)
@@ -99,9 +106,13 @@ def _top(values: Floats, count: int) -> Ints:
     return np.argsort(-values, kind="stable")[:count].astype(np.int64)
 
 
-def _answers(context: str, windows: list[tuple[Floats, Ints]], *, keep: int) -> list[Answer]:
-    scores = np.concatenate([score for score, _ in windows])
-    spans = np.concatenate([span for _, span in windows])
+def _answers(
+    context: str, features: FeatureSet, windows: list[tuple[int, Logits]], decoding: Decoding
+) -> list[Answer]:
+    found = [_window_candidates(features, *window, decoding=decoding) for window in windows]
+    scores = np.concatenate([score for score, _ in found])
+    spans = np.concatenate([span for _, span in found])
+    keep = decoding.n_best if decoding.keep is None else decoding.keep
     best: dict[tuple[int, int], float] = {}
     edges = grapheme_edges(context)
     for candidate in np.argsort(-scores, kind="stable").tolist():

@@ -1,19 +1,26 @@
-"""Rows of a data file of any format, each with its place in the file."""
+"""Data files: those of a folder that hold a split, and their rows, each with its place."""
 
 from __future__ import annotations
 
 import csv
 import difflib
+import gzip
+import io
 import json
+import logging
 import re
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from quala.data.spec import plain_name
 from quala.errors import QualaError, unknown
+
+log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
@@ -32,24 +39,45 @@ class Place(NamedTuple):
 Rows = Iterator[tuple[Place, Row]]
 
 
-def read_rows(file: Path) -> Rows:
-    """Yield the rows of a parquet, JSON, JSON-lines, TSV or CSV file.
+def read_rows(file: Path, *, header: bool = True, quoting: str = "detect") -> Rows:
+    """Yield the rows of a parquet, JSON, JSON-lines, TSV or CSV file, or of one packed as .gz.
 
-    Raises QualaError for empty, truncated or malformed files, with the file and the line.
+    `header` and `quoting`, as in `DataSpec`, are for TSV and CSV: without a header the columns are
+    called 1, 2 and so on. Raises QualaError for empty, truncated or malformed files, with the file
+    and the line.
     """
-    if file.suffix not in _READERS:
-        raise unknown("data file format", file.suffix or file.name, SUFFIXES)
+    suffix = _name(file)[1]
+    if suffix not in SUFFIXES:
+        raise unknown("data file format", suffix or file.name, SUFFIXES)
+    if is_delimited(file):
+        rows = _delimited(file, header=header, quoting=quoting)
+    elif not header or quoting != "detect":
+        raise QualaError(f"`header` and `quoting` are for TSV and CSV files, not for `{file}`.")
+    else:
+        rows = _READERS[suffix](file)
     empty = True
-    for row in _READERS[file.suffix](file):
+    for row in rows:
         empty = False
         yield row
     if empty:
         raise QualaError(f"`{file}` holds no rows.")
 
 
+def is_delimited(file: Path) -> bool:
+    """Return whether a file is TSV or CSV."""
+    return _name(file)[1] in _DELIMITERS
+
+
+def _name(file: Path) -> tuple[str, str]:
+    """Return the name and the format of a file, packed or not: `train` and `.csv`."""
+    plain = file.with_suffix("") if file.suffix.lower() == ".gz" else file
+    return plain.stem, plain.suffix.lower()
+
+
 def _parquet(file: Path) -> Rows:
+    source = pa.BufferReader(_bytes(file)) if file.suffix.lower() == ".gz" else file
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(source)
     except (pa.ArrowException, OSError) as error:
         raise QualaError(f"`{file}` is not a readable parquet file: {_line(error)}.") from error
     number = 0
@@ -60,7 +88,7 @@ def _parquet(file: Path) -> Rows:
 
 
 def _json(file: Path) -> Rows:
-    text = _text(file)
+    text = read_text(file)
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
@@ -71,8 +99,11 @@ def _json(file: Path) -> Rows:
             f"`{file}`, line {error.lineno} is not valid JSON: {error.msg}; is the file complete?"
         ) from error
     if isinstance(content, dict) and "data" in content:
-        yield from _articles(content["data"], file)
-    elif isinstance(content, dict) and "question" not in content and "label" not in content:
+        content = content["data"]
+        if not _are_rows(content):
+            yield from _articles(content, file)
+            return
+    if isinstance(content, dict) and "question" not in content and "label" not in content:
         raise QualaError(
             f"`{file}` must hold a list of records or SQuAD's `data`, "
             f"got the keys {', '.join(map(str, content)) or 'none'}."
@@ -81,6 +112,13 @@ def _json(file: Path) -> Rows:
         for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
             place = Place(str(file), "record", number)
             yield place, _mapping(row, place)
+
+
+def _are_rows(data: object) -> bool:
+    """Return whether `data` is a list of flat rows, not of SQuAD's articles."""
+    if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
+        return False
+    return any(row.keys() - {"title"} for row in data) and not any("paragraphs" in r for r in data)
 
 
 def _articles(articles: object, file: Path) -> Rows:
@@ -107,13 +145,13 @@ def _flat(question: Row, article: Row, *, context: object, place: Place) -> Row:
         "question": question.get("question"),
         "answers": {
             "text": [_key(answer, "text", place) for answer in answers],
-            "answer_start": [_key(answer, "answer_start", place) for answer in answers],
+            "answer_start": [answer.get("answer_start") for answer in answers],
         },
     }
 
 
 def _json_lines(file: Path) -> Rows:
-    for number, line in enumerate(_text(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         place = Place(str(file), "line", number)
@@ -124,30 +162,94 @@ def _json_lines(file: Path) -> Rows:
         yield place, _mapping(row, place)
 
 
-def _delimited(file: Path) -> Rows:
-    """Read TSV without quoting (GLUE's files hold stray quotes), CSV with it."""
-    if file.suffix == ".tsv":
-        lines = _text(file).rstrip("\n").split("\n")
-        reader = csv.reader(lines, csv.excel_tab, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.reader(_text(file).splitlines(keepends=True))
+def _delimited(file: Path, *, header: bool, quoting: str) -> Rows:
+    text = read_text(file)
+    suffix = _name(file)[1]
+    quoted = quoting == "quoted"
+    if quoting == "detect":
+        quoted = suffix == ".csv" or _has_quoted_fields(text, file)
+    # A limit of the process; the default refuses fields over 128 KiB.
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=_DELIMITERS[suffix],
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
+    names: Sequence[str] = ()
+    line = 1
     try:
-        header = next(reader, [])
         for cells in reader:
-            place = Place(str(file), "line", reader.line_num)
+            place = Place(str(file), "line", line)
+            line = reader.line_num + 1
             if not cells:
                 continue
-            if len(cells) != len(header):
-                raise QualaError(f"{place} has {len(cells)} columns, the header {len(header)}.")
-            yield place, dict(zip(header, cells))
+            if not names:
+                names, is_header = _names(cells, place, header=header)
+                if is_header:
+                    continue
+            if len(cells) != len(names):
+                of = "header" if header else "first line"
+                raise QualaError(f"{place} has {len(cells)} columns, the {of} {len(names)}.")
+            yield place, dict(zip(names, cells))
     except csv.Error as error:
-        raise QualaError(f"`{file}`, line {reader.line_num} is malformed: {error}.") from error
+        raise QualaError(
+            f"`{file}`, line {line} is malformed: {error}; is a quote not closed or not doubled? "
+            "`quoting=plain` reads quotes as text."
+        ) from error
 
 
-def _text(file: Path) -> str:
+def _names(cells: Sequence[str], place: Place, *, header: bool) -> tuple[Sequence[str], bool]:
+    """Return the names of the columns, and whether the cells of the first line are these."""
+    if not header:
+        return [str(number + 1) for number in range(len(cells))], False
+    if len(cells) == len(_COLA) and cells[1] in ("0", "1") and cells[2] in ("", "*"):
+        return _COLA, False
+    twice = [name for name in cells if name and cells.count(name) > 1]
+    if twice:
+        raise QualaError(f"{place}: the header repeats `{twice[0]}`.")
+    return cells, True
+
+
+def _has_quoted_fields(text: str, file: Path) -> bool:
+    """Return whether quotes enclose fields, as pandas writes TSV, or are text, as in GLUE's files.
+
+    Raises QualaError where both readings are possible and differ.
+    """
+    fields = list(_QUOTED_FIELD.finditer(text))
+    if not fields or '"' in _QUOTED_FIELD.sub("", text):
+        return False
+    lines = text.split("\n")
+    ragged = len({line.count("\t") for line in lines if line.strip("\r")}) > 1
+    if not ragged and not all(cell.startswith('"') for cell in lines[0].split("\t")):
+        for field in fields:
+            if '"' not in field[1] or "\n" in field[1] or "\t" in field[1]:
+                line = text.count("\n", 0, field.start()) + 1
+                raise QualaError(
+                    f"{Place(str(file), 'line', line)}: the quotes may enclose a field or be part "
+                    "of the text; choose `quoting=quoted` or `quoting=plain`."
+                )
+    log.info("`%s` has quoted fields, as pandas writes them.", file)
+    return True
+
+
+def _bytes(file: Path) -> bytes:
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = file.read_bytes()
+        return gzip.decompress(content) if file.suffix.lower() == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or _line(error)
+        raise QualaError(f"`{file}` cannot be read: {reason}.") from error
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a file, unpacked, without a byte order mark; line ends stay as they are.
+
+    Raises QualaError for a file that is absent, empty, or no UTF-8 text.
+    """
+    try:
+        text = _bytes(file).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise QualaError(f"`{file}` is not readable as UTF-8 text: {_line(error)}.") from error
     if not text.strip():
         raise QualaError(f"`{file}` is empty.")
@@ -177,72 +279,144 @@ def _line(error: Exception) -> str:
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
 
 
-_READERS = {
-    ".parquet": _parquet,
-    ".jsonl": _json_lines,
-    ".json": _json,
-    ".tsv": _delimited,
-    ".csv": _delimited,
-}
-SUFFIXES = tuple(_READERS)
-"""In the order in which a folder with several formats is searched."""
+_READERS = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json}
+_DELIMITERS = {".tsv": "\t", ".csv": ","}
+SUFFIXES = (*_READERS, *_DELIMITERS)
+_QUOTED_FIELD = re.compile(r'(?:(?<=[\t\r\n])|\A)"((?:[^"]++|"")*+)"(?=[\t\r\n]|\Z)')
+_COLA = ("source", "label", "mark", "sentence")
+"""The columns of CoLA's own files, which have no header."""
 
-_ALIASES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "dev", "valid", "val"),
-    "dev": ("dev", "validation", "valid", "val"),
-    "test": ("test",),
-}
+_ALIASES = (("train", "training"), ("validation", "dev", "valid", "val"))
+_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json")
+_SHARD = re.compile(r"(.+?)[-_.](\d{5,})-of-(\d{5,})(?:-[0-9a-f]+)?|(.+?)[-_.](\d{5})")
 
 
-def source_path(path: str, subset: str | None) -> Path:
-    """Return the file or folder at `path`, or its sub-folder `subset` where there is one.
+def source_path(path: str, subset: str | None, known: Collection[str] | None) -> Path:
+    """Return the file or folder at `path` or, with a subset, its sub-folder of that name.
 
-    Raises QualaError, which names the nearest path, when it does not exist.
+    A file, or a folder with data files of its own, is returned where the subset is `known` (None:
+    any is) and no name in the path contradicts it. Raises QualaError in all other cases, and for
+    a path that does not exist, with the nearest names.
     """
     place = Path(path).expanduser()
     if not place.exists():
         raise QualaError(f"`{place}` does not exist.{_nearest(place)}")
-    if subset is not None and (place / subset).is_dir():
-        return place / subset
+    if not subset:
+        return place
+    folders = _folders(place)
+    same = [folder for folder in folders if plain_name(folder.name) == plain_name(subset)]
+    if len(same) > 1:
+        both = " and ".join(f"`{folder.name}`" for folder in same)
+        raise QualaError(f"`{place}` has {both} for the subset `{subset}`: name one as `path`.")
+    if same:
+        return same[0]
+    flat = place.is_file() or bool(data_files(_own_folder(place)))
+    names = [folder.name for folder in folders]
+    if not flat or (known is not None and subset not in known):
+        meant = [*names, *(known or ())] if flat else names
+        raise unknown(f"`subset` of `{place}`", subset, meant)
+    at = place.absolute()
+    for name in [_name(at)[0], at.parent.name, *names] if at.is_file() else [at.name, *names]:
+        if plain_name(name) in (known or ()) and plain_name(name) != subset:
+            raise QualaError(
+                f"`{place}` is of the subset `{plain_name(name)}` by its name or its folders, "
+                f"but `subset`, which chooses the metric, is `{subset}`."
+            )
     return place
 
 
-def split_files(folder: Path, split: str) -> list[Path]:
-    """Return the files of a split: `validation.parquet`, `dev-v1.1.json`, `data/train-00000.*`.
+def split_files(folder: Path, split: str, *, option: str = "test_split") -> list[Path]:
+    """Return the files of a split: `dev-v1.1.json`, `train-00000-of-00002.parquet` and the next.
 
-    Of several formats the first of parquet, jsonl, json, tsv, csv is taken; shards are sorted.
-    The list is empty where no file is named for the split.
+    They lie in the folder itself or, where it has no data files, in its sub-folder `data`. A file
+    may also be named in full. Shards are sorted. Raises QualaError, with what is there and the
+    `option` that names the split, when no file, several files, or not all shards are there.
     """
-    files = data_files(folder)
-    for alias in _ALIASES.get(split, (split,)):
-        shard = re.compile(rf"{re.escape(alias)}([-_.].*)?", re.IGNORECASE)
-        named = [file for file in files if shard.fullmatch(file.stem)]
-        exact = [file for file in named if file.stem.lower() == alias.lower()]
-        for suffix in SUFFIXES:
-            found = [file for file in exact or named if file.suffix == suffix]
-            if found:
-                return found[:1] if exact else found
-    return []
+    own = _own_folder(folder)
+    if _name(own / split)[1] in SUFFIXES and (own / split).is_file():
+        return [own / split]
+    groups: dict[tuple[str, str, bool], list[tuple[int, int, Path]]] = {}
+    for file in data_files(own):
+        stem, _ = _name(file)
+        shard = _SHARD.fullmatch(stem)
+        name, number, total = stem, 0, 0
+        if shard:
+            name = shard[1] or shard[4]
+            number, total = int(shard[2] or shard[5]), int(shard[3] or 0)
+        ending = "".join(file.suffixes[-2:] if file.suffix == ".gz" else file.suffixes[-1:])
+        groups.setdefault((name, ending, bool(shard)), []).append((number, total, file))
+    aliases = _aliases(split.lower())
+    for fits in (
+        lambda name: name == split.lower(),
+        lambda name: name in aliases,
+        lambda name: any(re.match(rf"{re.escape(alias)}[-_.]", name) for alias in aliases),
+    ):
+        found = [key for key in groups if fits(key[0].lower())]
+        if len(found) > 1:
+            names = [key[0] if key[2] else groups[key][0][2].name for key in found]
+            raise QualaError(
+                f"`{own}` has several candidates for the split `{split}`: {', '.join(names)}; "
+                f"choose one by its name, for example `{option}={names[0]}`."
+            )
+        if found:
+            return _all_shards(groups[found[0]], folder=own, sharded=found[0][2])
+    raise _missing_split(folder, split)
 
 
-def names_splits(folder: Path) -> bool:
-    """Return whether any file of the folder is named for a usual split."""
-    return any(split_files(folder, split) for split in _ALIASES)
+def _all_shards(
+    shards: Sequence[tuple[int, int, Path]], *, folder: Path, sharded: bool
+) -> list[Path]:
+    """Return the files in order; raise QualaError unless each shard is there, once."""
+    numbers = sorted(number for number, _, _ in shards)
+    totals = {total for _, total, _ in shards}
+    first = min(numbers[0], 1)
+    count = max(totals) or len(shards)
+    if sharded and (len(totals) > 1 or numbers != list(range(first, first + count))):
+        names = ", ".join(file.name for _, _, file in sorted(shards)[:8])
+        raise QualaError(f"`{folder}` must have every shard of a split once, it has {names}.")
+    return [file for _, _, file in sorted(shards)]
+
+
+def _aliases(split: str) -> tuple[str, ...]:
+    head = re.split("[-_.]", split)[0]
+    names = next((group for group in _ALIASES if head in group), (head,))
+    return tuple(name + split[len(head) :] for name in names)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if not item.name.startswith("."))
+
+
+def _folders(place: Path) -> list[Path]:
+    return [item for item in _visible(place) if item.is_dir()] if place.is_dir() else []
+
+
+def _own_folder(folder: Path) -> Path:
+    """Return the folder or, where only its sub-folder `data` has data files, that one."""
+    if data_files(folder):
+        return folder
+    filled = [item for item in _folders(folder) if data_files(item)]
+    return filled[0] if [item.name for item in filled] == ["data"] else folder
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Return the data files in a folder and its direct sub-folders, sorted."""
-    files = (*folder.glob("*"), *folder.glob("*/*"))
-    return sorted(file for file in files if file.suffix in SUFFIXES and file.is_file())
+    """Return the data files of a folder, sorted, without hidden ones and those of sub-folders."""
+    files = [file for file in _visible(folder) if _name(file)[1] in SUFFIXES and file.is_file()]
+    return [file for file in files if file.name not in _METADATA]
 
 
-def missing_split(folder: Path, split: str) -> QualaError:
-    """Return the error for a folder without the split; it lists the files that are there."""
-    found = ", ".join(str(file.relative_to(folder)) for file in data_files(folder)[:8])
+def _missing_split(folder: Path, split: str) -> QualaError:
+    own = data_files(_own_folder(folder))
+    nested = [file for item in _folders(folder) for file in data_files(item)]
+    found = ", ".join(str(file.relative_to(folder)) for file in (own or nested)[:8])
+    hint = f"found {found or 'no data files'}"
+    if own:
+        hint += "; `train_split` and `test_split` take the name of a file"
+    elif nested:
+        hint += "; sub-folders are not searched, `path` or `subset` names one"
     return QualaError(
         f"`{folder}` has no `{split}` split: expected {split}.parquet, .jsonl, .json, .tsv "
-        f"or .csv, found {found or 'no data files'}."
+        f"or .csv, {hint}."
     )
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from quala.data.spec import DEMO, DataSpec
+from quala.data.spec import DEMO, DataSpec, plain_name
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
 
@@ -27,6 +28,20 @@ GLUE_SUBSETS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "w
 
 class DataFormat(ABC):
     """How a data set is written: `data.task` of a configuration names a subclass."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    """The columns that `data.columns` may map; none: any."""
+    subsets: ClassVar[tuple[str, ...] | None] = None
+    """The subsets that mean something for data without a sub-folder of that name; None: any."""
+
+    @cached_property
+    def left_out(self) -> dict[str, int]:
+        """The number of rows that `read` left out, by reason."""
+        return {}
+
+    def subset(self, spec: DataSpec) -> str | None:
+        """Return the subset of a specification by its usual name."""
+        return spec.subset
 
     def check(self, spec: DataSpec) -> None:
         """Raise QualaError, one sentence, for options that do not fit this format."""
@@ -64,10 +79,20 @@ def format_of(spec: DataSpec) -> DataFormat:
 class Squad(DataFormat):
     """Questions about a context with their answers, as SQuAD 1.1 writes them, or the demo set."""
 
+    columns = ("id", "title", "context", "question", "answers")
+    subsets = ()
+
     def title(self, subset: str | None) -> str:
         return "SQuAD 1.1"
 
     def check(self, spec: DataSpec) -> None:
+        if spec.name == DEMO and (spec.columns or spec.misaligned != "refuse"):
+            raise QualaError("`columns` and `misaligned` are not for the demo set.")
+        for option in ("unlabeled", "labels", "f1_class", "metric"):
+            if getattr(spec, option) not in ("refuse", (), None):
+                raise QualaError(
+                    f"`{option}` is for classes, which task `{spec.task}` does not have."
+                )
         window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
         if spec.doc_stride >= window:
             raise QualaError(
@@ -87,7 +112,7 @@ class Squad(DataFormat):
         if spec.name == DEMO:
             train, test = demo_examples()
             return list(train if split == spec.train_split else test), self.known_task(spec)
-        return list(read_squad(spec, split)), self.known_task(spec)
+        return list(read_squad(spec, split, left_out=self.left_out)), self.known_task(spec)
 
     def features(
         self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
@@ -102,6 +127,16 @@ class Squad(DataFormat):
 class Glue(DataFormat):
     """Sentences or pairs with a class or a number, as GLUE writes them."""
 
+    columns = ("text", "text_pair", "label")
+    subsets = GLUE_SUBSETS
+
+    def subset(self, spec: DataSpec) -> str | None:
+        """Return the name of a GLUE task as the hub writes it, `sst2` for SST-2."""
+        if spec.subset is None or spec.name not in (None, GLUE):
+            return spec.subset
+        plain = plain_name(spec.subset)
+        return plain if plain in GLUE_SUBSETS else spec.subset
+
     def title(self, subset: str | None) -> str:
         names = {"sst2": "SST-2", "stsb": "STS-B", "cola": "CoLA"}
         return names.get(subset, subset.upper()) if subset else "GLUE"
@@ -113,11 +148,16 @@ class Glue(DataFormat):
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
         if spec.name == GLUE and spec.subset not in GLUE_SUBSETS:
             raise unknown(f"`subset` of {GLUE}", spec.subset, GLUE_SUBSETS)
+        if spec.metric is not None:
+            from quala.metrics.glue import METRICS
+
+            if spec.metric not in METRICS:
+                raise unknown("`metric`", spec.metric, METRICS)
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         from quala.data.read import read_glue
 
-        examples, found = read_glue(spec, split, task=task)
+        examples, found = read_glue(spec, split, task=task, left_out=self.left_out)
         return list(examples), found
 
     def features(

@@ -1,9 +1,10 @@
-"""Rows of a data set to examples, and their labels to class indices or values."""
+"""Rows of a data set to examples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,81 +13,17 @@ from quala.data.files import (
     Place,
     Row,
     Rows,
-    data_files,
-    missing_split,
-    names_splits,
     read_rows,
     source_path,
     split_files,
 )
+from quala.data.labels import Label, label_examples, label_of
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Task, Value
-from quala.errors import QualaError
+from quala.data.task import Task
+from quala.errors import QualaError, unknown
+from quala.plugins import FORMATS
 
-# A guess: more classes mean that the column is no label but an id or a count.
-MAX_CLASSES = 1000
-
-
-def labeled_task(labels: Sequence[Any], subset: str | None) -> Classes | Value:
-    """Return the task that fits the training labels.
-
-    Fractional numbers, or the subset `stsb`, make a regression. Whole numbers from 0 are class
-    indices; anything else is a name, and the names are indexed in sorted order.
-    """
-    # `quala.metrics.glue` imports torch.
-    from quala.metrics.glue import task_metrics
-
-    numbers = _numbers(labels)
-    if subset == "stsb" and numbers is None:
-        raise QualaError("A regression task needs numbers as labels, got strings.")
-    if numbers is not None and (subset == "stsb" or any(one != int(one) for one in numbers)):
-        return Value(metrics=task_metrics(subset, regression=True))
-    if numbers is None:
-        names = tuple(sorted({str(label) for label in labels}))
-    elif min(numbers) < 0 or max(numbers) >= MAX_CLASSES:
-        raise QualaError(
-            f"Class labels must lie in 0 to {MAX_CLASSES - 1}, "
-            f"got {min(numbers):g} to {max(numbers):g}."
-        )
-    else:
-        names = tuple(str(index) for index in range(int(max(numbers)) + 1))
-    return Classes(len(names), task_metrics(subset, regression=False), names)
-
-
-def with_labels(
-    examples: Sequence[ClassificationExample], labels: Sequence[Any], *, task: Task
-) -> list[ClassificationExample]:
-    """Return the examples with their labels as class indices or values.
-
-    Raises QualaError for a label that is not in the training split.
-    """
-    if not isinstance(task, Classes):
-        values = _numbers(labels)
-        if values is None:
-            raise QualaError("The labels are numbers in train but strings in another split.")
-        return [replace(example, label=value) for example, value in zip(examples, values)]
-    index = {name: number for number, name in enumerate(task.names)}
-    names = [_name(label) for label in labels]
-    strange = sorted(set(names) - set(index))
-    if strange:
-        raise QualaError(
-            f"Label `{strange[0]}` is not one of train's labels: {', '.join(task.names[:20])}."
-        )
-    return [replace(example, label=index[name]) for example, name in zip(examples, names)]
-
-
-def _numbers(labels: Sequence[Any]) -> list[float] | None:
-    try:
-        return [float(label) for label in labels]
-    except ValueError:
-        return None
-
-
-def _name(label: Any) -> str:
-    if isinstance(label, str):
-        return label
-    return str(int(label)) if label == int(label) else str(label)
-
+log = logging.getLogger(__name__)
 
 _PAIRS = (
     ("sentence1", "sentence2"),
@@ -94,98 +31,147 @@ _PAIRS = (
     ("question1", "question2"),
     ("question", "sentence"),
     ("text_a", "text_b"),
+    ("#1 String", "#2 String"),
 )
 _SINGLES = ("sentence", "text")
-_LABELS = ("label", "labels", "score")
 
 
-def read_squad(spec: DataSpec, split: str) -> list[QAExample]:
-    """Read the questions of a split with their answers.
+def read_squad(
+    spec: DataSpec,
+    split: str,
+    *,
+    offsets: bool = True,
+    left_out: dict[str, int] | None = None,
+) -> list[QAExample]:
+    """Read the questions of a split with their answers, without `offsets` the texts only.
+
+    `left_out` counts the questions that it drops.
+
 
     Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
-    for missing or mistyped columns, repeated ids, answers that are not at `answer_start`, and
-    (unless `unanswerable` is "drop") questions without an answer.
+    for missing or mistyped columns, repeated ids, answers that are not at `answer_start` (unless
+    `misaligned` is "drop"), and questions without an answer (unless `unanswerable` is "drop").
     """
     examples: list[QAExample] = []
     seen: set[str] = set()
+    unanswerable = 0
+    misaligned: list[str] = []
     for number, (place, row) in enumerate(split_rows(spec, split)):
-        example = _qa_example(row, place, number=number)
+        example = _qa_example(row, place, number=number, offsets=offsets)
         if example.id in seen:
             raise QualaError(f"{place} repeats the question id `{example.id}`.")
         seen.add(example.id)
-        if example.answers:
+        astray = _astray(example)
+        if not example.answers:
+            unanswerable += 1
+            if spec.unanswerable == "refuse":
+                raise QualaError(
+                    f"{place}: question `{example.id}` has no answer, which SQuAD 1.1 does not "
+                    "know; `unanswerable=drop` leaves such questions out."
+                )
+        elif astray is None:
             examples.append(example)
-        elif spec.unanswerable == "refuse":
-            raise QualaError(
-                f"{place}: question `{example.id}` has no answer, which SQuAD 1.1 does not know; "
-                "`unanswerable: drop` leaves such questions out."
-            )
+        elif spec.misaligned == "refuse":
+            raise QualaError(f"{place}: {astray}; `misaligned=drop` leaves such questions out.")
+        else:
+            misaligned.append(f"{place} (question `{example.id}`): {astray}")
+    if misaligned:
+        text = "; ".join(misaligned[:20]) + ("; and others" if len(misaligned) > 20 else "")
+        log.warning(
+            "`%s`: %d misaligned questions are left out: %s.", split, len(misaligned), text
+        )
+    dropped = {"without an answer": unanswerable, "misaligned": len(misaligned)}
+    if left_out is not None:
+        left_out.update(
+            {f"{split}: questions {reason}": count for reason, count in dropped.items() if count}
+        )
     if not examples:
         raise QualaError(f"The split `{split}` of `{spec.path or spec.name}` has no questions.")
     return examples
 
 
-def _qa_example(row: Row, place: Place, *, number: int) -> QAExample:
-    context = _string(row, "context", place)
-    texts, starts = _answers(row, place)
-    for text, start in zip(texts, starts):
-        if not text or context[start : start + len(text)] != text:
-            raise QualaError(
-                f"{place}: the answer `{text[:40]}` does not stand at answer_start {start}."
-            )
+def _astray(example: QAExample) -> str | None:
+    """Say which answer does not stand where it should; without offsets none does."""
+    for text, start in zip(example.answers, example.answer_starts):
+        if not text or example.context[start : start + len(text)] != text:
+            return f"the answer `{text[:40]}` does not stand at answer_start {start}"
+    return None
+
+
+def _qa_example(row: Row, place: Place, *, number: int, offsets: bool) -> QAExample:
+    texts, starts = _answers(row, place, offsets=offsets)
     identity = row.get("id")
     return QAExample(
         id=str(number) if identity is None else str(identity),
         title=_string(row, "title", place) if row.get("title") is not None else "",
-        context=context,
+        context=_string(row, "context", place),
         question=_string(row, "question", place),
         answers=texts,
         answer_starts=starts,
     )
 
 
-def _answers(row: Row, place: Place) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _answers(row: Row, place: Place, *, offsets: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the answers and their starts, both empty for an unanswerable question."""
     answers = row.get("answers")
-    if not isinstance(answers, dict) or not {"text", "answer_start"} <= set(answers):
+    if isinstance(answers, list) and all(isinstance(one, dict) for one in answers):
+        answers = {key: [one.get(key) for one in answers] for key in ("text", "answer_start")}
+    wanted = ("text", "answer_start") if offsets else ("text",)
+    if not isinstance(answers, dict) or not set(wanted) <= set(answers):
         raise QualaError(
-            f"{place}: `answers` must hold `text` and `answer_start`, got {_kind(answers)}."
+            f"{place}: `answers` must hold {' and '.join(f'`{key}`' for key in wanted)}, "
+            f"got {_kind(answers)}."
         )
-    texts, starts = answers["text"], answers["answer_start"]
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        raise QualaError(f"{place}: `text` and `answer_start` must be lists of equal length.")
-    if not all(isinstance(text, str) for text in texts):
+    texts = answers["text"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise QualaError(f"{place}: every answer's `text` must be a string.")
+    if row.get("is_impossible") is True or not any(texts):
+        return (), ()
+    if not offsets:
+        return tuple(text for text in texts if text), ()
+    starts = answers["answer_start"]
+    if not isinstance(starts, list) or len(texts) != len(starts):
+        raise QualaError(f"{place}: `text` and `answer_start` must be lists of equal length.")
     if not all(isinstance(start, int) and start >= 0 for start in starts):
         raise QualaError(f"{place}: every `answer_start` must be a whole number from 0.")
     return tuple(texts), tuple(starts)
 
 
 def read_glue(
-    spec: DataSpec, split: str, *, task: Task | None = None
+    spec: DataSpec,
+    split: str,
+    *,
+    task: Task | None = None,
+    left_out: dict[str, int] | None = None,
 ) -> tuple[list[ClassificationExample], Task]:
     """Read the labeled sentences of a split; without `task` its labels define the task.
 
+    `left_out` counts the rows that it drops.
+
     Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
-    for missing columns and missing labels.
+    for missing columns and (unless `unlabeled` is "drop") missing labels.
     """
     examples: list[ClassificationExample] = []
-    labels: list[Any] = []
+    labels: list[Label] = []
     columns: tuple[str, ...] = ()
     for number, (place, row) in enumerate(split_rows(spec, split)):
-        columns = columns or _text_columns(row, place)
+        columns = columns or _text_columns(row, place, spec.columns)
         texts = [_string(row, column, place) for column in columns]
         examples.append(
             ClassificationExample(
                 id=str(number), text=texts[0], text_pair=texts[1] if len(texts) > 1 else None
             )
         )
-        labels.append(_label(row, place))
-    if task is None:
-        task = labeled_task(labels, spec.subset)
-    return with_labels(examples, labels, task=task), task
+        labels.append(label_of(row, place))
+    kept, task = label_examples(examples, labels, spec, split=split, task=task)
+    if left_out is not None and len(examples) > len(kept):
+        left_out[f"{split}: rows without a label"] = len(examples) - len(kept)
+    return kept, task
 
 
-def _text_columns(row: Row, place: Place) -> tuple[str, ...]:
+def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> tuple[str, ...]:
+    if mapped.keys() & {"text", "text_pair"}:
+        return ("text", "text_pair") if "text_pair" in mapped else ("text",)
     for pair in _PAIRS:
         if set(pair) <= set(row):
             return pair
@@ -194,23 +180,9 @@ def _text_columns(row: Row, place: Place) -> tuple[str, ...]:
             return (single,)
     wanted = ", ".join([*_SINGLES, *("+".join(pair) for pair in _PAIRS)])
     raise QualaError(
-        f"{place} has no text column: expected one of {wanted}, got {', '.join(row)}."
+        f"{place} has no text column: expected one of {wanted}, got {', '.join(row)}; "
+        "`columns.text` names another, `header=false` is for a file without a header."
     )
-
-
-def _label(row: Row, place: Place) -> Any:
-    column = next((name for name in _LABELS if name in row), None)
-    if column is None:
-        raise QualaError(f"{place} has no `label`; it has {', '.join(row) or 'nothing'}.")
-    label = row[column]
-    if label is None or label in (-1, "-1", ""):
-        raise QualaError(
-            f"{place} has no label (got {label!r}): this is an unlabeled split, which cannot be "
-            "scored; choose a labeled one with `test_split`."
-        )
-    if not isinstance(label, (int, float, str)):
-        raise QualaError(f"{place}: `{column}` must be a number or a string, got {_kind(label)}.")
-    return label
 
 
 def _string(row: Row, column: str, place: Place) -> str:
@@ -227,34 +199,78 @@ def _kind(value: object) -> str:
 
 
 def split_rows(spec: DataSpec, split: str) -> Rows:
-    """Return the rows of a split: from a file, a folder or the hub."""
+    """Return the rows of a split, from files or the hub, with the names that `columns` gives.
+
+    Raises QualaError for what cannot be read, and for a row without a column of `columns`.
+    """
+    for place, row in _rows(spec, split):
+        named: dict[str, Any] = dict(row)
+        for name, column in spec.columns.items():
+            if column not in row:
+                raise unknown(f"column of {place} in `columns.{name}`", column, row)
+            named[name] = row[str(column)]
+        yield place, named
+
+
+def _rows(spec: DataSpec, split: str) -> Rows:
     if spec.path is None:
-        return _loaded(str(spec.name), spec.subset, split=split, revision=spec.revision)
-    source = source_path(spec.path, spec.subset)
+        yield from _loaded(str(spec.name), spec.subset, split=split, revision=spec.revision)
+    for file in _files(spec, split):
+        yield from read_rows(file, header=spec.header, quoting=spec.quoting)
+
+
+def _source(spec: DataSpec) -> Path:
+    return source_path(str(spec.path), spec.subset, FORMATS.find(spec.task).subsets)
+
+
+def _files(spec: DataSpec, split: str) -> list[Path]:
+    if spec.path is None:
+        return []
+    source = _source(spec)
     if source.is_file():
-        return read_rows(source)
-    files = split_files(source, split)
-    if not files and (names_splits(source) or not data_files(source)):
-        raise missing_split(source, split)
-    if files:
-        return (row for file in files for row in read_rows(file))
-    return _loaded(str(source), None, split=split, revision=None)
+        return [source]
+    option = "train_split" if split == spec.train_split else "test_split"
+    return split_files(source, split, option=option)
 
 
 def is_single_file(spec: DataSpec) -> bool:
     """Return whether the source is one file, which has no splits."""
-    return spec.path is not None and source_path(spec.path, spec.subset).is_file()
+    return spec.path is not None and _source(spec).is_file()
 
 
-def source_files(spec: DataSpec) -> list[Path]:
-    """Return the local files that hold both splits, in a fixed order; none for the hub."""
+def source_files(spec: DataSpec) -> dict[str, list[Path]]:
+    """Return the local files that are read as `train` and as `test`; none for the hub.
+
+    A single file is both. Raises QualaError where a split has no files, or both have the same.
+    """
+    files = {
+        "train": _files(spec, spec.train_split),
+        "test": _files(spec, spec.test_split),
+    }
+    both = set(files["train"]) & set(files["test"])
+    if both and not is_single_file(spec):
+        raise QualaError(
+            f"`train_split` {spec.train_split} and `test_split` {spec.test_split} are one file, "
+            f"`{min(both)}`."
+        )
+    return files
+
+
+def split_sources(spec: DataSpec) -> dict[str, list[str]]:
+    """Return what is read as `train` and as `test`, for people.
+
+    Files are named relative to `path`, a split on the hub as `name@revision split`.
+    """
     if spec.path is None:
-        return []
-    source = source_path(spec.path, spec.subset)
-    if source.is_file():
-        return [source]
-    named = [split_files(source, split) for split in (spec.train_split, spec.test_split)]
-    return [*named[0], *named[1]] if all(named) else data_files(source)
+        name = f"{spec.name}@{spec.revision}" if spec.revision else str(spec.name)
+        source = f"{name} {spec.subset}" if spec.subset else name
+        return {"train": [f"{source} {spec.train_split}"], "test": [f"{source} {spec.test_split}"]}
+    path = Path(spec.path).expanduser()
+    base = path.parent if path.is_file() else path
+    return {
+        part: [Path(os.path.relpath(file, base)).as_posix() for file in files]
+        for part, files in source_files(spec).items()
+    }
 
 
 def _loaded(name: str, subset: str | None, *, split: str, revision: str | None) -> Rows:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
 from quala.ranges import LARGEST_SEED, check_ranges, ranged
 
-Unanswerable = Literal["refuse", "drop"]
+Choice = Literal["refuse", "drop"]
+Quoting = Literal["detect", "quoted", "plain"]
+_CHOICES = {"unanswerable": Choice, "misaligned": Choice, "unlabeled": Choice, "quoting": Quoting}
 DEMO = "demo"
+LATER = {"identity": "if set"}
+"""Of options that joined after data were fingerprinted without them."""
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a subset without case, `-` and `_`: that of SST-2 is sst2."""
+    return name.lower().replace("-", "").replace("_", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +56,37 @@ class DataSpec:
     task: str
     """How the source is written: `squad`, `glue`, or another name of `quala.plugins.FORMATS`."""
     path: str | None = None
-    """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file."""
+    """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file, each
+    of them also packed as .gz."""
     name: str | None = None
     """A data set on the hub, such as `rajpurkar/squad`, or `demo` for the embedded set."""
     subset: str | None = None
-    """The GLUE task, such as `sst2`; it also chooses the metric."""
+    """The GLUE task, such as `sst2`, or a sub-folder of `path`; it also chooses the metric."""
     revision: str | None = None
     train_split: str = "train"
+    """A split's name or, in a folder, a file's name."""
     test_split: str = "validation"
-    unanswerable: Unanswerable = "refuse"
+    unanswerable: Choice = "refuse"
+    misaligned: Choice = field(default="refuse", metadata=LATER)
+    """What becomes of questions with an answer that is not at its `answer_start`."""
+    columns: dict[str, str | None] = field(default_factory=dict, metadata=LATER)
+    """The source's name of `text`, `text_pair`, `label`, or of a column of SQuAD; null: the same.
+    """
+    header: bool = field(default=True, metadata=LATER)
+    """Whether the first line of TSV and CSV names the columns; without it they are 1, 2, ..."""
+    quoting: Quoting = field(default="detect", metadata=LATER)
+    """Whether quotes in TSV and CSV enclose fields or are plain text; `detect`: they enclose
+    fields in CSV, and in TSV where every quote does."""
+    unlabeled: Choice = field(default="refuse", metadata=LATER)
+    """What becomes of rows whose label is -1 or missing."""
+    labels: tuple[str, ...] = field(default=(), metadata=LATER)
+    """Names of the classes in the order of the outputs; none: as the data or the model have it."""
+    f1_class: str | None = field(default=None, metadata=LATER)
+    """The class that F1 is of, a label or an index; None: 1 of 0 and 1, or a name like `yes`."""
+    metric: str | None = field(default=None, metadata=LATER)
+    """The primary metric of classes or numbers; None: as GLUE has it."""
+    test_size: float | None = ranged(None, above=0, identity="if set")
+    """Examples of a single file that test: a count, or a share below 1; None: a tenth."""
     max_length: int = ranged(384, at_least=8)
     """Tokens of one feature, special tokens included."""
     doc_stride: int = ranged(128, at_least=0)
@@ -75,8 +106,9 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         data_format = FORMATS.find(self.task)
-        if self.unanswerable not in get_args(Unanswerable):
-            raise unknown("`unanswerable` choice", self.unanswerable, get_args(Unanswerable))
+        for name, choice in _CHOICES.items():
+            if getattr(self, name) not in get_args(choice):
+                raise unknown(f"`{name}` choice", getattr(self, name), get_args(choice))
         if (self.path is None) == (self.name is None):
             raise QualaError(
                 f"Data comes from either `path` or `name`, got path={self.path}, name={self.name}."
@@ -85,7 +117,24 @@ class DataSpec:
             raise QualaError(
                 f"`train_split` and `test_split` must differ, both are `{self.train_split}`."
             )
+        if self.path is None and (not self.header or self.quoting != "detect"):
+            raise QualaError("`header` and `quoting` are for TSV and CSV files, got no `path`.")
         check_ranges(self)
+        mapped = {name: column for name, column in self.columns.items() if column is not None}
+        for name in mapped:
+            if data_format.columns and name not in data_format.columns:
+                raise unknown("key of `columns`", name, data_format.columns)
+        object.__setattr__(self, "columns", mapped)
+        object.__setattr__(self, "subset", data_format.subset(self))
+        if self.test_size is not None and self.test_size >= 1 and self.test_size % 1:
+            raise QualaError(
+                "`test_size` must be a whole number of examples or a share below 1, "
+                f"got {self.test_size:g}."
+            )
+        if self.labels and len(set(self.labels)) < max(2, len(self.labels)):
+            raise QualaError(
+                f"`labels` must be two or more different names, got {', '.join(self.labels)}."
+            )
         data_format.check(self)
 
     @property

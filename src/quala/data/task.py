@@ -17,6 +17,7 @@ from quala.data.decode import best_answers, decode_answers
 from quala.data.features import Batch, ClassificationExample, Example, FeatureSet, QAExample
 from quala.data.spec import Decoding
 from quala.errors import QualaError
+from quala.metrics.glue import MEANS_OF_F1, compute_metric
 from quala.metrics.squad import answer_f1, evaluate_predictions
 from quala.plugins import TASKS
 
@@ -193,8 +194,10 @@ class Span(Task):
 class Classes(Task):
     """One class of a sentence or a pair; `names` are the labels in the order of the outputs."""
 
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics: tuple[str, ...] = ("accuracy", *MEANS_OF_F1)
     names: tuple[str, ...] = ()
+    positive: int | None = None
+    """The class that `f1` is of; None, where `f1` is no metric, or for class 1."""
 
     kind: ClassVar[str] = "classification"
 
@@ -207,7 +210,15 @@ class Classes(Task):
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         examples, predicted, gold = _predicted_and_gold(outcome)
-        return _scored(self.metrics, examples, predicted=predicted.argmax(axis=1), gold=gold)
+        chosen = predicted.argmax(axis=1)
+        positive = 1 if self.positive is None else self.positive
+        scores = {
+            name: compute_metric(name, chosen, gold, positive=positive) for name in self.metrics
+        }
+        return scores, {
+            example.id: self.names[int(one)] if self.names else str(one)
+            for example, one in zip(examples, chosen, strict=True)
+        }
 
     def example_scores(self, outcome: Outcome) -> Floats:
         _, predicted, gold = _predicted_and_gold(outcome)
@@ -246,7 +257,10 @@ class Value(Task):
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         examples, predicted, gold = _predicted_and_gold(outcome)
-        return _scored(self.metrics, examples, predicted=predicted[:, 0], gold=gold)
+        values = predicted[:, 0]
+        scores = {name: compute_metric(name, values, gold) for name in self.metrics}
+        named = zip(examples, values, strict=True)
+        return scores, {example.id: str(value) for example, value in named}
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")
@@ -276,18 +290,3 @@ def _predicted_and_gold(outcome: Outcome) -> tuple[list[Example], Floats, NDArra
     examples, logits = outcome.by_example()
     gold = np.array([cast("ClassificationExample", example).label for example in examples])
     return examples, np.array(logits, dtype=np.float64), gold
-
-
-def _scored(
-    metrics: Sequence[str],
-    examples: Sequence[Example],
-    *,
-    predicted: NDArray[Any],
-    gold: NDArray[Any],
-) -> tuple[dict[str, float], dict[str, str]]:
-    # `quala.metrics.glue` imports torch.
-    from quala.metrics.glue import compute_metric
-
-    scores = {name: compute_metric(name, predicted, gold) for name in metrics}
-    named = zip(examples, predicted, strict=True)
-    return scores, {example.id: str(value) for example, value in named}

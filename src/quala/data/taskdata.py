@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.features import Example, FeatureSet
+from quala.data.features import ClassificationExample, Example, FeatureSet
 from quala.data.formats import format_of
-from quala.data.read import is_single_file
-from quala.data.slices import cut, subsample
+from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, positive_class
+from quala.data.read import is_single_file, split_sources
+from quala.data.slices import Cut, cut, subsample
 from quala.data.spec import DataSpec
-from quala.data.task import Outcome, Outputs, Task
+from quala.data.task import Classes, Outcome, Outputs, Task
 from quala.data.tokenize import FastTokenizer
+from quala.errors import QualaError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +30,10 @@ if TYPE_CHECKING:
 # Both shares are guesses: most of a small data set is trained on.
 SHARE_OF_TRAIN = 5
 SHARE_OF_FILE = 10
+SUMMARY = "data.json"
+SLICES = ("train", "search", "selection", "test")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -45,9 +54,11 @@ class TaskData:
     """A task and its slices, which are read and tokenized on first use.
 
     Search and selection are cut from train, never from test, each at most a fifth of it. A single
-    file has no splits: a tenth of it, whole articles, becomes its test slice.
+    file has no splits: a tenth of it, or `test_size`, becomes its test slice.
 
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
+    `names` are the labels of the model that the data are for, in the order of its outputs; None
+    where it has none, or a new head. Raises QualaError for `test_size` where there are splits.
     """
 
     def __init__(
@@ -57,14 +68,53 @@ class TaskData:
         *,
         names: tuple[str, ...] | None = None,
     ) -> None:
-        self.spec, self.names = spec, names
+        self.spec = spec
+        self.notes: list[str] = []
+        """What a reader of scores has to know of the data."""
+        self._left_out: dict[str, int] = {}
         self._tokenizer = tokenizer
+        self._names = names
         self._format = format_of(spec)
+        if spec.test_size is not None and not self._is_single_file:
+            raise QualaError(
+                "`data.test_size` is for a single file; data with splits have `data.max_test`."
+            )
 
     @cached_property
     def task(self) -> Task:
         """The task; where the format does not define it, the training labels do."""
+        own, outputs, spec = self._own_task, self._outputs, self.spec
+        if spec.metric not in (None, own.metric):
+            raise QualaError(f"`data.metric` must be {own.metric} here, got {spec.metric}.")
+        if not isinstance(own, Classes) or outputs is None:
+            if spec.labels or spec.f1_class:
+                raise QualaError("`data.labels` and `data.f1_class` are for classes with names.")
+            return own
+        names = outputs.names
+        if len(names) < 2:
+            raise QualaError(f"Classes need at least two labels, train has {listed(names)} only.")
+        if outputs.spelled != names:
+            self._note(f"The labels {listed(outputs.spelled)} are called {listed(names)}.")
+        metrics, positive = own.metrics, own.positive
+        if spec.f1_class is not None:
+            metrics = tuple(dict.fromkeys((*metrics, "f1")))
+        if positive is None and "f1" in metrics:
+            positive = positive_class(outputs, spec)
+            self._note(f"F1 counts `{names[positive]}` as the positive class.")
+        return replace(own, num_labels=len(names), metrics=metrics, names=names, positive=positive)
+
+    @cached_property
+    def _own_task(self) -> Task:
+        """The task with the labels as the data spell them, in the data's order."""
         return self._format.known_task(self.spec) or self._read_train[1]
+
+    @cached_property
+    def _outputs(self) -> LabelOrder | None:
+        """The classes in the order of the model, None for other tasks."""
+        own = self._own_task
+        if not isinstance(own, Classes) or not own.names:
+            return None
+        return outputs_of(own.names, self.spec, self._names)
 
     @cached_property
     def train(self) -> Slice:
@@ -83,12 +133,27 @@ class TaskData:
         return self._slice("test")
 
     def _slice(self, name: str) -> Slice:
+        task, limit = self.task, {"train": self.spec.max_train, "test": self.spec.max_test}
         if name == "test" and not self._is_single_file:
-            examples, _ = self._format.read(self.spec, self.spec.test_split, self.task)
+            if self._outputs is not None:
+                task = replace(task, names=self._outputs.spelled)  # type: ignore[call-arg]
+            examples, found = self._format.read(self.spec, self.spec.test_split, task)
         else:
-            examples = self._cut[name]
-        limit = {"train": self.spec.max_train, "test": self.spec.max_test}.get(name)
-        return Slice(name, subsample(examples, limit, seed=self.spec.seed), self._tokenize)
+            examples, found = self._cut[name], self._read_train[1]
+        examples = self._in_order(examples, found)
+        kept = subsample(examples, limit.get(name), seed=self.spec.seed)
+        if len(kept) < len(examples):
+            self._left_out[f"{name}: beyond data.max_{name}"] = len(examples) - len(kept)
+        return Slice(name, kept, self._tokenize)
+
+    def _in_order(self, examples: list[Example], found: Task) -> list[Example]:
+        """Return the examples of a task with the class of each in the order of the model."""
+        outputs = self._outputs
+        if outputs is None or not isinstance(found, Classes) or found.names == outputs.spelled:
+            return examples
+        places = outputs_of(found.names, self.spec, self._names).places
+        labeled = cast("list[ClassificationExample]", examples)
+        return [replace(one, label=places[int(one.label or 0)]) for one in labeled]
 
     @cached_property
     def _is_single_file(self) -> bool:
@@ -99,15 +164,83 @@ class TaskData:
         return self._format.read(self.spec, self.spec.train_split, None)
 
     @cached_property
-    def _cut(self) -> dict[str, list[Example]]:
+    def _cut(self) -> Mapping[str, list[Example]]:
         """The slices of train or, `test` included, of a single file."""
         train, _ = self._read_train
-        most = len(train) // SHARE_OF_TRAIN
-        asked = {"search": self.spec.search_size, "selection": self.spec.selection_size}
-        sizes = {name: min(size, most) for name, size in asked.items()}
+        spec, sizes, left = self.spec, {}, len(train)
         if self._is_single_file:
-            sizes = {"test": max(1, len(train) // SHARE_OF_FILE), **sizes}
-        return cut(train, sizes, seed=self.spec.seed)
+            sizes["test"] = _count(spec.test_size, left)
+            left -= 0 if spec.test_size is None else sizes["test"]
+        most = max(left // SHARE_OF_TRAIN, int(left > 2))
+        sizes |= {"search": min(spec.search_size, most)}
+        sizes |= {"selection": min(spec.selection_size, most)}
+        found = cut(train, sizes, seed=spec.seed)
+        self._tell(found, len(train))
+        return found.slices
+
+    def _tell(self, found: Cut[Example], total: int) -> None:
+        """Log how the slices were cut, and keep what scores depend on for the summary."""
+        spec, rows = self.spec, {name: len(part) for name, part in found.slices.items()}
+        if "test" in rows:
+            self._note(
+                f"`{Path(str(spec.path)).name}` is one file: {rows['test']} of its {total} "
+                "examples are the test slice; `data.test_size` changes that."
+            )
+        counts = ", ".join(f"{name} {rows[name]}" for name in SLICES if name in rows)
+        log.info("Slices by %s with data.seed=%d: %s.", found.by, spec.seed, counts)
+        asked = {"search": spec.search_size, "selection": spec.selection_size}
+        short = [f"{one} {rows[one]} of {size}" for one, size in asked.items() if rows[one] < size]
+        if short:
+            self._note(
+                f"Fewer examples than asked for ({', '.join(short)}): a slice has at most a fifth "
+                "of train."
+            )
+        for name, lost in found.lost.items():
+            self._left_out[f"other examples of {found.by}s in {name}"] = lost
+        if found.lost:
+            self._note(
+                f"{sum(found.lost.values())} of {total} examples are in no slice: others of "
+                f"their {found.by} are in {' or '.join(found.lost)}."
+            )
+        if found.shares_articles:
+            self._note(
+                "The slices share articles, but no passage: the articles are too few or too large."
+            )
+
+    def _note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+        log.info(sentence)
+
+    def summary(self, *, whole: bool = False) -> dict[str, Any]:
+        """Return what a report says of the data, in JSON's types.
+
+        That is the files of each split, rows and labels of each slice that was opened (all that
+        can be, with `whole`), the rows that were left out, by reason, and the notes.
+        """
+        files: dict[str, list[str]] = {}
+        unread = []
+        try:
+            files = split_sources(self.spec)
+            _ = [getattr(self, name) for name in SLICES if whole]
+        except QualaError as error:
+            unread = [f"Not all slices can be read: {error}"]
+        opened = {name: vars(self)[name].examples for name in SLICES if name in vars(self)}
+        return {
+            "files": files,
+            "slices": {name: len(examples) for name, examples in opened.items()},
+            "labels": {
+                name: counts
+                for name, examples in opened.items()
+                if (counts := count_labels(examples, self.task))
+            },
+            "left_out": {**self._format.left_out, **self._left_out},
+            "notes": [*self.notes, *unread],
+        }
+
+    def save_summary(self, folder: Path) -> None:
+        """Write the summary of all slices to data.json."""
+        text = json.dumps(self.summary(whole=True), indent=1, ensure_ascii=False)
+        (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
     def _tokenize(self, examples: list[Example]) -> FeatureSet:
         tokenizer = FastTokenizer.of(self._tokenizer)
@@ -138,3 +271,10 @@ class TaskData:
         of the slice. Raises QualaError for regression, whose metric is no mean over examples.
         """
         return self.task.example_scores(Outcome(part.examples, part.features, outputs, rows))
+
+
+def _count(size: float | None, rows: int) -> int:
+    """Return the examples of the test slice of a single file."""
+    if size is None:
+        return max(1, rows // SHARE_OF_FILE)
+    return max(1, round(rows * size)) if size < 1 else int(size)

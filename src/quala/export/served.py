@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from quala.runtime.answerer import QuestionAnswerer
 
+LOG = logging.getLogger("quala.export")
 FILE = "MLmodel"
 COLUMNS = ("answer", "probability", "start", "end")
 
@@ -25,10 +27,10 @@ class Served:
     def predict(
         self, model_input: DataFrame, params: Mapping[str, Any] | None = None
     ) -> DataFrame:
-        """Return the best answer to each row's `question` about its `context`.
+        """Return the best answer to each row's `question` about its `context`, by its index.
 
-        `params` may hold `budget_ms` or `keep`; 0, the default, sets no limit. Raises QualaError
-        for rows and limits that are refused.
+        `params` may hold `budget_ms` or `keep`; 0, the default, sets no limit. The notes of the
+        replies are logged. Raises QualaError for rows and limits that are refused.
         """
         from pandas import DataFrame
 
@@ -42,16 +44,19 @@ class Served:
                 model_input["question"], model_input["context"], strict=True
             )
         ]
-        best = [reply.answers[0] for reply in self._answerer.answer_batch(queries)]
+        replies = self._answerer.answer_batch(queries)
+        for note in sorted({reply.note for reply in replies if reply.note}):
+            LOG.warning(note)
+        best = [reply.answers[0] for reply in replies]
         rows = [(one.text, one.probability, one.start, one.end) for one in best]
-        return DataFrame(rows, columns=list(COLUMNS))
+        return DataFrame(rows, columns=list(COLUMNS), index=model_input.index)
 
 
 def _load_pyfunc(folder: str) -> Served:
     """Load the export in `folder`; MLflow looks for this name."""
     from quala.runtime.answerer import load
 
-    return Served(load(folder))
+    return Served(load(Path(folder)))
 
 
 def make_servable(folder: Path) -> None:

@@ -1,15 +1,19 @@
-"""The metrics of the GLUE tasks by name, in percent, computed by torchmetrics."""
+"""The metrics of the GLUE tasks by name, in percent.
+
+torch and torchmetrics are imported by the first score that they compute.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torchmetrics.functional import matthews_corrcoef, pearson_corrcoef, spearman_corrcoef
-from torchmetrics.functional.classification import binary_f1_score
 
 from quala.errors import QualaError, unknown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TASK_METRICS = {
     "cola": ("matthews", "accuracy"),
@@ -17,32 +21,50 @@ TASK_METRICS = {
     "qqp": ("f1", "accuracy"),
     "stsb": ("pearson_spearman", "pearson", "spearman"),
 }
-"""Metrics of each GLUE task, the primary one first; other tasks have accuracy only."""
+"""Metrics of each GLUE task, the primary one first; other tasks have accuracy."""
 
-CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
+MEANS_OF_F1 = ("f1_macro", "f1_weighted")
+"""Reported beside the others for all classes: the mean of their F1, plain or by examples."""
+CLASSIFICATION_METRICS = ("accuracy", "f1", *MEANS_OF_F1, "matthews")
 REGRESSION_METRICS = ("pearson_spearman", "pearson", "spearman")
-CORRELATIONS = {"pearson": pearson_corrcoef, "spearman": spearman_corrcoef}
+METRICS = (*CLASSIFICATION_METRICS, *REGRESSION_METRICS)
 
 
-def task_metrics(subset: str | None, *, regression: bool) -> tuple[str, ...]:
-    """Return the names of the metrics of a GLUE task, the primary one first."""
-    named = TASK_METRICS.get(subset or "", ("accuracy",))
+def task_metrics(
+    subset: str | None, *, regression: bool, metric: str | None = None
+) -> tuple[str, ...]:
+    """Return the names of the metrics of a GLUE task, the primary one first.
+
+    That is `metric` where it is given. Raises QualaError for one that does not fit the labels.
+    """
     fitting = REGRESSION_METRICS if regression else CLASSIFICATION_METRICS
-    return named if named[0] in fitting else fitting[:1]
+    if metric is not None and metric not in fitting:
+        kind = "numbers" if regression else "classes"
+        raise QualaError(
+            f"`data.metric` of labels that are {kind} must be one of {', '.join(fitting)}, "
+            f"got {metric}."
+        )
+    named = TASK_METRICS.get(subset or "", ("accuracy",))
+    named = named if named[0] in fitting else fitting[:1]
+    first = (metric,) if metric else ()
+    return tuple(dict.fromkeys((*first, *named, *(() if regression else MEANS_OF_F1))))
 
 
-def compute_metric(name: str, predictions: ArrayLike, labels: ArrayLike) -> float:
+def compute_metric(
+    name: str, predictions: ArrayLike, labels: ArrayLike, *, positive: int = 1
+) -> float:
     """Return a metric in percent: class indices for classification, values for regression.
 
-    `pearson_spearman` is the mean of both. A correlation with a constant, `matthews` included, is
-    0.
+    `f1` is that of the class `positive` of two. `f1_macro` is the mean of the F1 of all classes
+    that occur, `f1_weighted` the mean over the examples. `pearson_spearman` is the mean of both.
+    A correlation with a constant, `matthews` included, is 0.
 
     Raises:
         QualaError: for an unknown name, for no examples, and for unequal numbers of predictions
             and labels.
     """
-    if name not in (*CLASSIFICATION_METRICS, *REGRESSION_METRICS):
-        raise unknown("metric", name, (*CLASSIFICATION_METRICS, *REGRESSION_METRICS))
+    if name not in METRICS:
+        raise unknown("metric", name, METRICS)
     predicted, gold = np.asarray(predictions), np.asarray(labels)
     if predicted.shape != gold.shape or gold.ndim != 1 or gold.size == 0:
         raise QualaError(
@@ -50,31 +72,57 @@ def compute_metric(name: str, predictions: ArrayLike, labels: ArrayLike) -> floa
             f"got shapes {predicted.shape} and {gold.shape}."
         )
     if name in CLASSIFICATION_METRICS:
-        return 100.0 * _classification(name, predicted, gold)
+        return 100.0 * _classification(name, predicted, gold, positive)
     return 100.0 * _correlation(name, predicted, gold)
 
 
-def _classification(name: str, predicted: NDArray[np.generic], gold: NDArray[np.generic]) -> float:
+def _classification(
+    name: str, predicted: NDArray[np.generic], gold: NDArray[np.generic], positive: int
+) -> float:
     if name == "accuracy":
         return float(np.mean(predicted == gold))
+    if name in MEANS_OF_F1:
+        return _mean_f1(predicted, gold, weighted=name == "f1_weighted")
+    import torch
+    from torchmetrics.functional import matthews_corrcoef
+    from torchmetrics.functional.classification import binary_f1_score
+
     ours = torch.from_numpy(predicted.astype(np.int64))
     theirs = torch.from_numpy(gold.astype(np.int64))
     if name == "f1":
         if int(torch.stack((ours, theirs)).max()) > 1:
-            raise QualaError("`f1` is for two classes, labeled 0 and 1, got a third class.")
-        return float(binary_f1_score(ours, theirs))
+            raise QualaError(
+                "`f1` is for two classes, labeled 0 and 1, got a third class; use `f1_macro` or "
+                "`f1_weighted`."
+            )
+        return float(binary_f1_score((ours == positive).long(), (theirs == positive).long()))
     if len(ours.unique()) == 1 or len(theirs.unique()) == 1:
         return 0.0  # as the GLUE scorer; torchmetrics smooths this case
     classes = max(2, int(torch.stack((ours, theirs)).max()) + 1)
     return float(matthews_corrcoef(ours, theirs, task="multiclass", num_classes=classes))
 
 
+def _mean_f1(
+    predicted: NDArray[np.generic], gold: NDArray[np.generic], *, weighted: bool
+) -> float:
+    classes, places = np.unique(np.concatenate((predicted, gold)), return_inverse=True)
+    ours, theirs = places[: len(gold)], places[len(gold) :]
+    hits = np.bincount(ours[ours == theirs], minlength=len(classes))
+    support = np.bincount(theirs, minlength=len(classes))
+    scores = 2 * hits / (np.bincount(ours, minlength=len(classes)) + support)
+    return float(np.average(scores, weights=support if weighted else None))
+
+
 def _correlation(name: str, predicted: NDArray[np.generic], gold: NDArray[np.generic]) -> float:
+    import torch
+    from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
+
     ours = torch.from_numpy(predicted.astype(np.float64))
     theirs = torch.from_numpy(gold.astype(np.float64))
     if _constant(ours) or _constant(theirs):
         return 0.0
-    found = [float(CORRELATIONS[part](ours, theirs)) for part in name.split("_")]
+    both = {"pearson": pearson_corrcoef, "spearman": spearman_corrcoef}
+    found = [float(both[part](ours, theirs)) for part in name.split("_")]
     return sum(found) / len(found)
 
 

@@ -61,7 +61,9 @@ def to_terminal(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(
+        title=title and Text(title, "table.title"), title_justify="left", header_style="bold"
+    )
     for name in frame.columns:
         table.add_column(name, justify="left" if name in left else "right", overflow="fold")
     for number, texts in enumerate(frame.to_numpy().tolist()):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
@@ -23,7 +24,7 @@ from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply, shipped
+from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply, model_folder, shipped
 from quala.runtime.engine import Engine, Inputs, Kept, open_export
 from quala.runtime.timing import interleaved, synthetic_inputs
 
@@ -54,6 +55,8 @@ class QuestionAnswerer:
         self.facts = card
         self.engine = engine
         self.tokenizer = tokenizer
+        added = tokenizer.backend.get_added_tokens_decoder()
+        self._special = [place for place, token in added.items() if token.special]
         self._pace: float | None = None
         self._lock = Lock()
 
@@ -76,15 +79,16 @@ class QuestionAnswerer:
     ) -> Reply:
         """Answer one question about one context within at most one kind of budget.
 
-        Long contexts are cut into windows, and a budget holds for all of them together. Raises
-        QualaError for empty text, for a budget that cannot be one, and under `strict` for one
-        below the cheapest point.
+        Long contexts are cut into windows, and a budget holds for all of them together. Of a
+        longer question the first `max_question_length` tokens are read, and the reply says so.
+        `top_k` is at most 100. Raises QualaError for text without words, for a budget that cannot
+        be one, and under `strict` for one below the cheapest point.
         """
         budget = Budget(
             ms=budget_ms,
             macs=budget_macs,
             keep=keep,
-            lengths=None if lengths is None else tuple(lengths),
+            lengths=lengths,
             strict=strict,
         )
         query = Query(question=question, context=context, budget=budget, top_k=top_k)
@@ -119,16 +123,20 @@ class QuestionAnswerer:
     def features(self, queries: Sequence[Query]) -> tuple[list[QAExample], FeatureSet]:
         """Return the queries as examples, and the windows that the model reads.
 
-        Raises QualaError for a context in which the tokenizer finds nothing.
+        Raises QualaError for text in which the tokenizer finds nothing but special tokens.
         """
         examples = [
             QAExample(str(number), "", query.context, query.question)
             for number, query in enumerate(queries)
         ]
         features = qa_features(examples, self.tokenizer, self.facts.windows)
-        ranges = features.context_range
-        if ranges is None or (ranges[:, 0] == ranges[:, 1]).any():
-            raise QualaError("The tokenizer finds no words in the context.")
+        assert features.context_range is not None  # features of question answering
+        words = np.cumsum(np.append(False, ~np.isin(features.input_ids, self._special)))
+        starts = features.offsets[:-1, None]
+        edges = np.concatenate((starts, starts + features.context_range), axis=1)
+        for name, counts in zip(("question", "context"), np.diff(words[edges]).T, strict=True):
+            if not np.bincount(features.example, counts).all():
+                raise QualaError(f"The tokenizer finds no words in the {name}.")
         return examples, features
 
     def warm(self) -> None:
@@ -161,7 +169,19 @@ class QuestionAnswerer:
         tokens = features.lengths[rows].tolist()
         pace = self.pace() if query.budget.ms is not None else 1.0
         point, note = self.facts.choose(query.budget, tokens, pace=pace)
-        return _Job(query, example, rows, point, note)
+        notes = [note, self._cut(query.question, features, rows[0])]
+        return _Job(query, example, rows, point, " ".join(filter(None, notes)) or None)
+
+    def _cut(self, question: str, features: FeatureSet, row: int) -> str | None:
+        """Return a sentence about a question that is longer than the model reads."""
+        most = self.facts.max_question_length
+        assert features.context_range is not None
+        if features.context_range[row, 0] < most:  # what stands before the context
+            return None
+        ((ids, _),) = self.tokenizer.pieces([question.lstrip()])
+        if len(ids) <= most:
+            return None
+        return f"The question has {len(ids)} tokens, of which the model reads the first {most}."
 
     def _run(self, jobs: Sequence[_Job], features: FeatureSet, lengths: LengthConfig) -> None:
         owner = {row: job for job in jobs for row in job.rows}
@@ -181,9 +201,9 @@ class QuestionAnswerer:
         self, job: _Job, features: FeatureSet, examples: Sequence[QAExample]
     ) -> list[Answer]:
         outputs = [job.logits[row] for row in job.rows]
-        found = decode_answers(
-            examples, features, outputs, decoding=self.facts.decoding, rows=job.rows
-        )
+        decoding = self.facts.decoding
+        decoding = replace(decoding, n_best=max(decoding.n_best, job.query.top_k))
+        found = decode_answers(examples, features, outputs, decoding=decoding, rows=job.rows)
         (answers,) = found.values()
         return answers[: job.query.top_k]
 
@@ -215,15 +235,15 @@ def _characters(features: FeatureSet, row: int, places: Sequence[int]) -> list[t
 def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -> QuestionAnswerer:
     """Load an exported folder, or a model that comes with quala by its name.
 
-    Raises QualaError for a folder that is no export, is truncated or has another task, for an
-    unknown runtime and for fewer than one thread.
+    A folder wins over such a name, with a warning; `./NAME` and a `Path` name folders. Raises
+    QualaError for a folder that is no export, is truncated or has another task, for an unknown
+    runtime and for fewer than one thread.
     """
-    if threads < 1:
-        raise QualaError(f"`threads` must be at least 1, got {threads}.")
-    known = shipped()
-    folder = known.get(str(model), Path(model))
-    if not folder.is_dir():
-        names = ", ".join(known) or "none"
+    if not isinstance(threads, int) or threads < 1:
+        raise QualaError(f"`threads` must be at least 1, got {threads!r}.")
+    folder = model_folder(model, partial(warnings.warn, stacklevel=3))
+    if folder is None:
+        names = ", ".join(shipped()) or "none"
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")
     card = Card.read(folder)
     if card.task != Span.kind:

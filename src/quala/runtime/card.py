@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +28,13 @@ class Budget:
 
     Without a limit the full length is used. `keep` is a share of the full length's MACs. Where no
     point of the front is cheap enough, the cheapest one is used, unless `strict` forbids it.
-    Raises QualaError for two limits at once and for numbers that are not above 0.
+    Raises QualaError for two limits at once, and for limits that are no numbers above 0.
     """
 
     ms: float | None = None
     macs: float | None = None
     keep: float | None = None
-    lengths: tuple[int, ...] | None = None
+    lengths: Sequence[int] | None = None
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -43,15 +46,28 @@ class Budget:
             )
         for name in ("ms", "macs", "keep"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise QualaError(f"A budget's `{name}` must be above 0, got {value}.")
+            number = value is not True and isinstance(value, Real)
+            if value is not None and not (number and 0 < value < math.inf):
+                raise QualaError(f"A budget's `{name}` must be a number above 0, got {value!r}.")
         if self.keep is not None and self.keep > 1:
             raise QualaError(f"A budget's `keep` is a share, at most 1, got {self.keep}.")
+        try:
+            whole = None if self.lengths is None else tuple(map(index, self.lengths))
+        except TypeError as error:
+            wrong = f"A budget's `lengths` must be whole numbers, got {self.lengths!r}."
+            raise QualaError(wrong) from error
+        object.__setattr__(self, "lengths", whole)
+
+
+MOST_ANSWERS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question about one context. Raises QualaError for empty text and for `top_k` below 1."""
+    """One question about one context, and the number of answers wanted, at most 100.
+
+    Raises QualaError for text without a visible character, and for text that is not Unicode.
+    """
 
     question: str
     context: str
@@ -65,10 +81,17 @@ class Query:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise QualaError(f"The {name} must be text, got {type(value).__name__}.")
+            if half := re.search("[\ud800-\udfff]", value):
+                raise QualaError(f"The {name} is not valid Unicode at character {half.start()}.")
             if not value.strip():
                 raise QualaError(f"The {name} is empty.")
-        if self.top_k < 1:
-            raise QualaError(f"`top_k` must be at least 1, got {self.top_k}.")
+            if not any(one.isprintable() and one != " " for one in value):
+                raise QualaError(f"The {name} has no words, only invisible characters.")
+        top: Any = self.top_k
+        if top is True or not isinstance(top, int | np.integer) or not 1 <= top <= MOST_ANSWERS:
+            raise QualaError(
+                f"`top_k` must be a whole number from 1 to {MOST_ANSWERS}, got {top!r}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +108,7 @@ class Reply:
     """Answers, the best first, with the lengths and the time that they took.
 
     `milliseconds` is the time from text to answer; for one query of several, that of all. `note`
-    is a sentence where the budget could not be kept.
+    says where the budget could not be kept, and where the question was cut.
     """
 
     answers: tuple[Answer, ...]
@@ -105,6 +128,19 @@ SHIPPED = Path(__file__).parent.parent / "pretrained"
 def shipped() -> dict[str, Path]:
     """Return the folders of the exports that come with the package, by name."""
     return {file.parent.name: file.parent for file in sorted(SHIPPED.glob(f"*/{FILE}"))}
+
+
+def model_folder(model: str | Path, say: Callable[[str], object]) -> Path | None:
+    """Return the folder of this path, or of the model that comes with quala by this name.
+
+    A folder wins, and where both exist `say` is called with a sentence. A `Path` is no name.
+    """
+    own = shipped().get(model) if isinstance(model, str) else None
+    if not Path(model).is_dir():
+        return own
+    if own:
+        say(f"`{model}` is the folder here, not the model of that name that comes with quala.")
+    return Path(model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +245,8 @@ class Card:
         Raises QualaError for that under `strict`, and for lengths that do not fit the model.
         """
         if budget.lengths is not None:
-            return Point.unmeasured(self.arch, budget.lengths, self.sequence_length), None
+            lengths = tuple(budget.lengths)
+            return Point.unmeasured(self.arch, lengths, self.sequence_length), None
         if budget.ms is budget.macs is budget.keep is None:
             return self.full, None
         costs, limit, unit = self._costs(budget, tokens, pace)

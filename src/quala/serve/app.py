@@ -76,7 +76,12 @@ REFUSALS = {
 
 
 def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
-    """Return the service. A server stops it by closing `app.state.dispatcher`."""
+    """Return the service. A server stops it by closing `app.state.dispatcher`.
+
+    Raises QualaError for a default budget that the model has no times for.
+    """
+    if settings.budget_ms and not all(point.get("ms") for point in answerer.card["front"]):
+        raise QualaError("`--budget-ms` needs an export with times, this one holds none.")
     metrics = Metrics()
     dispatcher = Dispatcher(answerer, settings=settings, metrics=metrics)
     app = FastAPI(
@@ -120,9 +125,8 @@ def _add_answer(app: FastAPI, dispatcher: Dispatcher) -> None:
     ) -> ReplyOut | BatchOut:
         """Answer one question, or several at once."""
         queries = _queries(body, dispatcher.settings.budget_ms)
-        replies = [
-            ReplyOut.of(reply) for reply in await _unless_gone(request, dispatcher, queries)
-        ]
+        found = await _unless_gone(request, dispatcher, queries)
+        replies = [ReplyOut.model_validate(reply) for reply in found]
         return BatchOut(replies=replies) if isinstance(body, BatchIn) else replies[0]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from quala.data.decode import NotFinite
 from quala.errors import QualaError
 from quala.runtime.card import Query, Reply
 from quala.serve.errors import Refusal
@@ -104,9 +105,7 @@ class Worker:
 
     def __init__(self, answer: Answers) -> None:
         self._answer = answer
-        self._calls: SimpleQueue[tuple[Sequence[Query], Future[list[Reply]]] | None] = (
-            SimpleQueue()
-        )
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
         threading.Thread(target=self._serve, name="quala-answers", daemon=True).start()
 
     async def run(self, queries: Sequence[Query]) -> list[Reply]:
@@ -276,7 +275,8 @@ def _settle(job: Job, outcome: Reply | Exception) -> None:
 
 
 def _failure(error: Exception) -> Exception:
-    if isinstance(error, QualaError):
+    if isinstance(error, QualaError) and not isinstance(error, NotFinite):
         return error
     LOG.error("The model failed.", exc_info=error)
-    return Refusal(500, "The model failed on this input; the service's log says why.")
+    why = "The model failed on this input; the service's log says why."
+    return Refusal(500, str(error) if isinstance(error, NotFinite) else why)

@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from quala.runtime.card import Budget, Query, Reply
+from quala.runtime.card import MOST_ANSWERS, Budget, Query
 
-MOST_ANSWERS = 100
 MOST_LAYERS = 256
-
-
-def _unicode(text: str) -> str:
-    """Refuse half of a surrogate pair, which JSON can contain and tokenizers cannot read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PydanticCustomError("unicode", "Input should be valid Unicode") from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
 
 
 class QueryIn(BaseModel):
@@ -43,8 +29,8 @@ class QueryIn(BaseModel):
         },
     )
 
-    question: Text = Field(description="The question.")
-    context: Text = Field(description="The text that holds the answer.")
+    question: str = Field(description="The question.")
+    context: str = Field(description="The text that holds the answer.")
     budget_ms: float | None = Field(None, description="Largest time, in milliseconds.")
     budget_macs: float | None = Field(None, description="Largest number of multiply-accumulates.")
     keep: float | None = Field(
@@ -74,7 +60,7 @@ class QueryIn(BaseModel):
                 ms=default_ms if all(limit is None for limit in limits) else self.budget_ms,
                 macs=self.budget_macs,
                 keep=self.keep,
-                lengths=None if self.lengths is None else tuple(self.lengths),
+                lengths=self.lengths,
                 strict=self.strict,
             ),
             top_k=self.top_k,
@@ -129,13 +115,8 @@ class ReplyOut(_Out):
     lengths: list[int] | None = Field(description="Tokens kept per layer; null drops nothing.")
     windows: int = Field(description="Overlapping pieces of the context.")
     milliseconds: float = Field(description="Time from text to answer, of the whole batch.")
-    note: str | None = Field(None, description="Why the budget was not met, if it was not.")
+    note: str | None = Field(None, description="Which budget was not met, or how much was cut.")
     layers: list[LayerOut] = Field([], description="One entry per layer, if `survivors` was true.")
-
-    @classmethod
-    def of(cls, reply: Reply) -> ReplyOut:
-        """Return the wire form of a reply."""
-        return cls.model_validate(reply)
 
 
 class BatchOut(BaseModel):

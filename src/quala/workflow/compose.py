@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
@@ -128,7 +129,12 @@ def one_sentence(workflow: WorkflowSpec) -> Iterator[None]:
     except MissingConfigException as error:
         raise _missing(error, workflow) from error
     except OverrideParseException as error:
-        raise QualaError(f"`{error.override}` is not an override: {_first(error)}") from error
+        key, _, value = str(error.override).partition("=")
+        quoted = shlex.quote('{}="{}"'.format(key, value.replace('"', r"\"")))
+        raise QualaError(
+            f"`{error.override}` is not an override: {_first(error)}"
+            + (f"; a text with blanks, brackets or commas is quoted: {quoted}" if value else "")
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, workflow) from error
     except (AssertionError, AttributeError) as error:

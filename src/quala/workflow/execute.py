@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,6 +176,23 @@ class Executor:
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
 
 
+@contextmanager
+def _once(logger: logging.Logger) -> Iterator[None]:
+    """Let each message of a logger pass once: every stage opens the data anew."""
+    passed: set[str] = set()
+
+    def first(record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in passed
+        passed.add(record.getMessage())
+        return new
+
+    logger.addFilter(first)
+    try:
+        yield
+    finally:
+        logger.removeFilter(first)
+
+
 WORKFLOW = "quala.workflow"
 
 
@@ -235,16 +253,17 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     run_id = found.run_id if isinstance(found, Lease) else found.info.run_id
     executor = Executor(plan, store, record, run_id, invocation.bars)
     flow = Flow(settings, workflow.stages, sources, executor)
-    if isinstance(found, Lease):
-        if found.resumed:
-            log.info("Going on with the interrupted workflow run %s.", run_id)
-        with found:
-            store.attach(run_id, record.texts())
+    with _once(logging.getLogger("quala.data.taskdata")):
+        if isinstance(found, Lease):
+            if found.resumed:
+                log.info("Going on with the interrupted workflow run %s.", run_id)
+            with found:
+                store.attach(run_id, record.texts())
+                workflow(flow)
+                store.finish(run_id)
+        else:
+            log.info("Nothing is left to do: workflow run %s is finished.", run_id)
             workflow(flow)
-            store.finish(run_id)
-    else:
-        log.info("Nothing is left to do: workflow run %s is finished.", run_id)
-        workflow(flow)
     seconds = time.monotonic() - start
     return Result(workflow.name, run_id, reused, seconds, executor.outcomes, store)
 

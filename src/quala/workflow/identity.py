@@ -10,6 +10,8 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from quala.ranges import counts
+
 
 def config_identity(config: Any) -> Any:
     """Return the JSON form of a config, without the fields marked `identity: False`.
@@ -21,7 +23,7 @@ def config_identity(config: Any) -> Any:
         return {
             field.name: config_identity(getattr(config, field.name))
             for field in dataclasses.fields(config)
-            if _counts(field, getattr(config, field.name))
+            if counts(field, getattr(config, field.name))
         }
     if isinstance(config, Mapping):
         return {str(key): config_identity(value) for key, value in config.items()}
@@ -32,14 +34,6 @@ def config_identity(config: Any) -> Any:
     if isinstance(config, Sequence) and not isinstance(config, str):
         return [config_identity(value) for value in config]
     return config
-
-
-def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
-    marked = field.metadata.get("identity", True)
-    if marked != "if set":
-        return bool(marked)
-    made = field.default_factory
-    return bool(value != (field.default if made is dataclasses.MISSING else made()))
 
 
 def fingerprint(identity: Any) -> str:

@@ -80,7 +80,7 @@ def show_result(result: Result, console: Console) -> None:
     for outcome in result.outcomes:
         if outcome.folder is not None:
             _show_front(outcome.folder, console)
-    console.print(Panel(Group(table, "", where), title=result.workflow, expand=False))
+    console.print(Panel(Group(table, "", where), title=Text(result.workflow), expand=False))
 
 
 def _show_front(folder: Path, console: Console) -> None:
@@ -262,7 +262,8 @@ def _columns(rows: Sequence[tuple[str, str]]) -> str:
 
 def _console() -> Console:
     # A file or a pipe has no width, and 80 columns would fold every table.
-    return Console(width=None if sys.stdout.isatty() else WIDTH)
+    width = None if sys.stdout.isatty() else WIDTH
+    return Console(width=width, markup=False, emoji=False)
 
 
 def _close(sweep: Sweep, status: str, as_json: bool) -> int:

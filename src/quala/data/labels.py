@@ -1,0 +1,314 @@
+"""Labels: the task that they make, their names in the order of the outputs, each row's own."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from quala.data.features import ClassificationExample, Example
+from quala.data.files import Place, Row
+from quala.data.spec import DataSpec
+from quala.data.task import Classes, Task, Value
+from quala.errors import QualaError
+from quala.metrics.glue import REGRESSION_METRICS, task_metrics
+
+# A guess: more classes mean that the column is no label but an id or a count.
+MAX_CLASSES = 1000
+LABEL_COLUMNS = ("label", "labels", "score", "gold_label", "is_duplicate", "Quality")
+MISSING = ("", "nan", "<na>")
+"""Texts of a cell without a label; pandas writes the second. SNLI's `gold_label` has `-`."""
+POSITIVE = (
+    "positive", "pos", "yes", "true", "equivalent", "duplicate", "paraphrase", "entailment",
+)  # fmt: skip
+"""Names of classes that F1 is of, where the other class has none of them."""
+# Codes such as 007 are names: as numbers they would lose their zeros.
+_NUMBER = re.compile(
+    r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII
+)
+
+
+class Label(NamedTuple):
+    """The label of a row: a number, a text, or None where the cell is empty."""
+
+    value: float | str | None
+    place: Place
+
+
+def label_of(row: Row, place: Place) -> Label:
+    """Return the label of a row, blanks around a text removed.
+
+    Raises QualaError where no column holds labels, and for infinity, lists and the like.
+    """
+    column = next((name for name in LABEL_COLUMNS if name in row), None)
+    if column is None:
+        raise QualaError(
+            f"{place} has no `label`; it has {', '.join(row) or 'nothing'}; `columns.label` names "
+            "another column."
+        )
+    value = row[column]
+    if value is None or value != value:
+        return Label(None, place)
+    if isinstance(value, str):
+        text = value.strip()
+        absent = text.lower() in MISSING or (column == "gold_label" and text == "-")
+        return Label(None if absent else text, place)
+    if not isinstance(value, (int, float)):
+        raise QualaError(
+            f"{place}: `{column}` must be a number or a string, got {type(value).__name__}."
+        )
+    if math.isinf(value):
+        raise QualaError(f"{place}: `{column}` must be finite, got {value}.")
+    return Label(float(value), place)
+
+
+def label_examples(
+    examples: Sequence[ClassificationExample],
+    labels: Sequence[Label],
+    spec: DataSpec,
+    *,
+    split: str,
+    task: Task | None,
+) -> tuple[list[ClassificationExample], Task]:
+    """Return the examples that have a label, with it, and the task; None: that of their labels.
+
+    An empty cell is no label, nor is -1, unless it is a class or one of the values of a
+    regression. Raises QualaError where no row has a label, for a row without one unless
+    `unlabeled` is "drop", and for what `labeled_task` and `with_labels` refuse.
+    """
+    labels = _as_numbers(labels)
+    bare = _bare(labels, spec, task)
+    if bare:
+        value, place = labels[bare[0]]
+        text = f"{place} has no label (got {'nothing' if value is None else '-1'})"
+        if len(bare) == len(labels):
+            raise QualaError(
+                f"{text}, nor has another row: `{split}` is an unlabeled split, which cannot be "
+                "scored; choose a labeled one with `test_split`."
+            )
+        if spec.unlabeled == "refuse":
+            raise QualaError(
+                f"{text}: {len(bare)} of {len(labels)} rows of `{split}` are unlabeled; "
+                "`data.unlabeled=drop` leaves them out."
+            )
+        kept = sorted({*range(len(labels))} - {*bare})
+        examples, labels = [examples[row] for row in kept], [labels[row] for row in kept]
+    if task is None:
+        task = labeled_task(labels, spec)
+    return with_labels(examples, labels, task=task), task
+
+
+def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
+    """Return the task that fits the training labels.
+
+    Fractions, the subset `stsb` or a metric of values make a regression. Other labels are names of
+    classes, in rising order: numbers by value, else as texts. Raises QualaError for a regression
+    of texts, too many numbers, and a metric that does not fit.
+    """
+    regression = _is_regression(labels, spec)
+    metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric)
+    if regression:
+        _values(labels)
+        for option in ("labels", "f1_class"):
+            if getattr(spec, option):
+                raise QualaError(f"`data.{option}` is for classes, the labels are values.")
+        return Value(metrics=metrics)
+    names = sorted({_name(label.value) for label in labels})
+    if _all_numbers(labels):
+        names.sort(key=int)
+        if len(names) > MAX_CLASSES:
+            raise QualaError(
+                f"Labels may be at most {MAX_CLASSES} different numbers, got {len(names)} from "
+                f"{names[0]} to {names[-1]}; `data.metric=pearson_spearman` makes them values."
+            )
+    return Classes(len(names), metrics, tuple(names))
+
+
+def with_labels(
+    examples: Sequence[ClassificationExample], labels: Sequence[Label], *, task: Task
+) -> list[ClassificationExample]:
+    """Return the examples with their labels as class indices or values.
+
+    Raises QualaError for a label that the task does not have.
+    """
+    if not isinstance(task, Classes):
+        values = _values(labels)
+        return [replace(example, label=value) for example, value in zip(examples, values)]
+    places = {value: find(_name(value), task.names) for value in {one.value for one in labels}}
+    for label in labels:
+        if places[label.value] is None:
+            raise QualaError(
+                f"{label.place}: label `{_name(label.value)}` is not one of train's labels: "
+                f"{listed(task.names)}."
+            )
+    return [replace(example, label=places[one.value]) for example, one in zip(examples, labels)]
+
+
+def find(label: str, names: Sequence[str]) -> int | None:
+    """Return the index of a label: of the same name, else of the one name spelled alike.
+
+    Alike are 1 and 1.0, and names that differ in case, blanks, `-` and `_` only.
+    """
+    if label in names:
+        return names.index(label)
+    alike = [index for index, name in enumerate(names) if _folded(name) == _folded(label)]
+    return alike[0] if len(alike) == 1 else None
+
+
+@dataclass(frozen=True)
+class LabelOrder:
+    """The classes of a data set by the outputs of a model."""
+
+    names: tuple[str, ...]
+    """As the model or `data.labels` has them."""
+    spelled: tuple[str, ...]
+    """The same labels as the data spell them."""
+    places: tuple[int, ...]
+    """The output of each class of the data."""
+
+
+def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) -> LabelOrder:
+    """Return the outputs for the labels `own` of the data, in the order of the model's names.
+
+    `data.labels` has that order where it is given. Labels are found by name; whole numbers from 0
+    are the outputs' own indices, where the names are no numbers. Raises QualaError for labels that
+    the model does not have, and where `data.labels` contradicts it.
+    """
+    if model is not None and spec.labels:
+        alike = [*map(_folded, spec.labels)] == [*map(_folded, model)]
+        if len(model) != len(spec.labels) or not (alike or _are_indices(model, len(model))):
+            raise QualaError(
+                f"`data.labels` are {listed(spec.labels)}, the model's labels {listed(model)}: "
+                "they must be the same in the same order."
+            )
+    names = spec.labels or model or own
+    places = [find(label, names) for label in own]
+    # Without a 0 they may count from 1, as stars do.
+    numbered = "0" in own and not any(map(_NUMBER.fullmatch, names))
+    numbered = numbered and _are_indices(own, len(names))
+    if numbered:
+        places = [int(label) for label in own]
+    known = [place for place in places if place is not None]
+    if len({*known}) < len(own):
+        holder = "`data.labels`" if spec.labels else "the model"
+        raise QualaError(
+            f"The data's labels are {listed(own)}, those of {holder} {listed(names)}: each of the "
+            "data's must be one of them, or their numbers from 0; `data.labels` names the outputs "
+            "in their order."
+        )
+    spelled = [*map(str, range(len(names)))] if numbered else [*names]
+    for label, place in zip(own, known, strict=True):
+        spelled[place] = label
+    return LabelOrder(tuple(names), tuple(spelled), tuple(known))
+
+
+def positive_class(outputs: LabelOrder, spec: DataSpec) -> int:
+    """Return the class that F1 is of.
+
+    That is `f1_class`; else the one with a name such as `yes` or `equivalent`, or the number 1 of
+    0 and 1. Raises QualaError for other than two classes, and where it is not known.
+    """
+    names = outputs.names
+    if len(names) != 2:
+        raise QualaError(
+            f"`f1` is for two classes, the data have {len(names)} ({listed(names)}); use "
+            "`data.metric=f1_macro` or `data.metric=f1_weighted`."
+        )
+    if spec.f1_class is not None:
+        found = find(spec.f1_class, names)
+        found = find(spec.f1_class, outputs.spelled) if found is None else found
+        found = int(spec.f1_class) if found is None and spec.f1_class in ("0", "1") else found
+        if found is None:
+            raise QualaError(
+                f"`data.f1_class` must be one of {listed(names)}, got {spec.f1_class}."
+            )
+        return found
+    for spelled in (names, outputs.spelled):
+        known = [index for index, name in enumerate(spelled) if _folded(name) in POSITIVE]
+        if len(known) == 1:
+            return known[0]
+        if {*spelled} in ({"0", "1"}, {"-1", "1"}):
+            return spelled.index("1")
+    raise QualaError(
+        f"F1 needs to know which class counts as positive: choose `data.f1_class={names[0]}` or "
+        f"`data.f1_class={names[1]}`."
+    )
+
+
+def count_labels(examples: Sequence[Example], task: Task) -> dict[str, float]:
+    """Return the examples of each class by name, or the range and mean of values."""
+    labels = [one.label for one in examples if isinstance(one, ClassificationExample)]
+    known = [label for label in labels if label is not None]
+    if isinstance(task, Classes) and task.names:
+        counts = Counter(known)
+        return {name: counts[index] for index, name in enumerate(task.names)}
+    if not known or not isinstance(task, Value):
+        return {}
+    return {"min": min(known), "max": max(known), "mean": sum(known) / len(known)}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first labels as a text."""
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _bare(labels: Sequence[Label], spec: DataSpec, task: Task | None) -> list[int]:
+    """Return the rows without a label."""
+    minus = [label.value in (-1.0, "-1") for label in labels]
+    values = isinstance(task, Value) or (task is None and _is_regression(labels, spec))
+    classes = (*spec.labels, *(task.names if isinstance(task, Classes) else ()))
+    if (values or "-1" in classes) and not all(minus):
+        minus = [False] * len(labels)
+    return [row for row, label in enumerate(labels) if minus[row] or label.value is None]
+
+
+def _is_regression(labels: Sequence[Label], spec: DataSpec) -> bool:
+    if spec.subset == "stsb" or spec.metric in REGRESSION_METRICS:
+        return True
+    return _all_numbers(labels) and any(float(label.value or 0.0) % 1 for label in labels)
+
+
+def _all_numbers(labels: Sequence[Label]) -> bool:
+    return not any(isinstance(label.value, str) for label in labels)
+
+
+def _as_numbers(labels: Sequence[Label]) -> Sequence[Label]:
+    """Return the labels as numbers, if all texts among them are numbers, else as they are."""
+    texts = {label.value for label in labels if isinstance(label.value, str)}
+    if not texts or not all(map(_NUMBER.fullmatch, texts)):
+        return labels
+    numbers = {text: float(text) for text in texts}
+    for label in labels:
+        if math.isinf(numbers.get(str(label.value), 0.0)):
+            raise QualaError(f"{label.place}: the label must be finite, got {label.value}.")
+    return [
+        Label(numbers.get(label.value, label.value), label.place)  # type: ignore[arg-type]
+        for label in labels
+    ]
+
+
+def _values(labels: Sequence[Label]) -> list[float]:
+    for label in labels:
+        if isinstance(label.value, str) and not _NUMBER.fullmatch(label.value):
+            raise QualaError(
+                f"{label.place}: a regression needs numbers as labels, got `{label.value}`."
+            )
+    return [float(label.value or 0.0) for label in labels]
+
+
+def _name(value: float | str | None) -> str:
+    return f"{value + 0.0:.0f}" if isinstance(value, float) and value % 1 == 0 else str(value)
+
+
+def _folded(name: str) -> str:
+    if _NUMBER.fullmatch(name):
+        return _name(float(name))
+    return re.sub(r"[-_\s]+", "", name).casefold() or name
+
+
+def _are_indices(names: Sequence[str], count: int) -> bool:
+    """Return whether all names are numbers of `count` outputs."""
+    return {*names} <= {str(index) for index in range(count)}

@@ -1,0 +1,264 @@
+"""Labels: which are the same, which are none, and the order of the outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quala.data.features import ClassificationExample
+from quala.data.files import Place
+from quala.data.labels import find, label_examples, label_of, outputs_of, positive_class
+from quala.data.spec import DataSpec
+from quala.data.task import Classes, Task, Value
+from quala.errors import QualaError
+
+NAN, INF = float("nan"), float("inf")
+
+
+def spec(**fields: Any) -> DataSpec:
+    return DataSpec(task="glue", path="rows.csv", **fields)
+
+
+def labeled(
+    values: list[Any], task: Task | None = None, **fields: Any
+) -> tuple[list[float | None], Task]:
+    examples = [ClassificationExample(str(row), "a", None) for row in range(len(values))]
+    labels = [
+        label_of({"label": value}, Place("rows.csv", "line", line))
+        for line, value in enumerate(values, start=2)
+    ]
+    found, task = label_examples(examples, labels, spec(**fields), split="train", task=task)
+    return [example.label for example in found], task
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "indices"),
+    [
+        ([0, 1, 2], ("0", "1", "2"), [0, 1, 2]),
+        (["0", "1", "1"], ("0", "1"), [0, 1, 1]),
+        ([0.0, 1.0], ("0", "1"), [0, 1]),
+        (["0.0", "1.0", "1"], ("0", "1"), [0, 1, 1]),
+        ([" 1", "1", "0 "], ("0", "1"), [1, 1, 0]),
+        ([True, False], ("0", "1"), [1, 0]),
+        ([-0.0, 0, "-0.0", 1], ("0", "1"), [0, 0, 0, 1]),
+        (["True", "False"], ("False", "True"), [1, 0]),
+        ([5, 1, 4, 2, 3], ("1", "2", "3", "4", "5"), [4, 0, 3, 1, 2]),
+        ([0, 7], ("0", "7"), [0, 1]),
+        ([10, 9, 2], ("2", "9", "10"), [2, 1, 0]),
+        (["10", "9", "2"], ("2", "9", "10"), [2, 1, 0]),
+        ([-2, 0, 2], ("-2", "0", "2"), [0, 1, 2]),
+        (["007", "008"], ("007", "008"), [0, 1]),
+        (["1", "one"], ("1", "one"), [0, 1]),
+        ([" good", "good ", "bad"], ("bad", "good"), [1, 1, 0]),
+        (["inf", "verb"], ("inf", "verb"), [0, 1]),
+    ],
+)
+def test_labels_are_classes_in_rising_order(
+    values: list[Any], names: tuple[str, ...], indices: list[int]
+) -> None:
+    found, task = labeled(values)
+    assert task == Classes(len(names), names=names)
+    assert found == indices
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        ([0.5, 1.2], [0.5, 1.2]),
+        (["0.5", " 1"], [0.5, 1.0]),
+        (["-1", "0.5", "1e-3"], [-1, 0.5, 1e-3]),
+    ],
+)
+def test_fractions_are_values(values: list[Any], numbers: list[float]) -> None:
+    found, task = labeled(values)
+    assert isinstance(task, Value)
+    assert found == numbers
+
+
+def test_a_metric_of_values_makes_whole_numbers_values() -> None:
+    found, task = labeled([0, 50, 100], metric="spearman")
+    assert task == Value(metrics=("spearman", "pearson_spearman"))
+    assert found == [0, 50, 100]
+
+
+@pytest.mark.parametrize("missing", ["", "  ", "nan", "NaN", None, NAN])
+def test_an_empty_cell_is_refused_with_its_place(missing: Any) -> None:
+    with pytest.raises(QualaError, match=r"`rows.csv`, line 3 has no label .* 1 of 3 rows"):
+        labeled([0, missing, 1])
+
+
+@pytest.mark.parametrize("bare", [-1, "-1", -1.0, "-1.0", "", None])
+def test_unlabeled_rows_can_be_dropped(bare: Any) -> None:
+    with pytest.raises(QualaError, match="2 of 4 rows of `train` are unlabeled"):
+        labeled([0, bare, bare, 1])
+    assert labeled([0, bare, bare, 1], unlabeled="drop")[0] == [0, 1]
+
+
+def test_rows_without_a_label_do_not_hide_among_names() -> None:
+    with pytest.raises(QualaError, match="line 4 has no label"):
+        labeled(["entailment", "neutral", "-1"])
+
+
+@pytest.mark.parametrize("choice", ["refuse", "drop"])
+@pytest.mark.parametrize("task", [None, Classes(2, names=("0", "1")), Value()])
+def test_a_split_without_any_label_is_refused(choice: str, task: Task | None) -> None:
+    with pytest.raises(QualaError, match="unlabeled split"):
+        labeled([-1, -1], task, unlabeled=choice)
+
+
+def test_minus_one_is_a_class_where_it_is_listed() -> None:
+    assert labeled([-1, 1, 1], labels=("-1", "1"))[0] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("value", [INF, -INF, "inf", "1e999"])
+def test_infinity_is_refused(value: Any) -> None:
+    with pytest.raises(QualaError, match=r"line 3.* must be finite"):
+        labeled(["0", value])
+
+
+def test_a_strange_label_is_refused_with_its_place() -> None:
+    task = labeled(["bad", "good"])[1]
+    assert labeled(["Good", "bad"], task)[0] == [1, 0]
+    with pytest.raises(QualaError, match=r"line 3: label `fine` is not one of .*: bad, good"):
+        labeled(["bad", "fine"], task)
+    with pytest.raises(QualaError, match=r"line 2: label `0.5` is not one"):
+        labeled([0.5], Classes(2, names=("0", "1")))
+
+
+def test_texts_are_no_values() -> None:
+    with pytest.raises(QualaError, match="line 3: a regression needs numbers"):
+        labeled(["1", "x"], subset="stsb")
+    with pytest.raises(QualaError, match="line 2: a regression needs numbers"):
+        labeled(["x"], Value())
+
+
+@pytest.mark.parametrize(
+    ("fields", "values", "message"),
+    [
+        ({"metric": "accuracy"}, [0.5, 1.0], "labels that are numbers must be one of"),
+        ({"subset": "stsb", "metric": "f1"}, [1, 2], "labels that are numbers must be one of"),
+        ({"labels": ("a", "b")}, [0.5, 1.0], "`data.labels` is for classes"),
+        ({}, list(range(1001)), "at most 1000 different numbers, got 1001 from 0 to 1000"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    fields: dict[str, Any], values: list[Any], message: str
+) -> None:
+    with pytest.raises(QualaError, match=message):
+        labeled(values, **fields)
+
+
+@pytest.mark.parametrize(
+    ("label", "names", "index"),
+    [
+        ("a", ("b", "a"), 1),
+        ("Not Equivalent", ("equivalent", "not_equivalent"), 1),
+        ("1.0", ("0", "1"), 1),
+        ("A", ("a", "Ａ", "A"), 2),
+        ("pos", ("Pos", "POS"), None),
+        ("1", ("-1", "2"), None),
+        ("+", ("-", "+"), 1),
+        ("c", ("a", "b"), None),
+    ],
+)
+def test_a_label_is_found_by_its_name(
+    label: str, names: tuple[str, ...], index: int | None
+) -> None:
+    assert find(label, names) == index
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "labels", "names", "spelled", "places"),
+    [
+        (("a", "b"), None, (), ("a", "b"), ("a", "b"), (0, 1)),
+        (("neg", "pos"), ("pos", "neg"), (), ("pos", "neg"), ("pos", "neg"), (1, 0)),
+        (("NEG", "POS"), ("pos", "neg"), (), ("pos", "neg"), ("POS", "NEG"), (1, 0)),
+        (("0", "1"), ("pos", "neg"), (), ("pos", "neg"), ("0", "1"), (0, 1)),
+        (("0", "2"), ("e", "n", "c"), (), ("e", "n", "c"), ("0", "1", "2"), (0, 2)),
+        (("c", "e"), ("e", "n", "c"), (), ("e", "n", "c"), ("e", "n", "c"), (2, 0)),
+        (("1", "2"), ("0", "1", "2"), (), ("0", "1", "2"), ("0", "1", "2"), (1, 2)),
+        (("neg", "pos"), None, ("pos", "neg"), ("pos", "neg"), ("pos", "neg"), (1, 0)),
+        (("0", "1"), None, ("neg", "pos"), ("neg", "pos"), ("0", "1"), (0, 1)),
+        (("neg", "pos"), ("0", "1"), ("pos", "neg"), ("pos", "neg"), ("pos", "neg"), (1, 0)),
+        (("0", "1"), ("Neg", "Pos"), ("neg", "pos"), ("neg", "pos"), ("0", "1"), (0, 1)),
+    ],
+)
+def test_classes_have_the_order_of_the_model(
+    own: tuple[str, ...],
+    model: tuple[str, ...] | None,
+    labels: tuple[str, ...],
+    names: tuple[str, ...],
+    spelled: tuple[str, ...],
+    places: tuple[int, ...],
+) -> None:
+    found = outputs_of(own, spec(labels=labels), model)
+    assert (found.names, found.spelled, found.places) == (names, spelled, places)
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "labels", "message"),
+    [
+        (("a", "b"), ("c", "b"), (), "The data's labels are a, b, those of the model c, b"),
+        (("a", "b"), ("0", "1"), (), "`data.labels` names the outputs"),
+        (("0", "1"), ("1", "2"), (), "those of the model 1, 2"),
+        (("0", "1", "2"), ("a", "b"), (), "those of the model a, b"),
+        (("1", "2"), ("one star", "two", "three"), (), "or their numbers from 0"),
+        (("a", "b", "c"), None, ("a", "b"), "those of `data.labels` a, b"),
+        (("Pos", "pos"), ("POS", "NEG"), (), "those of the model POS, NEG"),
+        (("a", "b"), ("a", "b"), ("b", "a"), "the same in the same order"),
+        (("a", "b"), ("0", "1", "2"), ("a", "b"), "the same in the same order"),
+    ],
+)
+def test_labels_that_the_model_does_not_have_are_refused(
+    own: tuple[str, ...],
+    model: tuple[str, ...] | None,
+    labels: tuple[str, ...],
+    message: str,
+) -> None:
+    with pytest.raises(QualaError, match=message):
+        outputs_of(own, spec(labels=labels), model)
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "f1_class", "positive"),
+    [
+        (("0", "1"), None, None, 1),
+        (("-1", "1"), None, None, 1),
+        (("equivalent", "not_equivalent"), None, None, 0),
+        (("entailment", "not_entailment"), None, None, 0),
+        (("False", "True"), None, None, 1),
+        (("no", "yes"), None, None, 1),
+        (("0", "1"), ("equivalent", "not_equivalent"), None, 0),
+        (("0", "1"), ("ham", "spam"), None, 1),
+        (("ham", "spam"), None, "spam", 1),
+        (("ham", "spam"), None, "Ham", 0),
+        (("ham", "spam"), None, "0", 0),
+        (("1", "2"), None, "1", 0),
+        (("1", "2"), None, "2", 1),
+    ],
+)
+def test_the_class_of_f1(
+    own: tuple[str, ...], model: tuple[str, ...] | None, f1_class: str | None, positive: int
+) -> None:
+    fields = spec(f1_class=f1_class)
+    assert positive_class(outputs_of(own, fields, model), fields) == positive
+
+
+@pytest.mark.parametrize(
+    ("own", "f1_class", "message"),
+    [
+        (("ham", "spam"), None, "`data.f1_class=ham` or `data.f1_class=spam`"),
+        (("1", "2"), None, "`data.f1_class=1` or"),
+        (("0", "7"), None, "`data.f1_class=0` or"),
+        (("true", "yes"), None, "`data.f1_class=true` or"),
+        (("ham", "spam"), "eggs", "must be one of ham, spam, got eggs"),
+        (("a", "b", "c"), "a", "for two classes, the data have 3 .* `data.metric=f1_macro`"),
+    ],
+)
+def test_an_unknown_class_of_f1_is_asked_for(
+    own: tuple[str, ...], f1_class: str | None, message: str
+) -> None:
+    fields = spec(f1_class=f1_class)
+    with pytest.raises(QualaError, match=message):
+        positive_class(outputs_of(own, fields, None), fields)
