@@ -224,10 +224,20 @@ def test_a_training_that_diverges_is_an_error_that_names_step_and_rate(
 ) -> None:
     wild: dict[str, Any] = {"learning_rate": 1e30, "gradient_clip": None, "warmup_ratio": 0.0}
     wild |= {"selection_every": selection_every}
-    with pytest.raises(QualaError, match=r"diverged.*nan at step 2 of 14, `learning_rate` 1e\+30"):
+    step = "1" if selection_every else "2"
+    sentence = rf"diverged: .* at step {step} of 14, `learning_rate` 1e\+30"
+    with pytest.raises(QualaError, match=sentence):
         run(stage, tiny_checkpoint, tmp_path, **wild)
     assert not list((tmp_path / "output").iterdir())
-    assert [file.name for file in (tmp_path / "scratch").glob("*.ckpt")] == ["step=1.ckpt"]
+
+
+def test_a_training_that_diverges_at_its_only_step_is_an_error(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    wild: dict[str, Any] = {"learning_rate": 1e30, "gradient_clip": None, "warmup_ratio": 0.0}
+    with pytest.raises(QualaError, match="diverged: weights or outputs are not finite at step 1"):
+        run("finetune", tiny_checkpoint, tmp_path, max_steps=1, **wild)
+    assert not list((tmp_path / "scratch").glob("*.ckpt"))
 
 
 def test_weights_of_the_last_step_are_finite(
@@ -241,7 +251,7 @@ def test_weights_of_the_last_step_are_finite(
         original(self, trainer, module, *rest)
 
     monkeypatch.setattr(FiniteCallback, "on_train_batch_end", spoil)
-    with pytest.raises(QualaError, match="weights are not finite at step 3 of 3"):
+    with pytest.raises(QualaError, match="weights or outputs are not finite at step 3 of 3"):
         run("finetune", tiny_checkpoint, tmp_path, max_steps=3)
 
 

@@ -65,14 +65,14 @@ class QuantizedTraining(TrainingModule):
 
 def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: QuantizedConfig) -> None:
     """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
-    if not all_finite(opened.model):
+    if not all_finite(opened.model.parameters()):
         raise QualaError("The model cannot be rounded: some of its weights are not finite.")
     quantize(opened.model.hf, quantizers)
     opened.model.eval()
 
     def observe() -> None:
         for batch in train_batches(opened, config, config.calibration_batches):
-            if not bool(opened.model(batch).isfinite().all()):
+            if not all_finite([opened.model(batch)]):
                 raise QualaError("The model cannot be rounded: its outputs are not finite.")
 
     calibrate(opened.model.hf, observe)

@@ -7,7 +7,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from transformers import get_scheduler
 
 from quala.compress.quantize.integer import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
+from quala.data.decode import NotFinite
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class ProgressCallback(Callback):
 
 
 class FiniteCallback(Callback):
-    """Stop at the first step whose loss is not finite, and at the last if a weight is not.
+    """Stop at the first step whose loss is not finite, and at the last if the model is not.
 
     Raises QualaError, before a checkpoint or a selection of that step.
     """
@@ -107,22 +108,32 @@ class FiniteCallback(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        training, step = cast("TrainingModule", module), trainer.global_step
-        rate = f"step {step} of {training.plan.total_steps}, `learning_rate` "
-        rate += f"{training.settings.learning_rate:g}"
+        training = cast("TrainingModule", module)
         for name, loss in training.losses.items():
             if not math.isfinite(value := float(loss)):
-                raise QualaError(
-                    f"The training diverged: the loss `{name}` is {value} at {rate}; try a lower "
-                    "rate, or `gradient_clip`."
-                )
-        if step == training.plan.total_steps and not all_finite(training.model):
-            raise QualaError(f"The training diverged: weights are not finite at {rate}.")
+                raise diverged(training, f"the loss `{name}` is {value}")
+        if trainer.global_step < training.plan.total_steps:
+            return
+        training.model.eval()
+        with torch.no_grad():
+            logits = training.model(batch)
+        training.model.train()
+        if not all_finite([*training.model.parameters(), logits]):
+            raise diverged(training, "weights or outputs are not finite")
 
 
-def all_finite(model: torch.nn.Module) -> bool:
-    """Tell whether every weight is a finite number."""
-    return all(bool(weight.isfinite().all()) for weight in model.parameters())
+def diverged(module: TrainingModule, what: str) -> QualaError:
+    """Return the error of a training that cannot go on."""
+    return QualaError(
+        f"The training diverged: {what} at step {module.global_step} of "
+        f"{module.plan.total_steps}, `learning_rate` {module.settings.learning_rate:g}; try a "
+        "lower rate, or `gradient_clip`."
+    )
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether every value is a finite number."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
 
 
 class CheckpointCallback(Callback):
@@ -174,7 +185,10 @@ class SelectionCallback(Callback):
         if step % self.every and step != training.plan.total_steps:
             return
         training.model.eval()
-        score = self.score()
+        try:
+            score = self.score()
+        except NotFinite as error:
+            raise diverged(training, "outputs are not finite") from error
         training.model.train()
         self.context.log_metrics({"selection/score": score}, step=step)
         if score > self.best_score:
