@@ -21,7 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from quala.search.evaluate import Array, standard_error
 from quala.search.result import SearchCandidate, SearchResult, choose
 from quala.search.sampler import EXAMPLES, STOPPED
-from quala.stages.search import read_result
+from quala.search.result import read_result
 
 
 def examples_of(folder: Path) -> dict[tuple[int, ...], Array]:

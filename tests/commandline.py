@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quala.cli.entry import main
+from quala.workflow.compose import composed
 from quala.workflow.script import find_workflow
 
 STAGES = [
@@ -41,11 +42,18 @@ QUESTIONS = ["data.max_train=24", "data.max_test=8"]
 
 
 def options_of(workflow: str, words: Sequence[str]) -> list[str]:
-    """Leave out the options of stages that a workflow does not have: it refuses them."""
-    own = find_workflow(workflow).stages
+    """Leave out options that a workflow refuses: of stages that it lacks, or that do not run."""
+    spec = find_workflow(workflow)
+    parts = {word: word.partition("=")[0].split(".") for word in words}
+    own = [word for word in words if parts[word][0] != "stage" or parts[word][1] in spec.stages]
+    stages = composed(spec, own).stage
     return [
-        word for word in words if not word.startswith("stage.") or word.split(".")[1] in own
-    ]  # fmt: skip
+        word
+        for word in own
+        if parts[word][0] != "stage"
+        or parts[word][2] in ("enabled", "given")
+        or (stages[parts[word][1]].enabled and stages[parts[word][1]].given is None)
+    ]
 
 
 @contextmanager
@@ -86,7 +94,17 @@ class Toy:
         """Return what the command prints as JSON; it must leave with 0."""
         said = io.StringIO()
         with quiet_logging(), redirect_stdout(said):
-            assert main([verb, self.workflow, *self.words, *overrides, "--json"]) == 0
+            assert (
+                main(
+                    [
+                        verb,
+                        self.workflow,
+                        *options_of(self.workflow, [*self.words, *overrides]),
+                        "--json",
+                    ]
+                )
+                == 0
+            )
         return json.loads(said.getvalue())
 
     def statuses(self, verb: str, *overrides: str) -> dict[str, str]:

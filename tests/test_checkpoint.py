@@ -32,6 +32,13 @@ def test_a_plain_folder_opens_with_the_defaults(tiny_checkpoint: Path, spec: Dat
     assert opened.pad_to is None
 
 
+def test_a_home_folder_opens_with_its_card(
+    integer: Path, spec: DataSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(integer.parent))
+    assert load_with_data(f"~/{integer.name}", spec).precision == "int8"
+
+
 def test_an_integer_folder_opens_as_what_it_is(integer: Path, spec: DataSpec) -> None:
     opened = load_with_data(integer, spec)
     assert opened.precision == "int8"

@@ -33,6 +33,7 @@ from quala.models.load import (
     load_model,
     load_tokenizer,
     read_config,
+    resolve_source,
     stored_facts,
     stored_labels,
 )
@@ -126,6 +127,7 @@ def load_any_model(
     for a checkpoint of another task, for one that cannot be read, and for one whose quala.json
     names code by a dotted path that nothing has imported (`Registry.check_stored`).
     """
+    source = resolve_source(source)
     facts = stored_facts(source)
     if task is None:
         task = _stored_task(source, facts)

@@ -61,9 +61,9 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
-    # MLflow cannot have failed where it was never imported.
-    module = sys.modules.get("mlflow.exceptions")
-    return (module.MlflowException,) if module else ()
+    # What was never imported cannot have failed.
+    known = (("mlflow.exceptions", "MlflowException"), ("sqlalchemy.exc", "SQLAlchemyError"))
+    return tuple(getattr(sys.modules[one], name) for one, name in known if one in sys.modules)
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import hashlib
+import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from quala.errors import QualaError, unknown
@@ -100,6 +103,10 @@ class Registry(Generic[T]):
         made: T = found
         return made
 
+    def source(self, name: str) -> str | None:
+        """Return the SHA-256 of the file that defines `name`; None for quala's own."""
+        return None if name in self.own else source_hash(self._imported(name))
+
     def _imported(self, name: str) -> Any:
         """Import what is not quala's own: an installed name, or a dotted path."""
         module, _, attribute = name.rpartition(".")
@@ -117,6 +124,31 @@ def is_path(name: str) -> bool:
     """Return whether a name is a dotted path, `package.module.Name`."""
     parts = name.split(".")
     return len(parts) > 1 and all(part.isidentifier() for part in parts)
+
+
+def source_hash(found: Any) -> str | None:
+    """Return the SHA-256 of the file that defines a class, a function or an instance's class.
+
+    None for quala's own, and where there is no such file.
+    """
+    kind = found if isinstance(found, type) or inspect.isroutine(found) else type(found)
+    if str(kind.__module__).startswith("quala."):
+        return None
+    try:
+        return hashlib.sha256(Path(inspect.getsourcefile(kind) or "").read_bytes()).hexdigest()
+    except (TypeError, OSError):  # built in, compiled, or gone
+        return None
+
+
+def module_hash(name: str) -> str | None:
+    """Return the SHA-256 of a module's file, as `source_hash`; the module is not imported."""
+    if name.startswith("quala."):
+        return None
+    try:
+        spec = importlib.util.find_spec(name)
+        return hashlib.sha256(Path((spec and spec.origin) or "").read_bytes()).hexdigest()
+    except (ImportError, ValueError, OSError):
+        return None
 
 
 TASKS: Registry[Any] = Registry(

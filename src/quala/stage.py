@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from quala.plugins import module_hash
 from quala.ranges import check_ranges
 
 if TYPE_CHECKING:
@@ -87,19 +88,27 @@ class StageConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    def remarks(self) -> list[str]:
+        """Return a sentence, first the option in backticks, for each value that may be a slip."""
+        return []
+
 
 @dataclass(frozen=True)
 class Stage:
     """Describe a stage of a workflow.
 
     `version` is raised by hand when the stage's code changes what it makes: it is part of the
-    fingerprint. `config` is a dataclass whose fields are part of it too, except for those made by
-    `unfingerprinted`. An option that joins an existing stage is a field with the metadata
-    `{"identity": "if set"}`: at its default it does not count, so that no finished stage is
-    computed again. `run` is `"module:function"`, imported only when the stage runs. `headline`
+    fingerprint, as is the file of a stage that is not quala's own. `config` is a dataclass whose
+    fields are part of it too, except for those made by `unfingerprinted`. An option that joins an
+    existing stage is a field with the metadata `{"identity": "if set"}`: at its default it does
+    not count, so that no finished stage is computed again; one with `{"plugins": REGISTRY}` holds
+    names of code. `run` is `"module:function"`, imported only when the stage runs. `headline`
     names the final metrics that the workflow's own run has under their plain name, for the charts.
-    `check` is the `"module:function"` that is called, before anything runs, with the folder of an
-    output that is `given` and with the inputs of the stage.
+    `about` names inputs that the output has figures of. Who gives an output of another model or
+    data is warned, or refused where the figures are `exact`. `fits` and `check` are
+    `"module:function"`s that raise QualaError for a `given` output that does not go with the run:
+    `fits`, which must be cheap, takes its folder and the data when the run is planned, `check` its
+    folder and the inputs of the stage before anything runs.
     """
 
     name: str
@@ -109,19 +118,29 @@ class Stage:
     summary: str
     headline: tuple[str, ...] = ()
     check: str | None = None
+    about: tuple[str, ...] = ()
+    exact: bool = False
+    fits: str = ""
+
+    @property
+    def code(self) -> dict[str, str]:
+        """The SHA-256 of the file of `run`, by its name; empty for quala's own."""
+        code = module_hash(self.run.partition(":")[0])
+        return {self.run: code} if code else {}
 
     def function(self) -> StageFunction:
         """Import and return the function that does the work."""
-        function: StageFunction = _imported(self.run)
+        function: StageFunction = imported(self.run)
         return function
 
     def check_given(self, folder: Path, inputs: Mapping[str, Any]) -> None:
         """Raise QualaError for an output from outside that later stages cannot take."""
         if self.check is not None:
-            _imported(self.check)(folder, inputs)
+            imported(self.check)(folder, inputs)
 
 
-def _imported(place: str) -> Any:
+def imported(place: str) -> Any:
+    """Import and return the object at `module:attribute`."""
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
 

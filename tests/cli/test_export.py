@@ -92,3 +92,29 @@ def test_windows_are_as_long_as_the_model_reads(
     (folder / "quala.json").write_text(json.dumps(facts), encoding="utf-8")
     with pytest.raises(QualaError, match=r"at most 128 tokens.*got `max_length` 129"):
         main([str(folder), "--out", str(tmp_path / "other")])
+
+
+def test_an_export_follows_no_options(export_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy"
+    argv = [str(export_folder), "--out", str(out), "--name", "foo", "--repeats", "0"]
+    with pytest.raises(QualaError, match=r"an export already.*`--name`, `--repeats`"):
+        main(argv)
+    assert not out.exists()
+
+
+def test_a_checkpoint_without_a_card_is_no_longer_than_its_positions(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = [str(tiny_checkpoint), "--out", str(out), "--name", "mine", "--repeats", "0", "--json"]
+    assert main(argv) == 0
+    card = json.loads(capsys.readouterr().out)
+    assert (card["name"], card["sequence_length"]) == ("mine", 128)
+    assert {point["lengths"][0] for point in card["front"][:1]} == {128}
+    assert load(out).answer("Who?", "It was Anna. " * 90).answers
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(export_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(QualaError, match=r"`--out` names a folder.*: Not a directory"):
+        main([str(export_folder), "--out", str(tmp_path / "file/out")])

@@ -324,3 +324,14 @@ def test_an_empty_experiment_is_one_sentence(filled: Filled) -> None:
     words = ["--compare", "--json", "--experiment", "Default"]
     with pytest.raises(QualaError, match="of the experiment `Default`"):
         main([*words, "--tracking-uri", filled.tracked.uri])
+
+
+def test_a_file_that_is_no_database_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("no database\n" * 99, encoding="utf-8")
+    uri = f"sqlite:///{tmp_path / 'notes.txt'}"
+    assert quala(["report", "--tracking-uri", uri]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: The tracking store {uri} cannot be read: ")
+    assert told.count("\n") == 1

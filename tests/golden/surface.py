@@ -98,7 +98,7 @@ def spoken(stored: Stored, folder: Path) -> dict[str, Any]:
     (folder / "dev.json").write_text(json.dumps(data))
     (folder / "said.json").write_text(json.dumps({"q0": "the Ada!", "q1": "Ada sings"}))
     files = ["--data", str(folder / "dev.json"), "--predictions", str(folder / "said.json")]
-    out = ["--out", str(folder / "out"), "--repeats", "1"]
+    out = ["--out", str(folder / "out")]
     commands = {
         "cost": ["cost", "--preset", "minilm-l6-h384"],
         "cost of lengths": ["cost", "--preset", "bert-base", "--lengths", ",".join(["64"] * 12)],

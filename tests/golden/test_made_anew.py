@@ -18,10 +18,10 @@ VALUES = ("quala.kind", "quala.stage", "quala.node", "quala.fingerprint", "quala
           "quala.seed", "quala.final", "quala.workflow")  # fmt: skip
 NO_SHAPE = {"manifest.json", "versions.json"}
 """Keyed by names: of files, which a test looks at, and of what is installed."""
+LATER = {"output/data.json", "output/origin.json"}
+"""Files that came after the store was packed."""
 PASSING = {"quala.heartbeat", "quala.released", "mlflow.source.git.commit"}
 """Tags that are there or not as a run goes, and as the checkout is."""
-LATER = {"output/data.json"}
-"""Files that came after the store was packed."""
 PACKED = "quala.safetensors"
 """The name that packed weights have had since; older versions had `model.safetensors` for all."""
 TIMES = {"latency_ms", "latency_share", "speedup"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.search.evaluate import standard_error
-from quala.search.result import SearchCandidate, SearchResult, choose
+from quala.search.result import SearchCandidate, SearchResult, choose, read_result
 
 
 def candidate(kept: int, score: float, error: float | None = None) -> SearchCandidate:
@@ -28,6 +29,12 @@ LONG, SHORT = candidate(96, 84.8, 0.3), candidate(64, 84.4, 0.6)
 
 def test_at_even_odds_the_loss_counts_as_seen() -> None:
     assert choose(result(SHORT, LONG, FULL), max_loss=1.0, certainty=0.5) == SHORT
+
+
+def test_the_choice_names_its_unit(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="quala"):
+        choose(result(SHORT, LONG, FULL), max_loss=0.01, certainty=0.5)
+    assert "0.01 of 100 points" in caplog.text
 
 
 def test_certainty_asks_more_of_an_uncertain_point() -> None:
@@ -57,6 +64,19 @@ def test_where_no_point_is_sure_nothing_is_dropped() -> None:
 def test_a_search_without_the_full_length_is_measured_by_its_best() -> None:
     assert choose(result(SHORT, LONG), max_loss=0.5, certainty=0.5) == SHORT
     assert choose(result(SHORT, LONG), max_loss=0.3, certainty=0.5) == LONG
+
+
+def test_lengths_of_other_inputs_are_refused() -> None:
+    found = result(FULL, SHORT)
+    assert found.fitting(sequence_length=128, layers=2) is found
+    for sequence_length, layers in ((256, 2), (64, 2), (128, 3)):
+        with pytest.raises(QualaError, match=r"layers=2, data\.max_length=128"):
+            found.fitting(sequence_length=sequence_length, layers=layers)
+
+
+def test_a_folder_without_a_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QualaError, match="no result of a search"):
+        read_result(tmp_path)
 
 
 def test_an_empty_front_is_refused() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quala.checkpoint import load_with_data
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.runtime.answerer import load
@@ -60,6 +62,27 @@ def test_the_exported_rows_are_those_of_the_last_model(
     (point,) = Card.read(context.output).front
     assert point.score == measure.read_rows(made.output)[-1].score
     assert not any(point.lengths.drops)
+
+
+@pytest.mark.parametrize("change", [{"max_length": 112}, {"task": "glue"}, {"layers": 1}])
+def test_rows_of_something_else_are_not_exported(
+    measured: Path, integer: Path, spec: DataSpec, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    data = replace(spec, max_length=change.get("max_length", 128))
+    opened = load_with_data(integer, data)
+    if "layers" in change:
+        rows = json.loads((measured / measure.ROWS).read_text())
+        for row in rows:
+            row["lengths"] = row["lengths"] and row["lengths"][:1]
+        (measured / measure.ROWS).write_text(json.dumps(rows))
+    if "task" in change:
+        rows = [
+            row | {"metric": "accuracy"}
+            for row in json.loads((measured / measure.ROWS).read_text())
+        ]
+        (measured / measure.ROWS).write_text(json.dumps(rows))
+    with pytest.raises(QualaError, match=r"of another model, task or data\.max_length"):
+        export.measured_front(opened, measured)
 
 
 def test_the_model_card_names_every_point(

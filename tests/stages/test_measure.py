@@ -18,7 +18,8 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.results import Row
 from quala.runtime.engine import GraphEngine
-from quala.stages import measure, search
+from quala.search.result import RESULT, read_result
+from quala.stages import measure
 from quala.stages import measure as scores
 from quala.stages.measure import random_model
 from quala.workflow import StageContext
@@ -106,7 +107,7 @@ def test_the_loss_allowed_decides_the_choice(run: Run) -> None:
 def test_a_slice_that_is_sure_of_nothing_chooses_the_full_length(
     configure: Any, inputs: dict[str, Any], tmp_path: Path
 ) -> None:
-    found = search.read_result(inputs["search"])
+    found = read_result(inputs["search"])
     points = [
         replace(point, score=51.0 if any(point.lengths.drops) else 50.0, error=3.0)
         for point in found.candidates
@@ -114,7 +115,7 @@ def test_a_slice_that_is_sure_of_nothing_chooses_the_full_length(
     folder = tmp_path / "unsure"
     folder.mkdir()
     text = replace(found, candidates=tuple(points)).to_json()
-    (folder / search.RESULT).write_text(text, encoding="utf-8")
+    (folder / RESULT).write_text(text, encoding="utf-8")
     chosen = {}
     for certainty in (0.5, 0.95):
         context = StageContext.alone("measure", tmp_path / str(certainty))
@@ -123,6 +124,15 @@ def test_a_slice_that_is_sure_of_nothing_chooses_the_full_length(
         rows = measure.read_rows(context.output)
         (chosen[certainty],) = (row.lengths for row in rows if row.role == "chosen")
     assert chosen == {0.5: (64, 32), 0.95: (128, 128)}
+
+
+def test_a_search_of_another_length_is_refused(
+    configure: Any, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    shorter = {**inputs, "data": replace(inputs["data"], max_length=96)}
+    context = StageContext.alone("measure", tmp_path)
+    with pytest.raises(QualaError, match=r"data\.max_length=128, got 2 and 96"):
+        measure.run(configure("measure"), context, shorter)
 
 
 @pytest.mark.parametrize("certainty", [0.4, 1.0])

@@ -82,3 +82,14 @@ def test_every_number_of_a_training_has_a_range(name: str) -> None:
 )
 def test_rows_have_the_name_of_their_workflow(workflow: str, name: str) -> None:
     assert row_name(workflow) == name
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [(0.8, ["`min_score=0.8` is 0.8 of 100 points; did you mean 80?"]), (80, []), (None, [])],
+)
+def test_a_share_in_place_of_points_is_questioned(
+    configure: Any, score: float | None, told: list[str]
+) -> None:
+    assert configure("search", min_score=score).remarks() == told
+    assert configure("measure", max_loss=0.01).remarks() == []

@@ -14,6 +14,7 @@ from quala.checkpoint import load_with_data, score_slice
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.search.result import read_result
 from quala.stages import search
 from quala.workflow import StageContext
 
@@ -36,7 +37,7 @@ def test_a_search_leaves_its_result_study_and_figure(
     figures = search.run(configure("search"), context, {"data": spec, "model": integer})
     assert (context.output / "history.png").stat().st_size > 0
     assert any((context.output / "study").iterdir())
-    result = search.read_result(context.output)
+    result = read_result(context.output)
     assert figures["search/candidates"] == len(result.candidates) == 10
     assert figures["search/front_points"] == len(result.front) >= 1
     # every candidate has a run of its own
@@ -56,7 +57,7 @@ def test_scores_and_costs_are_those_of_the_model(
     context = StageContext.alone("search", tmp_path)
     search.run(config, context, {"data": spec, "model": integer})
     opened = load_with_data(integer, spec)
-    for item in search.read_result(context.output).candidates[:4]:
+    for item in read_result(context.output).candidates[:4]:
         score = score_slice(opened, opened.data.search, batch_size=8, lengths=item.lengths)
         assert item.score == pytest.approx(score["f1"])
         assert item.cost == pytest.approx(search.macs_cost(opened, item.lengths))
@@ -112,7 +113,7 @@ def test_the_cost_may_be_a_latency(
     context = surroundings(tmp_path, recorder)
     config = configure("search", cost="latency")
     figures = search.run(config, context, {"data": spec, "model": integer})
-    result = search.read_result(context.output)
+    result = read_result(context.output)
     facts = json.loads((context.output / "latency.json").read_text(encoding="utf-8"))
     opened = load_with_data(integer, spec)
     assert result.unit == "ms"

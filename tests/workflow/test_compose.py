@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pytest
 
 from quala.errors import QualaError
 from quala.stage import Stage
-from quala.workflow.compose import composed, one_sentence, typed, with_experiment
+from quala.workflow.compose import (
+    check_options,
+    composed,
+    one_sentence,
+    swept,
+    typed,
+    with_experiment,
+)
 from quala.workflow.script import WorkflowSpec, find_workflow
 
 if TYPE_CHECKING:
@@ -208,3 +216,64 @@ def test_a_value_quoted_as_the_mistake_says_is_that_value(toy: Toy, value: str) 
         composed(workflow, [f"data.path={value}"])
     (word,) = shlex.split(str(raised.value).partition("is quoted: ")[2])
     assert composed(workflow, [word]).data.path == value
+
+
+def noted(workflow: WorkflowSpec, *words: str, varied: Sequence[str] = ()) -> list[str]:
+    return check_options(composed(workflow, words), words, varied)
+
+
+OFF = "stage.second.enabled=false"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stage.second.given=here", "stage.second.text=b"],
+        ["stage.second.text=b", OFF],
+        ["stage.second.force=true", OFF],
+        ["stage={second:{text:b,enabled:false}}"],
+    ],
+)
+def test_an_option_of_a_stage_that_does_not_run_is_refused(toy: Toy, words: list[str]) -> None:
+    with pytest.raises(QualaError, match=r"has no effect: the stage `second` is (given|switched)"):
+        noted(toy.workflow, *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["stage.second.text=b", "stage.first.given=null"],
+        ["stage.second.text=b", "stage.first.given=here"],
+        ["stage.second.given=here", "stage.second.enabled=true"],
+        [OFF, "stage.second.text=b", "stage.third.text=${stage.second.text}"],
+    ],
+)
+def test_an_option_that_counts_is_not(toy: Toy, words: list[str]) -> None:
+    assert noted(toy.workflow, *words) == []
+
+
+def test_a_preset_of_a_stage_that_is_off_is_refused() -> None:
+    words = ["stage/distill=hsk", "stage.distill.enabled=false"]
+    with pytest.raises(QualaError, match="`stage/distill=hsk` has no effect"):
+        noted(find_workflow("quala_minilm"), *words)
+
+
+def test_a_sweep_may_switch_a_stage_off(toy: Toy) -> None:
+    job = [OFF, "stage.second.text=b"]
+    varied = swept(["-m", "stage.second.enabled=true,false", "stage.second.text=b", "seed=0,1"])
+    assert varied == ["stage.second.enabled=true,false", "seed=0,1"]
+    assert noted(toy.workflow, *job, varied=varied) == [
+        "`stage.second.text=b` has no effect: the stage `second` is switched off here."
+    ]
+    with pytest.raises(QualaError, match="no effect"):
+        noted(toy.workflow, *job, varied=["stage.second.text=b,c", "seed=0,1"])
+
+
+def test_epochs_beside_a_presets_steps_are_explained() -> None:
+    workflow = find_workflow("quala_minilm")
+    words = ["experiment=squad_cpu", "data.path=d", "stage.length_adapt.epochs=50"]
+    (told,) = noted(workflow, *words)
+    assert "`max_steps` 1500 of the preset" in told
+    assert "`stage.length_adapt.max_steps=null`" in told
+    assert noted(workflow, *words, "stage.length_adapt.max_steps=null") == []
+    assert noted(workflow, *words, "stage.length_adapt.max_steps=9") == []

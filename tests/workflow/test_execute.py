@@ -215,3 +215,23 @@ def test_a_model_folder_counts_by_content(toy: Toy, tmp_path: Path) -> None:
     toy.run("model.start=start")
     (tmp_path / "start/weights").write_text("2")
     assert statuses(toy.run("model.start=start")) == ["cached", "cached", "done"]
+
+
+@pytest.mark.parametrize("key", ["model.start", "stage.second.given"])
+def test_a_home_folder_counts_by_content(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start/text.txt").write_text("1")
+    toy.run(f"{key}='~/start'")
+    (tmp_path / "start/text.txt").write_text("2")
+    assert statuses(toy.run(f"{key}='~/start'"))[-1] == "done"
+
+
+def test_an_edited_stage_of_ones_own_is_computed_again(toy: Toy, tmp_path: Path) -> None:
+    toy.run()
+    file = tmp_path / "toy_stages.py"
+    file.write_text(file.read_text() + "\nEDITED = True\n")
+    assert statuses(toy.run()) == ["done"] * 3
+    assert statuses(toy.run()) == ["cached"] * 3

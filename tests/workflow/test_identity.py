@@ -10,6 +10,7 @@ from quala.workflow.identity import (
     damaged_file,
     differences,
     fingerprint,
+    made_of,
     write_manifest,
 )
 
@@ -91,3 +92,26 @@ def test_a_forged_manifest_is_damage(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("two")
     write_manifest(tmp_path)
     assert damaged_file(tmp_path, seal) == "manifest.json"
+
+
+def test_a_model_is_its_weights_and_its_card(tmp_path: Path) -> None:
+    for name in ("model.safetensors", "quala.json", "README.md", "origin.json"):
+        (tmp_path / name).write_text("1")
+    before = made_of(tmp_path)
+    for name in ("README.md", "origin.json"):
+        (tmp_path / name).write_text("2")
+    assert made_of(tmp_path) == before
+    (tmp_path / "quala.json").write_text("2")
+    assert made_of(tmp_path) != before
+
+
+def test_a_search_is_its_result(tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    for name in ("search.json", "history.png", "study/study.journal"):
+        (tmp_path / name).write_text("1")
+    before = made_of(tmp_path)
+    for name in ("history.png", "study/study.journal"):
+        (tmp_path / name).write_text("2")
+    assert made_of(tmp_path) == before
+    (tmp_path / "search.json").write_text("2")
+    assert made_of(tmp_path) != before

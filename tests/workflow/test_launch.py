@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,3 +111,37 @@ def test_an_override_of_a_stage_that_it_lacks_leaves_with_two(
         "error: `stage.search.generations=3,4` sets the stage `search`, which the workflow "
         "`kdlsq` does not have; its stages: finetune, distill, measure, report, export.\n"
     )
+
+
+def test_the_slips_of_a_configuration_are_told(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    migrated_database: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(migrated_database, tmp_path / "mlruns/mlflow.db")
+    words = ["stage.search.min_score=0.8", "stage.distill.epochs=7"]
+    assert main(["plan", "quala_minilm", *words]) == 0
+    told = capsys.readouterr().out
+    assert "Note: `stage.search.min_score=0.8` is 0.8 of 100 points; did you mean 80?" in told
+    assert "Note: `stage.distill.epochs=7`: the training ends after `max_steps` 20" in told
+    assert main(["plan", "quala_minilm", *words, "stage.distill.enabled=false"]) == 2
+    assert "`stage.distill.epochs=7` has no effect" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "states"),
+    [
+        (["stage.second.enabled=true,false", "stage.second.text=b"], 0, ["FINISHED", "FINISHED"]),
+        (["stage.second.enabled=false", "stage.second.text=b,c"], 1, ["FAILED", "FAILED"]),
+    ],
+)
+def test_a_sweep_may_switch_off_a_stage_with_options(
+    toy: Toy, words: list[str], code: int, states: list[str]
+) -> None:
+    left, out, err = ended(toy, "-m", "--json", *words)
+    jobs = json.loads(out)["jobs"]
+    assert (left, [job["status"] for job in jobs]) == (code, states), err
+    assert "`stage.second.text=b` has no effect: the stage `second` is switched off" in err

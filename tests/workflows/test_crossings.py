@@ -137,7 +137,7 @@ def test_the_export_answers_as_the_model_does_at_every_point(
     from quala.data.spec import DataSpec
     from quala.lengths import LengthConfig
     from quala.runtime.engine import TorchEngine, open_engine, read_graph
-    from quala.stages.search import read_result
+    from quala.search.result import read_result
 
     case, result, _ = done
     spec = DataSpec(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import QUESTIONS, STAGES, Toy, output, quiet_logging
+from commandline import QUESTIONS, STAGES, Toy, options_of, output, quiet_logging
 
 from quala.cli.entry import main
 
@@ -129,8 +129,36 @@ def test_a_folder_that_is_no_checkpoint_is_one_sentence(
     (tmp_path / "empty").mkdir()
     words = [f"stage.distill.given={tmp_path / 'empty'}", "flow.until=length_adapt"]
     with quiet_logging():
-        assert main(["run", "quala_minilm", *toy.words, *words]) == 2
+        own = options_of("quala_minilm", [*toy.words, *words])
+        assert main(["run", "quala_minilm", *own]) == 2
     assert "error: Could not read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "word", "sentence"),
+    [
+        (
+            "measure",
+            "stage.distill.seed=7",
+            "`stage.measure.given` was made with another `model`",
+        ),
+        ("measure", "data.max_test=7", "another `data` (max_test 8 -> 7): its figures are not"),
+        ("search", "data.max_length=112", "for layers=1, data.max_length=128, got 1 and 112"),
+    ],
+)
+def test_figures_of_something_else_are_refused(
+    result: Any,
+    toy: Toy,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    word: str,
+    sentence: str,
+) -> None:
+    given = f"stage.{stage}.given={output(result, stage)}"
+    own = options_of("quala_minilm", [*toy.words, given, word, "stage.search.enabled=true"])
+    with quiet_logging():
+        assert main(["run", "quala_minilm", *own]) == 2
+    assert sentence in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("subset", ["null", "sst2"])

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     from quala.runtime.timing import compare
 
     card = Card.read(folder)
-    whole = Path(arguments.data).exists()
+    whole = Path(arguments.data).expanduser().exists()
     if whole:
         inputs: list[Any] = _queries(arguments.data, arguments.questions)
         entries = _answering(arguments, folder, card)

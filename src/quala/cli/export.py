@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
-from quala.cli.output import show, warn, write_json
+from quala.cli.output import out_folder, show, warn, write_json
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 
 ALIAS = "chosen"
+BUILDING = ("name", "runtime", "threads", "repeats")
+"""Options that a checkpoint's export is built with; a finished export is copied as it is."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write an export. Raises QualaError for models that cannot be exported and full folders."""
+    """Write an export.
+
+    Raises QualaError for models that cannot be exported, for options that a finished export
+    cannot follow, and for full folders.
+    """
     arguments = _parser().parse_args(argv)
     if arguments.register and not RUN_ID.fullmatch(arguments.model):
         raise QualaError(f"`--register` needs a run id as MODEL, got `{arguments.model}`.")
@@ -32,12 +38,19 @@ def main(argv: Sequence[str]) -> int:
     from quala.runtime.card import FILE, Card
     from quala.runtime.engine import GRAPH
 
+    typed = {name: getattr(arguments, name) for name in BUILDING}
+    typed = {name: value for name, value in typed.items() if value is not None}
     if (source / GRAPH).is_file():
+        if typed:
+            raise QualaError(
+                f"`{arguments.model}` is an export already and is copied as it is: "
+                f"`--{'`, `--'.join(typed)}` would change nothing, leave it out."
+            )
         card = Card.read(source)
-        shutil.copytree(source, out, dirs_exist_ok=True)
+        shutil.copytree(source, out_folder(out), dirs_exist_ok=True)
         (out / "manifest.json").unlink(missing_ok=True)
     else:
-        card = _built(source, out, arguments)
+        card = _built(source, out_folder(out), typed)
     if arguments.register:
         register(arguments.model, arguments.register, arguments.tracking_uri)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
@@ -65,7 +78,7 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
     show(f"Registered as models:/{name}@{ALIAS}, version {version}.")
 
 
-def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
+def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
     """Export a checkpoint that no workflow measured: its front has costs, no scores."""
     from quala.checkpoint import load_any_model
     from quala.data.spec import Windows
@@ -84,11 +97,8 @@ def _built(source: Path, out: Path, arguments: argparse.Namespace) -> Card:
     warn("No measured front was found: the points have costs and no scores.")
     settings = ExportSettings(
         windows=Windows(max_length=longest, doc_stride=min(128, longest // 3)),
-        name=arguments.name or source.name,
-        runtime=arguments.runtime,
-        threads=arguments.threads,
-        repeats=arguments.repeats,
         provenance={"checkpoint": str(source)},
+        **{"name": source.name, **typed},
     )
     front = ladder(model, longest)
     return write_export(model, tokenizer, out, front=front, settings=settings)
@@ -102,12 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         "--register", metavar="NAME", help="also register the run's export in MLflow as NAME"
     )
     parser.add_argument("--name", help="how the model is called (default: the folder's name)")
-    parser.add_argument(
-        "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=1, help="threads of the timing (default: 1)"
-    )
-    parser.add_argument("--repeats", type=int, default=9, help="runs behind each time, 0 for none")
+    parser.add_argument("--runtime", help="onnxruntime (default) or openvino")
+    parser.add_argument("--threads", type=int, help="threads of the timing (default: 1)")
+    parser.add_argument("--repeats", type=int, help="runs behind each time, 0 for none")
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

@@ -5,15 +5,29 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from quala.errors import QualaError
+
 
 def write_json(content: Mapping[str, Any]) -> None:
     """Write one JSON object to standard output."""
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
+
+
+def out_folder(folder: Path) -> Path:
+    """Make the folder that `--out` names; raise QualaError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QualaError(
+            f"`--out` names a folder to write into, `{folder}` cannot be one: {error.strerror}."
+        ) from error
+    return folder
 
 
 def show(*items: RenderableType) -> None:

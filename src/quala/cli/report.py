@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from quala.cli.output import show, write_json
+from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     run = reports.run(arguments.runs[0]) if arguments.runs else reports.newest()
     shown = _sweep if run.data.tags[KIND] == "sweep" else _workflow
-    shown(reports, run, as_json=arguments.json, out=Path(arguments.out) if arguments.out else None)
+    out = out_folder(Path(arguments.out)) if arguments.out else None
+    shown(reports, run, as_json=arguments.json, out=out)
     return 0
 
 
@@ -160,11 +161,9 @@ def _compare(reports: Reports, arguments: argparse.Namespace) -> None:
     """Compare the named runs, else all finished workflows with a report, and write the page.
 
     Raises QualaError when a named run has no report, when there is nothing to compare, and when
-    `--out` is a file.
+    `--out` is no folder that can be made.
     """
-    out = Path(arguments.out) if arguments.out else None
-    if out is not None and out.exists() and not out.is_dir():
-        raise QualaError(f"`--out` names a folder to write into, got the file `{out}`.")
+    out = out_folder(Path(arguments.out)) if arguments.out else None
     # matplotlib and plotly take a second to import
     from quala.compare.group import Comparison
     from quala.compare.text import to_json

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.metrics.pareto import hypervolume, pareto_front
+
+if TYPE_CHECKING:
+    from quala.data.spec import DataSpec
+
+
+log = logging.getLogger(__name__)
+RESULT = "search.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +57,17 @@ class SearchResult:
     def full(self) -> SearchCandidate | None:
         """Return the candidate that drops nothing, where it was scored."""
         return next((one for one in self.candidates if not any(one.lengths.drops)), None)
+
+    def fitting(self, *, sequence_length: int, layers: int | None = None) -> Self:
+        """Return the result itself; raise QualaError where its lengths are of other inputs."""
+        found = self.candidates[0].lengths
+        there, here = len(found.lengths), layers or len(found.lengths)
+        if (found.sequence_length, there) != (sequence_length, here):
+            raise QualaError(
+                f"The search was made for layers={there}, data.max_length={found.sequence_length},"
+                f" got {here} and {sequence_length}: search again, or give a search that fits."
+            )
+        return self
 
     @property
     def front(self) -> tuple[SearchCandidate, ...]:
@@ -99,6 +119,19 @@ class SearchResult:
         return cls(candidates, cheapest=fields["cheapest"], dearest=fields["dearest"], unit=unit)
 
 
+def read_result(folder: Path) -> SearchResult:
+    """Read what a search stage left. Raises QualaError where there is none, or it is damaged."""
+    try:
+        return SearchResult.from_json((folder / RESULT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise QualaError(f"`{folder}` holds no result of a search ({RESULT}).") from error
+
+
+def check_given(folder: Path, data: DataSpec) -> None:
+    """Raise QualaError where the result of a search is for another sequence length."""
+    read_result(folder).fitting(sequence_length=data.max_length)
+
+
 def _front(candidates: Sequence[SearchCandidate]) -> tuple[SearchCandidate, ...]:
     able = [point for point in candidates if point.feasible and not point.stopped_early]
     if not able:
@@ -129,7 +162,10 @@ def choose(found: SearchResult, *, max_loss: float, certainty: float) -> SearchC
     z = NormalDist().inv_cdf(certainty)
     best = max(front, key=lambda point: point.score)
     reference = (found.full or best).score
+    rule = f"at most {max_loss:g} of 100 points lost on the search slice, certainty {certainty:g}"
     for point in front:  # cheapest first
         if reference - point.score + z * (point.error or 0.0) <= max_loss:
+            log.info("Chosen: %s, the cheapest with %s.", point.lengths, rule)
             return point
+    log.info("No point is surely within the bound (%s).", rule)
     return found.full if found.full and found.full.feasible else best

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ class SearchSettings:
     """
 
     seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
-    strategy: str
+    strategy: str = field(metadata={"plugins": STRATEGIES})
     """`quala`, `published` (arXiv 2010.07003), `bayesian` (as in arXiv 2111.09645), the name of
     an installed strategy, or the dotted path of a class."""
     max_evaluations: int = ranged(at_least=1)
@@ -40,7 +40,7 @@ class SearchSettings:
     max_cost: float | None = ranged(None, above=0)
     """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
     min_score: float | None = ranged(None)
-    """Lengths that score less are not part of the front."""
+    """Lengths that score less, in percent, are not part of the front."""
     workers: int = ranged(1, identity=False, at_least=1)
 
     def __post_init__(self) -> None:

@@ -67,6 +67,8 @@ STAGES: dict[str, Stage] = {
             config=SearchConfig,
             run="quala.stages.search:run",
             summary="find the lengths that give the most accuracy for each cost",
+            about=("model",),
+            fits="quala.search.result:check_given",
         ),
         Stage(
             name="measure",
@@ -74,6 +76,8 @@ STAGES: dict[str, Stage] = {
             config=MeasureConfig,
             run="quala.stages.measure:run",
             summary="score the test set and time every row side by side",
+            about=("model", "search"),
+            exact=True,
         ),
         Stage(
             name="export",

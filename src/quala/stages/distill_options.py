@@ -12,7 +12,7 @@ from quala.compress.layer_maps import LayerMap
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.errors import QualaError
-from quala.plugins import LOSSES
+from quala.plugins import LOSSES, SIGNIFICANCE
 from quala.ranges import check_ranges, ranged
 from quala.stages.options import QuantizedConfig, Semantics, check_ranking
 
@@ -147,7 +147,9 @@ class DistillConfig(QuantizedConfig):
     with those that they copied."""
     relation: float = ranged(at_least=0)
     """Weight of the MiniLMv2 relation loss on the last layers."""
-    losses: dict[str, float] = field(default_factory=dict, metadata={"identity": "if set"})
+    losses: dict[str, float] = field(
+        default_factory=dict, metadata={"identity": "if set", "plugins": LOSSES}
+    )
     """Weights of other losses, by the name of an installed one or by dotted path."""
     relation_heads: int = ranged(at_least=1)
     inner_first: float = ranged(0.0, at_least=0, below=1)
@@ -156,7 +158,7 @@ class DistillConfig(QuantizedConfig):
     layer_map: list[int] | None = ranged(None, at_least=0)
     """The teacher layer that each student layer follows; null takes the copied layers, or, for a
     student of its own, layers spread evenly."""
-    significance: str | None = None
+    significance: str | None = field(default=None, metadata={"plugins": SIGNIFICANCE})
     """How the student ranks tokens if no `length_adapt` follows: column_sum (published),
     query_rows, question, cls, or one of your own, which needs no training; null: as its
     checkpoint says, `question` if that says nothing."""

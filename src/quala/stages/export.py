@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.checkpoint import Checkpoint, load_with_data
+from quala.cost import macs
+from quala.errors import QualaError
 from quala.export.folder import ExportSettings, front_of, write_export
 from quala.lengths import LengthConfig
 from quala.runtime.card import Point
@@ -43,19 +45,22 @@ def run(
 
 
 def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
-    """Return the rows of a measure stage that belong to the exported model, as points."""
+    """Return the rows of a measure stage that belong to the exported model, as points.
+
+    Raises QualaError for rows of another size of model or input, or of another metric.
+    """
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     full = LengthConfig.full(layers=layers, sequence_length=longest)
     measured = read_rows(folder)
     rows = [row for row in measured if row.model == measured[-1].model]  # it is the last one
-    return front_of(
-        [
-            Point(
-                full if row.lengths is None else LengthConfig(row.lengths, longest),
-                row.score,
-                row.macs_padded,
-                row.macs_mean,
+    points = []
+    for row in rows:
+        lengths = full if row.lengths is None else LengthConfig(row.lengths, longest)
+        fits = len(lengths.lengths) == layers and row.metric == opened.data.task.metric
+        if not fits or row.macs_padded != macs(opened.model.arch, lengths.lengths, longest):
+            raise QualaError(
+                "The rows of `measure` are of another model, task or data.max_length than the "
+                f"exported one: measure it anew (`{row.tokens}` has {row.macs_padded} MACs)."
             )
-            for row in rows
-        ]
-    )
+        points.append(Point(lengths, row.score, row.macs_padded, row.macs_mean))
+    return front_of(points)

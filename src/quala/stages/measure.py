@@ -28,10 +28,9 @@ from quala.models.load import weights_file
 from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
 from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import interleaved
-from quala.search.result import choose
+from quala.search.result import choose, read_result
 from quala.search.trie import PrefixCache, TrieWalk
 from quala.stage import write_whole
-from quala.stages.search import read_result
 
 if TYPE_CHECKING:
     from quala.checkpoint import Checkpoint
@@ -201,7 +200,10 @@ def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[MeasuredModel]:
     integer = load_with_data(inputs["model"], inputs["data"])
-    points: Points = {} if found is None else _front(config, found)
+    layers, longest = integer.model.num_layers, integer.data.spec.max_length
+    points: Points = {}
+    if found is not None:
+        points = _front(config, found.fitting(sequence_length=longest, layers=layers))
     models = []
     first: Role = "baseline"
     if config.reference is not None:

@@ -122,7 +122,7 @@ class SandwichConfig(TrainingConfig):
 class LengthAdaptConfig(SandwichConfig):
     """Turn a checkpoint into a length-adaptive supernet."""
 
-    significance: str | None
+    significance: str | None = field(metadata={"plugins": SIGNIFICANCE})
     """How tokens are ranked: column_sum (published), query_rows, question, cls, span, or one of
     your own; null takes that of the task, span for answers and cls for sentences."""
     semantics: Semantics
@@ -196,6 +196,14 @@ class SearchConfig(SearchSettings, StageConfig):
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "
                 "or openvino, got torch."
             )
+
+    def remarks(self) -> list[str]:
+        if self.min_score is None or not 0 < self.min_score < 1:
+            return []
+        return [
+            f"`min_score={self.min_score:g}` is {self.min_score:g} of 100 points; did you mean "
+            f"{100 * self.min_score:g}?"
+        ]
 
 
 def row_name(workflow: str) -> str:

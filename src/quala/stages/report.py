@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from quala.report.page import build_report
 from quala.results import Point
+from quala.search.result import read_result
 from quala.stages.measure import read_rows
-from quala.stages.search import GIGA, read_result
+from quala.stages.search import GIGA
 
 if TYPE_CHECKING:
     from quala.search.result import SearchCandidate

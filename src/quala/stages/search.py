@@ -23,7 +23,7 @@ from quala.runtime.engine import Engine, open_model
 from quala.runtime.hardware import processor
 from quala.runtime.latency_model import LatencyModel, measure_latency_model, time_cases
 from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
-from quala.search.result import SearchResult
+from quala.search.result import RESULT, SearchResult
 from quala.search.space import Space
 from quala.search.study import run_search, run_workers
 from quala.stage import Candidate, write_whole
@@ -106,7 +106,6 @@ class Clock:
         return {"search/latency_error_median": error, "search/latency_fit_error": self.model.error}
 
 
-RESULT = "search.json"
 GIGA = 1e9
 
 
@@ -210,11 +209,6 @@ def run(
         "search/stopped_early": float(sum(item.stopped_early for item in result.candidates)),
         "search/front_points": float(len(result.front)),
     }
-
-
-def read_result(folder: Path) -> SearchResult:
-    """Read what a search stage left."""
-    return SearchResult.from_json((folder / RESULT).read_text(encoding="utf-8"))
 
 
 def _as_run(found: SearchCandidate, metric: str) -> Candidate:

@@ -31,7 +31,7 @@ DEMO = "demo"
 VERSION_BASE = "1.3"
 _EXPERIMENT = re.compile(r"~?experiment(=|$)")
 _OVERRIDE = re.compile(r"~|[^-][^=]*=")
-_STAGE = re.compile(r"(?:^[+~]*|@)stage[./](\w+)")
+_STAGE = re.compile(r"(?:^[+~]*|@)stage[./](\w+)(?:\.(\w+))?")
 
 
 def register(workflow: WorkflowSpec) -> None:
@@ -71,12 +71,66 @@ def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
     return [*words[:place], f"experiment={demo}", *words[place:]]
 
 
+def _stage_options(word: str) -> list[tuple[str, str]]:
+    """Return the stages that a word of the command line sets, each with the option or ``."""
+    if not re.match(r"\+*stage=", word):
+        return _STAGE.findall(word.partition("=")[0])
+    value = OverridesParser.create().parse_override(word).value()
+    stages = value.items() if isinstance(value, dict) else ()
+    return [
+        (str(name), str(option))
+        for name, options in stages
+        for option in (options if isinstance(options, dict) else ("",))
+    ]
+
+
+def swept(words: Sequence[str]) -> list[str]:
+    """Return the overrides of a command line that have several values."""
+    parser = OverridesParser.create()
+    known = [word for word in words if _OVERRIDE.match(word) and "=" in word]
+    return [word for word in known if parser.parse_override(word).is_sweep_override()]
+
+
+def check_options(
+    config: DictConfig, words: Sequence[str], varied: Sequence[str] = ()
+) -> list[str]:
+    """Return notes on the options that were typed.
+
+    `varied` are the overrides of a sweep with several values. Raises QualaError for an option of
+    a stage that does not run: it is given or switched off, and not by a value of the sweep.
+    """
+    text, notes = OmegaConf.to_yaml(config), []
+    typed_options = {pair for word in words for pair in _stage_options(word)}
+    for word in words:
+        for name, option in _stage_options(word):
+            stage = config.stage[name]
+            if stage.enabled and stage.given is None:
+                steps = stage.get("max_steps")
+                if option == "epochs" and steps and (name, "max_steps") not in typed_options:
+                    notes.append(
+                        f"`{word}`: the training ends after `max_steps` {steps} of the preset if "
+                        f"that comes first; `stage.{name}.max_steps=null` leaves it to the epochs."
+                    )
+            elif option not in ("enabled", "given") and f"${{stage.{name}.{option}}}" not in text:
+                reason = "given" if stage.enabled else "switched off"
+                told = f"`{word}` has no effect: the stage `{name}` is {reason}"
+                if not any(_decides(other, name) for other in varied):
+                    option = "given" if stage.enabled else "enabled"
+                    raise QualaError(
+                        f"{told}, see `stage.{name}.{option}`; leave one of both out."
+                    )
+                notes.append(f"{told} here.")
+    return notes
+
+
+def _decides(word: str, name: str) -> bool:
+    """Return whether a word may say if a stage runs."""
+    choices = {(name, ""), (name, "enabled"), (name, "given")}
+    return bool(_EXPERIMENT.match(word) or choices & set(_stage_options(word)))
+
+
 def _check_stage(workflow: WorkflowSpec, word: str) -> None:
-    names = _STAGE.findall(word.partition("=")[0])
-    if re.match(r"\+*stage=", word):
-        value = OverridesParser.create().parse_override(word).value()
-        names = [str(name) for name in value] if isinstance(value, dict) else []
-    for name in names:
+    for name, _ in _stage_options(word):
         if name in workflow.known_stages and name not in workflow.stages:
             raise QualaError(
                 f"`{word}` sets the stage `{name}`, which the workflow `{workflow.name}` does not "

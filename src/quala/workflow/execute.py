@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from quala.errors import QualaError
 from quala.stage import StageContext
 from quala.workflow.flow import Artifact, Flow, Node
-from quala.workflow.identity import leaves
+from quala.workflow.identity import ORIGIN, leaves
 from quala.workflow.lease import Claim, Lease, acquire
 from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record, code_state
@@ -78,6 +78,9 @@ class Executor:
             absent = f"was left out ({entry.reason})"
             return Artifact(node.name, node.fingerprint, absent=absent)
         if node.given is not None:
+            for note in node.foreign():
+                if note not in self.plan.notes:
+                    log.warning(note)
             self.outcomes.append(Outcome(node.name, entry.status, 0.0, folder=node.given))
             return Artifact(node.name, node.fingerprint, node.given)
         return self._obtain(node, entry)
@@ -148,6 +151,8 @@ class Executor:
             for key, item in node.inputs.items()
         }
         metrics = function(node.config, self._context(node, lease, work), inputs) or {}
+        if origin := node.origin():
+            (output / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
         self.store.publish(lease.run_id, output)
         self.store.record(lease.run_id, metrics)
         self.store.tag(lease.run_id, {"quala.final": json.dumps(sorted(metrics))})
@@ -227,6 +232,8 @@ class Invocation:
     settings: Settings
     config: str
     overrides: Sequence[str]
+    notes: Sequence[str] = ()
+    """What is to be said of the overrides."""
     sweep: str | None = None
     """Id of the sweep's run, for a job of a sweep."""
     bars: bool = False
@@ -238,7 +245,9 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     settings = invocation.settings
     store = Store.open(settings.tracking)
     sources = Sources(store)
-    plan = make_plan(workflow, settings, store, sources)
+    plan = make_plan(workflow, settings, store, sources, invocation.notes)
+    for note in plan.notes:
+        log.warning(note)
     if not plan.settled:
         _check_given(plan)
     record = Record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import Any, Protocol
 
 from quala.errors import QualaError, unknown
 from quala.stage import RecipeStage, Stage, StageConfig
-from quala.workflow.identity import config_identity, fingerprint
+from quala.workflow.identity import (
+    ORIGIN,
+    changes,
+    code_identity,
+    config_identity,
+    fingerprint,
+    made_of,
+)
 from quala.workflow.settings import Settings
 from quala.workflow.sources import Source, Sources
 
@@ -57,6 +65,48 @@ class Node:
     def upstream(self) -> set[str]:
         """Names of the stages whose output this one takes."""
         return {item.name for item in self.inputs.values() if isinstance(item, Artifact)}
+
+    def origin(self) -> dict[str, Any]:
+        """Return what tells apart the data and the models that the output is of, where known."""
+        found: dict[str, Any] = {}
+        for key in ("data", *self.stage.about):
+            item = self.inputs.get(key)
+            if isinstance(item, Source):
+                folder = Path(item.value) if isinstance(item.value, str) else None
+                known = made_of(folder) if folder and folder.is_dir() else item.fingerprint
+                found[key] = {"is": known, "detail": dict(item.detail)}
+            elif item is not None and item.folder is not None:
+                found[key] = {"is": made_of(item.folder), "detail": {}}
+        return found
+
+    def foreign(self) -> list[str]:
+        """Say in which inputs a given output is not of this run, as far as known now.
+
+        Raises QualaError where its figures would be taken for those of this run.
+        """
+        if self.given is None:
+            return []
+        option, here = f"stage.{self.stage.name}.given", self.origin()
+        try:
+            there = json.loads((self.given / ORIGIN).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            unknown = (
+                self.stage.about and f"`{option}` does not say of which model and data it is."
+            )
+            return [unknown] if unknown else []
+        found = []
+        for key in here:
+            if key not in there or here[key]["is"] == there[key]["is"]:
+                continue
+            details = changes(there[key]["detail"], here[key]["detail"])
+            details = [one for one in details if not one.startswith("path ")]
+            text = f"`{option}` was made with another `{key}` ({'; '.join(details) or 'content'})"
+            task = any(one.startswith(("task ", "subset ")) for one in details)
+            if self.stage.exact or (self.stage.about and task):
+                raise QualaError(f"{text}: its figures are not of this run, so compute it anew.")
+            figures = "; its scores are of that one" if self.stage.about else ""
+            found.append(f"{text}{figures}.")
+        return found
 
 
 class Driver(Protocol):
@@ -145,6 +195,7 @@ class Flow:
             "stage": stage.name,
             "version": stage.version,
             "config": config_identity(config),
+            **({"code": code} if (code := {**stage.code, **code_identity(config)}) else {}),
             "inputs": {key: item.fingerprint for key, item in sorted(inputs.items())},
         }
         origins = {

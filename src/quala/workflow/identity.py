@@ -36,6 +36,22 @@ def config_identity(config: Any) -> Any:
     return config
 
 
+def code_identity(config: Any) -> dict[str, str]:
+    """Return the SHA-256 of the code that options name and that is not quala's own.
+
+    Options say by `plugins` in their metadata where their names are found. Only the file that
+    defines a name counts, not what it imports.
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        if (registry := field.metadata.get("plugins")) is not None:
+            value = getattr(config, field.name) or ()
+            for name in (value,) if isinstance(value, str) else value:
+                if code := registry.source(name):
+                    found[f"{field.name} {name}"] = code
+    return found
+
+
 def fingerprint(identity: Any) -> str:
     """Return the SHA-256 of the canonical JSON of `identity`."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
@@ -47,7 +63,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found = []
     if old["version"] != new["version"]:
         found.append(f"stage version {old['version']} -> {new['version']}")
-    found += _changes(old["config"], new["config"])
+    found += changes(old["config"], new["config"])
+    before, after = old.get("code", {}), new.get("code", {})
+    found += [f"code of {one} changed" for one in after if before.get(one) != after[one]]
     for name in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(name) != new["inputs"].get(name):
             found.append(_input_change(name, old, new))
@@ -60,11 +78,11 @@ def _input_change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         return f"input `{name}` {'added' if before is None else 'removed'}"
     if before.get("from") != after.get("from"):
         return f"input `{name}` from {before.get('from')} -> {after.get('from')}"
-    details = _changes(before.get("detail", {}), after.get("detail", {}), prefix=after["from"])
+    details = changes(before.get("detail", {}), after.get("detail", {}), prefix=after["from"])
     return "; ".join(details) or f"{after['from']} changed"
 
 
-def _changes(old: Any, new: Any, prefix: str = "") -> list[str]:
+def changes(old: Any, new: Any, prefix: str = "") -> list[str]:
     before, after = dict(leaves(old, prefix)), dict(leaves(new, prefix))
     return [
         f"{key} {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
@@ -107,6 +125,22 @@ def checksums(folder: Path) -> dict[str, dict[str, str | int]]:
 def content_hash(folder: Path) -> str:
     """Return one hash of all the files of a folder, by name and content."""
     return fingerprint({name: entry["sha256"] for name, entry in checksums(folder).items()})
+
+
+ORIGIN = "origin.json"
+"""In an output: what tells apart the data and the models that it is of, by input."""
+
+
+def made_of(folder: Path) -> str:
+    """Return one hash of a model's weights and card; of other outputs, of the files on top.
+
+    Drawings, and what lies in folders such as a search's study, differ from time to time.
+    """
+    top = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    model = [path for path in top if path.suffix == ".safetensors" or path.name == "quala.json"]
+    weights = any(path.suffix == ".safetensors" for path in model)
+    other = [one for one in top if one.name not in (MANIFEST, ORIGIN) and one.suffix != ".png"]
+    return fingerprint({path.name: digest(path) for path in (model if weights else other)})
 
 
 def write_manifest(folder: Path) -> str:

@@ -25,10 +25,12 @@ from quala.errors import QualaError, unknown
 from quala.workflow.compose import (
     CONFIG,
     VERSION_BASE,
+    check_options,
     composed,
     one_sentence,
     own_values,
     register,
+    swept,
     typed,
     with_experiment,
 )
@@ -59,7 +61,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     table = Table("stage", "status", "why", title=f"Plan of {plan.workflow}", title_justify="left")
     for entry in plan.entries.values():
         table.add_row(entry.name, _colored(entry.status.value), Text(entry.reason))
-    console.print(table)
+    console.print(table, *(Text(f"Note: {note}") for note in plan.notes), sep="\n")
 
 
 def show_result(result: Result, console: Console) -> None:
@@ -144,6 +146,8 @@ class HydraJob:
     workflow: str
     """The place of the workflow, for a workflow itself cannot be sent to another process."""
     as_json: bool
+    varied: Sequence[str] = ()
+    """The overrides of a sweep that have several values."""
     mistakes: list[QualaError] = field(default_factory=list)
     """Errors kept from Hydra, which would print text of its own before the sentence."""
 
@@ -162,12 +166,16 @@ class HydraJob:
         if sweep is None:
             raise QualaError("A sweep needs `hydra.callbacks.sweep` of conf/config.yaml.")
         with Job(sweep, context.job.num, overrides) as job, one_sentence(workflow):
-            invocation = _invocation(workflow, config, overrides, self.as_json, sweep=sweep.run_id)
+            notes = check_options(config, overrides, self.varied)
+            invocation = _invocation(
+                workflow, config, overrides, self.as_json, notes, sweep=sweep.run_id
+            )
             job.run_id = run_workflow(workflow, invocation).run_id
 
     def _alone(self, workflow: WorkflowSpec, config: DictConfig, overrides: list[str]) -> None:
         with one_sentence(workflow):
-            invocation = _invocation(workflow, config, overrides, self.as_json)
+            notes = check_options(config, overrides)
+            invocation = _invocation(workflow, config, overrides, self.as_json, notes)
         result = run_workflow(workflow, invocation)
         if self.as_json:
             sys.stdout.write(json.dumps(result.to_json()) + "\n")
@@ -185,8 +193,9 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
         return 0
     with one_sentence(workflow):
         words = with_experiment(workflow, words)
+        varied = swept(words)
     register(workflow)
-    job = HydraJob(workflow.place, as_json=JSON in arguments)
+    job = HydraJob(workflow.place, as_json=JSON in arguments, varied=varied)
     command = hydra.main(
         version_base=VERSION_BASE, config_path=str(workflow.conf.absolute()), config_name=CONFIG
     )
@@ -287,9 +296,10 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
         if word.startswith("-"):
             raise QualaError(f"`quala plan` takes overrides and --json, got `{word}`.")
     with one_sentence(workflow):
-        settings = typed(composed(workflow, words), workflow)
+        config = composed(workflow, words)
+        settings, notes = typed(config, workflow), check_options(config, words)
     store = Store.open(settings.tracking)
-    made = make_plan(workflow, settings, store, Sources(store))
+    made = make_plan(workflow, settings, store, Sources(store), notes)
     if JSON in arguments:
         sys.stdout.write(json.dumps(made.to_json()) + "\n")
     else:
@@ -302,6 +312,7 @@ def _invocation(
     config: DictConfig,
     overrides: list[str],
     as_json: bool,
+    notes: Sequence[str],
     *,
     sweep: str | None = None,
 ) -> Invocation:
@@ -311,6 +322,7 @@ def _invocation(
         settings=settings,
         config=OmegaConf.to_yaml(OmegaConf.create(own_values(config, workflow))),
         overrides=overrides,
+        notes=notes,
         sweep=sweep,
         bars=settings.progress and interactive,
     )

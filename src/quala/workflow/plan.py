@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
+from quala.stage import imported
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import differences, fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings
-from quala.workflow.sources import Sources
-from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store
+from quala.workflow.sources import Source, Sources
+from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store, unused_variables
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -39,6 +40,9 @@ def select(nodes: Mapping[str, Node], flow: FlowConfig) -> Selection:
     if flow.only and (flow.until or flow.since):
         raise QualaError("`flow.only` cannot be combined with `flow.until` or `flow.since`.")
     forced = {name for name, node in nodes.items() if node.config.force} | set(flow.force)
+    for name in sorted(forced):
+        if nodes[name].given is not None:
+            raise QualaError(f"The stage `{name}` is given and forced: leave one of both out.")
     if flow.only:
         chosen = {flow.only} | nodes[flow.only].upstream
         forced &= {flow.only}
@@ -129,6 +133,8 @@ class Plan:
     workflow: str
     entries: Mapping[str, Entry]
     fingerprint: str
+    notes: Sequence[str] = ()
+    """What the user may not expect, a sentence each."""
 
     @property
     def settled(self) -> bool:
@@ -138,7 +144,13 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         stages = [entry.to_json() for entry in self.entries.values()]
-        return {"workflow": self.workflow, "fingerprint": self.fingerprint, "stages": stages}
+        told = {"notes": list(self.notes)} if self.notes else {}
+        return {
+            "workflow": self.workflow,
+            "fingerprint": self.fingerprint,
+            "stages": stages,
+            **told,
+        }
 
 
 @dataclass
@@ -152,8 +164,17 @@ class _Collector:
         return Artifact(node.name, node.fingerprint)
 
 
-def make_plan(workflow: WorkflowSpec, settings: Settings, store: Store, sources: Sources) -> Plan:
-    """Call the script symbolically and look up every stage; run nothing."""
+def make_plan(
+    workflow: WorkflowSpec,
+    settings: Settings,
+    store: Store,
+    sources: Sources,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Call the script symbolically and look up every stage; run nothing.
+
+    `notes` on the overrides come first among those of the plan.
+    """
     collector = _Collector()
     flow = Flow(settings, workflow.stages, sources, collector)
     workflow(flow)
@@ -169,7 +190,24 @@ def make_plan(workflow: WorkflowSpec, settings: Settings, store: Store, sources:
         else:
             entries[name] = _entry(node, selection, store, entries)
     _check_only(settings.flow, entries)
-    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries))
+    found = [note for entry in entries.values() for note in _notes(entry)]
+    told = [*notes, *found, *unused_variables(settings.tracking)]
+    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), told)
+
+
+def _notes(entry: Entry) -> list[str]:
+    """Return notes on a stage; raise QualaError where a given output cannot be of this run."""
+    node = entry.node
+    if node is None or entry.status is Status.SKIPPED:
+        return []
+    if node.given is None:
+        return [
+            note.replace("`", f"`stage.{node.stage.name}.", 1) for note in node.config.remarks()
+        ]
+    data = node.inputs.get("data")
+    if node.stage.fits and isinstance(data, Source):
+        imported(node.stage.fits)(node.given, data.value)
+    return node.foreign()
 
 
 def _fingerprint(workflow: WorkflowSpec, settings: Settings, entries: Mapping[str, Entry]) -> str:

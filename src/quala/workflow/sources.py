@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from quala.errors import QualaError
-from quala.workflow.identity import config_identity, content_hash
+from quala.plugins import FORMATS, source_hash
+from quala.workflow.identity import config_identity, content_hash, fingerprint
 from quala.workflow.store import OUTPUT, Store
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -43,15 +44,19 @@ class Sources:
         if "data" not in self._known:
             from quala.data.slices import data_fingerprint
 
-            found = Source("data", spec, data_fingerprint(spec), config_identity(spec))
-            self._known["data"] = found
+            content, detail = data_fingerprint(spec), config_identity(spec)
+            if spec.task not in FORMATS.own:
+                made = FORMATS.find(spec.task)
+                code = [source_hash(made), source_hash(made.known_task(spec))]
+                content, detail = fingerprint([content, code]), {**detail, "code": code}
+            self._known["data"] = Source("data", spec, content, detail)
         known: Source = self._known["data"]
         return known
 
     def model(self, key: str, value: str) -> Source:
         """Return a folder or run as a folder, and any other value as the name that it is."""
         name = f"model.{key}"
-        if Path(value).is_dir() or _tracked(value):
+        if _tracked(value) or Path(value).expanduser().is_dir():
             folder, content = self.given(value)
             return Source(name, str(folder), content, {"value": value})
         return Source(name, value, f"name:{value}", {"value": value})
@@ -66,11 +71,12 @@ class Sources:
 
     def _locate(self, value: str) -> Path:
         if not _tracked(value):
-            if not value or not Path(value).is_dir():  # the path of an empty text is here
+            folder = Path(value).expanduser()
+            if not value or not folder.is_dir():  # the path of an empty text is here
                 raise QualaError(
                     f"`{value}` is no folder, run id, runs:/ID or models:/name@alias that exists."
                 )
-            return Path(value).absolute()
+            return folder.absolute()
         artifact = value
         if RUN_ID.fullmatch(value.removeprefix("runs:/")):
             artifact = f"runs:/{value.removeprefix('runs:/')}/{OUTPUT}"

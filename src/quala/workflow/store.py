@@ -51,10 +51,11 @@ def existing_store(uri: str | None) -> str:
 def explaining(sentence: str) -> Iterator[None]:
     """Raise QualaError with the sentence and the reason when MLflow or the disk fails."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise QualaError(f"{sentence}: {reason}") from error
 
@@ -137,7 +138,8 @@ class Tracking:
         # mlflow takes seconds to import
         from mlflow import MlflowClient
 
-        return Tracking(MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
+        with explaining(f"The tracking store {uri} cannot be read"):
+            return Tracking(MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
 
     def find_runs(
         self,
@@ -360,6 +362,17 @@ class Store(Tracking):
         if broken is None:
             self._whole[run_id] = folder
         return folder, broken
+
+
+def unused_variables(tracking: TrackingConfig) -> list[str]:
+    """Say which of MLflow's own variables are set and not followed."""
+    found = []
+    for name, own in (("uri", tracking.uri), ("experiment", tracking.experiment)):
+        variable = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}[name]
+        value = os.environ.get(variable)
+        if value and value != own and (own is None or name == "experiment"):
+            found.append(f"`{variable}={value}` is not used: pass `tracking.{name}={value}`.")
+    return found
 
 
 def keep_quiet() -> None:
