@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
-from transformers import PreTrainedTokenizerFast
+from tokenizers import processors
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from quala.data.features import ClassificationExample, QAExample
 from quala.data.spec import DataSpec
-from quala.data.tokenize import FastTokenizer, qa_features, sentence_features, window_ranges
+from quala.data.tokenize import (
+    FastTokenizer,
+    gives_token_types,
+    qa_features,
+    sentence_features,
+    window_ranges,
+)
 from quala.errors import QualaError
 
 SPEC = DataSpec(task="squad", name="demo", max_length=40, doc_stride=8, max_question_length=20)
@@ -89,6 +97,43 @@ def test_long_questions_are_cut(
     assert features.lengths.max() == SPEC.max_length
 
 
+def test_notes_count_what_windows_lose(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    fast = FastTokenizer.of(tokenizer)
+    kept = qa_features(short(questions), fast, SPEC.windows, max_answer_length=30)
+    assert kept.notes == ()
+    words = "x " * 60
+    answers = [words[2:20], words[:60], words[:4]]
+    examples = [
+        QAExample(str(number), "", words, "what? " * (15 if number else 1), (text,), (start,))
+        for number, (text, start) in enumerate(zip(answers, (2, 0, 0), strict=True))
+    ]
+    features = qa_features(examples, fast, SPEC.windows, max_answer_length=20)
+    assert len(features.notes) == 3
+    for note, words in zip(
+        features.notes,
+        (
+            "2 of 3 questions are cut to 20 tokens (`data.max_question_length`)",
+            "1 of 3 answers are whole in no window and count as no answer (`data.doc_stride`",
+            "1 of 3 answers have more than 20 tokens and are never given whole",
+        ),
+        strict=True,
+    ):
+        assert note.startswith(words)
+    assert not features.labels[features.example == 1].any()
+
+
+def test_an_answer_that_is_short_enough_in_one_form_can_be_given(
+    bert_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    fast, context = FastTokenizer.of(bert_tokenizer), "the cat sat on the mat"
+    both = QAExample("1", "", context, "who?", (context, "the cat"), (0, 0))
+    for limit, count in ((2, 0), (1, 1)):
+        notes = qa_features([both], fast, SPEC.windows, max_answer_length=limit).notes
+        assert len(notes) == count
+
+
 def test_segment_of_bert_ends_after_the_first_separator(
     bert_tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
 ) -> None:
@@ -106,6 +151,47 @@ def test_segment_of_roberta_leaves_the_second_separator_to_the_context(
     head = features.input_ids[: features.segment_one[0] + 1].tolist()
     text = roberta_tokenizer("what sat?")["input_ids"]
     assert head == [*text, roberta_tokenizer.sep_token_id]
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        ({}, True),
+        ({"model_input_names": ["input_ids", "attention_mask"]}, False),
+        ({"model_input_names": ["input_ids", "attention_mask", "token_type_ids"]}, True),
+    ],
+)
+def test_token_types_are_what_the_tokenizer_gives(
+    names: dict[str, list[str]], given: bool
+) -> None:
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3}
+    tokenizer = BertTokenizer(vocab=words, **names)
+    assert ("token_type_ids" in tokenizer("a", "b")) is given
+    assert gives_token_types(tokenizer) is given
+
+
+def test_a_tokenizer_of_no_models_class_gives_the_types_of_its_template(
+    bert_tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert gives_token_types(bert_tokenizer)
+    assert "lists no `model_input_names`" in caplog.text
+
+
+def test_token_types_are_those_of_the_template(bert_tokenizer: PreTrainedTokenizerFast) -> None:
+    template: dict[str, Any] = {
+        "single": "[CLS] $A [SEP]",
+        "special_tokens": [("[CLS]", 2), ("[SEP]", 3)],
+    }
+    backend = bert_tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        pair="[CLS] $A [SEP] $B [SEP]", **template
+    )
+    assert not gives_token_types(bert_tokenizer)
+    backend.post_processor = processors.TemplateProcessing(
+        pair="[CLS] $A:1 [SEP] $B [SEP]", **template
+    )
+    with pytest.raises(QualaError, match=r"zeros or \[0, 0, 0, 1, 1\], got \[0, 1, 0, 0, 0\]"):
+        gives_token_types(bert_tokenizer)
 
 
 def test_examples_without_answers_have_no_labels(
@@ -177,6 +263,11 @@ def test_long_sentences_are_cut(tokenizer: PreTrainedTokenizerFast) -> None:
     features = sentence_features(PAIRS, FastTokenizer.of(tokenizer), max_length=12)
     assert features.lengths.max() == 12
     assert np.array_equal(features.example, np.arange(5))
+    whole = sentence_features(PAIRS, FastTokenizer.of(tokenizer), max_length=500)
+    longer = int((whole.lengths > 12).sum())
+    assert 0 < longer <= 5
+    assert features.notes == (f"{longer} of 5 texts are cut to 12 tokens (`data.max_length`).",)
+    assert whole.notes == ()
 
 
 def test_a_mixture_of_singles_and_pairs_is_refused(

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from toys import PAD
 
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
@@ -77,6 +78,23 @@ def test_the_graph_agrees_with_the_model(
             expected = model(batch, lengths).detach().numpy()
             found = run(session, batch, lengths)
             np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padding_token_written_in_a_text_is_read_as_by_transformers(
+    family: str, build: Build, make_batch: MakeBatch
+) -> None:
+    model = build(family).float()
+    batch = make_batch([9, 9], family=family)
+    batch["input_ids"][1, 6] = PAD.get(family, 0)
+    plain = model.hf(input_ids=batch["input_ids"], **types_of(model, batch))
+    expected = torch.stack([plain.start_logits, plain.end_logits], dim=-1).detach().numpy()
+    found = run(opened(build_graph(model, sequence_length=32)), batch, None)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def types_of(model: LengthAdaptiveModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"token_type_ids": batch["segment_ids"]} if model.arch.type_vocabulary > 1 else {}
 
 
 def test_an_integer_graph_agrees_with_the_integer_model(

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from transformers import BertConfig, T5Config, T5Model
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertTokenizer, T5Config, T5Model
 
 from quala.cost import architecture_of, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.families import family_of
+from quala.models.families import family_of, match_token_types
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 
@@ -55,3 +57,39 @@ def test_another_family_is_refused() -> None:
     model = T5Model(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
     with pytest.raises(QualaError, match=r"Unknown `model_type` `t5`.*bert, distilbert"):
         family_of(model)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_without_a_second_type_the_segments_rank_tokens_and_are_not_read(
+    family: str,
+    build: Callable[..., LengthAdaptiveModel],
+    make_batch: Callable[..., dict[str, Tensor]],
+) -> None:
+    model, batch = build(family, type_vocab_size=2), make_batch([9, 9], family=family)
+    plain = model.hf(input_ids=batch["input_ids"])
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3}
+    match_token_types(model.hf, BertTokenizer(vocab=words))
+    assert model.hf.config.type_vocab_size == 2  # its tokenizer gives two
+    assert not torch.allclose(model(batch)[..., 0], plain.start_logits)
+    untyped = BertTokenizer(vocab=words, model_input_names=["input_ids", "attention_mask"])
+    match_token_types(model.hf, untyped)
+    single = LengthAdaptiveModel(model.hf)
+    torch.testing.assert_close(single(batch)[..., 0], plain.start_logits, atol=1e-5, rtol=0)
+    assert single.begin(batch).question.sum(dim=1).tolist() == [4, 4]
+    assert parameters(single.arch) == sum(weight.numel() for weight in model.hf.parameters())
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"position_embedding_type": "relative_key"}, "`absolute`, got `relative_key`"),
+        ({"is_decoder": True}, "`is_decoder` must be false"),
+    ],
+)
+def test_a_model_that_would_be_run_as_another_is_refused(
+    option: dict[str, Any], sentence: str, build_hf: Callable[..., Any]
+) -> None:
+    hf = build_hf()
+    hf.config.update(option)
+    with pytest.raises(QualaError, match=sentence):
+        LengthAdaptiveModel(hf)

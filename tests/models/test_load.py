@@ -27,6 +27,7 @@ from quala.models.load import (
     save_model,
     source_fingerprint,
 )
+from quala.runtime.engine import open_model
 
 needs_backbone = pytest.mark.skipif(
     importlib.util.find_spec(OFFLINE_PACKAGE) is None, reason="needs the offline backbone"
@@ -86,9 +87,9 @@ SPANS = Span()
 CLASSES = Classes(3)
 
 
-def tokenizer() -> Any:
+def tokenizer(**options: Any) -> Any:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]
-    return BertTokenizer(vocab={word: index for index, word in enumerate(words)})
+    return BertTokenizer(vocab={word: index for index, word in enumerate(words)}, **options)
 
 
 @pytest.fixture
@@ -101,6 +102,7 @@ def saved(build: Build, tmp_path: Path) -> Path:
 @pytest.fixture
 def backbone(saved: Path, tmp_path: Path) -> Path:
     AutoModel.from_pretrained(saved, dtype=torch.float32).save_pretrained(tmp_path / "backbone")
+    tokenizer().save_pretrained(tmp_path / "backbone")
     return tmp_path / "backbone"
 
 
@@ -225,3 +227,33 @@ def test_metadata_that_cannot_be_read_is_refused(saved: Path, text: str) -> None
     (saved / "quala.json").write_text(text)
     with pytest.raises(QualaError, match=r"quala\.json"):
         read_metadata(saved)
+
+
+def test_a_model_reads_one_token_type_where_its_tokenizer_gives_none(
+    build: Build, make_batch: MakeBatch, tmp_path: Path
+) -> None:
+    batch, model = make_batch([12, 9]), build().float()
+    untyped = tokenizer(model_input_names=["input_ids", "attention_mask"])
+    model.hf.save_pretrained(tmp_path / "plain")
+    untyped.save_pretrained(tmp_path / "plain")
+    outputs = model.hf(batch["input_ids"], batch["attention_mask"])
+    logits = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+    real = batch["attention_mask"].bool()
+    assert (model(batch) - logits)[real].abs().max() > 0.1  # what two types would give
+    loaded = load_model(tmp_path / "plain", task=SPANS)
+    save_model(loaded, untyped, tmp_path / "saved", metadata={})
+    engine = open_model("onnxruntime", loaded, sequence_length=32, threads=1)
+    for found in (
+        loaded(batch),
+        load_model(tmp_path / "saved", task=SPANS)(batch),
+        torch.from_numpy(engine.logits({name: batch[name].numpy() for name in batch}, None)),
+    ):
+        torch.testing.assert_close(found[real], logits[real], atol=1e-4, rtol=0)
+
+
+def test_a_model_that_was_trained_with_two_types_keeps_them(
+    build: Build, make_batch: MakeBatch, saved: Path
+) -> None:
+    tokenizer(model_input_names=["input_ids", "attention_mask"]).save_pretrained(saved)
+    batch = make_batch([12, 9])
+    torch.testing.assert_close(load_model(saved, task=SPANS)(batch), build().float()(batch))

@@ -57,6 +57,17 @@ def test_two_bit_weights_train_and_open_again(
     assert saved < (supernet / "model.safetensors").stat().st_size / 5  # int8 is above a quarter
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e38])
+def test_a_model_without_finite_outputs_is_refused(
+    value: float, supernet: Path, configure: Any, spec: DataSpec, tmp_path: Path
+) -> None:
+    opened = load_with_data(supernet, spec)
+    opened.model.hf.bert.encoder.layer[0].output.dense.weight.data[:] = value
+    config = configure("quantize", method="ptq")
+    with pytest.raises(QualaError, match=r"cannot be rounded: (some|its outputs)"):
+        stage.fake_quantize(opened, config.quantizers, config)
+
+
 def test_calibration_reads_train_and_nothing_else(
     supernet: Path,
     configure: Any,

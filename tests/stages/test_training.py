@@ -12,12 +12,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
+from quala.errors import QualaError
 from quala.models.load import weights_file
 from quala.stages import distill, finetune, length_adapt
 from quala.stages.distill_options import DistillConfig, ShrinkConfig
 from quala.stages.options import FinetuneConfig, LengthAdaptConfig, Schedule, TrainingConfig
 from quala.stages.training import (
     ClockCallback,
+    FiniteCallback,
     Plan,
     ProgressCallback,
     TrainingModule,
@@ -213,6 +215,52 @@ def test_the_selected_weights_are_those_with_the_best_score(
 ) -> None:
     figures = run("finetune", tiny_checkpoint, tmp_path, selection_every=3)
     assert figures["selection/best"] == figures["selection/f1"]
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+@pytest.mark.parametrize("selection_every", [None, 1])
+def test_a_training_that_diverges_is_an_error_that_names_step_and_rate(
+    stage: str, selection_every: int | None, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    wild: dict[str, Any] = {"learning_rate": 1e30, "gradient_clip": None, "warmup_ratio": 0.0}
+    wild |= {"selection_every": selection_every}
+    step = "1" if selection_every else "2"
+    sentence = rf"diverged: .* at step {step} of 14, `learning_rate` 1e\+30"
+    with pytest.raises(QualaError, match=sentence):
+        run(stage, tiny_checkpoint, tmp_path, **wild)
+    assert not list((tmp_path / "output").iterdir())
+
+
+def test_a_training_that_diverges_at_its_only_step_is_an_error(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    wild: dict[str, Any] = {"learning_rate": 1e30, "gradient_clip": None, "warmup_ratio": 0.0}
+    with pytest.raises(QualaError, match="diverged: weights or outputs are not finite at step 1"):
+        run("finetune", tiny_checkpoint, tmp_path, max_steps=1, **wild)
+    assert not list((tmp_path / "scratch").glob("*.ckpt"))
+
+
+def test_weights_of_the_last_step_are_finite(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = FiniteCallback.on_train_batch_end
+
+    def spoil(self: FiniteCallback, trainer: Any, module: Any, *rest: Any) -> None:
+        if trainer.global_step == module.plan.total_steps:
+            next(module.model.parameters()).data[0] = torch.nan  # what a last step may do
+        original(self, trainer, module, *rest)
+
+    monkeypatch.setattr(FiniteCallback, "on_train_batch_end", spoil)
+    with pytest.raises(QualaError, match="weights or outputs are not finite at step 3 of 3"):
+        run("finetune", tiny_checkpoint, tmp_path, max_steps=3)
+
+
+def test_scores_that_are_no_numbers_select_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "score_slice", lambda *_, **__: {"f1": float("nan")})
+    with pytest.raises(QualaError, match="every score on the selection slice is NaN"):
+        run("finetune", tiny_checkpoint, tmp_path, max_steps=2, selection_every=1)
 
 
 def test_a_resumed_training_keeps_the_selection(

@@ -80,8 +80,9 @@ class Batch(TypedDict):
     """Tensors of B features, padded at the right to n tokens.
 
     `segment_ids` is 0 on [CLS] question [SEP] (or the single sentence) and on padding, 1 on
-    context [SEP]. `labels` is int64 (B, 2) for spans, (B, 1) for classes, float32 (B, 1) for
-    regression, and absent at inference.
+    context [SEP]; a model with one token type ranks tokens by it but does not read it. `labels`
+    is int64 (B, 2) for spans, (B, 1) for classes, float32 (B, 1) for regression, and absent at
+    inference.
     """
 
     input_ids: Tensor  # (B, n) int64
@@ -127,6 +128,8 @@ class FeatureSet:
     labels: NDArray[Any] | None = None  # (N, D) int64 or float32
     char_spans: Ints | None = None  # (T, 2) int32
     context_range: Ints | None = None  # (N, 2) int32, first context token and the one after it
+    notes: tuple[str, ...] = ()
+    """What tokenizing lost, a sentence for each kind of loss."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

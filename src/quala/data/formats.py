@@ -159,7 +159,9 @@ class Squad(DataFormat):
     ) -> FeatureSet:
         from quala.data.tokenize import qa_features
 
-        return qa_features(examples, tokenizer, spec.windows)
+        return qa_features(
+            examples, tokenizer, spec.windows, max_answer_length=spec.max_answer_length
+        )
 
 
 class Glue(DataFormat):

@@ -6,7 +6,8 @@ With the `tokenizers` library alone, so that training and serving run the same l
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-FILE, FACTS = "tokenizer.json", "tokenizer_config.json"
+log = logging.getLogger(__name__)
+FILE, FACTS, NAMES = "tokenizer.json", "tokenizer_config.json", "model_input_names"
 # A call encodes in parallel; its encodings are many times larger than the ids that are kept.
 TEXTS_PER_CALL = 1000
 Ids = NDArray[np.int32]
@@ -118,6 +120,35 @@ class FastTokenizer:
         )
 
 
+def gives_token_types(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a tokenizer gives a model the segments of a pair as token types.
+
+    Otherwise the model sees type 0 only: the tokenizer gives no types (`model_input_names`), or
+    zeros (its template). Raises QualaError for types that are neither.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    types = list(tokenizer("a", "b", return_token_type_ids=True)["token_type_ids"])
+    if not any(types):
+        return False
+    if type(tokenizer) is not PreTrainedTokenizerFast or tokenizer.init_kwargs.get(NAMES):
+        if "token_type_ids" not in tokenizer.model_input_names:
+            return False
+    else:  # transformers 4 gave the template's types here, 5 gives none
+        log.warning(
+            "The tokenizer is of no model's class and lists no `%s`: the token types are those of "
+            "its template, the second text has type 1.", NAMES,
+        )  # fmt: skip
+    first = len(tokenizer("a")["input_ids"])
+    segments = [0] * first + [1] * (len(types) - first)
+    if types != segments:
+        raise QualaError(
+            f"The token types of a pair must be zeros or {segments}, got {types} from the "
+            "tokenizer."
+        )
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Pair:
     """One question and its context as tokens."""
@@ -127,6 +158,7 @@ class _Pair:
     context: Ids
     spans: Ids  # (context tokens, 2)
     answer: tuple[int, int]  # first and last context token, (-1, -1) for none
+    cut: bool  # whether the question lost tokens
 
 
 @dataclass(slots=True)
@@ -141,8 +173,8 @@ class _Columns:
     context_range: list[tuple[int, int]] = field(default_factory=list)
     labels: list[tuple[int, int]] = field(default_factory=list)
 
-    def add(self, pair: _Pair, start: int, stop: int) -> None:
-        """Append the window of the context tokens `start` to `stop`."""
+    def add(self, pair: _Pair, start: int, stop: int) -> bool:
+        """Append the window of the context tokens `start` to `stop`; tell if the answer is in."""
         layout = self.layout
         head = len(layout.before) + len(pair.question) + len(layout.between)
         window = pair.context[start:stop]
@@ -158,27 +190,40 @@ class _Columns:
         self.example.append(pair.example)
         self.context_range.append((head, head + stop - start))
         self.labels.append((first - start + head, last - start + head) if inside else (0, 0))
+        return inside
 
 
 def qa_features(
-    examples: Sequence[QAExample], tokenizer: FastTokenizer, windows: Windows
+    examples: Sequence[QAExample],
+    tokenizer: FastTokenizer,
+    windows: Windows,
+    *,
+    max_answer_length: int | None = None,
 ) -> FeatureSet:
     """Cut every question and its context into windows of at most `max_length` tokens.
 
     Equal to a call of a transformers tokenizer with `truncation="only_second"`,
     `stride=doc_stride` and overflow, but each context is tokenized once however many questions it
     has. A window without the whole (first) answer is labeled with token 0. Labels are absent when
-    any example has no answer. Raises QualaError when the special tokens leave no room for windows.
+    any example has no answer. The notes count what is lost, answers above `max_answer_length`
+    included. Raises QualaError when the special tokens leave no room for windows.
     """
     columns = _Columns(tokenizer.layout())
+    cut = split = long = 0
     for pair in _pairs(examples, tokenizer, max_question_length=windows.max_question_length):
         room = windows.max_length - columns.layout.size - len(pair.question)
         if room <= windows.doc_stride:
             raise QualaError(
                 f"`doc_stride` {windows.doc_stride} leaves no new tokens in windows of {room}."
             )
-        for start, stop in window_ranges(len(pair.context), room, overlap=windows.doc_stride):
+        inside = [
             columns.add(pair, start, stop)
+            for start, stop in window_ranges(len(pair.context), room, overlap=windows.doc_stride)
+        ]
+        cut += pair.cut
+        split += pair.answer[0] >= 0 and not any(inside)
+        if max_answer_length is not None:
+            long += _shortest(examples[pair.example], pair.spans) > max_answer_length
     labeled = all(example.answers for example in examples)
     input_ids, offsets = _flat(columns.ids)
     return FeatureSet(
@@ -190,7 +235,22 @@ def qa_features(
         labels=np.asarray(columns.labels, np.int64).reshape(-1, 2) if labeled else None,
         char_spans=np.concatenate([np.empty((0, 2), np.int32), *columns.spans]),
         context_range=np.asarray(columns.context_range, dtype=np.int32).reshape(-1, 2),
+        notes=_notes(
+            len(examples),
+            {
+                f"questions are cut to {windows.max_question_length} tokens "
+                "(`data.max_question_length`).": cut,
+                "answers are whole in no window and count as no answer (`data.doc_stride` is the "
+                "overlap of windows, `data.max_length` their size).": split,
+                f"answers have more than {max_answer_length} tokens and are never given whole "
+                "(`data.max_answer_length`).": long,
+            },
+        ),
     )
+
+
+def _notes(total: int, losses: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(f"{count:,} of {total:,} {what}" for what, count in losses.items() if count)
 
 
 def _pairs(
@@ -202,7 +262,8 @@ def _pairs(
     for number, (example, (question, _)) in enumerate(zip(examples, questions)):
         ids, spans = contexts[example.context]
         answer = _answer_tokens(example, spans)
-        yield _Pair(number, question[:max_question_length], ids, spans, answer)
+        kept = question[:max_question_length]
+        yield _Pair(number, kept, ids, spans, answer, len(kept) < len(question))
 
 
 def window_ranges(tokens: int, room: int, *, overlap: int) -> list[tuple[int, int]]:
@@ -214,15 +275,21 @@ def window_ranges(tokens: int, room: int, *, overlap: int) -> list[tuple[int, in
     return ranges
 
 
-def _answer_tokens(example: QAExample, spans: Ids) -> tuple[int, int]:
-    """Return the first and last context token that the first answer touches; (-1, -1) if none."""
+def _answer_tokens(example: QAExample, spans: Ids, number: int = 0) -> tuple[int, int]:
+    """Return the first and last context token that an answer touches; (-1, -1) if none."""
     if not example.answers:
         return -1, -1
-    begin = example.answer_starts[0]
-    end = begin + len(example.answers[0])
+    begin = example.answer_starts[number]
+    end = begin + len(example.answers[number])
     first = int(np.searchsorted(spans[:, 1], begin, side="right"))
     last = int(np.searchsorted(spans[:, 0], end, side="left")) - 1
     return (first, last) if first <= last else (-1, -1)
+
+
+def _shortest(example: QAExample, spans: Ids) -> int:
+    """Return the tokens of the shortest answer, 0 without answers."""
+    found = (_answer_tokens(example, spans, number) for number in range(len(example.answers)))
+    return min((last - first + 1 for first, last in found), default=0)
 
 
 def _flat(ids: Sequence[Ids]) -> tuple[Ids, NDArray[np.int64]]:
@@ -237,14 +304,15 @@ def sentence_features(
 ) -> FeatureSet:
     """Tokenize sentences or pairs, cut to `max_length` tokens (the longer text first).
 
-    Labels are int64 for classes, float32 for values, absent when any example has none.
-    Raises QualaError when only some of the examples are pairs.
+    Labels are int64 for classes, float32 for values, absent when any example has none. A note
+    counts the texts that were cut. Raises QualaError when only some of the examples are pairs.
     """
     pairs = [example.text_pair for example in examples if example.text_pair is not None]
     if pairs and len(pairs) < len(examples):
         raise QualaError("Either every example is a pair of sentences or none is, got a mixture.")
     ids: list[Ids] = []
     segment_one: list[int] = []
+    cut = 0
     tokenizer.backend.enable_truncation(max_length, strategy="longest_first")
     for first in range(0, len(examples), TEXTS_PER_CALL):
         part: list[Any] = [
@@ -254,6 +322,7 @@ def sentence_features(
         for encoded in tokenizer.backend.encode_batch(part):
             ids.append(np.asarray(encoded.ids, dtype=np.int32))
             segment_one.append(_leading_zeros(encoded.sequence_ids))
+            cut += bool(encoded.overflowing)
     input_ids, offsets = _flat(ids)
     return FeatureSet(
         input_ids=input_ids,
@@ -262,6 +331,9 @@ def sentence_features(
         example=np.arange(len(examples), dtype=np.int32),
         pad_token_id=tokenizer.pad_token_id,
         labels=_labels(examples),
+        notes=_notes(
+            len(examples), {f"texts are cut to {max_length} tokens (`data.max_length`).": cut}
+        ),
     )
 
 

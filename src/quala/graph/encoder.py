@@ -127,10 +127,13 @@ class _Exporter:
         parts = model.family.embeddings(model.hf)
         rows = embedding(g, "input_ids", parts.words)
         if parts.padding is not None:
-            # the first token of a text has the position padding + 1
-            count = g("CumSum", "attention_mask", g.constant(1, np.int64))
+            # Tokens have the positions padding + 1, padding + 2, ..., `<pad>` written in a text
+            # the position of padding.
             padding = g.constant(parts.padding, np.int64)
-            places = g("Add", g("Mul", count, "attention_mask"), padding)
+            word = g("Not", g("Equal", "input_ids", padding))
+            counted = g("Cast", word, to=TensorProto.INT64)
+            count = g("CumSum", counted, g.constant(1, np.int64))
+            places = g("Add", g("Mul", count, counted), padding)
         rows = g("Add", rows, embedding(g, places, parts.positions))
         if parts.types is not None:
             several = model.arch.type_vocabulary > 1

@@ -101,8 +101,9 @@ class LengthAdaptiveModel(nn.Module):
             raise QualaError(
                 f"`{significance}` significance needs question answering, got {self.task.kind}."
             )
-        self.hf = hf
         self.family = family_of(hf)
+        self.family.check(hf.config)
+        self.hf = hf
         self.significance = strategy
         self.semantics: Semantics = semantics
         self.arch = replace(

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from quala.architecture import ConfigFacts
+from quala.errors import QualaError
 from quala.plugins import FAMILIES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,17 @@ class Family:
     """The classification head reads the encoder's pooler; it has no hidden layer of its own."""
     head_activation: Literal["gelu", "relu", "tanh"] = "tanh"
     """The activation after the hidden layer of the classification head."""
+
+    def check(self, config: PreTrainedConfig) -> None:
+        """Raise QualaError for a config.json that asks for what the layers of this family lack."""
+        kind = getattr(config, "position_embedding_type", None) or "absolute"
+        if kind != "absolute":
+            raise QualaError(
+                f"`position_embedding_type` must be `absolute`, got `{kind}`: the attention would "
+                "ignore the relative positions."
+            )
+        if getattr(config, "is_decoder", False):
+            raise QualaError("`is_decoder` must be false, got true: quala runs encoders only.")
 
     def embeddings(self, hf: PreTrainedModel) -> Embeddings:
         """Return the modules below the encoder."""
@@ -231,6 +243,24 @@ DISTILBERT = _DistilBert(
     head_parts=("qa_outputs", "classifier", "pre_classifier"),
     head_activation="relu",
 )
+
+
+def match_token_types(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Leave a model one token type, in place, where its tokenizer gives no second one.
+
+    It was never trained with another. Raises QualaError as `gives_token_types`.
+    """
+    from torch import nn
+
+    from quala.data.tokenize import gives_token_types
+
+    types: Any = family_of(hf).embeddings(hf).types
+    if types is None or hf.config.type_vocab_size < 2 or gives_token_types(tokenizer):
+        return
+    base: Any = hf.base_model
+    first = types.weight.detach()[:1].clone()
+    base.embeddings.token_type_embeddings = nn.Embedding.from_pretrained(first, freeze=False)
+    hf.config.type_vocab_size = 1
 
 
 def family_of(hf: PreTrainedModel) -> Family:

@@ -28,7 +28,7 @@ from quala.cost import architecture_of
 from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
-from quala.models.families import family_of
+from quala.models.families import Family, family_of, match_token_types
 from quala.plugins import FAMILIES
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,8 @@ def load_model(
     config = read_config(place)
     config.num_labels = task.num_labels
     hf = _load_weights(place, config, task=task, head=head, seed=seed)
+    if not stored_facts(source):  # else it has the types that it was trained with
+        _match_token_types(hf, place)
     return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
 
 
@@ -131,6 +133,8 @@ def read_config(source: str | Path) -> PreTrainedConfig:
             f"from `{place}`: {error}"
         ) from error
     FAMILIES.check(config.model_type)
+    family: Family = FAMILIES.find(config.model_type)
+    family.check(config)
     return config
 
 
@@ -147,6 +151,15 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
             "tokenizer (tokenizer.json) beside its weights."
         )
     return tokenizer
+
+
+def _match_token_types(hf: PreTrainedModel, place: Path | str) -> None:
+    if getattr(hf.config, "type_vocab_size", 1) > 1:
+        try:
+            tokenizer = load_tokenizer(place)
+        except QualaError:  # refused where a text is read
+            return
+        match_token_types(hf, tokenizer)
 
 
 SPARE_ROWS = 128

@@ -13,9 +13,16 @@ from quala.checkpoint import Checkpoint, load_with_data, metadata, set_dropout
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
+from quala.errors import QualaError
 from quala.models.load import name_outputs
 from quala.stages.length_adapt import SandwichModule, external_teacher, selection_scores
-from quala.stages.training import TrainingModule, fit, plan_training, step_batches
+from quala.stages.training import (
+    TrainingModule,
+    all_finite,
+    fit,
+    plan_training,
+    step_batches,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,12 +65,15 @@ class QuantizedTraining(TrainingModule):
 
 def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: QuantizedConfig) -> None:
     """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
+    if not all_finite(opened.model.parameters()):
+        raise QualaError("The model cannot be rounded: some of its weights are not finite.")
     quantize(opened.model.hf, quantizers)
     opened.model.eval()
 
     def observe() -> None:
         for batch in train_batches(opened, config, config.calibration_batches):
-            opened.model(batch)
+            if not all_finite([opened.model(batch)]):
+                raise QualaError("The model cannot be rounded: its outputs are not finite.")
 
     calibrate(opened.model.hf, observe)
 

@@ -62,6 +62,13 @@ def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
             "The teacher reads the student's tokens: both must have the same vocabulary, got "
             f"{len(teacher.tokenizer):,} and {len(student.tokenizer):,} tokens that differ."
         )
+    for name in ("cls_token_id", "sep_token_id", "pad_token_id"):
+        ids = [getattr(model.tokenizer, name) for model in (teacher, student)]
+        if ids[0] != ids[1]:
+            raise QualaError(
+                "The teacher reads the student's tokens: both must have the same "
+                f"`{name}`, got {ids[0]} and {ids[1]}."
+            )
     one, other = (label_names(model.model.task) for model in (teacher, student))
     if not same_order(one, other):
         raise QualaError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from transformers import get_scheduler
 
 from quala.compress.quantize.integer import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
+from quala.data.decode import NotFinite
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
@@ -97,6 +99,43 @@ class ProgressCallback(Callback):
             self.sums, self.counts = {}, {}
 
 
+class FiniteCallback(Callback):
+    """Stop at the first step whose loss is not finite, and at the last if the model is not.
+
+    Raises QualaError, before a checkpoint or a selection of that step.
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        training = cast("TrainingModule", module)
+        for name, loss in training.losses.items():
+            if not math.isfinite(value := float(loss)):
+                raise diverged(training, f"the loss `{name}` is {value}")
+        if trainer.global_step < training.plan.total_steps:
+            return
+        training.model.eval()
+        with torch.no_grad():
+            logits = training.model(batch)
+        training.model.train()
+        if not all_finite([*training.model.parameters(), logits]):
+            raise diverged(training, "weights or outputs are not finite")
+
+
+def diverged(module: TrainingModule, what: str) -> QualaError:
+    """Return the error of a training that cannot go on."""
+    return QualaError(
+        f"The training diverged: {what} at step {module.global_step} of "
+        f"{module.plan.total_steps}, `learning_rate` {module.settings.learning_rate:g}; try a "
+        "lower rate, or `gradient_clip`."
+    )
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether every value is a finite number."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
 class CheckpointCallback(Callback):
     """Save the training every few minutes and at its end; only the newest file is kept.
 
@@ -146,7 +185,10 @@ class SelectionCallback(Callback):
         if step % self.every and step != training.plan.total_steps:
             return
         training.model.eval()
-        score = self.score()
+        try:
+            score = self.score()
+        except NotFinite as error:
+            raise diverged(training, "outputs are not finite") from error
         training.model.train()
         self.context.log_metrics({"selection/score": score}, step=step)
         if score > self.best_score:
@@ -285,7 +327,11 @@ def fit(
     config, total = module.settings, module.plan.total_steps
     clock = ClockCallback()
     with context.progress(f"{context.name}: training", total) as progress:
-        callbacks: list[Callback] = [clock, ProgressCallback(context, config, progress)]
+        callbacks: list[Callback] = [
+            FiniteCallback(),
+            clock,
+            ProgressCallback(context, config, progress),
+        ]
         selection = None
         if score is not None and config.selection_every is not None:
             selection = SelectionCallback(context, config.selection_every, score)
@@ -295,6 +341,8 @@ def fit(
             trainer = _trainer(module, context, callbacks)
             _resume(trainer, module, _newest_checkpoint(context.scratch))
     if selection is not None:
+        if not selection.best_step:
+            raise QualaError("No step can be selected: every score on the selection slice is NaN.")
         best = load_file(selection.weights(selection.best_step))
         module.model.hf.load_state_dict(best)
     module.model.eval()
