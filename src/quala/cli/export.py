@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         shutil.copytree(source, out_folder(out), dirs_exist_ok=True)
         (out / "manifest.json").unlink(missing_ok=True)
     else:
-        card = _built(source, out_folder(out), typed)
+        card = _built(source, out, typed)
     if arguments.register:
         register(arguments.model, arguments.register, arguments.tracking_uri)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
@@ -101,7 +101,7 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
         **{"name": source.name, **typed},
     )
     front = ladder(model, longest)
-    return write_export(model, tokenizer, out, front=front, settings=settings)
+    return write_export(model, tokenizer, out_folder(out), front=front, settings=settings)
 
 
 def _parser() -> argparse.ArgumentParser:

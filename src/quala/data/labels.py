@@ -174,8 +174,9 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
     """Return the outputs for the labels `own` of the data, in the order of the model's names.
 
     `data.labels` has that order where it is given. Labels are found by name; whole numbers from 0
-    are the outputs' own indices, where the names are no numbers. Raises QualaError for labels that
-    the model does not have, and where `data.labels` contradicts it.
+    are the outputs' own indices, where the names are no numbers and the last output has one.
+    Raises QualaError for labels that the model does not have, and where `data.labels` contradicts
+    it.
     """
     if model is not None and spec.labels:
         alike = [*map(_folded, spec.labels)] == [*map(_folded, model)]
@@ -189,6 +190,8 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
     # Without a 0 they may count from 1, as stars do.
     numbered = "0" in own and not any(map(_NUMBER.fullmatch, names))
     numbered = numbered and _are_indices(own, len(names))
+    # With fewer classes than outputs they are another model's indices, unless `labels` says so.
+    numbered = numbered and (bool(spec.labels) or max(map(int, own)) == len(names) - 1)
     if numbered:
         places = [int(label) for label in own]
     known = [place for place in places if place is not None]
@@ -196,8 +199,8 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
         holder = "`data.labels`" if spec.labels else "the model"
         raise QualaError(
             f"The data's labels are {listed(own)}, those of {holder} {listed(names)}: each of the "
-            "data's must be one of them, or their numbers from 0; `data.labels` names the outputs "
-            "in their order."
+            "data's must be one of them, or their numbers from 0; `data.labels` names the "
+            "outputs in their order, `model.new_head=true` draws a head for other labels."
         )
     spelled = [*map(str, range(len(names)))] if numbered else [*names]
     for label, place in zip(own, known, strict=True):
