@@ -86,6 +86,7 @@ def test_unknown_ids_are_counted_aloud(
         ({"q0": None}, "`q0` must be a string, got nothing"),
         ('{"q0": "A', "is the file complete"),
         ("", "is empty"),
+        ('{"q0": "A", "q1": "B", "q0": "C"}', "have the id `q0` twice"),
     ],
 )
 def test_bad_predictions_are_one_sentence(content: object, sentence: str, tmp_path: Path) -> None:

@@ -51,11 +51,17 @@ def read_predictions(file: Path) -> dict[str, str]:
 
     Raises QualaError when the file is absent, truncated, or holds anything else.
     """
-    from quala.data.files import read_text
+    from quala.data.files import read_text, twice
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        repeated = twice(identity for identity, _ in pairs)
+        if repeated is not None:
+            raise QualaError(f"Predictions `{file}` have the id `{repeated}` twice.")
+        return dict(pairs)
 
     text = read_text(file)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise QualaError(
             f"Predictions `{file}`, line {error.lineno} are not valid JSON: {error.msg}; "
