@@ -19,9 +19,10 @@ from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, posi
 from quala.data.read import is_single_file, split_sources
 from quala.data.slices import Cut, cut, subsample
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Outcome, Outputs, Task
+from quala.data.task import Classes, Outcome, Outputs, Task, Value
 from quala.data.tokenize import FastTokenizer
 from quala.errors import QualaError
+from quala.metrics.glue import check_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -89,6 +90,8 @@ class TaskData:
         if not isinstance(own, Classes) or outputs is None:
             if spec.labels or spec.f1_class:
                 raise QualaError("`data.labels` and `data.f1_class` are for classes with names.")
+            if type(own) in (Classes, Value):
+                check_metrics(own.metrics, own.num_labels if type(own) is Classes else None)
             return own
         names = outputs.names
         if len(names) < 2:
