@@ -71,6 +71,14 @@ def test_table_shows_missing(
     assert "Missing" in shown
 
 
+def test_answers_without_blanks_between_words_are_said_aloud(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.write_text(data.read_text().replace("Ada Bell", "\\u5317\\u4eac"))
+    main(["--data", str(data), "--predictions", _predictions(tmp_path, {})])
+    assert "F1 counts each as one word" in capsys.readouterr().err
+
+
 def test_unknown_ids_are_counted_aloud(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
