@@ -317,6 +317,18 @@ def test_one_file_is_not_both_splits(
         _ = TaskData(spec, tokenizer).train
 
 
+def test_the_first_look_at_train_says_what_is_read(
+    reviews: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "quala.data.taskdata")
+    _ = TaskData(own(reviews), tokenizer).train
+    said = [record.getMessage() for record in caplog.records]
+    assert "Data: train from train.json, test from validation.json." in said
+    assert "Slices by text with data.seed=0: train 12, search 4, selection 4." in said
+    assert "Test: 3 examples, labels negative 1, positive 2." in said
+    assert any(one.startswith("Train: 12 examples, labels negative ") for one in said)
+
+
 def notes(spec: DataSpec, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     found: list[str] = TaskData(spec, tokenizer).summary(whole=True)["notes"]
     return found

@@ -153,10 +153,8 @@ class TaskData:
             log.info("Data: train from %(train)s, test from %(test)s.", files)
             if self._tests_early():
                 _ = self._compared
-        counts = count_labels(kept, self.task)
-        if counts:
-            text = listed([f"{label} {count:g}" for label, count in counts.items()])
-            log.info("%s: %d examples, labels %s.", name.capitalize(), len(kept), text)
+        if name != "test" or self._is_single_file:
+            self._tell_labels(name, kept)
         return Slice(name, kept, self._tokenize)
 
     def _tests_early(self) -> bool:
@@ -172,7 +170,14 @@ class TaskData:
             task = replace(task, names=self._outputs.spelled)  # type: ignore[call-arg]
         examples, found = self._format.read(self.spec, split, task)
         self._note(*remarks(examples, split))
-        return self._in_order(examples, found)
+        examples = self._in_order(examples, found)
+        self._tell_labels("test", examples)
+        return examples
+
+    def _tell_labels(self, name: str, examples: list[Example]) -> None:
+        counts = [f"{one} {count:g}" for one, count in count_labels(examples, self.task).items()]
+        labels = f", labels {listed(counts)}" if counts else ""
+        log.info("%s: %d examples%s.", name.capitalize(), len(examples), labels)
 
     @cached_property
     def _compared(self) -> None:
