@@ -71,6 +71,14 @@ def test_table_shows_missing(
     assert "Missing" in shown
 
 
+def test_answers_without_blanks_between_words_are_said_aloud(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data.write_text(data.read_text().replace("Ada Bell", "\\u5317\\u4eac"))
+    main(["--data", str(data), "--predictions", _predictions(tmp_path, {})])
+    assert "F1 counts each as one word" in capsys.readouterr().err
+
+
 def test_unknown_ids_are_counted_aloud(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +94,7 @@ def test_unknown_ids_are_counted_aloud(
         ({"q0": None}, "`q0` must be a string, got nothing"),
         ('{"q0": "A', "is the file complete"),
         ("", "is empty"),
+        ('{"q0": "A", "q1": "B", "q0": "C"}', "have the id `q0` twice"),
     ],
 )
 def test_bad_predictions_are_one_sentence(content: object, sentence: str, tmp_path: Path) -> None:

@@ -267,6 +267,31 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         rows(tmp_path / "x.csv", "text,text,label\na,b,1\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("x.jsonl", '{"text":"a","label":0}\n{"text":"b","label":0,"label":1}\n', "line 2"),
+        ("x.json", '[{"text":"a","label":0},{"text":"b","label":0,"label":1}]', "record 2"),
+        ("x.json", '[{"label": {"a": 0}}, {"label": [{"label":0,"label":1}]}]', "record 2"),
+        ("x.json", '{"data":[{"paragraphs":[{"context":"", "label":0,"label":1}]}]}', "article 1"),
+        ("x.json", '{"label":[],"label":[]}', "x.json`"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(
+    tmp_path: Path, name: str, content: str, place: str
+) -> None:
+    with pytest.raises(QualaError, match=f"{place} has the key `label` twice"):
+        rows(tmp_path / name, content)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.json"])
+def test_half_a_character_is_refused_and_a_whole_one_read(tmp_path: Path, name: str) -> None:
+    whole = json.dumps({"text": "a \U0001f600", "label": 0})
+    assert rows(tmp_path / name, whole + "\n" + whole)[1]["text"] == "a \U0001f600"
+    with pytest.raises(QualaError, match=r"line 2 holds `\\ud83d`, half of a character"):
+        rows(tmp_path / name, whole + "\n" + whole.replace("\\ude00", ""))
+
+
 def test_options_of_tables_are_for_tables(tmp_path: Path) -> None:
     with pytest.raises(QualaError, match="are for TSV and CSV files"):
         rows(tmp_path / "x.json", json.dumps([{"text": "a"}]), header=False)

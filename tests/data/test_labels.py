@@ -49,6 +49,11 @@ def labeled(
         (["10", "9", "2"], ("2", "9", "10"), [2, 1, 0]),
         ([-2, 0, 2], ("-2", "0", "2"), [0, 1, 2]),
         (["007", "008"], ("007", "008"), [0, 1]),
+        (["010", "007"], ("007", "010"), [1, 0]),
+        (["1_0", "1"], ("1", "1_0"), [1, 0]),
+        (["A", "A-", "B"], ("A", "A-", "B"), [0, 1, 2]),
+        (["10%", "50%", "10%"], ("10%", "50%"), [0, 1, 0]),
+        (["x,y", "1,2"], ("1,2", "x,y"), [1, 0]),
         (["1", "one"], ("1", "one"), [0, 1]),
         ([" good", "good ", "bad"], ("bad", "good"), [1, 1, 0]),
         (["inf", "verb"], ("inf", "verb"), [0, 1]),
@@ -60,6 +65,47 @@ def test_labels_are_classes_in_rising_order(
     found, task = labeled(values)
     assert task == Classes(len(names), names=names)
     assert found == indices
+
+
+def test_many_classes_of_several_examples_are_read() -> None:
+    assert labeled([f"intent {row % 77}" for row in range(200)])[1].num_labels == 77
+    assert labeled([f"intent {row}" for row in range(20)])[1].num_labels == 20
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([f"id{row}" for row in range(3000)], "at most 1000 different names, got 3000 from id0"),
+        ([f"It was film {row}." for row in range(21)], "21 of the names occur once, got 21 from"),
+        ([*range(500), 1], "499 of the numbers occur once, got 500 from 0 to 499; `data.metric"),
+        (["3,14", "2,71", "3"], "line 2: the labels are numbers with a comma, such as `2,71`"),
+        (["1,234,567", "1,000"], "with a comma, such as `1,000`"),
+        (["12,5%", "50%"], "with a comma, such as `12,5%`"),
+        ([f"{row % 90}%" for row in range(300)], "90 different numbers with a unit, such as `0%`"),
+    ],
+)
+def test_columns_that_are_no_classes_are_refused(values: list[Any], message: str) -> None:
+    with pytest.raises(QualaError, match=message):
+        labeled(values)
+    names = tuple(sorted({str(value) for value in values}))
+    assert labeled(values, labels=names)[1].num_labels == len(names)
+
+
+def test_two_spellings_of_a_label_are_refused_unless_they_are_listed() -> None:
+    values = ["positive", "Positive", "negative", "positive "]
+    with pytest.raises(QualaError, match="labels `Positive` and `positive` differ in case"):
+        labeled(values)
+    for names, expected in (
+        (("negative", "positive"), ("negative", "positive")),
+        (("NEGATIVE", "POSITIVE"), ("Positive", "negative")),
+        (("negative", "Positive", "positive"), ("Positive", "negative", "positive")),
+    ):
+        found, task = labeled(values, labels=names)
+        assert isinstance(task, Classes)
+        assert task.names == expected
+        order = outputs_of(task.names, spec(labels=names), None)
+        placed = [names[order.places[int(label or 0)]].casefold() for label in found]
+        assert placed == [value.strip().casefold() for value in values]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +170,11 @@ def test_a_strange_label_is_refused_with_its_place() -> None:
         labeled(["bad", "fine"], task)
     with pytest.raises(QualaError, match=r"line 2: label `0.5` is not one"):
         labeled([0.5], Classes(2, names=("0", "1")))
+
+
+def test_a_sign_at_the_end_of_a_name_counts() -> None:
+    with pytest.raises(QualaError, match="label `A-` is not one"):
+        labeled(["A-"], Classes(2, names=("A", "B")))
 
 
 def test_texts_are_no_values() -> None:

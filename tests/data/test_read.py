@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quala.data.read import read_glue, read_squad, source_files, split_sources
+from quala.data.features import QAExample
+from quala.data.read import is_blank, read_glue, read_squad, remarks, source_files, split_sources
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Value
 from quala.errors import QualaError
@@ -125,6 +126,10 @@ def test_unanswerable_questions_can_be_dropped(tmp_path: Path) -> None:
         ({"answers": {"text": ["The cat"], "answer_start": []}}, "lists of equal length"),
         ({"answers": {"text": ["The cat"], "answer_start": ["0"]}}, "whole number"),
         ({"answers": {"text": [7], "answer_start": [0]}}, "must be a string"),
+        ({"question": "  "}, "question `2` has no text; `unanswerable=drop`"),
+        ({"question": "\u200b"}, "question `2` has no text"),
+        ({"context": " "}, "does not stand at"),
+        ({"answers": {"text": [" "], "answer_start": [3]}}, "does not stand at"),
         ({"id": "1"}, "repeats the question id `1`"),
     ],
 )
@@ -460,6 +465,38 @@ def test_empty_answers_are_none(tmp_path: Path, answers: object) -> None:
         read_squad(squad(tmp_path), "train")
     kept = read_squad(squad(tmp_path, unanswerable="drop"), "train")
     assert [example.id for example in kept] == ["1"]
+
+
+def test_questions_without_a_text_can_be_dropped(tmp_path: Path) -> None:
+    write(tmp_path / "train.json", [ROW, {**ROW, "id": "2", "question": "\u200b "}])
+    left_out: dict[str, int] = {}
+    kept = read_squad(squad(tmp_path, unanswerable="drop"), "train", left_out=left_out)
+    assert [example.id for example in kept] == ["1"]
+    assert left_out == {"train: questions without a text": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "blank"),
+    [("", True), (" \t\u3000", True), ("\u200b\ufeff", True), (".", False), ("a\u200b", False)],
+)
+def test_a_blank_text_has_no_visible_character(text: str, blank: bool) -> None:
+    assert is_blank(text) is blank
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["\u5317\u4eac", "\u0e01\u0e02", "Rome"], True),
+        (["\u5317\u4eac", "Rome"], False),
+        (["\u5317\u4eac"], True),
+        (["\ud55c\uad6d", "\u03c0"], False),
+    ],
+)
+def test_answers_without_blanks_between_words_are_noted(answers: list[str], said: bool) -> None:
+    asked = [QAExample(str(n), "", "", "?", (text,)) for n, text in enumerate(answers)]
+    assert ["mostly without blanks between words" in one for one in remarks(asked, "test")] == (
+        [True] if said else []
+    )
 
 
 def test_answers_may_be_a_list_of_objects(tmp_path: Path) -> None:

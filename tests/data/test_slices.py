@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -22,7 +23,7 @@ def articles(seed: int) -> list[QAExample]:
     rng = Random(seed)
     titles = [f"title {rng.randrange(15)}" for _ in range(200)]
     return [
-        QAExample(str(n), title, f"context {n // 3}", "?", ("x",), (0,))
+        QAExample(str(n), title, f"context {title} {n // 3}", "?", ("x",), (0,))
         for n, title in enumerate(titles)
     ]
 
@@ -125,6 +126,62 @@ def test_a_passage_is_never_in_two_slices() -> None:
     assert len(found.slices["train"]) == 600
 
 
+def meeting(examples: list[Any], key: Callable[[Any], str], **options: Any) -> set[str]:
+    """Return the keys that two of the slices share."""
+    found = cut(examples, fifths(examples), seed=0, **options)
+    assert {name: len(found.slices[name]) for name in ("search", "selection")} == fifths(examples)
+    parts = [{key(one) for one in part} for part in found.slices.values()]
+    return (parts[0] & parts[1]) | (parts[0] & parts[2]) | (parts[1] & parts[2])
+
+
+def test_a_passage_that_many_titles_have_is_in_one_slice() -> None:
+    titled = [QAExample(str(n), f"title {n}", f"context {n % 30}", "?") for n in range(300)]
+    assert meeting(titled, lambda one: one.context) == set()
+
+
+@pytest.mark.parametrize("title", ["", "{}"])
+def test_passages_that_differ_in_blanks_are_in_one_slice(title: str) -> None:
+    spelled = [
+        QAExample(str(n), title.format(n), f"A context {n % 100}" + " " * (n // 100), "?")
+        for n in range(300)
+    ]
+    assert meeting(spelled, lambda one: one.context.strip()) == set()
+
+
+def test_sentences_that_differ_in_case_or_blanks_are_in_one_slice() -> None:
+    spelled = [
+        ClassificationExample(str(n), (f"Great  film {n}", f"great film {n} ")[side], None, n % 2)
+        for n in range(200)
+        for side in (0, 1)
+    ]
+    assert meeting(spelled, lambda one: " ".join(one.text.lower().split())) == set()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_pairs_that_share_a_sentence_can_be_kept_together(apart: bool) -> None:
+    pairs = [ClassificationExample(str(n), f"Is it {n // 10}?", f"It is {n}") for n in range(600)]
+    assert (meeting(pairs, lambda one: one.text, apart=apart) == set()) is apart
+
+
+def test_a_cut_in_which_no_text_meets_is_as_it_was() -> None:
+    plain = [ClassificationExample(str(n), f"film {n}", None) for n in range(100)]
+    both = [*plain, replace(plain[0], id="twin", text="Film  0")]
+    names = sorted({one.article for one in both}, key=repr)
+    Random("cut 1").shuffle(names)
+    assert {names.index(one.article) > 90 for one in (both[0], both[-1])} == {False}
+    found = cut(both, {"search": 9}, seed=1).slices["search"]
+    assert [one.article for one in both if one.article in names[-9:]] == [
+        one.article for one in found
+    ]
+
+
+def test_questions_about_one_passage_are_cut_by_question() -> None:
+    asked = [QAExample(str(n), "title", "one context", f"what is {n // 2}?") for n in range(80)]
+    assert meeting(asked, lambda one: one.question) == set()
+    found = cut(asked, fifths(asked), seed=0)
+    assert (found.by, len(found.slices["train"]), found.lost) == ("question", 48, {})
+
+
 @pytest.mark.parametrize(
     "examples",
     [
@@ -204,6 +261,22 @@ def test_the_content_of_both_splits_counts(spec: DataSpec, split: str) -> None:
     before = data_fingerprint(spec)
     (Path(str(spec.path)) / f"{split}.json").write_text("{}")
     assert data_fingerprint(spec) != before
+
+
+def test_the_border_between_the_splits_counts(tmp_path: Path) -> None:
+    one, two, elsewhere = (tmp_path / name for name in ("one", "two", "elsewhere"))
+    for folder, names in ((one, ("train-00000", "train-00001", "test-00000")),
+                          (two, ("train-00000", "test-00000", "test-00001"))):  # fmt: skip
+        folder.mkdir()
+        for number, name in enumerate(names):
+            (folder / f"{name}.jsonl").write_text(f"{number}\n")
+    shutil.copytree(one, elsewhere)
+    first, second, third = (
+        data_fingerprint(DataSpec(task="squad", path=str(folder), test_split="test"))
+        for folder in (one, two, elsewhere)
+    )
+    assert first != second
+    assert first == third
 
 
 def test_other_files_do_not_count(spec: DataSpec) -> None:

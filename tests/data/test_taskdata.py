@@ -203,6 +203,7 @@ def test_labels_of_another_model_are_refused(
 
 def test_one_class_is_refused(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write(tmp_path / "train.json", ["good"] * 10)
+    write(tmp_path / "validation.json", ["good"], first=50)
     with pytest.raises(QualaError, match="at least two labels, train has good only"):
         _ = TaskData(own(tmp_path), tokenizer).task
     assert TaskData(own(tmp_path), tokenizer, names=("bad", "good")).train.examples[0].label == 1
@@ -290,6 +291,131 @@ def test_the_summary_of_values_and_of_questions(
     found = TaskData(own(tmp_path / "rows.json"), tokenizer).summary(whole=True)
     assert (found["labels"]["train"]["min"], found["labels"]["train"]["max"]) == (0.5, 3.0)
     assert TaskData(squad(folder), tokenizer).summary(whole=True)["labels"] == {}
+
+
+@pytest.mark.parametrize("labels", [["good", "fine"], ["good", ""]])
+def test_labels_of_test_are_checked_before_the_training(
+    reviews: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    labels: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(reviews / "validation.json", ["positive", labels[1]], first=50)
+    with pytest.raises(QualaError, match=r"validation.json`, record 2"):
+        _ = TaskData(own(reviews), tokenizer).train
+    assert TaskData(own(reviews), tokenizer).search.examples
+    monkeypatch.setattr("quala.data.taskdata.EARLY_TEST", 10)
+    assert TaskData(own(reviews), tokenizer).train.examples
+
+
+@pytest.mark.parametrize(("train", "test"), [("validation", "dev"), ("train", "Train")])
+def test_one_file_is_not_both_splits(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, train: str, test: str
+) -> None:
+    spec = squad(folder, train_split=train, test_split=test)
+    with pytest.raises(QualaError, match="are one file"):
+        _ = TaskData(spec, tokenizer).train
+
+
+def test_the_first_look_at_train_says_what_is_read(
+    reviews: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "quala.data.taskdata")
+    _ = TaskData(own(reviews), tokenizer).train
+    said = [record.getMessage() for record in caplog.records]
+    assert "Data: train from train.json, test from validation.json." in said
+    assert "Slices by text with data.seed=0: train 12, search 4, selection 4." in said
+    assert "Test: 3 examples, labels negative 1, positive 2." in said
+    assert any(one.startswith("Train: 12 examples, labels negative ") for one in said)
+
+
+def notes(spec: DataSpec, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    found: list[str] = TaskData(spec, tokenizer).summary(whole=True)["notes"]
+    return found
+
+
+def test_texts_of_test_that_train_has_are_counted(
+    reviews: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not any("train too" in note for note in notes(own(reviews), tokenizer))
+    caplog.set_level("INFO", "quala.data.taskdata")
+    text = (reviews / "train.json").read_text()
+    (reviews / "validation.json").write_text(text.replace("the cat 1", "The  Cat 1"))
+    _ = TaskData(own(reviews), tokenizer).train
+    said = "20 of 20 test examples stand in train too (first: `the cat 0`)."
+    assert said in caplog.text
+    assert said in notes(own(reviews), tokenizer)
+
+
+def test_questions_and_passages_of_test_that_train_has_are_counted(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    seen = [row | {"id": f"t{row['id']}"} for row in rows(4)]
+    seen[0]["question"], seen[1]["question"] = "where?", "What sat? "
+    (folder / "validation.json").write_text(json.dumps([*seen, *rows(6, first=100)]))
+    assert notes(squad(folder), tokenizer)[-2:] == [
+        "3 of 10 test examples stand in train too (first: `What sat? `).",
+        "4 of 10 test examples share a text with train.",
+    ]
+
+
+def test_sentences_of_pairs_that_train_has_are_counted(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    pairs = [
+        {"premise": f"cat {n // 2}", "hypothesis": f"mat {n}", "label": n % 2} for n in range(40)
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(pairs))
+    new = [{"premise": "dog", "hypothesis": "mat 3", "label": 1}, {**pairs[0], "premise": "dog"}]
+    other = {"premise": "dog", "hypothesis": "log", "label": 1}
+    (tmp_path / "validation.json").write_text(json.dumps([*new, other]))
+    found = notes(own(tmp_path), tokenizer)
+    assert found[-1] == "2 of 3 test examples share a text with train."
+    assert found[-3].endswith("of 8 search examples share a text with train.")
+    (tmp_path / "one.json").write_text(json.dumps(pairs))
+    data = TaskData(own(tmp_path / "one.json"), tokenizer)
+    assert not any("share a text" in note for note in data.summary(whole=True)["notes"])
+    first = [{one.text for one in getattr(data, name).examples} for name in ("train", "test")]  # type: ignore[attr-defined]
+    assert first[1]
+    assert not first[0] & first[1]
+
+
+def test_questions_about_one_passage_are_cut_and_noted(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    asked = [rows(1)[0] | {"id": str(n), "question": f"what is {n}?"} for n in range(60)]
+    (folder / "train.json").write_text(json.dumps(asked))
+    found = TaskData(squad(folder), tokenizer).summary(whole=True)
+    assert found["slices"] == {"train": 36, "search": 12, "selection": 12, "test": 12}
+    assert found["notes"][-3:] == [
+        "The slices share passages, but no question: the passages are too few.",
+        "12 of 12 search examples share a text with train.",
+        "12 of 12 selection examples share a text with train.",
+    ]
+
+
+def test_empty_texts_are_counted(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    write(tmp_path / "train.json", [0, 1] * 10)
+    text = (tmp_path / "train.json").read_text()
+    texts = ('"the cat 3"', '" "'), ('"the cat 8"', '"\\u200b"')
+    for old, new in texts:
+        text = text.replace(old, new)
+    (tmp_path / "validation.json").write_text(text.replace("the cat", "a dog"))
+    (tmp_path / "train.json").write_text(text)
+    assert "2 of 20 rows of `train` have an empty text (first: row 4)." in notes(
+        own(tmp_path), tokenizer
+    )
+    (tmp_path / "validation.json").write_text('[{"text": " ", "label": 1}]')
+    with pytest.raises(QualaError, match="No row of `validation` has a text"):
+        _ = TaskData(own(tmp_path), tokenizer).test
+
+
+def test_f1_of_three_classes_is_refused_before_the_training(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path / "train.json", [0, 1, 2] * 10)
+    with pytest.raises(QualaError, match="`f1` is for two classes, the data have 3"):
+        _ = TaskData(own(tmp_path, subset="mrpc"), tokenizer).task
 
 
 def test_a_summary_without_train_says_so(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from quala.errors import QualaError
-from quala.metrics.glue import compute_metric, task_metrics
+from quala.metrics.glue import check_metrics, compute_metric, task_metrics
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,20 @@ def test_bad_input_is_refused(
 ) -> None:
     with pytest.raises(QualaError, match=message):
         compute_metric(name, predictions, labels)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "classes", "message"),
+    [
+        (("accuracy", "f1"), 3, "`f1` is for two classes, got 3"),
+        (("pearson",), 2, "of classes must be one of accuracy.* got pearson"),
+        (("accuracy",), None, "of numbers must be one of pearson_spearman.* got accuracy"),
+    ],
+)
+def test_metrics_that_do_not_fit_are_refused(
+    metrics: tuple[str, ...], classes: int | None, message: str
+) -> None:
+    with pytest.raises(QualaError, match=message):
+        check_metrics(metrics, classes)
+    check_metrics(("f1", "matthews"), 2)
+    check_metrics(("f1_macro",), 3)

@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
     """Score a prediction file. Raises QualaError for files that are not what they should be."""
     arguments = _parser().parse_args(argv)
     # pyarrow takes a moment to import, which `--help` does not need.
-    from quala.data.read import read_squad
+    from quala.data.read import read_squad, remarks
     from quala.data.spec import DataSpec
     from quala.metrics.squad import evaluate_predictions
 
@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
     unknown = len(predictions.keys() - {example.id for example in examples})
     if unknown:
         warn(f"{unknown} predicted ids are not in `{arguments.data}` and were left out.")
+    for remark in remarks(examples, arguments.split):
+        warn(remark)
     if arguments.json:
         write_json(asdict(score) | {"unknown": unknown})
     else:
@@ -51,11 +53,17 @@ def read_predictions(file: Path) -> dict[str, str]:
 
     Raises QualaError when the file is absent, truncated, or holds anything else.
     """
-    from quala.data.files import read_text
+    from quala.data.files import read_text, twice
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        repeated = twice(identity for identity, _ in pairs)
+        if repeated is not None:
+            raise QualaError(f"Predictions `{file}` have the id `{repeated}` twice.")
+        return dict(pairs)
 
     text = read_text(file)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise QualaError(
             f"Predictions `{file}`, line {error.lineno} are not valid JSON: {error.msg}; "

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,7 +90,7 @@ def _parquet(file: Path) -> Rows:
 def _json(file: Path) -> Rows:
     text = read_text(file)
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and error.lineno > 1:
             yield from _json_lines(file)
@@ -98,6 +98,8 @@ def _json(file: Path) -> Rows:
         raise QualaError(
             f"`{file}`, line {error.lineno} is not valid JSON: {error.msg}; is the file complete?"
         ) from error
+    if isinstance(content, _Repeated):
+        raise QualaError(f"`{file}` has the key `{content.key}` twice.")
     if isinstance(content, dict) and "data" in content:
         content = content["data"]
         if not _are_rows(content):
@@ -111,6 +113,7 @@ def _json(file: Path) -> Rows:
     else:
         for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
             place = Place(str(file), "record", number)
+            _check(row, place)
             yield place, _mapping(row, place)
 
 
@@ -127,6 +130,7 @@ def _articles(articles: object, file: Path) -> Rows:
     place = Place(str(file), "article", 0)
     for index, article in enumerate(_list(articles, "data", place), start=1):
         place = Place(str(file), "article", index)
+        _check(article, place)
         for paragraph in _list(_key(article, "paragraphs", place), "paragraphs", place):
             context = _key(paragraph, "context", place)
             for question in _list(_key(paragraph, "qas", place), "qas", place):
@@ -156,9 +160,10 @@ def _json_lines(file: Path) -> Rows:
             continue
         place = Place(str(file), "line", number)
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise QualaError(f"{place} is not valid JSON: {error.msg}.") from error
+        _check(row, place)
         yield place, _mapping(row, place)
 
 
@@ -205,9 +210,9 @@ def _names(cells: Sequence[str], place: Place, *, header: bool) -> tuple[Sequenc
         return [str(number + 1) for number in range(len(cells))], False
     if len(cells) == len(_COLA) and cells[1] in ("0", "1") and cells[2] in ("", "*"):
         return _COLA, False
-    twice = [name for name in cells if name and cells.count(name) > 1]
-    if twice:
-        raise QualaError(f"{place}: the header repeats `{twice[0]}`.")
+    repeated = twice(filter(None, cells))
+    if repeated:
+        raise QualaError(f"{place}: the header repeats `{repeated}`.")
     return cells, True
 
 
@@ -262,6 +267,49 @@ def _mapping(row: object, place: Place) -> Row:
     return row
 
 
+class _Repeated(dict[str, Any]):
+    """A JSON object with a key that it has twice."""
+
+    key: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    repeated = _Repeated(found)
+    repeated.key = twice(name for name, _ in pairs) or ""
+    return repeated
+
+
+def twice(names: Iterable[str]) -> str | None:
+    """Return the first name that was there before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _check(value: object, place: Place) -> None:
+    """Raise QualaError for a key that is there twice, and for half a character."""
+    if isinstance(value, _Repeated):
+        raise QualaError(f"{place} has the key `{value.key}` twice.")
+    if isinstance(value, str):
+        half = None if value.isascii() else _HALF.search(value)
+        if half:
+            raise QualaError(
+                f"{place} holds `\\u{ord(half[0]):x}`, half of a character; is a text cut there?"
+            )
+    elif isinstance(value, dict):
+        for one in (*value, *value.values()):
+            _check(one, place)
+    elif isinstance(value, list):
+        for one in value:
+            _check(one, place)
+
+
 def _key(row: object, key: str, place: Place) -> Any:
     mapping = _mapping(row, place)
     if key not in mapping:
@@ -283,6 +331,7 @@ _READERS = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json}
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 SUFFIXES = (*_READERS, *_DELIMITERS)
 _QUOTED_FIELD = re.compile(r'(?:(?<=[\t\r\n])|\A)"((?:[^"]++|"")*+)"(?=[\t\r\n]|\Z)')
+_HALF = re.compile("[\ud800-\udfff]")
 _COLA = ("source", "label", "mark", "sentence")
 """The columns of CoLA's own files, which have no header."""
 

@@ -16,8 +16,9 @@ from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 from quala.metrics.glue import REGRESSION_METRICS, task_metrics
 
-# A guess: more classes mean that the column is no label but an id or a count.
-MAX_CLASSES = 1000
+# Guesses: more classes mean that the column is no label but an id, a count or a text; so do more
+# than MANY, most of which occur once.
+MAX_CLASSES, MANY = 1000, 20
 LABEL_COLUMNS = ("label", "labels", "score", "gold_label", "is_duplicate", "Quality")
 MISSING = ("", "nan", "<na>")
 """Texts of a cell without a label; pandas writes the second. SNLI's `gold_label` has `-`."""
@@ -29,6 +30,9 @@ POSITIVE = (
 _NUMBER = re.compile(
     r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII
 )
+
+_WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)*(\.\d+)?")
+_UNIT = re.compile(r"^[$€£]\s*|\s*[%‰$€£°]$")
 
 
 class Label(NamedTuple):
@@ -106,7 +110,9 @@ def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
 
     Fractions, the subset `stsb` or a metric of values make a regression. Other labels are names of
     classes, in rising order: numbers by value, else as texts. Raises QualaError for a regression
-    of texts, too many numbers, and a metric that does not fit.
+    of texts, a metric that does not fit and, unless `data.labels` lists them, for names that are
+    numbers in another writing, more than 1,000 names, more than 20 most of which occur once, and
+    names that differ in case or blanks only.
     """
     regression = _is_regression(labels, spec)
     metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric)
@@ -116,15 +122,74 @@ def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
             if getattr(spec, option):
                 raise QualaError(f"`data.{option}` is for classes, the labels are values.")
         return Value(metrics=metrics)
-    names = sorted({_name(label.value) for label in labels})
+    counts = Counter(_name(label.value) for label in labels)
     if _all_numbers(labels):
-        names.sort(key=int)
+        names = sorted(counts, key=int)
+        hint = "`data.metric=pearson_spearman` makes them values"
+    else:
+        names = _one_spelling(sorted(counts), spec.labels)
+        hint = (
+            "`data.columns.label` names another column, `data.labels` the classes, if these are "
+            "they"
+        )
+        if not spec.labels:
+            _check_texts(labels, names)
+    if not spec.labels:
+        what = "numbers" if _all_numbers(labels) else "names"
+        span = f"{len(names)} from {names[0]:.40} to {names[-1]:.40}; {hint}."
         if len(names) > MAX_CLASSES:
+            raise QualaError(f"Labels may be at most {MAX_CLASSES} different {what}, got {span}")
+        once = sum(count == 1 for count in counts.values())
+        if len(names) > MANY and 2 * once > len(names):
             raise QualaError(
-                f"Labels may be at most {MAX_CLASSES} different numbers, got {len(names)} from "
-                f"{names[0]} to {names[-1]}; `data.metric=pearson_spearman` makes them values."
+                f"Labels must be classes with several examples, but {once} of the {what} occur "
+                f"once, got {span}"
             )
     return Classes(len(names), metrics, tuple(names))
+
+
+def _check_texts(labels: Sequence[Label], names: Sequence[str]) -> None:
+    """Raise QualaError for numbers that are written as texts."""
+    bare = [_UNIT.sub("", name) for name in names]
+    if not all(map(_WITH_COMMA.fullmatch, bare)):
+        return
+    place = labels[0].place
+    comma = next((name for name in names if "," in name), None)
+    if comma is not None:
+        raise QualaError(
+            f"{place}: the labels are numbers with a comma, such as `{comma}`, which would be "
+            "names of classes; write numbers as 3.14 and 1000, or list the names in `data.labels`."
+        )
+    unit = next((name for name, number in zip(names, bare) if name != number), None)
+    if unit is not None and len(names) > MANY:
+        raise QualaError(
+            f"{place}: the labels are {len(names)} different numbers with a unit, such as "
+            f"`{unit}`, which would be names of classes; write them without it, or list the names "
+            "in `data.labels`."
+        )
+
+
+def _one_spelling(names: Sequence[str], listed_names: Sequence[str]) -> list[str]:
+    """Return the names, one of those that differ in case and blanks only.
+
+    Raises QualaError for such names, unless `listed_names` has one of them, or all.
+    """
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    kept = []
+    for spelled in same.values():
+        if len(spelled) == 1 or {*spelled} <= {*listed_names}:
+            kept += spelled
+        elif find(spelled[0], listed_names) is not None:
+            kept.append(next((name for name in spelled if name in listed_names), spelled[0]))
+        else:
+            raise QualaError(
+                f"The labels `{'` and `'.join(spelled)}` differ in case or blanks only; correct "
+                "the data, or list the classes in `data.labels`: in one spelling, if they are one "
+                "class."
+            )
+    return sorted(kept)
 
 
 def with_labels(
@@ -150,7 +215,7 @@ def with_labels(
 def find(label: str, names: Sequence[str]) -> int | None:
     """Return the index of a label: of the same name, else of the one name spelled alike.
 
-    Alike are 1 and 1.0, and names that differ in case, blanks, `-` and `_` only.
+    Alike are 1 and 1.0, and names that differ in case, blanks, inner `-` and `_` only.
     """
     if label in names:
         return names.index(label)
@@ -309,7 +374,8 @@ def _name(value: float | str | None) -> str:
 def _folded(name: str) -> str:
     if _NUMBER.fullmatch(name):
         return _name(float(name))
-    return re.sub(r"[-_\s]+", "", name).casefold() or name
+    # Not at the ends: A- is another grade than A.
+    return re.sub(r"(?<=[^\W_])[-_\s]+(?=[^\W_])", "", name.strip()).casefold()
 
 
 def _are_indices(names: Sequence[str], count: int) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from quala.data.features import ClassificationExample, QAExample
+from quala.data.features import ClassificationExample, Example, QAExample
 from quala.data.files import (
     Place,
     Row,
@@ -34,6 +35,11 @@ _PAIRS = (
     ("#1 String", "#2 String"),
 )
 _SINGLES = ("sentence", "text")
+_INVISIBLE = re.compile("[\\s\\xad\u200b-\u200f\u2060-\u2064\ufeff]+")
+# Thai, Lao, Khmer and Burmese letters, kana, and Chinese characters.
+_WITHOUT_BLANKS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 
 
 def read_squad(
@@ -47,14 +53,14 @@ def read_squad(
 
     `left_out` counts the questions that it drops.
 
-
     Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
-    for missing or mistyped columns, repeated ids, answers that are not at `answer_start` (unless
-    `misaligned` is "drop"), and questions without an answer (unless `unanswerable` is "drop").
+    for missing or mistyped columns, repeated ids, answers that are blank or not at `answer_start`
+    (unless `misaligned` is "drop"), and questions that are blank or without an answer (unless
+    `unanswerable` is "drop").
     """
     examples: list[QAExample] = []
     seen: set[str] = set()
-    unanswerable = 0
+    unanswerable = blank = 0
     misaligned: list[str] = []
     for number, (place, row) in enumerate(split_rows(spec, split)):
         example = _qa_example(row, place, number=number, offsets=offsets)
@@ -62,7 +68,14 @@ def read_squad(
             raise QualaError(f"{place} repeats the question id `{example.id}`.")
         seen.add(example.id)
         astray = _astray(example)
-        if not example.answers:
+        if offsets and is_blank(example.question):
+            blank += 1
+            if spec.unanswerable == "refuse":
+                raise QualaError(
+                    f"{place}: question `{example.id}` has no text; `unanswerable=drop` leaves "
+                    "such questions out."
+                )
+        elif not example.answers:
             unanswerable += 1
             if spec.unanswerable == "refuse":
                 raise QualaError(
@@ -80,7 +93,11 @@ def read_squad(
         log.warning(
             "`%s`: %d misaligned questions are left out: %s.", split, len(misaligned), text
         )
-    dropped = {"without an answer": unanswerable, "misaligned": len(misaligned)}
+    dropped = {
+        "without an answer": unanswerable,
+        "without a text": blank,
+        "misaligned": len(misaligned),
+    }
     if left_out is not None:
         left_out.update(
             {f"{split}: questions {reason}": count for reason, count in dropped.items() if count}
@@ -93,9 +110,39 @@ def read_squad(
 def _astray(example: QAExample) -> str | None:
     """Say which answer does not stand where it should; without offsets none does."""
     for text, start in zip(example.answers, example.answer_starts):
-        if not text or example.context[start : start + len(text)] != text:
+        if is_blank(text) or example.context[start : start + len(text)] != text:
             return f"the answer `{text[:40]}` does not stand at answer_start {start}"
     return None
+
+
+def is_blank(text: str) -> bool:
+    """Return whether a text has no visible character."""
+    return not text.strip() or not _INVISIBLE.sub("", text)
+
+
+def remarks(examples: Sequence[Example], split: str) -> list[str]:
+    """Return what a reader of scores has to know of the texts of a split, one sentence each.
+
+    Raises QualaError where no row has a text.
+    """
+    found = []
+    asked = [one for one in examples if isinstance(one, QAExample)]
+    answers = [text for one in asked for text in one.answers]
+    if 2 * sum(bool(_WITHOUT_BLANKS.search(text)) for text in answers) > max(1, len(answers)):
+        found.append(
+            f"The answers of `{split}` are mostly without blanks between words (Chinese, "
+            "Japanese, Thai): SQuAD's F1 counts each as one word."
+        )
+    rows = [one for one in examples if isinstance(one, ClassificationExample)]
+    blank = [one.id for one in rows if is_blank(one.text) or is_blank(one.text_pair or ".")]
+    if blank:
+        if len(blank) == len(rows):
+            raise QualaError(f"No row of `{split}` has a text; `columns.text` names its column.")
+        found.append(
+            f"{len(blank)} of {len(rows)} rows of `{split}` have an empty text (first: row "
+            f"{int(blank[0]) + 1 if blank[0].isdecimal() else blank[0]})."
+        )
+    return found
 
 
 def _qa_example(row: Row, place: Place, *, number: int, offsets: bool) -> QAExample:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from quala.data.features import Example
 from quala.data.files import is_delimited
@@ -20,8 +20,13 @@ from quala.errors import QualaError
 from quala.ranges import counts
 
 E = TypeVar("E", bound=Example)
+T = TypeVar("T")
+Names = Mapping[str, Sequence[Hashable]]
+"""The name of each row's article and passage, or whatever is in one slice only."""
 Groups = Sequence[Sequence[int]]
 """The rows of each article, in the order of the seed."""
+Chosen = dict[str, list[int]]
+"""The rows of each slice, rising."""
 
 # All are guesses. Slices that lose a fiftieth, or a few of a small set, are as they always were.
 MOST_LOST = 1 / 50
@@ -36,7 +41,8 @@ class Cut(Generic[E]):
 
     slices: Mapping[str, list[E]]
     by: str
-    """What is in one slice only: `article`, `passage`, or `text` where these are the same."""
+    """What is in one slice only: `article`, `passage`, `text` where these are the same, or
+    `question`."""
     lost: Mapping[str, int]
     """Examples in no slice, by the slice that others of their article or text are in."""
     shares_articles: bool = False
@@ -47,49 +53,130 @@ READER = 2
 
 
 def cut(
-    examples: Sequence[E], sizes: Mapping[str, int], *, seed: int, rest: str = "train"
+    examples: Sequence[E],
+    sizes: Mapping[str, int],
+    *,
+    seed: int,
+    rest: str = "train",
+    apart: bool = False,
 ) -> Cut[E]:
     """Cut slices of at most `sizes` examples; the other examples are the slice `rest`.
 
     Articles are taken in the order of the seed until a slice is large enough, and it is subsampled
     to its size. Where more than a fiftieth of all examples (or a few) would then be in no slice,
-    the articles whose sizes fit best are taken instead, and where none fit, passages. The cut
-    depends on the examples and the seed only, and keeps the order. Raises QualaError where a
-    slice, or `rest`, would be empty.
+    the articles whose sizes fit best are taken instead, and where none fit, passages. Where a
+    text, without case and extra blanks, would be in two slices, the articles that share it are
+    taken as one; so are, with `apart`, pairs that share a sentence. Where the passages are too
+    few, questions are cut. The cut depends on the examples and the seed only, and keeps the order.
+    Raises QualaError where a slice, or `rest`, would be empty.
     """
-    levels = {"article": _groups(examples, "article", seed)}
-    enough = len(levels["article"]) > len([size for size in sizes.values() if size])
-    by_fit = partial(_by_fit, least=LEAST_OF_SIZE)
-    count = len(examples)
-    few = max(MOST_LOST * count, min(FEW, MOST_OF_FEW * count))
-    for by, way, most_lost in (
-        ("article" if enough else "passage", _in_turn, few),
-        ("article", by_fit, MOST_LOST_BY_FIT * count),
-        ("passage", by_fit, MOST_LOST_BY_FIT * count),
-        ("passage", partial(_by_fit, least=0.0), count),
-    ):
-        groups = levels.get(by) or levels.setdefault(by, _groups(examples, by, seed))
-        chosen = way(groups, sizes, rest)
-        if _good(chosen, sizes, most_lost):
-            break
-    else:
+    named: Names = {by: [getattr(one, by) for one in examples] for by in ("article", "passage")}
+    texts = texts_of(examples)
+    keys = [one.parts if apart or len(one.parts) == 1 else (one.whole,) for one in texts]
+    found = _choose(named, sizes, seed=seed, rest=rest)
+    if found is None or _meet(found[1].values(), keys):
+        united = {by: _united(names, keys) for by, names in named.items()}
+        found = _choose(united, sizes, seed=seed, rest=rest) or found
+    if found is None and examples and hasattr(examples[0], "question"):
+        found = _choose({"question": [one.whole for one in texts]}, sizes, seed=seed, rest=rest)
+    if found is None:
         asked = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise QualaError(
-            f"{count} examples of {len(groups)} texts are too few for {asked} and "
-            f"`{rest}`; ask for smaller slices, 0 for none."
+            f"{len(examples)} examples of {len({*named['passage']})} texts are too few for "
+            f"{asked} and `{rest}`; ask for smaller slices, 0 for none."
         )
-    return Cut(
-        {
-            name: subsample([examples[row] for row in rows], sizes.get(name), seed=seed)
-            for name, rows in chosen.items()
-        },
-        by if examples[0].article != examples[0].passage else "text",
-        {name: lost for name, lost in _lost(chosen, sizes).items() if lost},
-        by == "passage" and len(levels["article"]) < len(groups),
-    )
+    by, rows, lost, shares_articles = found
+    if by != "question" and examples[0].article == examples[0].passage:
+        by = "text"
+    slices = {name: [examples[row] for row in part] for name, part in rows.items()}
+    return Cut(slices, by, lost, shares_articles)
 
 
-def subsample(examples: Sequence[E], size: int | None, *, seed: int) -> list[E]:
+def _choose(
+    named: Names, sizes: Mapping[str, int], *, seed: int, rest: str
+) -> tuple[str, Chosen, dict[str, int], bool] | None:
+    """Return what is kept together, the rows of each slice, and what is lost; None: too few."""
+    levels = {by: _groups(names, seed) for by, names in named.items()}
+    coarse, fine = next(iter(levels)), list(levels)[-1]
+    enough = len(levels[coarse]) > len([size for size in sizes.values() if size])
+    by_fit = partial(_by_fit, least=LEAST_OF_SIZE)
+    count = len(named[coarse])
+    few = max(MOST_LOST * count, min(FEW, MOST_OF_FEW * count))
+    for by, way, most_lost in (
+        (coarse if enough else fine, _in_turn, few),
+        (coarse, by_fit, MOST_LOST_BY_FIT * count),
+        (fine, by_fit, MOST_LOST_BY_FIT * count),
+        (fine, partial(_by_fit, least=0.0), count),
+    ):
+        chosen = way(levels[by], sizes, rest)
+        if _good(chosen, sizes, most_lost):
+            lost = {name: rows for name, rows in _lost(chosen, sizes).items() if rows}
+            kept = {
+                name: subsample(rows, sizes.get(name), seed=seed) for name, rows in chosen.items()
+            }
+            return by, kept, lost, by != coarse and len(levels[coarse]) < len(levels[fine])
+    return None
+
+
+class Texts(NamedTuple):
+    """The texts of an example without case and extra blanks."""
+
+    whole: Hashable
+    """All that a model reads, the question included."""
+    parts: tuple[Hashable, ...]
+    """The passage, or each sentence of a pair."""
+
+
+def texts_of(examples: Sequence[Example]) -> list[Texts]:
+    """Return the texts of each example; equal ones are the same object."""
+    plain: dict[Hashable, Hashable] = {}
+
+    def seen(value: Hashable) -> Hashable:
+        if value not in plain:
+            plain[value] = _plain(value)
+        return plain[value]
+
+    found = []
+    for one in examples:
+        passage, question = one.passage, getattr(one, "question", None)
+        whole = seen(passage)
+        if question is None and isinstance(passage, tuple):
+            parts = tuple(seen(text) for text in passage[1:] if isinstance(text, str))
+        else:
+            parts = (whole,)
+        found.append(Texts(whole if question is None else (whole, seen(question)), parts))
+    return found
+
+
+def _plain(value: Hashable) -> Hashable:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return " ".join(value.casefold().split()) if isinstance(value, str) else value
+
+
+def _meet(slices: Iterable[Sequence[int]], keys: Sequence[tuple[Hashable, ...]]) -> bool:
+    """Return whether a key is in two slices."""
+    held = [{key for row in rows for key in keys[row]} for rows in slices]
+    return sum(map(len, held)) > len(set().union(*held))
+
+
+def _united(names: Sequence[Hashable], keys: Sequence[tuple[Hashable, ...]]) -> list[Hashable]:
+    """Return a name for each row, the same for rows that share a name or a key, and for theirs."""
+    above: dict[Hashable, Hashable] = {}
+
+    def top(item: Hashable) -> Hashable:
+        while (higher := above.setdefault(item, item)) != item:
+            above[item] = above[higher]
+            item = higher
+        return item
+
+    for name, shared in zip(names, keys, strict=True):
+        for key in shared:
+            above[top(("key", key))] = top(("name", name))
+    return [top(("name", name)) for name in names]
+
+
+def subsample(examples: Sequence[T], size: int | None, *, seed: int) -> list[T]:
     """Return at most `size` examples, drawn without replacement, in their order."""
     if size is None or len(examples) <= size:
         return list(examples)
@@ -97,17 +184,13 @@ def subsample(examples: Sequence[E], size: int | None, *, seed: int) -> list[E]:
     return [examples[row] for row in sorted(rows)]
 
 
-def _groups(examples: Sequence[Example], by: str, seed: int) -> Groups:
+def _groups(names: Sequence[Hashable], seed: int) -> Groups:
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for row, example in enumerate(examples):
-        groups[example.article if by == "article" else example.passage].append(row)
-    names = sorted(groups, key=repr)
-    Random(f"cut {seed}").shuffle(names)
-    return [groups[name] for name in reversed(names)]
-
-
-Chosen = dict[str, list[int]]
-"""The rows of each slice, rising, before it is subsampled."""
+    for row, name in enumerate(names):
+        groups[name].append(row)
+    order = sorted(groups, key=repr)
+    Random(f"cut {seed}").shuffle(order)
+    return [groups[name] for name in reversed(order)]
 
 
 def _in_turn(groups: Groups, sizes: Mapping[str, int], rest: str) -> Chosen:
@@ -185,10 +268,14 @@ def data_fingerprint(spec: DataSpec) -> str:
         for item in fields(spec)
         if counts(item, value := getattr(spec, item.name)) and item.name != "path"
     }
-    files = [*dict.fromkeys(file for part in source_files(spec).values() for file in part)]
+    parts = list(source_files(spec).values())
+    files = [*dict.fromkeys(file for part in parts for file in part)]
     if files and spec.task != "squad" and (spec.task == "glue" or any(map(is_delimited, files))):
         identity["reader"] = READER
-    return _sha256(json.dumps([identity, _content(spec, files)], sort_keys=True))
+    content = _content(spec, files)
+    if len(files) > 2:
+        identity["files"] = [*map(len, parts)]
+    return _sha256(json.dumps([identity, content], sort_keys=True))
 
 
 def _content(spec: DataSpec, files: Sequence[Path]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from quala.data.features import ClassificationExample, Example, FeatureSet
 from quala.data.formats import format_of
 from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, positive_class
-from quala.data.read import is_single_file, split_sources
-from quala.data.slices import Cut, cut, subsample
+from quala.data.read import is_single_file, remarks, source_files, split_sources
+from quala.data.slices import Cut, cut, subsample, texts_of
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Outcome, Outputs, Task
+from quala.data.task import Classes, Outcome, Outputs, Task, Value
 from quala.data.tokenize import FastTokenizer
 from quala.errors import QualaError
+from quala.metrics.glue import check_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 # Both shares are guesses: most of a small data set is trained on.
 SHARE_OF_TRAIN = 5
 SHARE_OF_FILE = 10
+# A guess: reading so many bytes takes seconds, which a training does not notice.
+EARLY_TEST = 2**28
 SUMMARY = "data.json"
 SLICES = ("train", "search", "selection", "test")
 
@@ -54,7 +57,8 @@ class TaskData:
     """A task and its slices, which are read and tokenized on first use.
 
     Search and selection are cut from train, never from test, each at most a fifth of it. A single
-    file has no splits: a tenth of it, or `test_size`, becomes its test slice.
+    file has no splits: a tenth of it, or `test_size`, becomes its test slice. With train the test
+    split is read too, unless it is on the hub or large, so that no fault of it is found late.
 
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
     `names` are the labels of the model that the data are for, in the order of its outputs; None
@@ -89,6 +93,8 @@ class TaskData:
         if not isinstance(own, Classes) or outputs is None:
             if spec.labels or spec.f1_class:
                 raise QualaError("`data.labels` and `data.f1_class` are for classes with names.")
+            if type(own) in (Classes, Value):
+                check_metrics(own.metrics, own.num_labels if type(own) is Classes else None)
             return own
         names = outputs.names
         if len(names) < 2:
@@ -133,18 +139,70 @@ class TaskData:
         return self._slice("test")
 
     def _slice(self, name: str) -> Slice:
-        task, limit = self.task, {"train": self.spec.max_train, "test": self.spec.max_test}
+        limit = {"train": self.spec.max_train, "test": self.spec.max_test}
+        _ = self.task
         if name == "test" and not self._is_single_file:
-            if self._outputs is not None:
-                task = replace(task, names=self._outputs.spelled)  # type: ignore[call-arg]
-            examples, found = self._format.read(self.spec, self.spec.test_split, task)
+            examples = self._read_test
         else:
-            examples, found = self._cut[name], self._read_train[1]
-        examples = self._in_order(examples, found)
+            examples = self._in_order(self._cut[name], self._read_train[1])
         kept = subsample(examples, limit.get(name), seed=self.spec.seed)
         if len(kept) < len(examples):
             self._left_out[f"{name}: beyond data.max_{name}"] = len(examples) - len(kept)
+        if name == "train":
+            files = {part: listed(names) for part, names in split_sources(self.spec).items()}
+            log.info("Data: train from %(train)s, test from %(test)s.", files)
+            if self._tests_early():
+                _ = self._compared
+        if name != "test" or self._is_single_file:
+            self._tell_labels(name, kept)
         return Slice(name, kept, self._tokenize)
+
+    def _tests_early(self) -> bool:
+        """Return whether the test split is compared, and read, with train."""
+        files = source_files(self.spec)["test"]
+        return bool(files) and sum(file.stat().st_size for file in files) <= EARLY_TEST
+
+    @cached_property
+    def _read_test(self) -> list[Example]:
+        """The examples of the test split."""
+        task, split = self.task, self.spec.test_split
+        if self._outputs is not None:
+            task = replace(task, names=self._outputs.spelled)  # type: ignore[call-arg]
+        examples, found = self._format.read(self.spec, split, task)
+        self._note(*remarks(examples, split))
+        examples = self._in_order(examples, found)
+        self._tell_labels("test", examples)
+        return examples
+
+    def _tell_labels(self, name: str, examples: list[Example]) -> None:
+        counts = [f"{one} {count:g}" for one, count in count_labels(examples, self.task).items()]
+        labels = f", labels {listed(counts)}" if counts else ""
+        log.info("%s: %d examples%s.", name.capitalize(), len(examples), labels)
+
+    @cached_property
+    def _compared(self) -> None:
+        """Note the texts of other slices that train has too."""
+        parts = dict(self._cut)
+        own = parts.pop("train")
+        checks = [(name, part, own) for name, part in parts.items()]
+        if not self._is_single_file:
+            checks.append(("test", self._read_test, self._read_train[0]))
+        held: dict[int, set[Hashable]] = {}
+        for name, part, train in checks:
+            if id(train) not in held:
+                texts = texts_of(train)
+                held[id(train)] = {key for text in texts for key in (text.whole, *text.parts)}
+            keys, texts = held[id(train)], texts_of(part)
+            known = [one for one, text in zip(part, texts, strict=True) if text.whole in keys]
+            near = sum(any(key in keys for key in text.parts) for text in texts)
+            if known:
+                text = str(getattr(known[0], "question", getattr(known[0], "text", known[0].id)))
+                self._note(
+                    f"{len(known)} of {len(part)} {name} examples stand in train too "
+                    f"(first: `{text:.60}`)."
+                )
+            if near > len(known):
+                self._note(f"{near} of {len(part)} {name} examples share a text with train.")
 
     def _in_order(self, examples: list[Example], found: Task) -> list[Example]:
         """Return the examples of a task with the class of each in the order of the model."""
@@ -161,7 +219,9 @@ class TaskData:
 
     @cached_property
     def _read_train(self) -> tuple[list[Example], Task]:
-        return self._format.read(self.spec, self.spec.train_split, None)
+        examples, task = self._format.read(self.spec, self.spec.train_split, None)
+        self._note(*remarks(examples, self.spec.train_split))
+        return examples, task
 
     @cached_property
     def _cut(self) -> Mapping[str, list[Example]]:
@@ -174,7 +234,7 @@ class TaskData:
         most = max(left // SHARE_OF_TRAIN, int(left > 2))
         sizes |= {"search": min(spec.search_size, most)}
         sizes |= {"selection": min(spec.selection_size, most)}
-        found = cut(train, sizes, seed=spec.seed)
+        found = cut(train, sizes, seed=spec.seed, apart=self._is_single_file)
         self._tell(found, len(train))
         return found.slices
 
@@ -202,14 +262,18 @@ class TaskData:
                 f"{sum(found.lost.values())} of {total} examples are in no slice: others of "
                 f"their {found.by} are in {' or '.join(found.lost)}."
             )
+        if found.by == "question":
+            self._note("The slices share passages, but no question: the passages are too few.")
         if found.shares_articles:
             self._note(
                 "The slices share articles, but no passage: the articles are too few or too large."
             )
 
-    def _note(self, sentence: str) -> None:
-        self.notes.append(sentence)
-        log.info(sentence)
+    def _note(self, *sentences: str) -> None:
+        for sentence in sentences:
+            if sentence not in self.notes:
+                self.notes.append(sentence)
+                log.info(sentence)
 
     def summary(self, *, whole: bool = False) -> dict[str, Any]:
         """Return what a report says of the data, in JSON's types.
@@ -221,7 +285,7 @@ class TaskData:
         unread = []
         try:
             files = split_sources(self.spec)
-            _ = [getattr(self, name) for name in SLICES if whole]
+            _ = [getattr(self, name) for name in (*SLICES, "_compared") if whole]
         except QualaError as error:
             unread = [f"Not all slices can be read: {error}"]
         opened = {name: vars(self)[name].examples for name in SLICES if name in vars(self)}

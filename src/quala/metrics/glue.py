@@ -5,6 +5,7 @@ torch and torchmetrics are imported by the first score that they compute.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,6 +49,21 @@ def task_metrics(
     named = named if named[0] in fitting else fitting[:1]
     first = (metric,) if metric else ()
     return tuple(dict.fromkeys((*first, *named, *(() if regression else MEANS_OF_F1))))
+
+
+def check_metrics(metrics: Sequence[str], classes: int | None) -> None:
+    """Raise QualaError for a metric that does not fit so many classes, or (None) numbers."""
+    fitting = REGRESSION_METRICS if classes is None else CLASSIFICATION_METRICS
+    for name in metrics:
+        if name not in fitting:
+            kind = "numbers" if classes is None else "classes"
+            raise QualaError(
+                f"A metric of {kind} must be one of {', '.join(fitting)}, got {name}."
+            )
+        if name == "f1" and classes != 2:
+            raise QualaError(
+                f"`f1` is for two classes, got {classes}; use `f1_macro` or `f1_weighted`."
+            )
 
 
 def compute_metric(
