@@ -498,3 +498,13 @@ def test_wrong_numbers_of_outputs_are_refused(
     data = TaskData(squad(folder), bert_tokenizer)
     with pytest.raises(QualaError, match="Expected the outputs of"):
         data.score(data.test, [])
+
+
+def test_what_tokenizing_cuts_is_said_of_each_slice(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "quala.data.taskdata")
+    data = TaskData(squad(folder, max_question_length=1), tokenizer)
+    (cut,) = [note for note in data.test.features.notes if "max_question_length" in note]
+    assert f"test: {cut}" in caplog.text
+    assert f"test: {cut}" in data.summary()["notes"]

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -155,7 +155,7 @@ class TaskData:
                 _ = self._compared
         if name != "test" or self._is_single_file:
             self._tell_labels(name, kept)
-        return Slice(name, kept, self._tokenize)
+        return Slice(name, kept, partial(self._tokenize, name))
 
     def _tests_early(self) -> bool:
         """Return whether the test split is compared, and read, with train."""
@@ -306,9 +306,12 @@ class TaskData:
         text = json.dumps(self.summary(whole=True), indent=1, ensure_ascii=False)
         (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
-    def _tokenize(self, examples: list[Example]) -> FeatureSet:
+    def _tokenize(self, name: str, examples: list[Example]) -> FeatureSet:
         tokenizer = FastTokenizer.of(self._tokenizer)
-        return self._format.features(examples, tokenizer, self.spec)
+        found = self._format.features(examples, tokenizer, self.spec)
+        for note in found.notes:
+            self._note(f"{name}: {note}")
+        return found
 
     def score(
         self, part: Slice, outputs: Outputs, rows: Sequence[int] | None = None
