@@ -19,9 +19,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from quala.search.evaluate import Array, standard_error
-from quala.search.result import SearchCandidate, SearchResult, choose
+from quala.search.result import SearchCandidate, SearchResult, choose, read_result
 from quala.search.sampler import EXAMPLES, STOPPED
-from quala.search.result import read_result
 
 
 def examples_of(folder: Path) -> dict[tuple[int, ...], Array]:

@@ -34,7 +34,13 @@ def test_json_has_the_official_figures(
 ) -> None:
     predictions = _predictions(tmp_path, {"q0": "the Ada Bell!", "q1": "Ada", "q2": "no"})
     assert main(["--data", str(data), "--predictions", predictions, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("exact_match_interval") == pytest.approx(
+        [4.559, 69.936], abs=1e-3
+    )  # Wilson's
+    low, high = found.pop("f1_interval")
+    assert 0 <= low < found["f1"] < high <= 100
+    assert found == {
         "exact_match": 25.0,
         "f1": 100 * (1 + 2 / 3) / 4,
         "total": 4,
@@ -68,6 +74,7 @@ def test_table_shows_missing(
     main(["--data", str(data), "--predictions", _predictions(tmp_path, {"q0": "Ada Bell"})])
     shown = capsys.readouterr().out
     assert "25.0000" in shown
+    assert "4.6 to 69.9" in shown
     assert "Missing" in shown
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForQuestionAnswering, BertTokenizer
 
@@ -215,6 +216,25 @@ def test_a_head_of_another_size_is_refused(build_hf: Any, tmp_path: Path) -> Non
         QualaError, match=r"no head for .* with 5 outputs.*`classifier.bias` is \("
     ):
         load_model(tmp_path, task=Classes(5))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(saved: Path, value: float) -> None:
+    file = saved / "model.safetensors"
+    tensors = load_file(file)
+    key = next(key for key in tensors if key.endswith("attention.output.dense.weight"))
+    tensors[key][0, 0] = value
+    save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(QualaError, match=f"not all finite: .*{key}"):
+        load_model(saved, task=SPANS)
+
+
+def test_a_checkpoint_that_another_tool_quantized_is_refused(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(QualaError, match=r"quantized by another tool \(gptq\): give the float"):
+        load_model(saved, task=SPANS)
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:

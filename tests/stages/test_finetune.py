@@ -104,9 +104,7 @@ def test_another_number_of_labels_needs_a_new_head(
 ) -> None:
     inputs = {"model": trained, "data": sentences}
     context = StageContext.alone("finetune", tmp_path / "two")
-    with pytest.raises(
-        QualaError, match=r"0, 1, those of the model blame.*`model\.new_head=true`"
-    ):
+    with pytest.raises(QualaError, match=r"model blame.*`model\.new_head=true`"):
         finetune.run(configure("finetune", max_steps=1), context, inputs)
     finetune.run(configure("finetune", max_steps=1, new_head=True), context, inputs)
     assert load_with_data(context.output, sentences).model.arch.outputs == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
+    from quala.metrics.interval import Bounds
     from quala.metrics.squad import SquadScore
 
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str]) -> int:
     # pyarrow takes a moment to import, which `--help` does not need.
     from quala.data.read import read_squad, remarks
     from quala.data.spec import DataSpec
+    from quala.data.task import answer_samples
     from quala.metrics.squad import evaluate_predictions
 
     spec = DataSpec(
@@ -41,10 +43,13 @@ def main(argv: Sequence[str]) -> int:
         warn(f"{unknown} predicted ids are not in `{arguments.data}` and were left out.")
     for remark in remarks(examples, arguments.split):
         warn(remark)
+    samples = answer_samples(examples, predictions)
+    intervals = {name: sample.interval() for name, sample in samples.items()}
     if arguments.json:
-        write_json(asdict(score) | {"unknown": unknown})
+        found = {f"{name}_interval": bounds for name, bounds in intervals.items()}
+        write_json(asdict(score) | {"unknown": unknown} | found)
     else:
-        show(_table(score))
+        show(_table(score, intervals))
     return 0
 
 
@@ -83,11 +88,13 @@ def read_predictions(file: Path) -> dict[str, str]:
     return content
 
 
-def _table(score: SquadScore) -> Table:
-    table = Table("Exact match", "F1", "Questions", "Missing")
-    table.add_row(
-        f"{score.exact_match:.4f}", f"{score.f1:.4f}", f"{score.total:,}", f"{score.missing:,}"
-    )
+def _table(score: SquadScore, intervals: Mapping[str, Bounds]) -> Table:
+    from quala.metrics.interval import interval_text
+
+    table = Table("", "Score", "95 % interval", "Questions", "Missing")
+    for name, value in (("Exact match", score.exact_match), ("F1", score.f1)):
+        bounds = interval_text(intervals[name.lower().replace(" ", "_")])
+        table.add_row(name, f"{value:.4f}", bounds, f"{score.total:,}", f"{score.missing:,}")
     return table
 
 

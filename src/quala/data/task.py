@@ -190,13 +190,7 @@ class Span(Task):
         )
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        asked = cast("Sequence[QAExample]", outcome.examples)
-        said = [(predictions.get(one.id, ""), one.answers) for one in asked]
-        scorers = {"f1": answer_f1, "exact_match": answer_exact}
-        return {
-            name: Sample(np.array([100.0 * score(*one) for one in said]), len(said))
-            for name, score in scorers.items()
-        }
+        return answer_samples(cast("Sequence[QAExample]", outcome.examples), predictions)
 
     def _answered(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         examples = cast("Sequence[QAExample]", outcome.examples)
@@ -295,6 +289,18 @@ class Value(Task):
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")
+
+
+def answer_samples(
+    examples: Sequence[QAExample], predictions: Mapping[str, str]
+) -> dict[str, Sample]:
+    """Return the F1 and the exact match of each question; without a prediction both are 0."""
+    said = [(predictions.get(one.id, ""), one.answers) for one in examples]
+    scorers = {"f1": answer_f1, "exact_match": answer_exact}
+    return {
+        name: Sample(np.array([100.0 * score(*one) for one in said]), len(said))
+        for name, score in scorers.items()
+    }
 
 
 def task_of(kind: str, num_labels: int) -> Task:

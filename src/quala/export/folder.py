@@ -35,8 +35,10 @@ TEXT = """# {name}
 A length-adaptive {precision} encoder for {task}, made with quala.
 One graph serves every budget: the tokens that each layer keeps are an input.
 
+In this folder:
+
 ```
-quala answer {folder} --question "..." --context @file.txt --budget-ms 5
+quala answer . --question "..." --context @file.txt --budget-ms 5
 ```
 
 | | |
@@ -74,7 +76,6 @@ def model_card(card: Card, folder: Path) -> str:
         name=card.name,
         precision=card.precision,
         task=card.task.replace("-", " "),
-        folder=folder.name,
         layers=card.arch.layers,
         hidden=card.arch.hidden,
         megabytes=(folder / GRAPH).stat().st_size / 1e6,

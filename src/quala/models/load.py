@@ -133,6 +133,12 @@ def read_config(source: str | Path) -> PreTrainedConfig:
             f"from `{place}`: {error}"
         ) from error
     FAMILIES.check(config.model_type)
+    if stored := getattr(config, "quantization_config", None):
+        method = stored.get("quant_method") if isinstance(stored, dict) else None
+        raise QualaError(
+            f"`{place}` was quantized by another tool ({method or type(stored).__name__}): give "
+            "the float checkpoint that it was made of."
+        )
     family: Family = FAMILIES.find(config.model_type)
     family.check(config)
     return config
@@ -327,6 +333,9 @@ def _load_weights(
     parts = set(family_of(model).head_parts)
     own = {key for key in model.state_dict() if not parts.isdisjoint(key.split("."))}
     _check_encoder(place, model, own, missing=missing, unused=unused, misfits=misfits)
+    broken = {key for key, one in model.state_dict().items() if not bool(one.isfinite().all())}
+    if broken:
+        raise QualaError(f"The weights in `{place}` are not all finite: {_some(broken)}.")
     drawn, foreign = (missing | misfits.keys()) & own, _foreign(config, task)
     if head == "new" or foreign:  # a pooler is kept: it was trained with the encoder
         drawn |= {key for key in own if "pooler" not in key.split(".")}

@@ -212,7 +212,7 @@ class Card:
     timing: Mapping[str, Any] = field(default_factory=dict)
     """Runtime, threads, processor and conditions that `ms` was measured with."""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    licence: str = "Apache-2.0"
+    licence: str = "not stated"
     labels: tuple[str, ...] = ()
     """The labels of a classifier, in the order of the outputs; none where these have no names."""
 
