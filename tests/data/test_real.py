@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from quala.data.read import source_files, split_sources
 from quala.data.spec import Choice, DataSpec
 from quala.data.taskdata import TaskData
 from quala.errors import QualaError
@@ -100,3 +102,34 @@ def test_floats_are_classes_and_nan_is_no_label(
             _ = data.task
     else:
         assert data.summary(whole=True)["labels"]["test"] == {"0": 14, "1": 15}
+
+
+@pytest.mark.parametrize("found", ["dev_matched", "dev_mismatched"])
+def test_one_of_two_test_files_is_chosen_by_name(real_data: Path, found: str) -> None:
+    spec = DataSpec(task="glue", path=str(real_data / "cases" / "two_test_files"))
+    with pytest.raises(
+        QualaError, match=r"dev_matched.tsv, dev_mismatched.tsv; .*`data.test_split="
+    ):
+        source_files(spec)
+    chosen = replace(spec, test_split=found)
+    assert split_sources(chosen) == {"train": ["train.tsv"], "test": [f"{found}.tsv"]}
+
+
+@pytest.mark.parametrize(
+    ("case", "train", "test"),
+    [
+        ("shadowed_by_subfolder", "train.csv", "validation.csv"),
+        ("hidden_subfolder", "train_v2.csv", "dev_v2.csv"),
+    ],
+)
+def test_files_below_a_folder_are_not_its_own(
+    real_data: Path, case: str, train: str, test: str
+) -> None:
+    spec = DataSpec(task="glue", path=str(real_data / "cases" / case))
+    assert split_sources(spec) == {"train": [train], "test": [test]}
+
+
+def test_train_of_one_set_is_not_tested_on_another(real_data: Path) -> None:
+    spec = DataSpec(task="glue", path=str(real_data / "cases" / "train_and_test_of_two_sets"))
+    with pytest.raises(QualaError, match=r"rte/validation.csv, sst/train.csv"):
+        source_files(spec)

@@ -276,7 +276,7 @@ def _files(spec: DataSpec, split: str) -> list[Path]:
     source = _source(spec)
     if source.is_file():
         return [source]
-    option = "train_split" if split == spec.train_split else "test_split"
+    option = "data.train_split" if split == spec.train_split else "data.test_split"
     return split_files(source, split, option=option)
 
 
