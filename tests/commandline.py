@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -46,7 +47,8 @@ def options_of(workflow: str, words: Sequence[str]) -> list[str]:
     spec = find_workflow(workflow)
     parts = {word: word.partition("=")[0].split(".") for word in words}
     own = [word for word in words if parts[word][0] != "stage" or parts[word][1] in spec.stages]
-    stages = composed(spec, own).stage
+    swept = {word for word in own if re.search(r"^-|=[^\[{]*,", word)}
+    stages = composed(spec, [word for word in own if word not in swept]).stage
     return [
         word
         for word in own
