@@ -40,7 +40,7 @@ def labeled(
         ([0.0, 1.0], ("0", "1"), [0, 1]),
         (["0.0", "1.0", "1"], ("0", "1"), [0, 1, 1]),
         ([" 1", "1", "0 "], ("0", "1"), [1, 1, 0]),
-        ([True, False], ("0", "1"), [1, 0]),
+        ([True, False], ("False", "True"), [1, 0]),
         ([-0.0, 0, "-0.0", 1], ("0", "1"), [0, 0, 0, 1]),
         (["True", "False"], ("False", "True"), [1, 0]),
         ([5, 1, 4, 2, 3], ("1", "2", "3", "4", "5"), [4, 0, 3, 1, 2]),
@@ -206,6 +206,10 @@ def test_options_that_do_not_fit_are_refused(
         ("a", ("b", "a"), 1),
         ("Not Equivalent", ("equivalent", "not_equivalent"), 1),
         ("1.0", ("0", "1"), 1),
+        ("True", ("0", "1"), 1),
+        ("false", ("1", "0"), 1),
+        ("True", ("1", "2"), None),
+        ("0", ("False", "True"), None),
         ("A", ("a", "Ａ", "A"), 2),
         ("pos", ("Pos", "POS"), None),
         ("1", ("-1", "2"), None),
@@ -233,6 +237,8 @@ def test_a_label_is_found_by_its_name(
         (("0", "1"), None, ("neg", "pos"), ("neg", "pos"), ("0", "1"), (0, 1)),
         (("neg", "pos"), ("0", "1"), ("pos", "neg"), ("pos", "neg"), ("pos", "neg"), (1, 0)),
         (("0", "1"), ("Neg", "Pos"), ("neg", "pos"), ("neg", "pos"), ("0", "1"), (0, 1)),
+        (("False", "True"), ("true", "false"), (), ("true", "false"), ("True", "False"), (1, 0)),
+        (("False", "True"), ("0", "1"), (), ("0", "1"), ("False", "True"), (0, 1)),
     ],
 )
 def test_classes_have_the_order_of_the_model(

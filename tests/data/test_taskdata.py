@@ -182,6 +182,17 @@ def test_indices_take_the_names_of_the_model(
     assert scores["accuracy"] == pytest.approx(200 / 3)
 
 
+def test_booleans_are_one_label_in_every_format(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path / "train.json", [False, True] * 10)
+    (tmp_path / "validation.csv").write_text("text,label\na dog,True\na cow,FALSE\n")
+    for names, labels in ((None, [1, 0]), (("True", "False"), [0, 1]), (("0", "1"), [1, 0])):
+        data = TaskData(own(tmp_path, f1_class="true"), tokenizer, names=names)
+        assert [one.label for one in data.test.examples] == labels
+        assert data.task.positive == labels[0]
+
+
 def test_data_labels_name_the_outputs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write(tmp_path / "train.json", [1, 0] * 10)
     write(tmp_path / "validation.json", ["positive", "negative"], first=50)

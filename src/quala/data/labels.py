@@ -31,6 +31,7 @@ _NUMBER = re.compile(
     r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII
 )
 
+_BOOLEANS = {"false": "0", "true": "1"}
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)*(\.\d+)?")
 _UNIT = re.compile(r"^[$€£]\s*|\s*[%‰$€£°]$")
 
@@ -56,8 +57,8 @@ def label_of(row: Row, place: Place) -> Label:
     value = row[column]
     if value is None or value != value:
         return Label(None, place)
-    if isinstance(value, str):
-        text = value.strip()
+    if isinstance(value, (str, bool)):  # CSV has the same names of booleans
+        text = str(value).strip()
         absent = text.lower() in MISSING or (column == "gold_label" and text == "-")
         return Label(None if absent else text, place)
     if not isinstance(value, (int, float)):
@@ -215,11 +216,14 @@ def with_labels(
 def find(label: str, names: Sequence[str]) -> int | None:
     """Return the index of a label: of the same name, else of the one name spelled alike.
 
-    Alike are 1 and 1.0, and names that differ in case, blanks, inner `-` and `_` only.
+    Alike are 1 and 1.0, names that differ in case, blanks, inner `-` and `_` only, and `true` and
+    the 1 of 0 and 1.
     """
     if label in names:
         return names.index(label)
     alike = [index for index, name in enumerate(names) if _folded(name) == _folded(label)]
+    if {*names} == {"0", "1"} and _folded(label) in _BOOLEANS:
+        return names.index(_BOOLEANS[_folded(label)])
     return alike[0] if len(alike) == 1 else None
 
 
