@@ -253,6 +253,44 @@ def test_classes_have_the_order_of_the_model(
     assert (found.names, found.spelled, found.places) == (names, spelled, places)
 
 
+STARS = ("1 star", "2 stars", "3 stars")
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "called", "places"),
+    [
+        (("0", "1", "2"), ("C", "N", "E"), ("e", "n", "c"), (2, 1, 0)),
+        (("0", "2"), ("C", "N", "E"), ("e", "n", "c"), (2, 0)),
+        (("0", "1"), ("bad", "good"), ("neg", "pos"), (0, 1)),
+        (("0", "1"), ("1", "0"), ("neg", "pos"), (1, 0)),
+        (("1", "2", "3"), STARS, (), (0, 1, 2)),
+        (("1", "3"), STARS[::-1], (), (2, 0)),
+        (("0", "1", "2"), STARS, (), (0, 1, 2)),
+        (("0", "1"), ("LABEL_1", "LABEL_0"), (), (1, 0)),
+    ],
+)
+def test_numbers_are_found_by_the_names_that_data_or_model_have_for_them(
+    own: tuple[str, ...], model: tuple[str, ...], called: tuple[str, ...], places: tuple[int, ...]
+) -> None:
+    found = outputs_of(own, spec(), model, called)
+    assert (found.names, found.places) == (model, places)
+    assert [found.spelled[place] for place in places] == [*own]
+
+
+@pytest.mark.parametrize(
+    ("own", "called"), [(("1", "2"), ()), (("2", "3", "4"), ()), (("0", "1"), ("1 star", "none"))]
+)
+def test_numbers_that_may_be_other_classes_are_refused(
+    own: tuple[str, ...], called: tuple[str, ...]
+) -> None:
+    with pytest.raises(QualaError, match="those of the model 1 star, 2 stars, 3 stars"):
+        outputs_of(own, spec(), STARS, called)
+
+
+def test_listed_labels_hold_for_numbers_whatever_their_columns_call_them() -> None:
+    assert outputs_of(("0", "1"), spec(labels=("b", "a")), None, ("a", "b")).places == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("own", "model", "labels", "message"),
     [

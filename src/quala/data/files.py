@@ -87,6 +87,14 @@ def _parquet(file: Path) -> Rows:
             yield Place(str(file), "record", number), row
 
 
+def class_names(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return the names of the numbers in each column for which the hub's parquet has names."""
+    stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
+    facts = json.loads((stored or {}).get(b"huggingface", b"{}"))
+    kinds = (facts.get("info") or {}).get("features") or {}
+    return {name: tuple(kind["names"]) for name, kind in kinds.items() if "names" in kind}
+
+
 def _json(file: Path) -> Rows:
     text = read_text(file)
     try:

@@ -32,6 +32,7 @@ _NUMBER = re.compile(
 )
 
 _BOOLEANS = {"false": "0", "true": "1"}
+_DIGITS = re.compile(r"[0-9]+")
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)*(\.\d+)?")
 _UNIT = re.compile(r"^[$€£]\s*|\s*[%‰$€£°]$")
 
@@ -239,11 +240,18 @@ class LabelOrder:
     """The output of each class of the data."""
 
 
-def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) -> LabelOrder:
+def outputs_of(
+    own: Sequence[str],
+    spec: DataSpec,
+    model: Sequence[str] | None,
+    called: Sequence[str] = (),
+) -> LabelOrder:
     """Return the outputs for the labels `own` of the data, in the order of the model's names.
 
-    `data.labels` has that order where it is given. Labels are found by name; whole numbers from 0
-    are the outputs' own indices, where the names are no numbers and the last output has one.
+    `data.labels` has that order where it is given. Labels are found by name. Whole numbers are
+    found by the names that the data's columns have for them (`called`), else by the one number in
+    each of the model's names; those from 0 else are the outputs' own indices, where the names are
+    no numbers and the last output has one.
     Raises QualaError for labels that the model does not have, and where `data.labels` contradicts
     it.
     """
@@ -256,8 +264,16 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
             )
     names = spec.labels or model or own
     places = [find(label, names) for label in own]
+    nowhere = [None] * len(own)
+    if places == nowhere and all(map(str.isdecimal, own)):
+        numbers = [int(label) for label in own]
+        inside = [int(found[0]) for name in names if len(found := _DIGITS.findall(name)) == 1]
+        if called and max(numbers) < len(called) and not spec.labels:
+            places = [find(called[number], names) for number in numbers]
+        elif len({*inside}) == len(names) and max(inside) in numbers and {*numbers} <= {*inside}:
+            places = [inside.index(number) for number in numbers]
     # Without a 0 they may count from 1, as stars do.
-    numbered = "0" in own and not any(map(_NUMBER.fullmatch, names))
+    numbered = "0" in own and places == nowhere and not any(map(_NUMBER.fullmatch, names))
     numbered = numbered and _are_indices(own, len(names))
     # With fewer classes than outputs they are another model's indices, unless `labels` says so.
     numbered = numbered and (bool(spec.labels) or max(map(int, own)) == len(names) - 1)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.features import ClassificationExample, Example, FeatureSet
-from quala.data.formats import format_of
+from quala.data.formats import Glue, format_of
 from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, positive_class
-from quala.data.read import is_single_file, remarks, source_files, split_sources
+from quala.data.read import is_single_file, numbered_names, remarks, source_files, split_sources
 from quala.data.slices import Cut, cut, subsample, texts_of
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Outcome, Outputs, Task, Value
@@ -120,7 +120,12 @@ class TaskData:
         own = self._own_task
         if not isinstance(own, Classes) or not own.names:
             return None
-        return outputs_of(own.names, self.spec, self._names)
+        return self._order(own.names)
+
+    def _order(self, own: Sequence[str]) -> LabelOrder:
+        numbers = isinstance(self._format, Glue) and all(map(str.isdecimal, own))
+        called = numbered_names(self.spec) if numbers and self._names else ()
+        return outputs_of(own, self.spec, self._names, called)
 
     @cached_property
     def train(self) -> Slice:
@@ -209,7 +214,7 @@ class TaskData:
         outputs = self._outputs
         if outputs is None or not isinstance(found, Classes) or found.names == outputs.spelled:
             return examples
-        places = outputs_of(found.names, self.spec, self._names).places
+        places = self._order(found.names).places
         labeled = cast("list[ClassificationExample]", examples)
         return [replace(one, label=places[int(one.label or 0)]) for one in labeled]
 
