@@ -255,7 +255,7 @@ def outputs_of(
     Raises QualaError for labels that the model does not have, and where `data.labels` contradicts
     it.
     """
-    if model is not None and spec.labels:
+    if model and spec.labels:
         alike = [*map(_folded, spec.labels)] == [*map(_folded, model)]
         if len(model) != len(spec.labels) or not (alike or _are_indices(model, len(model))):
             raise QualaError(

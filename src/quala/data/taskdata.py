@@ -61,8 +61,8 @@ class TaskData:
     split is read too, unless it is on the hub or large, so that no fault of it is found late.
 
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
-    `names` are the labels of the model that the data are for, in the order of its outputs; None
-    where it has none, or a new head. Raises QualaError for `test_size` where there are splits.
+    `names` are the labels of the model that the data are for, in the order of its outputs; () if
+    it names none, None for a new head. Raises QualaError for `test_size` where there are splits.
     """
 
     def __init__(
@@ -101,6 +101,8 @@ class TaskData:
             raise QualaError(f"Classes need at least two labels, train has {listed(names)} only.")
         if outputs.spelled != names:
             self._note(f"The labels {listed(outputs.spelled)} are called {listed(names)}.")
+        if self._names == () and not spec.labels and {*names} - {*map(str, range(len(names)))}:
+            self._note(f"The model names no outputs: taken as {listed(names)} (`data.labels`).")
         metrics, positive = own.metrics, own.positive
         if spec.f1_class is not None:
             metrics = tuple(dict.fromkeys((*metrics, "f1")))

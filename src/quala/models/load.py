@@ -226,8 +226,13 @@ def stored_labels(source: str | Path) -> tuple[str, ...] | None:
 
 
 def is_classifier(config: PreTrainedConfig) -> bool:
-    """Tell whether a config.json is that of a model with a head for sentences."""
-    return architecture_of(config.to_dict()).head == "sentence"
+    """Tell whether a config.json is that of a model with a head for sentences.
+
+    Of an architecture that transformers does not know, names of the outputs say so.
+    """
+    known = any(hasattr(transformers, name) for name in config.architectures or [])
+    named = [*config.id2label.values()] != _unnamed(config.num_labels)
+    return architecture_of(config.to_dict()).head == "sentence" or (named and not known)
 
 
 def is_regression(config: PreTrainedConfig) -> bool:
