@@ -154,6 +154,8 @@ def test_a_split_without_any_label_is_refused(choice: str, task: Task | None) ->
 
 
 def test_minus_one_is_a_class_where_it_is_listed() -> None:
+    with pytest.raises(QualaError, match=r"`data.labels` lists a -1 that is a class"):
+        labeled([-1, 1, 1])
     assert labeled([-1, 1, 1], labels=("-1", "1"))[0] == [0, 1, 1]
 
 

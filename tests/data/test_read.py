@@ -128,7 +128,7 @@ def test_unanswerable_questions_can_be_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context": None}, "record 2 has no `context`"),
+        ({"context": None}, "record 2: `context` must be a string, got nothing"),
         ({"context": 3}, "`context` must be a string, got int"),
         ({"answers": "cat"}, "`answers` must hold"),
         ({"answers": {"text": ["The cat"], "answer_start": [1]}}, "does not stand at"),

@@ -55,11 +55,10 @@ def read_rows(file: Path, *, header: bool = True, quoting: str = "detect") -> Ro
         raise QualaError(f"`header` and `quoting` are for TSV and CSV files, not for `{file}`.")
     else:
         rows = _READERS[suffix](file)
-    empty = True
+    row = None
     for row in rows:
-        empty = False
         yield row
-    if empty:
+    if row is None:
         raise QualaError(f"`{file}` holds no rows.")
 
 
@@ -80,11 +79,9 @@ def _parquet(file: Path) -> Rows:
         table = pq.read_table(source)
     except (pa.ArrowException, OSError) as error:
         raise QualaError(f"`{file}` is not a readable parquet file: {_line(error)}.") from error
-    number = 0
-    for piece in table.to_batches(max_chunksize=4096):
-        for row in piece.to_pylist():
-            number += 1
-            yield Place(str(file), "record", number), row
+    rows = (row for piece in table.to_batches(max_chunksize=4096) for row in piece.to_pylist())
+    for number, row in enumerate(rows, start=1):
+        yield Place(str(file), "record", number), row
 
 
 def class_names(file: Path) -> dict[str, tuple[str, ...]]:
@@ -118,11 +115,10 @@ def _json(file: Path) -> Rows:
             f"`{file}` must hold a list of records or SQuAD's `data`, "
             f"got the keys {', '.join(map(str, content)) or 'none'}."
         )
-    else:
-        for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
-            place = Place(str(file), "record", number)
-            _check(row, place)
-            yield place, _mapping(row, place)
+    for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
+        place = Place(str(file), "record", number)
+        _check(row, place)
+        yield place, _mapping(row, place)
 
 
 def _are_rows(data: object) -> bool:

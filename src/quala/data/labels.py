@@ -98,7 +98,7 @@ def label_examples(
         if spec.unlabeled == "refuse":
             raise QualaError(
                 f"{text}: {len(bare)} of {len(labels)} rows of `{split}` are unlabeled; "
-                "`data.unlabeled=drop` leaves them out."
+                "`data.unlabeled=drop` leaves them out; `data.labels` lists a -1 that is a class."
             )
         kept = sorted({*range(len(labels))} - {*bare})
         examples, labels = [examples[row] for row in kept], [labels[row] for row in kept]
@@ -127,7 +127,7 @@ def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
     counts = Counter(_name(label.value) for label in labels)
     if _all_numbers(labels):
         names = sorted(counts, key=int)
-        hint = "`data.metric=pearson_spearman` makes them values"
+        hint = "`data.metric=pearson_spearman` makes them values, `data.labels` classes"
     else:
         names = _one_spelling(sorted(counts), spec.labels)
         hint = (

@@ -238,12 +238,11 @@ def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> t
 
 
 def _string(row: Row, column: str, place: Place) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        if value is None:
-            raise QualaError(f"{place} has no `{column}`; it has {', '.join(map(str, row))}.")
-        raise QualaError(f"{place}: `{column}` must be a string, got {_kind(value)}.")
-    return value
+    if column not in row:
+        raise QualaError(f"{place} has no `{column}`; it has {', '.join(map(str, row))}.")
+    if not isinstance(row[column], str):
+        raise QualaError(f"{place}: `{column}` must be a string, got {_kind(row[column])}.")
+    return str(row[column])
 
 
 def _kind(value: object) -> str:
@@ -335,5 +334,4 @@ def _hub(spec: DataSpec, split: str) -> Any:
         return load_dataset(str(spec.name), spec.subset, split=split, revision=spec.revision)
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        message = f"The split `{split}` of `{spec.name}` does not load: {reason}."
-        raise QualaError(message) from error
+        raise QualaError(f"Split `{split}` of `{spec.name}` does not load: {reason}.") from error
