@@ -130,7 +130,7 @@ def test_a_metric_of_values_makes_whole_numbers_values() -> None:
 
 @pytest.mark.parametrize("missing", ["", "  ", "nan", "NaN", None, NAN])
 def test_an_empty_cell_is_refused_with_its_place(missing: Any) -> None:
-    with pytest.raises(QualaError, match=r"`rows.csv`, line 3 has no label .* 1 of 3 rows"):
+    with pytest.raises(QualaError, match=r"`rows.csv`, line 3 has no label .* 1 of 3 .*out\.$"):
         labeled([0, missing, 1])
 
 

@@ -201,6 +201,15 @@ def test_the_names_in_parquet_of_the_hub_are_found_in_the_model(
     assert "The labels 2, 1, 0 are called CONTRADICTION, NEUTRAL, ENTAILMENT." in data.notes
 
 
+def test_a_number_that_only_test_has_is_found_too(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path / "train.json", [3, 1] * 10)
+    write(tmp_path / "validation.json", [2, 3, 1], first=50)
+    data = TaskData(own(tmp_path), tokenizer, names=("3 stars", "2 stars", "1 star"))
+    assert [one.label for one in data.test.examples] == [1, 0, 2]
+
+
 def test_booleans_are_one_label_in_every_format(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -96,9 +96,10 @@ def label_examples(
                 "scored; choose a labeled one with `test_split`."
             )
         if spec.unlabeled == "refuse":
+            listing = ", `data.labels` lists a -1 that is a class"
             raise QualaError(
                 f"{text}: {len(bare)} of {len(labels)} rows of `{split}` are unlabeled; "
-                "`data.unlabeled=drop` leaves them out; `data.labels` lists a -1 that is a class."
+                f"`data.unlabeled=drop` leaves them out{'' if value is None else listing}."
             )
         kept = sorted({*range(len(labels))} - {*bare})
         examples, labels = [examples[row] for row in kept], [labels[row] for row in kept]
@@ -241,19 +242,15 @@ class LabelOrder:
 
 
 def outputs_of(
-    own: Sequence[str],
-    spec: DataSpec,
-    model: Sequence[str] | None,
-    called: Sequence[str] = (),
+    own: Sequence[str], spec: DataSpec, model: Sequence[str] | None, called: Sequence[str] = ()
 ) -> LabelOrder:
     """Return the outputs for the labels `own` of the data, in the order of the model's names.
 
     `data.labels` has that order where it is given. Labels are found by name. Whole numbers are
     found by the names that the data's columns have for them (`called`), else by the one number in
     each of the model's names; those from 0 else are the outputs' own indices, where the names are
-    no numbers and the last output has one.
-    Raises QualaError for labels that the model does not have, and where `data.labels` contradicts
-    it.
+    no numbers and the last output has one. Raises QualaError for labels that the model does not
+    have, and where `data.labels` contradicts it.
     """
     if model and spec.labels:
         alike = [*map(_folded, spec.labels)] == [*map(_folded, model)]
@@ -264,14 +261,15 @@ def outputs_of(
             )
     names = spec.labels or model or own
     places = [find(label, names) for label in own]
-    nowhere = [None] * len(own)
+    nowhere, numbers = [None] * len(own), dict[str, int | None]()
     if places == nowhere and all(map(str.isdecimal, own)):
-        numbers = [int(label) for label in own]
-        inside = [int(found[0]) for name in names if len(found := _DIGITS.findall(name)) == 1]
-        if called and max(numbers) < len(called) and not spec.labels:
-            places = [find(called[number], names) for number in numbers]
-        elif len({*inside}) == len(names) and max(inside) in numbers and {*numbers} <= {*inside}:
-            places = [inside.index(number) for number in numbers]
+        inside = [str(int(found[0])) for name in names if len(found := _DIGITS.findall(name)) == 1]
+        if called and not spec.labels:
+            numbers = {str(number): find(name, names) for number, name in enumerate(called)}
+        elif len({*inside}) == len(names) and max(inside, key=int) in own:
+            numbers = {number: place for place, number in enumerate(inside)}
+        numbers = numbers if {*own} <= numbers.keys() else {}
+        places = [numbers.get(label) for label in own]
     # Without a 0 they may count from 1, as stars do.
     numbered = "0" in own and places == nowhere and not any(map(_NUMBER.fullmatch, names))
     numbered = numbered and _are_indices(own, len(names))
@@ -288,8 +286,9 @@ def outputs_of(
             "outputs in their order, `model.new_head=true` draws a head for other labels."
         )
     spelled = [*map(str, range(len(names)))] if numbered else [*names]
-    for label, place in zip(own, known, strict=True):
-        spelled[place] = label
+    for label, one in (*numbers.items(), *zip(own, known, strict=True)):
+        if one is not None:
+            spelled[one] = label
     return LabelOrder(tuple(names), tuple(spelled), tuple(known))
 
 
