@@ -87,9 +87,11 @@ def _parquet(file: Path) -> Rows:
 def class_names(file: Path) -> dict[str, tuple[str, ...]]:
     """Return the names of the numbers in each column for which the hub's parquet has names."""
     stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
-    facts = json.loads((stored or {}).get(b"huggingface", b"{}"))
-    kinds = (facts.get("info") or {}).get("features") or {}
-    return {name: tuple(kind["names"]) for name, kind in kinds.items() if "names" in kind}
+    try:
+        kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
+        return {name: tuple(kind["names"]) for name, kind in kinds if "names" in kind}
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another writer
+        return {}
 
 
 def _json(file: Path) -> Rows:
