@@ -87,7 +87,7 @@ class TaskData:
     @cached_property
     def task(self) -> Task:
         """The task; where the format does not define it, the training labels do."""
-        own, outputs, spec = self._own_task, self._outputs, self.spec
+        own, outputs, spec = self._own_task, self.label_order, self.spec
         if spec.metric not in (None, own.metric):
             raise QualaError(f"`data.metric` must be {own.metric} here, got {spec.metric}.")
         if not isinstance(own, Classes) or outputs is None:
@@ -117,7 +117,7 @@ class TaskData:
         return self._format.known_task(self.spec) or self._read_train[1]
 
     @cached_property
-    def _outputs(self) -> LabelOrder | None:
+    def label_order(self) -> LabelOrder | None:
         """The classes in the order of the model, None for other tasks."""
         own = self._own_task
         if not isinstance(own, Classes) or not own.names:
@@ -173,8 +173,8 @@ class TaskData:
     def _read_test(self) -> list[Example]:
         """The examples of the test split."""
         task, split = self.task, self.spec.test_split
-        if self._outputs is not None:
-            task = replace(task, names=self._outputs.spelled)  # type: ignore[call-arg]
+        if self.label_order is not None:
+            task = replace(task, names=self.label_order.spelled)  # type: ignore[call-arg]
         examples, found = self._format.read(self.spec, split, task)
         self._note(*remarks(examples, split))
         examples = self._in_order(examples, found)
@@ -213,7 +213,7 @@ class TaskData:
 
     def _in_order(self, examples: list[Example], found: Task) -> list[Example]:
         """Return the examples of a task with the class of each in the order of the model."""
-        outputs = self._outputs
+        outputs = self.label_order
         if outputs is None or not isinstance(found, Classes) or found.names == outputs.spelled:
             return examples
         places = self._order(found.names).places
