@@ -41,6 +41,7 @@ def put(folder: Path, *names: str) -> Path:
         (["train.csv", "._train.csv"], "train", ["train.csv"]),
         (["data/train.csv"], "train", ["data/train.csv"]),
         (["data/train.csv", "dataset_infos.json"], "train", ["data/train.csv"]),
+        (["data/train.csv", "state.json"], "train", ["data/train.csv"]),
         (["dev_matched.tsv", "dev_mismatched.tsv"], "dev_matched", ["dev_matched.tsv"]),
         (["dev_matched.tsv", "dev_mismatched.tsv"], "validation_matched", ["dev_matched.tsv"]),
         (["dev_matched.tsv", "dev.tsv"], "dev_matched.tsv", ["dev_matched.tsv"]),

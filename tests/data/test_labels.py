@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -38,6 +39,7 @@ def labeled(
         ([0, 1, 2], ("0", "1", "2"), [0, 1, 2]),
         (["0", "1", "1"], ("0", "1"), [0, 1, 1]),
         ([0.0, 1.0], ("0", "1"), [0, 1]),
+        ([Decimal(0), Decimal("1.0")], ("0", "1"), [0, 1]),
         (["0.0", "1.0", "1"], ("0", "1"), [0, 1, 1]),
         ([" 1", "1", "0 "], ("0", "1"), [1, 1, 0]),
         ([True, False], ("False", "True"), [1, 0]),
@@ -120,6 +122,12 @@ def test_fractions_are_values(values: list[Any], numbers: list[float]) -> None:
     found, task = labeled(values)
     assert isinstance(task, Value)
     assert found == numbers
+
+
+def test_fractions_that_are_listed_are_classes() -> None:
+    found, task = labeled([1.5, 0.5, "1.50", 2], labels=("0.5", "1.5", "2"))
+    assert task == Classes(3, names=("0.5", "1.5", "2"))
+    assert found == [1, 0, 1, 2]
 
 
 def test_a_metric_of_values_makes_whole_numbers_values() -> None:

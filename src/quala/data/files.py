@@ -342,7 +342,7 @@ _COLA = ("source", "label", "mark", "sentence")
 """The columns of CoLA's own files, which have no header."""
 
 _ALIASES = (("train", "training"), ("validation", "dev", "valid", "val"))
-_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json")
+_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
 _SHARD = re.compile(r"(.+?)[-_.](\d{5,})-of-(\d{5,})(?:-[0-9a-f]+)?|(.+?)[-_.](\d{5})")
 
 

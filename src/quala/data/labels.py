@@ -62,7 +62,7 @@ def label_of(row: Row, place: Place) -> Label:
         text = str(value).strip()
         absent = text.lower() in MISSING or (column == "gold_label" and text == "-")
         return Label(None if absent else text, place)
-    if not isinstance(value, (int, float)):
+    if not hasattr(value, "__float__"):  # Decimal has it
         raise QualaError(
             f"{place}: `{column}` must be a number or a string, got {type(value).__name__}."
         )
@@ -111,11 +111,11 @@ def label_examples(
 def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
     """Return the task that fits the training labels.
 
-    Fractions, the subset `stsb` or a metric of values make a regression. Other labels are names of
-    classes, in rising order: numbers by value, else as texts. Raises QualaError for a regression
-    of texts, a metric that does not fit and, unless `data.labels` lists them, for names that are
-    numbers in another writing, more than 1,000 names, more than 20 most of which occur once, and
-    names that differ in case or blanks only.
+    Fractions (unless `data.labels` lists them), the subset `stsb` or a metric of values make a
+    regression. Other labels are classes in rising order: numbers by value, else as texts. Raises
+    QualaError for a regression of texts, a metric that does not fit and, unless `data.labels`
+    lists them, for names that are numbers in another writing, more than 1,000 names, more than 20
+    most of which occur once, and names that differ in case or blanks only.
     """
     regression = _is_regression(labels, spec)
     metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric)
@@ -127,7 +127,7 @@ def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
         return Value(metrics=metrics)
     counts = Counter(_name(label.value) for label in labels)
     if _all_numbers(labels):
-        names = sorted(counts, key=int)
+        names = sorted(counts, key=float)
         hint = "`data.metric=pearson_spearman` makes them values, `data.labels` classes"
     else:
         names = _one_spelling(sorted(counts), spec.labels)
@@ -355,7 +355,9 @@ def _bare(labels: Sequence[Label], spec: DataSpec, task: Task | None) -> list[in
 def _is_regression(labels: Sequence[Label], spec: DataSpec) -> bool:
     if spec.subset == "stsb" or spec.metric in REGRESSION_METRICS:
         return True
-    return _all_numbers(labels) and any(float(label.value or 0.0) % 1 for label in labels)
+    numbers = [float(one.value or 0.0) for one in labels] if _all_numbers(labels) else []
+    fraction = next((number for number in numbers if number % 1), None)
+    return fraction is not None and find(_name(fraction), spec.labels) is None
 
 
 def _all_numbers(labels: Sequence[Label]) -> bool:
