@@ -219,6 +219,11 @@ def test_options_that_do_not_fit_are_refused(
         ("True", ("0", "1"), 1),
         ("false", ("1", "0"), 1),
         ("True", ("1", "2"), None),
+        ("True", ("yes", "no"), 0),
+        ("false", ("yes", "no"), 1),
+        ("false", ("FALSE", "True"), 0),
+        ("True", ("yes", "no", "maybe"), None),
+        ("True", ("spam", "ham"), None),
         ("0", ("False", "True"), None),
         ("A", ("a", "Ａ", "A"), 2),
         ("pos", ("Pos", "POS"), None),
@@ -249,6 +254,7 @@ def test_a_label_is_found_by_its_name(
         (("0", "1"), ("Neg", "Pos"), ("neg", "pos"), ("neg", "pos"), ("0", "1"), (0, 1)),
         (("False", "True"), ("true", "false"), (), ("true", "false"), ("True", "False"), (1, 0)),
         (("False", "True"), ("0", "1"), (), ("0", "1"), ("False", "True"), (0, 1)),
+        (("False", "True"), ("yes", "no"), (), ("yes", "no"), ("True", "False"), (1, 0)),
     ],
 )
 def test_classes_have_the_order_of_the_model(

@@ -31,7 +31,6 @@ _NUMBER = re.compile(
     r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII
 )
 
-_BOOLEANS = {"false": "0", "true": "1"}
 _DIGITS = re.compile(r"[0-9]+")
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)*(\.\d+)?")
 _UNIT = re.compile(r"^[$€£]\s*|\s*[%‰$€£°]$")
@@ -219,13 +218,14 @@ def find(label: str, names: Sequence[str]) -> int | None:
     """Return the index of a label: of the same name, else of the one name spelled alike.
 
     Alike are 1 and 1.0, names that differ in case, blanks, inner `-` and `_` only, and `true` and
-    the 1 of 0 and 1.
+    a `yes`, or the 1 of 0 and 1, of two names.
     """
     if label in names:
         return names.index(label)
     alike = [index for index, name in enumerate(names) if _folded(name) == _folded(label)]
-    if {*names} == {"0", "1"} and _folded(label) in _BOOLEANS:
-        return names.index(_BOOLEANS[_folded(label)])
+    yes = [one for one in names if _folded(one) in (("1",) if "0" in names else POSITIVE)]
+    if _folded(label) in ("false", "true") and len(names) == 2 and len(yes) == 1:
+        return (names.index(yes[0]) + (_folded(label) == "false")) % 2
     return alike[0] if len(alike) == 1 else None
 
 
