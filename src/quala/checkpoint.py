@@ -102,7 +102,7 @@ def load_data(
     tokenizer = load_tokenizer(source)
     check_inputs(source, tokenizer, spec.max_length)
     if head != "new" and is_classifier(read_config(source)):
-        labels = stored_labels(source)
+        labels = stored_labels(source) or ()
     return tokenizer, TaskData(spec, tokenizer, names=labels)
 
 

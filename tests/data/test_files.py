@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from quala.data.files import read_rows, source_path, split_files
+from quala.data.files import class_names, read_rows, source_path, split_files
 from quala.data.formats import GLUE_SUBSETS
 from quala.data.read import read_glue
 from quala.data.spec import DataSpec
@@ -41,6 +41,7 @@ def put(folder: Path, *names: str) -> Path:
         (["train.csv", "._train.csv"], "train", ["train.csv"]),
         (["data/train.csv"], "train", ["data/train.csv"]),
         (["data/train.csv", "dataset_infos.json"], "train", ["data/train.csv"]),
+        (["data/train.csv", "state.json"], "train", ["data/train.csv"]),
         (["dev_matched.tsv", "dev_mismatched.tsv"], "dev_matched", ["dev_matched.tsv"]),
         (["dev_matched.tsv", "dev_mismatched.tsv"], "validation_matched", ["dev_matched.tsv"]),
         (["dev_matched.tsv", "dev.tsv"], "dev_matched.tsv", ["dev_matched.tsv"]),
@@ -319,3 +320,28 @@ def test_sentences_of_mrpc_pass_through_tsv(real_data: Path, tmp_path: Path, quo
             stream.write("\n".join("\t".join(line) for line in table))
     assert [tuple(row.values()) for _, row in read_rows(file)] == lines
     assert len(lines) == 3667
+
+
+@pytest.mark.parametrize(
+    ("facts", "names"),
+    [
+        (
+            b'{"info": {"features": {"label": {"names": ["no", "yes"]}, "text": {}}}}',
+            ("no", "yes"),
+        ),
+        (b'{"info": {"features": {"label": {"names": null}}}}', None),
+        (b'{"info": {"features": [1]}}', None),
+        (b"[]", None),
+        (b"?", None),
+        (None, None),
+    ],
+)
+def test_numbers_have_the_names_that_the_hub_gives_them(
+    tmp_path: Path, facts: bytes | None, names: tuple[str, ...] | None
+) -> None:
+    metadata = None if facts is None else {b"huggingface": facts}
+    table = pa.table({"text": ["a"], "label": [1]}).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert class_names(tmp_path / "rows.parquet") == ({"label": names} if names else {})
+    (tmp_path / "rows.csv").write_text("text,label\na,1\n")
+    assert class_names(tmp_path / "rows.csv") == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -38,9 +39,10 @@ def labeled(
         ([0, 1, 2], ("0", "1", "2"), [0, 1, 2]),
         (["0", "1", "1"], ("0", "1"), [0, 1, 1]),
         ([0.0, 1.0], ("0", "1"), [0, 1]),
+        ([Decimal(0), Decimal("1.0")], ("0", "1"), [0, 1]),
         (["0.0", "1.0", "1"], ("0", "1"), [0, 1, 1]),
         ([" 1", "1", "0 "], ("0", "1"), [1, 1, 0]),
-        ([True, False], ("0", "1"), [1, 0]),
+        ([True, False], ("False", "True"), [1, 0]),
         ([-0.0, 0, "-0.0", 1], ("0", "1"), [0, 0, 0, 1]),
         (["True", "False"], ("False", "True"), [1, 0]),
         ([5, 1, 4, 2, 3], ("1", "2", "3", "4", "5"), [4, 0, 3, 1, 2]),
@@ -122,6 +124,12 @@ def test_fractions_are_values(values: list[Any], numbers: list[float]) -> None:
     assert found == numbers
 
 
+def test_fractions_that_are_listed_are_classes() -> None:
+    found, task = labeled([1.5, 0.5, "1.50", 2], labels=("0.5", "1.5", "2"))
+    assert task == Classes(3, names=("0.5", "1.5", "2"))
+    assert found == [1, 0, 1, 2]
+
+
 def test_a_metric_of_values_makes_whole_numbers_values() -> None:
     found, task = labeled([0, 50, 100], metric="spearman")
     assert task == Value(metrics=("spearman", "pearson_spearman"))
@@ -130,7 +138,7 @@ def test_a_metric_of_values_makes_whole_numbers_values() -> None:
 
 @pytest.mark.parametrize("missing", ["", "  ", "nan", "NaN", None, NAN])
 def test_an_empty_cell_is_refused_with_its_place(missing: Any) -> None:
-    with pytest.raises(QualaError, match=r"`rows.csv`, line 3 has no label .* 1 of 3 rows"):
+    with pytest.raises(QualaError, match=r"`rows.csv`, line 3 has no label .* 1 of 3 .*out\.$"):
         labeled([0, missing, 1])
 
 
@@ -154,6 +162,8 @@ def test_a_split_without_any_label_is_refused(choice: str, task: Task | None) ->
 
 
 def test_minus_one_is_a_class_where_it_is_listed() -> None:
+    with pytest.raises(QualaError, match=r"`data.labels` lists a -1 that is a class"):
+        labeled([-1, 1, 1])
     assert labeled([-1, 1, 1], labels=("-1", "1"))[0] == [0, 1, 1]
 
 
@@ -206,6 +216,15 @@ def test_options_that_do_not_fit_are_refused(
         ("a", ("b", "a"), 1),
         ("Not Equivalent", ("equivalent", "not_equivalent"), 1),
         ("1.0", ("0", "1"), 1),
+        ("True", ("0", "1"), 1),
+        ("false", ("1", "0"), 1),
+        ("True", ("1", "2"), None),
+        ("True", ("yes", "no"), 0),
+        ("false", ("yes", "no"), 1),
+        ("false", ("FALSE", "True"), 0),
+        ("True", ("yes", "no", "maybe"), None),
+        ("True", ("spam", "ham"), None),
+        ("0", ("False", "True"), None),
         ("A", ("a", "Ａ", "A"), 2),
         ("pos", ("Pos", "POS"), None),
         ("1", ("-1", "2"), None),
@@ -233,6 +252,9 @@ def test_a_label_is_found_by_its_name(
         (("0", "1"), None, ("neg", "pos"), ("neg", "pos"), ("0", "1"), (0, 1)),
         (("neg", "pos"), ("0", "1"), ("pos", "neg"), ("pos", "neg"), ("pos", "neg"), (1, 0)),
         (("0", "1"), ("Neg", "Pos"), ("neg", "pos"), ("neg", "pos"), ("0", "1"), (0, 1)),
+        (("False", "True"), ("true", "false"), (), ("true", "false"), ("True", "False"), (1, 0)),
+        (("False", "True"), ("0", "1"), (), ("0", "1"), ("False", "True"), (0, 1)),
+        (("False", "True"), ("yes", "no"), (), ("yes", "no"), ("True", "False"), (1, 0)),
     ],
 )
 def test_classes_have_the_order_of_the_model(
@@ -245,6 +267,44 @@ def test_classes_have_the_order_of_the_model(
 ) -> None:
     found = outputs_of(own, spec(labels=labels), model)
     assert (found.names, found.spelled, found.places) == (names, spelled, places)
+
+
+STARS = ("1 star", "2 stars", "3 stars")
+
+
+@pytest.mark.parametrize(
+    ("own", "model", "called", "places"),
+    [
+        (("0", "1", "2"), ("C", "N", "E"), ("e", "n", "c"), (2, 1, 0)),
+        (("0", "2"), ("C", "N", "E"), ("e", "n", "c"), (2, 0)),
+        (("0", "1"), ("bad", "good"), ("neg", "pos"), (0, 1)),
+        (("0", "1"), ("1", "0"), ("neg", "pos"), (1, 0)),
+        (("1", "2", "3"), STARS, (), (0, 1, 2)),
+        (("1", "3"), STARS[::-1], (), (2, 0)),
+        (("0", "1", "2"), STARS, (), (0, 1, 2)),
+        (("0", "1"), ("LABEL_1", "LABEL_0"), (), (1, 0)),
+    ],
+)
+def test_numbers_are_found_by_the_names_that_data_or_model_have_for_them(
+    own: tuple[str, ...], model: tuple[str, ...], called: tuple[str, ...], places: tuple[int, ...]
+) -> None:
+    found = outputs_of(own, spec(), model, called)
+    assert (found.names, found.places) == (model, places)
+    assert [found.spelled[place] for place in places] == [*own]
+
+
+@pytest.mark.parametrize(
+    ("own", "called"), [(("1", "2"), ()), (("2", "3", "4"), ()), (("0", "1"), ("1 star", "none"))]
+)
+def test_numbers_that_may_be_other_classes_are_refused(
+    own: tuple[str, ...], called: tuple[str, ...]
+) -> None:
+    with pytest.raises(QualaError, match="those of the model 1 star, 2 stars, 3 stars"):
+        outputs_of(own, spec(), STARS, called)
+
+
+def test_listed_labels_hold_for_numbers_whatever_their_columns_call_them() -> None:
+    assert outputs_of(("0", "1"), spec(labels=("b", "a")), None, ("a", "b")).places == (0, 1)
 
 
 @pytest.mark.parametrize(

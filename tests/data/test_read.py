@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from quala.data.features import QAExample
-from quala.data.read import is_blank, read_glue, read_squad, remarks, source_files, split_sources
+from quala.data.read import (
+    is_blank,
+    numbered_names,
+    read_glue,
+    read_squad,
+    remarks,
+    source_files,
+    split_sources,
+)
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Value
 from quala.errors import QualaError
@@ -119,7 +128,7 @@ def test_unanswerable_questions_can_be_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context": None}, "record 2 has no `context`"),
+        ({"context": None}, "record 2: `context` must be a string, got nothing"),
         ({"context": 3}, "`context` must be a string, got int"),
         ({"answers": "cat"}, "`answers` must hold"),
         ({"answers": {"text": ["The cat"], "answer_start": [1]}}, "does not stand at"),
@@ -520,6 +529,20 @@ def test_the_hub_is_asked_for_name_subset_split_and_revision(
     spec = DataSpec(task="squad", name="rajpurkar/squad", revision="abc")
     assert read_squad(spec, "train")[0].id == "1"
     assert asked == [("rajpurkar/squad", None, "train", "abc")]
+
+
+def test_the_hub_names_numbered_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    kinds = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    rows = datasets.Dataset.from_dict(
+        {"text": ["a"], "label": [1]}, features=datasets.Features(kinds)
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    spec = DataSpec(task="glue", name="owner/questions", subset="plain")
+    assert numbered_names(spec) == ("no", "yes")
+    assert read_glue(spec, "train")[1].names == ("1",)
+    assert numbered_names(replace(spec, columns={"label": "text"})) == ()
 
 
 def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,45 @@ def test_indices_take_the_names_of_the_model(
     assert scores["accuracy"] == pytest.approx(200 / 3)
 
 
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_names_in_parquet_of_the_hub_are_found_in_the_model(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, shards: int
+) -> None:
+    import datasets
+
+    rows = [{"text": f"the cat {number}", "label": number % 3} for number in range(30)]
+    kind = datasets.ClassLabel(names=["entailment", "neutral", "contradiction"])
+    split = datasets.Dataset.from_list(rows).cast_column("label", kind)
+    for shard in range(shards):
+        for name in ("train", "validation"):
+            part = split.shard(shards, shard)
+            part.to_parquet(tmp_path / f"{name}-{shard:05}-of-{shards:05}.parquet")
+    names = ("CONTRADICTION", "NEUTRAL", "ENTAILMENT")
+    data = TaskData(own(tmp_path), tokenizer, names=names)
+    assert {one.label for one in data.test.examples if one.text.endswith("cat 0")} == {2}
+    assert "The labels 2, 1, 0 are called CONTRADICTION, NEUTRAL, ENTAILMENT." in data.notes
+
+
+def test_a_number_that_only_test_has_is_found_too(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path / "train.json", [3, 1] * 10)
+    write(tmp_path / "validation.json", [2, 3, 1], first=50)
+    data = TaskData(own(tmp_path), tokenizer, names=("3 stars", "2 stars", "1 star"))
+    assert [one.label for one in data.test.examples] == [1, 0, 2]
+
+
+def test_booleans_are_one_label_in_every_format(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path / "train.json", [False, True] * 10)
+    (tmp_path / "validation.csv").write_text("text,label\na dog,True\na cow,FALSE\n")
+    for names, labels in ((None, [1, 0]), (("True", "False"), [0, 1]), (("0", "1"), [1, 0])):
+        data = TaskData(own(tmp_path, f1_class="true"), tokenizer, names=names)
+        assert [one.label for one in data.test.examples] == labels
+        assert data.task.positive == labels[0]
+
+
 def test_data_labels_name_the_outputs(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     write(tmp_path / "train.json", [1, 0] * 10)
     write(tmp_path / "validation.json", ["positive", "negative"], first=50)

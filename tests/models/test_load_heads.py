@@ -23,12 +23,14 @@ from transformers import (
     pipeline,
 )
 
-from quala.checkpoint import load_any_model
+from quala.checkpoint import load_any_model, load_data
+from quala.data.spec import DataSpec
 from quala.data.task import Classes, Span, Task, Value
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import (
     check_inputs,
+    label_names,
     load_model,
     load_tokenizer,
     save_model,
@@ -285,6 +287,46 @@ def test_the_task_of_a_checkpoint_of_other_tools_is_its_configs(
 ) -> None:
     build_hf("bert", "classification", **extra).save_pretrained(tmp_path)
     assert load_any_model(tmp_path).task == expected
+
+
+@pytest.mark.parametrize("architectures", [None, ["ReviewClassifier"]])
+def test_a_classifier_of_an_unknown_architecture_keeps_its_names(
+    architectures: list[str] | None, build_hf: BuildHf, tmp_path: Path
+) -> None:
+    build_hf("bert", "classification", **NAMED).save_pretrained(tmp_path)
+    configure(tmp_path, architectures=architectures)
+    assert stored_labels(tmp_path) == ("no", "maybe", "yes")
+    configure(tmp_path, architectures=["BertForTokenClassification"])
+    assert stored_labels(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "listed", "said"),
+    [
+        (("odd", "good", "bad"), (), True),
+        (("odd", "good", "bad"), ("good", "bad", "odd"), False),
+        (("2", "0", "1"), (), False),
+        (("3", "1", "2"), (), True),
+    ],
+)
+def test_the_order_of_labels_that_a_classifier_does_not_name_is_said(
+    labels: tuple[str, ...],
+    listed: tuple[str, ...],
+    said: bool,
+    build_hf: BuildHf,
+    tmp_path: Path,
+) -> None:
+    build_hf("bert", "classification").save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    rows = (f"w{row} w1,{labels[row % 3]}\n" for row in range(30))
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(rows))
+    spec = DataSpec(task="glue", path=str(tmp_path / "rows.csv"), max_length=16, labels=listed)
+    order = ", ".join(listed or sorted(labels))
+    for head, noted in (("own", said), ("new", False)):
+        data = load_data(tmp_path, spec, head=head)[1]  # type: ignore[arg-type]
+        assert ", ".join(label_names(data.task)) == order
+        note = f"The model names no outputs: taken as {order} (`data.labels`)."
+        assert (note in data.notes) is noted
 
 
 def test_a_checkpoint_with_one_output_is_a_regression(build_hf: BuildHf, tmp_path: Path) -> None:

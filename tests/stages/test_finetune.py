@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, BertModel, p
 from quala.checkpoint import load_any_model, load_with_data, predict
 from quala.cli.entry import main
 from quala.data.spec import DataSpec
+from quala.data.taskdata import TaskData
 from quala.errors import QualaError
 from quala.runtime.card import Card
 from quala.stages import distill, export, finetune, length_adapt, measure, quantize
@@ -148,6 +149,9 @@ def test_teacher_and_student_mean_the_same_by_their_outputs(
     other.model.task = replace(task, names=("praise", "neither", "blame"))
     with pytest.raises(QualaError, match="praise, the student's praise, neither, blame: soft"):
         check_teacher(teacher, other)
+    own_data = TaskData(named, teacher.tokenizer, names=("praise", "neither", "blame"))
+    with pytest.raises(QualaError, match="soft labels need the same order"):  # numbers as names
+        check_teacher(teacher, replace(teacher, data=own_data))
     shorter = load_with_data(trained, named)
     shorter.tokenizer.add_tokens(["added"])
     with pytest.raises(QualaError, match="must have the same vocabulary"):

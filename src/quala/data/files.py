@@ -55,11 +55,10 @@ def read_rows(file: Path, *, header: bool = True, quoting: str = "detect") -> Ro
         raise QualaError(f"`header` and `quoting` are for TSV and CSV files, not for `{file}`.")
     else:
         rows = _READERS[suffix](file)
-    empty = True
+    row = None
     for row in rows:
-        empty = False
         yield row
-    if empty:
+    if row is None:
         raise QualaError(f"`{file}` holds no rows.")
 
 
@@ -80,11 +79,19 @@ def _parquet(file: Path) -> Rows:
         table = pq.read_table(source)
     except (pa.ArrowException, OSError) as error:
         raise QualaError(f"`{file}` is not a readable parquet file: {_line(error)}.") from error
-    number = 0
-    for piece in table.to_batches(max_chunksize=4096):
-        for row in piece.to_pylist():
-            number += 1
-            yield Place(str(file), "record", number), row
+    rows = (row for piece in table.to_batches(max_chunksize=4096) for row in piece.to_pylist())
+    for number, row in enumerate(rows, start=1):
+        yield Place(str(file), "record", number), row
+
+
+def class_names(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return the names of the numbers in each column for which the hub's parquet has names."""
+    stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
+    try:
+        kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
+        return {name: tuple(kind["names"]) for name, kind in kinds if "names" in kind}
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another writer
+        return {}
 
 
 def _json(file: Path) -> Rows:
@@ -110,11 +117,10 @@ def _json(file: Path) -> Rows:
             f"`{file}` must hold a list of records or SQuAD's `data`, "
             f"got the keys {', '.join(map(str, content)) or 'none'}."
         )
-    else:
-        for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
-            place = Place(str(file), "record", number)
-            _check(row, place)
-            yield place, _mapping(row, place)
+    for number, row in enumerate(content if isinstance(content, list) else [content], start=1):
+        place = Place(str(file), "record", number)
+        _check(row, place)
+        yield place, _mapping(row, place)
 
 
 def _are_rows(data: object) -> bool:
@@ -336,7 +342,7 @@ _COLA = ("source", "label", "mark", "sentence")
 """The columns of CoLA's own files, which have no header."""
 
 _ALIASES = (("train", "training"), ("validation", "dev", "valid", "val"))
-_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json")
+_METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
 _SHARD = re.compile(r"(.+?)[-_.](\d{5,})-of-(\d{5,})(?:-[0-9a-f]+)?|(.+?)[-_.](\d{5})")
 
 

@@ -31,6 +31,7 @@ _NUMBER = re.compile(
     r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE | re.ASCII
 )
 
+_DIGITS = re.compile(r"[0-9]+")
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)*(\.\d+)?")
 _UNIT = re.compile(r"^[$€£]\s*|\s*[%‰$€£°]$")
 
@@ -56,11 +57,11 @@ def label_of(row: Row, place: Place) -> Label:
     value = row[column]
     if value is None or value != value:
         return Label(None, place)
-    if isinstance(value, str):
-        text = value.strip()
+    if isinstance(value, (str, bool)):  # CSV has the same names of booleans
+        text = str(value).strip()
         absent = text.lower() in MISSING or (column == "gold_label" and text == "-")
         return Label(None if absent else text, place)
-    if not isinstance(value, (int, float)):
+    if not hasattr(value, "__float__"):  # Decimal has it
         raise QualaError(
             f"{place}: `{column}` must be a number or a string, got {type(value).__name__}."
         )
@@ -94,9 +95,10 @@ def label_examples(
                 "scored; choose a labeled one with `test_split`."
             )
         if spec.unlabeled == "refuse":
+            listing = ", `data.labels` lists a -1 that is a class"
             raise QualaError(
                 f"{text}: {len(bare)} of {len(labels)} rows of `{split}` are unlabeled; "
-                "`data.unlabeled=drop` leaves them out."
+                f"`data.unlabeled=drop` leaves them out{'' if value is None else listing}."
             )
         kept = sorted({*range(len(labels))} - {*bare})
         examples, labels = [examples[row] for row in kept], [labels[row] for row in kept]
@@ -108,11 +110,11 @@ def label_examples(
 def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
     """Return the task that fits the training labels.
 
-    Fractions, the subset `stsb` or a metric of values make a regression. Other labels are names of
-    classes, in rising order: numbers by value, else as texts. Raises QualaError for a regression
-    of texts, a metric that does not fit and, unless `data.labels` lists them, for names that are
-    numbers in another writing, more than 1,000 names, more than 20 most of which occur once, and
-    names that differ in case or blanks only.
+    Fractions (unless `data.labels` lists them), the subset `stsb` or a metric of values make a
+    regression. Other labels are classes in rising order: numbers by value, else as texts. Raises
+    QualaError for a regression of texts, a metric that does not fit and, unless `data.labels`
+    lists them, for names that are numbers in another writing, more than 1,000 names, more than 20
+    most of which occur once, and names that differ in case or blanks only.
     """
     regression = _is_regression(labels, spec)
     metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric)
@@ -124,8 +126,8 @@ def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
         return Value(metrics=metrics)
     counts = Counter(_name(label.value) for label in labels)
     if _all_numbers(labels):
-        names = sorted(counts, key=int)
-        hint = "`data.metric=pearson_spearman` makes them values"
+        names = sorted(counts, key=float)
+        hint = "`data.metric=pearson_spearman` makes them values, `data.labels` classes"
     else:
         names = _one_spelling(sorted(counts), spec.labels)
         hint = (
@@ -215,11 +217,15 @@ def with_labels(
 def find(label: str, names: Sequence[str]) -> int | None:
     """Return the index of a label: of the same name, else of the one name spelled alike.
 
-    Alike are 1 and 1.0, and names that differ in case, blanks, inner `-` and `_` only.
+    Alike are 1 and 1.0, names that differ in case, blanks, inner `-` and `_` only, and `true` and
+    a `yes`, or the 1 of 0 and 1, of two names.
     """
     if label in names:
         return names.index(label)
     alike = [index for index, name in enumerate(names) if _folded(name) == _folded(label)]
+    yes = [one for one in names if _folded(one) in (("1",) if "0" in names else POSITIVE)]
+    if _folded(label) in ("false", "true") and len(names) == 2 and len(yes) == 1:
+        return (names.index(yes[0]) + (_folded(label) == "false")) % 2
     return alike[0] if len(alike) == 1 else None
 
 
@@ -235,15 +241,18 @@ class LabelOrder:
     """The output of each class of the data."""
 
 
-def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) -> LabelOrder:
+def outputs_of(
+    own: Sequence[str], spec: DataSpec, model: Sequence[str] | None, called: Sequence[str] = ()
+) -> LabelOrder:
     """Return the outputs for the labels `own` of the data, in the order of the model's names.
 
-    `data.labels` has that order where it is given. Labels are found by name; whole numbers from 0
-    are the outputs' own indices, where the names are no numbers and the last output has one.
-    Raises QualaError for labels that the model does not have, and where `data.labels` contradicts
-    it.
+    `data.labels` has that order where it is given. Labels are found by name. Whole numbers are
+    found by the names that the data's columns have for them (`called`), else by the one number in
+    each of the model's names; those from 0 else are the outputs' own indices, where the names are
+    no numbers and the last output has one. Raises QualaError for labels that the model does not
+    have, and where `data.labels` contradicts it.
     """
-    if model is not None and spec.labels:
+    if model and spec.labels:
         alike = [*map(_folded, spec.labels)] == [*map(_folded, model)]
         if len(model) != len(spec.labels) or not (alike or _are_indices(model, len(model))):
             raise QualaError(
@@ -252,8 +261,17 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
             )
     names = spec.labels or model or own
     places = [find(label, names) for label in own]
+    nowhere, numbers = [None] * len(own), dict[str, int | None]()
+    if places == nowhere and all(map(str.isdecimal, own)):
+        inside = [str(int(found[0])) for name in names if len(found := _DIGITS.findall(name)) == 1]
+        if called and not spec.labels:
+            numbers = {str(number): find(name, names) for number, name in enumerate(called)}
+        elif len({*inside}) == len(names) and max(inside, key=int) in own:
+            numbers = {number: place for place, number in enumerate(inside)}
+        numbers = numbers if {*own} <= numbers.keys() else {}
+        places = [numbers.get(label) for label in own]
     # Without a 0 they may count from 1, as stars do.
-    numbered = "0" in own and not any(map(_NUMBER.fullmatch, names))
+    numbered = "0" in own and places == nowhere and not any(map(_NUMBER.fullmatch, names))
     numbered = numbered and _are_indices(own, len(names))
     # With fewer classes than outputs they are another model's indices, unless `labels` says so.
     numbered = numbered and (bool(spec.labels) or max(map(int, own)) == len(names) - 1)
@@ -268,8 +286,9 @@ def outputs_of(own: Sequence[str], spec: DataSpec, model: Sequence[str] | None) 
             "outputs in their order, `model.new_head=true` draws a head for other labels."
         )
     spelled = [*map(str, range(len(names)))] if numbered else [*names]
-    for label, place in zip(own, known, strict=True):
-        spelled[place] = label
+    for label, one in (*numbers.items(), *zip(own, known, strict=True)):
+        if one is not None:
+            spelled[one] = label
     return LabelOrder(tuple(names), tuple(spelled), tuple(known))
 
 
@@ -336,7 +355,9 @@ def _bare(labels: Sequence[Label], spec: DataSpec, task: Task | None) -> list[in
 def _is_regression(labels: Sequence[Label], spec: DataSpec) -> bool:
     if spec.subset == "stsb" or spec.metric in REGRESSION_METRICS:
         return True
-    return _all_numbers(labels) and any(float(label.value or 0.0) % 1 for label in labels)
+    numbers = [float(one.value or 0.0) for one in labels] if _all_numbers(labels) else []
+    fraction = next((number for number in numbers if number % 1), None)
+    return fraction is not None and find(_name(fraction), spec.labels) is None
 
 
 def _all_numbers(labels: Sequence[Label]) -> bool:

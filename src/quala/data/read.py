@@ -10,15 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quala.data.features import ClassificationExample, Example, QAExample
-from quala.data.files import (
-    Place,
-    Row,
-    Rows,
-    read_rows,
-    source_path,
-    split_files,
-)
-from quala.data.labels import Label, label_examples, label_of
+from quala.data.files import Place, Row, Rows, class_names, read_rows, source_path, split_files
+from quala.data.labels import LABEL_COLUMNS, Label, label_examples, label_of
 from quala.data.spec import DataSpec
 from quala.data.task import Task
 from quala.errors import QualaError, unknown
@@ -216,6 +209,18 @@ def read_glue(
     return kept, task
 
 
+def numbered_names(spec: DataSpec) -> tuple[str, ...]:
+    """Return the names that a source has for its labels 0, 1, ..., in parquet or on the hub."""
+    mapped = spec.columns.get("label")
+    if spec.path is None:
+        kinds = _hub(spec, spec.train_split).features
+        names = {column: tuple(getattr(kind, "names", ())) for column, kind in kinds.items()}
+    else:
+        names = class_names(_files(spec, spec.train_split)[0])
+    columns = (mapped,) if mapped else LABEL_COLUMNS
+    return next((names[column] for column in columns if column in names), ())
+
+
 def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> tuple[str, ...]:
     if mapped.keys() & {"text", "text_pair"}:
         return ("text", "text_pair") if "text_pair" in mapped else ("text",)
@@ -233,12 +238,11 @@ def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> t
 
 
 def _string(row: Row, column: str, place: Place) -> str:
-    value = row.get(column)
-    if not isinstance(value, str):
-        if value is None:
-            raise QualaError(f"{place} has no `{column}`; it has {', '.join(map(str, row))}.")
-        raise QualaError(f"{place}: `{column}` must be a string, got {_kind(value)}.")
-    return value
+    if column not in row:
+        raise QualaError(f"{place} has no `{column}`; it has {', '.join(map(str, row))}.")
+    if not isinstance(row[column], str):
+        raise QualaError(f"{place}: `{column}` must be a string, got {_kind(row[column])}.")
+    return str(row[column])
 
 
 def _kind(value: object) -> str:
@@ -261,7 +265,8 @@ def split_rows(spec: DataSpec, split: str) -> Rows:
 
 def _rows(spec: DataSpec, split: str) -> Rows:
     if spec.path is None:
-        yield from _loaded(str(spec.name), spec.subset, split=split, revision=spec.revision)
+        for number, row in enumerate(_hub(spec, split), start=1):
+            yield Place(f"{spec.name} {split}", "record", number), row
     for file in _files(spec, split):
         yield from read_rows(file, header=spec.header, quoting=spec.quoting)
 
@@ -320,15 +325,13 @@ def split_sources(spec: DataSpec) -> dict[str, list[str]]:
     }
 
 
-def _loaded(name: str, subset: str | None, *, split: str, revision: str | None) -> Rows:
+def _hub(spec: DataSpec, split: str) -> Any:
     # `datasets` takes seconds to import, and local files do not need it.
     from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        rows: Any = load_dataset(name, subset, split=split, revision=revision)
+        return load_dataset(str(spec.name), spec.subset, split=split, revision=spec.revision)
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise QualaError(f"The split `{split}` of `{name}` does not load: {reason}.") from error
-    source = f"{name} {split}"
-    return ((Place(source, "record", number), row) for number, row in enumerate(rows, start=1))
+        raise QualaError(f"Split `{split}` of `{spec.name}` does not load: {reason}.") from error

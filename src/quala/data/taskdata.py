@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.features import ClassificationExample, Example, FeatureSet
-from quala.data.formats import format_of
+from quala.data.formats import Glue, format_of
 from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, positive_class
-from quala.data.read import is_single_file, remarks, source_files, split_sources
+from quala.data.read import is_single_file, numbered_names, remarks, source_files, split_sources
 from quala.data.slices import Cut, cut, subsample, texts_of
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Outcome, Outputs, Task, Value
@@ -61,8 +61,8 @@ class TaskData:
     split is read too, unless it is on the hub or large, so that no fault of it is found late.
 
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
-    `names` are the labels of the model that the data are for, in the order of its outputs; None
-    where it has none, or a new head. Raises QualaError for `test_size` where there are splits.
+    `names` are the labels of the model that the data are for, in the order of its outputs; () if
+    it names none, None for a new head. Raises QualaError for `test_size` where there are splits.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TaskData:
     @cached_property
     def task(self) -> Task:
         """The task; where the format does not define it, the training labels do."""
-        own, outputs, spec = self._own_task, self._outputs, self.spec
+        own, outputs, spec = self._own_task, self.label_order, self.spec
         if spec.metric not in (None, own.metric):
             raise QualaError(f"`data.metric` must be {own.metric} here, got {spec.metric}.")
         if not isinstance(own, Classes) or outputs is None:
@@ -101,6 +101,8 @@ class TaskData:
             raise QualaError(f"Classes need at least two labels, train has {listed(names)} only.")
         if outputs.spelled != names:
             self._note(f"The labels {listed(outputs.spelled)} are called {listed(names)}.")
+        if self._names == () and not spec.labels and {*names} - {*map(str, range(len(names)))}:
+            self._note(f"The model names no outputs: taken as {listed(names)} (`data.labels`).")
         metrics, positive = own.metrics, own.positive
         if spec.f1_class is not None:
             metrics = tuple(dict.fromkeys((*metrics, "f1")))
@@ -115,12 +117,17 @@ class TaskData:
         return self._format.known_task(self.spec) or self._read_train[1]
 
     @cached_property
-    def _outputs(self) -> LabelOrder | None:
+    def label_order(self) -> LabelOrder | None:
         """The classes in the order of the model, None for other tasks."""
         own = self._own_task
         if not isinstance(own, Classes) or not own.names:
             return None
-        return outputs_of(own.names, self.spec, self._names)
+        return self._order(own.names)
+
+    def _order(self, own: Sequence[str]) -> LabelOrder:
+        numbers = isinstance(self._format, Glue) and all(map(str.isdecimal, own))
+        called = numbered_names(self.spec) if numbers and self._names else ()
+        return outputs_of(own, self.spec, self._names, called)
 
     @cached_property
     def train(self) -> Slice:
@@ -166,8 +173,8 @@ class TaskData:
     def _read_test(self) -> list[Example]:
         """The examples of the test split."""
         task, split = self.task, self.spec.test_split
-        if self._outputs is not None:
-            task = replace(task, names=self._outputs.spelled)  # type: ignore[call-arg]
+        if self.label_order is not None:
+            task = replace(task, names=self.label_order.spelled)  # type: ignore[call-arg]
         examples, found = self._format.read(self.spec, split, task)
         self._note(*remarks(examples, split))
         examples = self._in_order(examples, found)
@@ -206,10 +213,10 @@ class TaskData:
 
     def _in_order(self, examples: list[Example], found: Task) -> list[Example]:
         """Return the examples of a task with the class of each in the order of the model."""
-        outputs = self._outputs
+        outputs = self.label_order
         if outputs is None or not isinstance(found, Classes) or found.names == outputs.spelled:
             return examples
-        places = outputs_of(found.names, self.spec, self._names).places
+        places = self._order(found.names).places
         labeled = cast("list[ClassificationExample]", examples)
         return [replace(one, label=places[int(one.label or 0)]) for one in labeled]
 

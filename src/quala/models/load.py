@@ -226,8 +226,11 @@ def stored_labels(source: str | Path) -> tuple[str, ...] | None:
 
 
 def is_classifier(config: PreTrainedConfig) -> bool:
-    """Tell whether a config.json is that of a model with a head for sentences."""
-    return architecture_of(config.to_dict()).head == "sentence"
+    """Tell if a model has a head for sentences, by its architecture or, if unknown, its labels."""
+    known = any(hasattr(transformers, name) for name in config.architectures or [])
+    names: Any = config.id2label
+    named = not known and [*names.values()] != _unnamed(len(names))
+    return named or architecture_of(config.to_dict()).head == "sentence"
 
 
 def is_regression(config: PreTrainedConfig) -> bool:

@@ -70,7 +70,8 @@ def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
                 f"`{name}`, got {ids[0]} and {ids[1]}."
             )
     one, other = (label_names(model.model.task) for model in (teacher, student))
-    if not same_order(one, other):
+    places = {getattr(model.data.label_order, "places", ()) for model in (teacher, student)}
+    if len(places) > 1 or not same_order(one, other):
         raise QualaError(
             f"The teacher's labels are {', '.join(one)}, the student's {', '.join(other)}: soft "
             "labels need the same order."
