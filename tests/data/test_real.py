@@ -107,9 +107,7 @@ def test_floats_are_classes_and_nan_is_no_label(
 @pytest.mark.parametrize("found", ["dev_matched", "dev_mismatched"])
 def test_one_of_two_test_files_is_chosen_by_name(real_data: Path, found: str) -> None:
     spec = DataSpec(task="glue", path=str(real_data / "cases" / "two_test_files"))
-    with pytest.raises(
-        QualaError, match=r"matched.tsv, dev_mismatched.tsv; .*`data.test_split="
-    ):
+    with pytest.raises(QualaError, match=r"matched.tsv, dev_mismatched.tsv; .*`data.test_split="):
         source_files(spec)
     chosen = replace(spec, test_split=found)
     assert split_sources(chosen) == {"train": ["train.tsv"], "test": [f"{found}.tsv"]}

@@ -163,6 +163,15 @@ def test_pairs_that_share_a_sentence_can_be_kept_together(apart: bool) -> None:
     assert (meeting(pairs, lambda one: one.text, apart=apart) == set()) is apart
 
 
+def test_pairs_of_a_few_sentences_are_not_kept_together() -> None:
+    pairs = [ClassificationExample(str(n), f"view {n}", f"aspect {n % 5}") for n in range(200)]
+    found = cut(pairs, {"test": 20, "search": 40, "selection": 40}, seed=0, apart=True)
+    assert {name: len(part) for name, part in found.slices.items()} == {
+        "test": 20, "search": 40, "selection": 40, "train": 100,
+    }  # fmt: skip
+    assert len({one.text_pair for one in found.slices["test"]}) == 5
+
+
 def test_a_cut_in_which_no_text_meets_is_as_it_was() -> None:
     plain = [ClassificationExample(str(n), f"film {n}", None) for n in range(100)]
     both = [*plain, replace(plain[0], id="twin", text="Film  0")]

@@ -66,9 +66,10 @@ def cut(
     to its size. Where more than a fiftieth of all examples (or a few) would then be in no slice,
     the articles whose sizes fit best are taken instead, and where none fit, passages. Where a
     text, without case and extra blanks, would be in two slices, the articles that share it are
-    taken as one; so are, with `apart`, pairs that share a sentence. Where the passages are too
-    few, questions are cut. The cut depends on the examples and the seed only, and keeps the order.
-    Raises QualaError where a slice, or `rest`, would be empty.
+    taken as one; so are, with `apart`, pairs that share a sentence, unless that loses more than a
+    fifth of them. Where the passages are too few, questions are cut. The cut depends on the
+    examples and the seed only, and keeps the order. Raises QualaError where a slice, or `rest`,
+    would be empty.
     """
     named: Names = {by: [getattr(one, by) for one in examples] for by in ("article", "passage")}
     texts = texts_of(examples)
@@ -77,6 +78,8 @@ def cut(
     if found is None or _meet(found[1].values(), keys):
         united = {by: _united(names, keys) for by, names in named.items()}
         found = _choose(united, sizes, seed=seed, rest=rest) or found
+        if apart and (not found or sum(found[2].values()) > MOST_LOST_BY_FIT * len(examples)):
+            return cut(examples, sizes, seed=seed, rest=rest)
     if found is None and examples and hasattr(examples[0], "question"):
         found = _choose({"question": [one.whole for one in texts]}, sizes, seed=seed, rest=rest)
     if found is None:
