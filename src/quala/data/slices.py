@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -66,8 +66,8 @@ def cut(
     to its size. Where more than a fiftieth of all examples (or a few) would then be in no slice,
     the articles whose sizes fit best are taken instead, and where none fit, passages. Where a
     text, without case and extra blanks, would be in two slices, the articles that share it are
-    taken as one; so are, with `apart`, pairs that share a sentence, unless that loses more than a
-    fifth of them. Where the passages are too few, questions are cut. The cut depends on the
+    taken as one; so are, with `apart`, pairs that share a sentence, unless these would fill more
+    than half of a slice. Where the passages are too few, questions are cut. The cut depends on the
     examples and the seed only, and keeps the order. Raises QualaError where a slice, or `rest`,
     would be empty.
     """
@@ -77,9 +77,10 @@ def cut(
     found = _choose(named, sizes, seed=seed, rest=rest)
     if found is None or _meet(found[1].values(), keys):
         united = {by: _united(names, keys) for by, names in named.items()}
-        found = _choose(united, sizes, seed=seed, rest=rest) or found
-        if apart and (not found or sum(found[2].values()) > MOST_LOST_BY_FIT * len(examples)):
+        smallest = min((size for size in sizes.values() if size), default=0)
+        if apart and max(Counter(united["passage"]).values(), default=0) > smallest / 2:
             return cut(examples, sizes, seed=seed, rest=rest)
+        found = _choose(united, sizes, seed=seed, rest=rest) or found
     if found is None and examples and hasattr(examples[0], "question"):
         found = _choose({"question": [one.whole for one in texts]}, sizes, seed=seed, rest=rest)
     if found is None:
