@@ -39,7 +39,7 @@ from quala.workflow.plan import Plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.sweep import Job, Sweep
+from quala.workflow.sweep import Job, Sweep, varied
 
 COLORS = {
     "cached": "green",
@@ -99,10 +99,11 @@ def _show_front(folder: Path, console: Console) -> None:
 
 def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
     """Print one line for each job of a sweep, then the errors of those that failed."""
+    if not jobs:
+        return
     table = Table("job", "overrides", "status", "run", title="Sweep", title_justify="left")
-    for job in jobs:
-        words = Text(" ".join(job["overrides"]))
-        table.add_row(str(job["job"]), words, _colored(job["status"]), job["run_id"] or "")
+    for job, words in zip(jobs, varied([job["overrides"] for job in jobs]), strict=True):
+        table.add_row(str(job["job"]), Text(words), _colored(job["status"]), job["run_id"] or "")
     console.print(table)
     for job in jobs:
         if job["error"]:
