@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -190,12 +190,12 @@ def make_plan(
         else:
             entries[name] = _entry(node, selection, store, entries)
     _check_only(settings.flow, entries)
-    found = [note for entry in entries.values() for note in _notes(entry)]
+    found = [note for entry in entries.values() for note in _notes(entry, entries, store)]
     told = [*notes, *found, *unused_variables(settings.tracking)]
     return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), told)
 
 
-def _notes(entry: Entry) -> list[str]:
+def _notes(entry: Entry, entries: Mapping[str, Entry], store: Store) -> list[str]:
     """Return notes on a stage; raise QualaError where a given output cannot be of this run."""
     node = entry.node
     if node is None or entry.status is Status.SKIPPED:
@@ -207,7 +207,22 @@ def _notes(entry: Entry) -> list[str]:
     data = node.inputs.get("data")
     if node.stage.fits and isinstance(data, Source):
         imported(node.stage.fits)(node.given, data.value)
-    return node.foreign()
+    inputs, later = dict(node.inputs), list[str]()
+    for key in node.stage.about:
+        item = inputs.get(key)
+        above = entries.get(item.name) if isinstance(item, Artifact) else None
+        if not isinstance(item, Artifact) or above is None or above.node is None:
+            continue
+        if above.node.given is not None:
+            inputs[key] = replace(item, folder=above.node.given)
+        elif above.status is Status.CACHED and above.run_id:
+            inputs[key] = replace(item, folder=store.fetch(store.client.get_run(above.run_id))[0])
+        elif above.status is not Status.SKIPPED and node.stage.exact:
+            later.append(
+                f"`stage.{node.stage.name}.given` is refused once `{item.name}` has run, unless "
+                f"its figures are of the very same `{key}`."
+            )
+    return [*replace(node, inputs=inputs).foreign(), *later]
 
 
 def _fingerprint(workflow: WorkflowSpec, settings: Settings, entries: Mapping[str, Entry]) -> str:
