@@ -131,11 +131,12 @@ def test_the_notes_are_below_the_table(made_up_report: Report) -> None:
 def test_what_is_known_of_the_data_is_text() -> None:
     data = {
         "title": "mine", "files": {"train": ["a.csv", "b.csv"]}, "slices": {"train": 1200},
-        "labels": {"train": {"yes": 800}}, "left_out": {}, "notes": ["A.", "B."],
+        "labels": {"train": {"yes": 1800}, "test": {"mean": 2.2044117647058825}},
+        "left_out": {}, "notes": ["A.", "B."],
     }  # fmt: skip
     assert data_lines(data) == {
         "title": "mine", "files, train": "a.csv, b.csv", "rows": "train: 1,200",
-        "labels, train": "yes: 800", "notes": "A. B.",
+        "labels, train": "yes: 1,800", "labels, test": "mean: 2.20441", "notes": "A. B.",
     }  # fmt: skip
     assert data_lines({}) == {}
 

@@ -270,8 +270,11 @@ def _bounds(name: str, interval: Bounds | None) -> dict[str, float | None]:
 def data_lines(data: Mapping[str, Any]) -> dict[str, str]:
     """Return what is known of the data as texts by their labels."""
 
-    def counted(counts: Mapping[str, int]) -> str:
-        return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+    def counted(counts: Mapping[str, float]) -> str:
+        return ", ".join(
+            f"{name}: {count:{',' if isinstance(count, int) else 'g'}}"
+            for name, count in counts.items()
+        )
 
     found = {"title": data.get("title", "")}
     found |= {
