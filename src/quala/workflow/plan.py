@@ -268,6 +268,10 @@ def _entry(node: Node, selection: Selection, store: Store, before: Mapping[str, 
     return entry(*_why_new(node, store, before))
 
 
+COMPARED = 8
+"""The newest runs of a stage among which a plan looks for the most similar one."""
+
+
 def _why_new(
     node: Node, store: Store, before: Mapping[str, Entry]
 ) -> tuple[Status, str, Run | None]:
@@ -276,9 +280,10 @@ def _why_new(
         waits = [name for name in sorted(node.upstream) if before[name].status not in SETTLED]
         after = f", after {', '.join(waits)}" if waits else ""
         return Status.TO_RUN, f"never run{after}", None
-    old = _identity(earlier[0], store)
-    found = differences(old, node.identity) if old else []
-    return Status.STALE, "; ".join(found) or "the last run differs", earlier[0]
+    known = [(run, _identity(run, store)) for run in earlier[:COMPARED]]
+    found = [(differences(old, node.identity), run) for run, old in known if old]
+    nearest, run = min(found, key=lambda one: len(one[0]), default=([], earlier[0]))
+    return Status.STALE, "; ".join(dict.fromkeys(nearest)) or "the last run differs", run
 
 
 def _identity(run: Run, store: Store) -> dict[str, Any] | None:
