@@ -106,7 +106,8 @@ class TerminalTable:
             caption="\n".join([*self.notes, *left_out]) or None,
             caption_justify="left",
         )
-        for name, width in zip(frame.columns, widths or [None] * len(frame.columns), strict=True):
+        sizes: Sequence[int | None] = widths or [None] * len(frame.columns)
+        for name, width in zip(frame.columns, sizes, strict=True):
             justify: Literal["left", "right"] = "left" if name in self.left else "right"
             table.add_column(name, justify=justify, overflow="fold", width=width)
         for number, texts in enumerate(frame.to_numpy().tolist()):
