@@ -159,3 +159,9 @@ def test_a_narrow_terminal_breaks_no_word_or_number(made_up_report: Report, widt
     assert ("Precision" in cells) != bool(note and "Precision" in note[1])
     assert bool(note) == (width <= 80)
     assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_metrics_have_names(made_up_report: Report) -> None:
+    row = replace(made_up_report.rows[0], metric="pearson_spearman", examples=8)
+    assert "| Pearson/Spearman, n = 8 (95 %) |" in markdown_table([row])
+    assert "pearson_spearman" in csv_text([row])

@@ -23,10 +23,13 @@ BORDER = 3
 """Columns of characters that a line and two blanks take."""
 METRIC_NAMES = {
     "f1": "F1",
+    "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1",
     "accuracy": "Accuracy",
     "matthews": "Matthews",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "pearson_spearman": "Pearson/Spearman",
 }
 
 
