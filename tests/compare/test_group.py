@@ -317,3 +317,21 @@ def test_the_interval_is_the_mean_over_the_seeds(filled: Filled) -> None:
     assert table.examples == EXAMPLES
     older = replace(base.trials[0], row=replace(base.trials[0].row, interval=None, examples=None))
     assert replace(base, trials=(older, *base.trials[1:])).interval is None
+
+
+def test_a_full_length_that_was_chosen_is_one_line(table: Table) -> None:
+    trials = [trial for line in table.lines for trial in line.trials]
+    full = {(trial.run, trial.row.model): trial.row for trial in trials if trial.kind == "full"}
+    chosen = [
+        replace(trial, row=full[trial.run, trial.row.model]) if trial.kind == "chosen" else trial
+        for trial in trials
+        if trial.system == "quala_minilm"
+    ]
+    (merged,) = Comparison.of(chosen, {}).tables
+    labels = [line.label for line in merged.lines]
+    assert len(labels) == len([trial for trial in chosen if trial.kind == "full"])
+    assert all(label.endswith("full length, also chosen") for label in labels)
+    shorter = [trial for trial in trials if trial.system == "quala_minilm"]
+    (apart,) = Comparison.of(shorter, {}).tables
+    assert len(apart.lines) == 2 * len(merged.lines)
+    assert not any("also chosen" in line.label for line in apart.lines)

@@ -45,6 +45,16 @@ def test_a_folder_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     assert format_of(spec).title(spec) == "mine"
 
 
+def test_a_subset_without_a_folder_of_its_own_is_no_name(tmp_path: Path) -> None:
+    reviews = tmp_path / "reviews.csv"
+    reviews.touch()
+    (tmp_path / "mine" / "SST-2").mkdir(parents=True)
+    spec = DataSpec(task="glue", path=str(reviews), subset="sst2")
+    assert format_of(spec).title(spec) == "reviews.csv"
+    folder = replace(spec, path=str(tmp_path / "mine"))
+    assert format_of(folder).title(folder) == "mine sst2"
+
+
 def test_known_texts_have_the_name_in_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = (QAExample(str(n), "", f"It was {n}.", f"What?  {n}", (str(n),)) for n in (1, 2))
     monkeypatch.setattr(formats, "CONTENTS", {content_digest([one, two]): "A known set"})

@@ -368,6 +368,16 @@ def test_the_first_look_at_train_says_what_is_read(
     assert any(one.startswith("Train: 12 examples, labels negative ") for one in said)
 
 
+def test_a_part_of_the_test_split_is_told_apart_from_it(
+    reviews: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "quala.data.taskdata")
+    _ = TaskData(own(reviews, max_test=1), tokenizer).test
+    said = [record.getMessage() for record in caplog.records]
+    assert "Test split: 3 examples, labels negative 1, positive 2." in said
+    assert any(one.startswith("Test: 1 examples, labels ") for one in said)
+
+
 def notes(spec: DataSpec, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     found: list[str] = TaskData(spec, tokenizer).summary(whole=True)["notes"]
     return found

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from quala.report.table import csv_text, data_lines, footnotes, markdown_table, terminal_table
@@ -129,10 +131,37 @@ def test_the_notes_are_below_the_table(made_up_report: Report) -> None:
 def test_what_is_known_of_the_data_is_text() -> None:
     data = {
         "title": "mine", "files": {"train": ["a.csv", "b.csv"]}, "slices": {"train": 1200},
-        "labels": {"train": {"yes": 800}}, "left_out": {}, "notes": ["A.", "B."],
+        "labels": {"train": {"yes": 1800}, "test": {"mean": 2.2044117647058825}},
+        "left_out": {}, "notes": ["A.", "B."],
     }  # fmt: skip
     assert data_lines(data) == {
         "title": "mine", "files, train": "a.csv, b.csv", "rows": "train: 1,200",
-        "labels, train": "yes: 800", "notes": "A. B.",
+        "labels, train": "yes: 1,800", "labels, test": "mean: 2.20441", "notes": "A. B.",
     }  # fmt: skip
     assert data_lines({}) == {}
+
+
+@pytest.mark.parametrize("width", [66, 80, 100, 160])
+def test_a_narrow_terminal_breaks_no_word_or_number(made_up_report: Report, width: int) -> None:
+    long = "1024,512,384,256,128,64"
+    rows = [
+        replace(row, tokens=long, exact_match=50.0, exact_match_interval=(20.0, 80.0), examples=8)
+        for row in made_up_report.rows
+    ]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(terminal_table(rows, title="Title"))
+    text = console.export_text()
+    cells = {part for line in text.splitlines() for part in re.split("[│┃ ]+", line)}
+    assert {"teacher", "F1,", "Latency", "60.00"} <= cells
+    whole = long in cells
+    assert whole or {"1024,512,384,", "256,128,64"} <= cells
+    note = re.search(r"Left out in this width: ([^.]*)", " ".join(text.split()))
+    assert ("Precision" in cells) != bool(note and "Precision" in note[1])
+    assert bool(note) == (width <= 80)
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_metrics_have_names(made_up_report: Report) -> None:
+    row = replace(made_up_report.rows[0], metric="pearson_spearman", examples=8)
+    assert "| Pearson/Spearman, n = 8 (95 %) |" in markdown_table([row])
+    assert "pearson_spearman" in csv_text([row])

@@ -87,7 +87,10 @@ def test_labels_reach_the_integer_model_and_its_export(
     made = StageContext.alone("export", tmp_path / "e")
     export.run(configure("export", repeats=0), made, inputs | {"measure": measured.output})
     assert Card.read(made.output).labels == ("blame", "neither", "praise")
-    assert "blame, neither, praise" in (made.output / "README.md").read_text()
+    text = (made.output / "README.md").read_text()
+    assert "blame, neither, praise" in text
+    assert "quala bench ." in text
+    assert "quala answer" not in text
     card = made.output / "quala.json"
     facts = json.loads(card.read_text())
     del facts["labels"]  # as older versions wrote it

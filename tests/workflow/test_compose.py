@@ -277,3 +277,11 @@ def test_epochs_beside_a_presets_steps_are_explained() -> None:
     assert "`stage.length_adapt.max_steps=null`" in told
     assert noted(workflow, *words, "stage.length_adapt.max_steps=null") == []
     assert noted(workflow, *words, "stage.length_adapt.max_steps=9") == []
+
+
+def test_a_path_in_the_home_folder_needs_no_quotes(toy: Toy) -> None:
+    given = composed(toy.workflow, ["data.path=~/my-data/train.csv"])
+    assert given.data.path == "~/my-data/train.csv"
+    words = with_experiment(toy.workflow, ["~seed", "data.path=~/a,~/b", "data.title='x,~y,z'"])
+    assert words == ["~seed", "data.path='~/a','~/b'", "data.title='x,~y,z'"]
+    assert swept(words) == words[1:2]

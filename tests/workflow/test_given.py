@@ -86,6 +86,17 @@ def test_exact_figures_of_other_data_are_refused_before_anything_runs(joined: To
     assert joined.done == done
 
 
+@pytest.mark.parametrize("joined", [True], indirect=True)
+def test_the_plan_compares_a_given_output_with_stored_models(joined: Toy) -> None:
+    folder = made(joined)
+    assert notes(joined, f"stage.second.given={folder}") == []
+    (told,) = notes(joined, f"stage.second.given={folder}", "stage.first.text=b")
+    assert told.startswith("`stage.second.given` is refused once `first` has run, unless its fig")
+    joined.run("stage.first.text=b")
+    with pytest.raises(QualaError, match=r"another `model` \(content\): its figures are not"):
+        notes(joined, f"stage.second.given={folder}", "stage.first.text=b")
+
+
 def test_other_data_are_named_by_the_plan(joined: Toy) -> None:
     folder = made(joined)
     (told,) = notes(joined, f"stage.second.given={folder}", "data.max_length=256")

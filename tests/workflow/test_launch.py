@@ -78,6 +78,19 @@ def test_what_a_run_prints_is_text_not_markup(
     assert all(text in out for text in (title, " a[b] ", "d[old]/x", "[/e]", "[/w]"))
 
 
+def test_a_report_is_named_where_there_is_one(
+    tmp_path: Path, made_up_report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome: Any = SimpleNamespace(name="first", status="done", folder=tmp_path, seconds=1.0)
+    store: Any = SimpleNamespace(uri="sqlite:///x", experiment="e")
+    result = Result("w", "0", False, 1.0, [outcome], store)
+    show_result(result, _console())
+    assert "quala report" not in capsys.readouterr().out
+    (tmp_path / "report.json").write_text(json.dumps(made_up_report.to_json()), encoding="utf-8")
+    show_result(result, _console())
+    assert "quala report 0" in capsys.readouterr().out
+
+
 def test_help_begins_with_the_workflow(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "kdlsq", "--help"]) == 0
     told = capsys.readouterr().out

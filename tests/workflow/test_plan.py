@@ -44,6 +44,13 @@ def test_a_plan_names_what_changed(toy: Toy) -> None:
     assert set(made["third"][1].split("; ")) == set(changes.split("; "))
 
 
+def test_a_plan_compares_with_the_most_similar_run(toy: Toy) -> None:
+    toy.run()
+    toy.run("stage.first.text=b", "stage.second.repeat=3")
+    made = lines(plan(toy, "stage.second.repeat=2"))
+    assert made["second"] == ("stale", "repeat 1 -> 2")
+
+
 def test_a_plan_knows_interrupted_damaged_given_and_disabled_stages(toy: Toy) -> None:
     with pytest.raises(RuntimeError):
         toy.run("stage.second.fail=true")

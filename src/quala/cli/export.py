@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import out_folder, show, warn, write_json
+from quala.data.task import Span
 from quala.errors import QualaError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def main(argv: Sequence[str]) -> int:
         f"Exported {card.name} ({card.precision}) to {out}: {size / 1e6:.1f} MB, "
         f"{len(card.front)} points in {FILE}."
     )
-    show(f'Ask it: quala answer {out} --question "..." --context "..." --keep 0.5')
+    if card.task == Span.kind:
+        show(f'Ask it: quala answer {out} --question "..." --context "..." --keep 0.5')
     return 0
 
 

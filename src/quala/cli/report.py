@@ -80,7 +80,7 @@ def _sweep(reports: Reports, sweep: Run, *, as_json: bool, out: Path | None) -> 
     if as_json:
         write_json({"run": sweep.info.run_id, "jobs": lines})
     else:
-        show(_sweep_table(lines, f"Sweep {sweep.info.run_id}"))
+        show(_sweep_table(lines, jobs, f"Sweep {sweep.info.run_id}"))
 
 
 def _line(reports: Reports, job: SweepJob, out: Path | None) -> dict[str, Any]:
@@ -108,15 +108,17 @@ def _line(reports: Reports, job: SweepJob, out: Path | None) -> dict[str, Any]:
     }
 
 
-def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
-    from quala.report.table import ABSENT, format_number, metric_name, to_frame, to_terminal
+def _sweep_table(
+    lines: Sequence[dict[str, Any]], jobs: Sequence[SweepJob], title: str
+) -> RenderableType:
+    from quala.report.table import ABSENT, TerminalTable, format_number, metric_name, to_frame
 
     metric = next((metric_name(line["metric"]) for line in lines if line["metric"]), "Score")
     counted = any(line["examples"] for line in lines)
     frame = to_frame(
         {
             "Run": line["run"][:8] if line["run"] else ABSENT,
-            "Overrides": line["overrides"],
+            "Overrides": job.varied,
             "Status": line["status"],
             f"{metric} full": score_text(line["score_full"], line["interval_full"]),
             f"{metric} chosen": score_text(line["score_chosen"], line["interval_chosen"]),
@@ -125,9 +127,14 @@ def _sweep_table(lines: Sequence[dict[str, Any]], title: str) -> RenderableType:
             "Saved": format_number(line["macs_saved"], "{:.2f}x"),
             "Hypervolume": format_number(line["hypervolume"], "{:.4f}"),
         }
-        for line in lines
+        for line, job in zip(lines, jobs, strict=True)
     )
-    return to_terminal(frame, title=title, left=("Run", "Overrides", "Status"))
+    return TerminalTable(
+        frame,
+        title=title,
+        left=("Run", "Overrides", "Status"),
+        optional=("Hypervolume", "Saved", "GMACs", "Status", "n"),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -238,7 +245,7 @@ def _of_task(trials: Sequence[Trial], task: str) -> list[Trial]:
 def _shown(comparison: Comparison) -> list[RenderableType]:
     """Return the tables for the terminal, with the columns that fit there."""
     from quala.compare.text import INTERVAL, interval_notes, legends, measured_texts
-    from quala.report.table import metric_name, to_terminal
+    from quala.report.table import TerminalTable, metric_name
 
     items: list[RenderableType] = []
     for table in comparison.tables:
@@ -247,7 +254,14 @@ def _shown(comparison: Comparison) -> list[RenderableType]:
                    INTERVAL, "n", "Speed-up", "Training s"]  # fmt: skip
         frame = measured_texts(table)
         frame = frame[[name for name in columns if name in frame]]
-        items.append(to_terminal(frame, title=table.title, left=("System", "Setting")))
+        items.append(
+            TerminalTable(
+                frame,
+                title=table.title,
+                left=("System", "Setting"),
+                optional=("Training s", "Bits w-e-a", "GMACs mean", "Size MiB", "n"),
+            )
+        )
         items += map(Text, interval_notes(table))
         items += map(Text, legends(table))
     return items

@@ -239,21 +239,37 @@ def _table(title: str, trials: Sequence[Trial]) -> Table:
 
 
 def _settings(trials: Sequence[Trial]) -> Iterator[tuple[str, str, list[Trial]]]:
-    """Yield label, differences and trials of each setting, full lengths before chosen ones."""
+    """Yield label, differences and trials of each setting, full lengths before chosen ones.
+
+    A full length that all seeds chose is one line.
+    """
+
+    def rows(part: Sequence[Trial]) -> set[tuple[str, str]]:
+        return {(trial.run, trial.row.model) for trial in part}
+
+    own = {kind: [trial for trial in trials if trial.kind == kind] for kind in KINDS}
+    grouped = {
+        kind: _grouped(one, lambda trial: tuple(trial.setting.items()))
+        for kind, one in own.items()
+    }
+    full = [
+        rows(part) for part in grouped["chosen"] if all(one.row.lengths is None for one in part)
+    ]
+    same = [rows(part) for part in grouped["full"] if rows(part) in full]
     for kind, suffix in KINDS.items():
-        own = [trial for trial in trials if trial.kind == kind]
-        parts = _grouped(own, lambda trial: tuple(trial.setting.items()))
+        parts = [part for part in grouped[kind] if kind != "chosen" or rows(part) not in same]
         parts.sort(key=lambda part: part[-1].started)
         settings = [part[0].setting for part in parts]
-        named = frozenset[str]().union(*(trial.named for trial in own))
+        named = frozenset[str]().union(*(trial.named for part in parts for trial in part))
         ordered = sorted(
             zip(labels(settings, named), all_differences(settings), parts),
             key=lambda one: natural_order(one[0]),
         )
         # Without chosen lengths, all lengths are full and need no suffix.
-        shown = suffix if any(trial.kind == "chosen" for trial in trials) else ""
+        shown = suffix if own["chosen"] else ""
         for label, differences, part in ordered:
-            yield ", ".join(filter(None, [label, shown])), differences, part
+            also = "also chosen" if kind == "full" and rows(part) in same else ""
+            yield ", ".join(filter(None, [label, shown, also])), differences, part
 
 
 def _line(number: int, label: str, differences: str, trials: Sequence[Trial]) -> Line:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from quala.errors import QualaError, unknown
 from quala.results import REPORT, Report, read_report
 from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
-from quala.workflow.sweep import JOB
+from quala.workflow.sweep import JOB, varied
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -27,6 +27,8 @@ class SweepJob:
     """One job of a sweep; `run` is None when it failed before its workflow run began."""
 
     overrides: str
+    varied: str
+    """The overrides that not all jobs have."""
     status: str
     run: Run | None
 
@@ -84,13 +86,15 @@ class Reports(Tracking):
         """Return the jobs of a sweep in order; a job may have reused an older workflow run."""
         tags = sweep.data.tags
         noted = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
+        noted.sort(key=lambda job: int(job["job"]))
         return [
             SweepJob(
                 overrides=" ".join(job["overrides"]) or "-",
+                varied=words or "-",
                 status=job["status"],
                 run=self.get(job["run_id"]) if job["run_id"] else None,
             )
-            for job in sorted(noted, key=lambda job: int(job["job"]))
+            for job, words in zip(noted, varied([job["overrides"] for job in noted]), strict=True)
         ]
 
     def report(self, run: Run) -> Report:

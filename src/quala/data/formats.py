@@ -58,7 +58,12 @@ class DataFormat(ABC):
 
         `examples` are those of the test slice.
         """
-        named = {"name": spec.name, "path": spec.path, "subset": self.subset(spec)}
+        subset = self.subset(spec)
+        if spec.path and (place := Path(spec.path).expanduser()).exists():
+            from quala.data.files import source_path  # pyarrow takes long to import
+
+            subset = None if source_path(spec.path, subset, None) == place else subset
+        named = {"name": spec.name, "path": spec.path, "subset": subset}
         return spec.title or data_title(named, examples)
 
     @abstractmethod
@@ -92,7 +97,7 @@ def data_title(spec: Mapping[str, Any], examples: Sequence[Example] = ()) -> str
     """Return the name of the data of a specification, as a mapping, that gives no title.
 
     A set known by its name on the hub, or by the texts of its test examples, has the papers'
-    name. Any other has the name of its file, folder or set, with the subset.
+    name. Any other has the name of its file, folder or set, with the subset that was read.
     """
     name, subset = spec["name"], spec["subset"]
     if name in ("rajpurkar/squad", "squad"):

@@ -160,7 +160,7 @@ class TaskData:
             log.info("Data: train from %(train)s, test from %(test)s.", files)
             if self._tests_early():
                 _ = self._compared
-        if name != "test" or self._is_single_file:
+        if name != "test" or self._is_single_file or len(kept) < len(examples):
             self._tell_labels(name, kept)
         return Slice(name, kept, partial(self._tokenize, name))
 
@@ -178,7 +178,7 @@ class TaskData:
         examples, found = self._format.read(self.spec, split, task)
         self._note(*remarks(examples, split))
         examples = self._in_order(examples, found)
-        self._tell_labels("test", examples)
+        self._tell_labels("test split" if self.spec.max_test else "test", examples)
         return examples
 
     def _tell_labels(self, name: str, examples: list[Example]) -> None:

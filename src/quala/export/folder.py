@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from quala.models.adaptive import LengthAdaptiveModel
 
 
+ASK = 'quala answer . --question "..." --context @file.txt --budget-ms 5'
+BENCH = "quala bench ."
 TEXT = """# {name}
 
 A length-adaptive {precision} encoder for {task}, made with quala.
@@ -38,7 +40,7 @@ One graph serves every budget: the tokens that each layer keeps are an input.
 In this folder:
 
 ```
-quala answer . --question "..." --context @file.txt --budget-ms 5
+{use}
 ```
 
 | | |
@@ -74,6 +76,7 @@ def model_card(card: Card, folder: Path) -> str:
     timing = ", ".join(f"{key} {value}" for key, value in facts.items() if card.timing)
     return TEXT.format(
         name=card.name,
+        use=ASK if card.task == Span.kind else BENCH,
         precision=card.precision,
         task=card.task.replace("-", " "),
         layers=card.arch.layers,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from quala.metrics.interval import Bounds, score_text
 from quala.results import GIGA, Row, float_model, speedup_base
@@ -11,16 +12,24 @@ from quala.runtime.hardware import BUSY
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from rich.console import Console, ConsoleOptions
     from rich.table import Table
 
 MIB = 2**20
 ABSENT = "-"
+UNBOUND = 10_000
+"""More columns of characters than any table takes."""
+BORDER = 3
+"""Columns of characters that a line and two blanks take."""
 METRIC_NAMES = {
     "f1": "F1",
+    "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1",
     "accuracy": "Accuracy",
     "matthews": "Matthews",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "pearson_spearman": "Pearson/Spearman",
 }
 
 
@@ -56,21 +65,83 @@ def to_markdown(frame: DataFrame, *, bold: Collection[int] = ()) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def to_terminal(
-    frame: DataFrame, *, title: str | None, left: Collection[str], bold: Collection[int] = ()
-) -> Table:
-    """Return a frame of texts as a table for the terminal; `left` are left-aligned columns."""
-    from rich.table import Table
-    from rich.text import Text
+@dataclass(frozen=True, eq=False)
+class TerminalTable:
+    """A frame of texts for the terminal; `left` are left-aligned columns, `bold` rows.
 
-    table = Table(
-        title=title and Text(title, "table.title"), title_justify="left", header_style="bold"
-    )
+    Where the terminal is too narrow for whole words, lengths are broken at a comma and columns
+    left out, the first of `optional` first; a note below the table names them.
+    """
+
+    frame: DataFrame
+    title: str | None
+    left: Collection[str]
+    bold: Collection[int] = ()
+    optional: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
+        """Yield the table with the columns that fit."""
+        table, room = self._table(self.frame), options.max_width
+        if table.__rich_measure__(console, options.update(width=UNBOUND)).maximum > room:
+            broken = self.frame.replace(
+                {r"((?:\d+,){3})(?=\d)": r"\1\n", r" \((.* to .*)\)": r"\n(\1)"}, regex=True
+            )
+            for count in range(len(self.optional) + 1):
+                out = [name for name in self.optional[:count] if name in broken]
+                widths = _widths(broken.drop(columns=out), room, self.left)
+                if widths:
+                    table = self._table(broken.drop(columns=out), widths, out)
+                    break
+        yield table
+
+    def _table(
+        self, frame: DataFrame, widths: Sequence[int] = (), out: Sequence[str] = ()
+    ) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        left_out = [f"Left out in this width: {', '.join(out)}."] if out else []
+        table = Table(
+            title=self.title and Text(self.title, "table.title"),
+            title_justify="left",
+            header_style="bold",
+            caption="\n".join([*self.notes, *left_out]) or None,
+            caption_justify="left",
+        )
+        sizes: Sequence[int | None] = widths or [None] * len(frame.columns)
+        for name, width in zip(frame.columns, sizes, strict=True):
+            justify: Literal["left", "right"] = "left" if name in self.left else "right"
+            table.add_column(name, justify=justify, overflow="fold", width=width)
+        for number, texts in enumerate(frame.to_numpy().tolist()):
+            table.add_row(*map(Text, texts), style="bold green" if number in self.bold else None)
+        return table
+
+
+def _widths(frame: DataFrame, room: int, last: Collection[str]) -> list[int]:
+    """Return widths of columns that keep words whole, and lines where possible.
+
+    Columns in `last` get what the others leave. Without room for the words there are none.
+    """
+    from rich.cells import cell_len
+
+    words, lines = [], []
     for name in frame.columns:
-        table.add_column(name, justify="left" if name in left else "right", overflow="fold")
-    for number, texts in enumerate(frame.to_numpy().tolist()):
-        table.add_row(*map(Text, texts), style="bold green" if number in bold else None)
-    return table
+        texts = frame[name].tolist()
+        words.append(max(cell_len(word) for text in [name, *texts] for word in text.split()))
+        lines.append(
+            max([words[-1], *(cell_len(one) for text in texts for one in text.split("\n"))])
+        )
+    left = room - sum(words) - BORDER * len(words) - 1
+    if left < 0:
+        return []
+    widths = list(words)
+    numbers_first = sorted(range(len(words)), key=lambda column: frame.columns[column] in last)
+    for column in numbers_first:
+        more = min(left, lines[column] - words[column])
+        widths[column] += more
+        left -= more
+    return widths
 
 
 def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
@@ -146,17 +217,18 @@ def _latency(row: Row, *, tails: bool) -> str:
     return " / ".join(f"{one:.2f}" for one in shown) + f" {BUSY}" * latency.busy
 
 
-def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> Table:
+def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> TerminalTable:
     """Return the table of a report for the terminal, in few columns; the chosen point is bold."""
     texts = report_texts(rows, tails=False).drop(columns="GMACs padded")
-    table = to_terminal(
+    exact = [name for name in texts.columns if name.startswith("EM")]
+    return TerminalTable(
         texts.replace(r" \((.* to .*)\)", r"\n(\1)", regex=True),  # intervals on their own lines
         title=title,
         left=("Model", "Precision", "Tokens per layer"),
         bold=_chosen(rows),
+        optional=(*exact, "Precision", "Size MiB", "GMACs mean"),
+        notes=footnotes(rows),
     )
-    table.caption, table.caption_justify = "\n".join(footnotes(rows)) or None, "left"
-    return table
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -202,8 +274,11 @@ def _bounds(name: str, interval: Bounds | None) -> dict[str, float | None]:
 def data_lines(data: Mapping[str, Any]) -> dict[str, str]:
     """Return what is known of the data as texts by their labels."""
 
-    def counted(counts: Mapping[str, int]) -> str:
-        return ", ".join(f"{name}: {count:,}" for name, count in counts.items())
+    def counted(counts: Mapping[str, float]) -> str:
+        return ", ".join(
+            f"{name}: {count:{',' if isinstance(count, int) else 'g'}}"
+            for name, count in counts.items()
+        )
 
     found = {"title": data.get("title", "")}
     found |= {

@@ -31,6 +31,7 @@ DEMO = "demo"
 VERSION_BASE = "1.3"
 _EXPERIMENT = re.compile(r"~?experiment(=|$)")
 _OVERRIDE = re.compile(r"~|[^-][^=]*=")
+_HOME = re.compile(r"(?<=[=,])~[\w./-]*(?=,|$)")
 _STAGE = re.compile(r"(?:^[+~]*|@)stage[./](\w+)(?:\.(\w+))?")
 
 
@@ -52,11 +53,13 @@ def composed(workflow: WorkflowSpec, overrides: Sequence[str]) -> DictConfig:
 def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
     """Return the words of a command line, with the workflow's own demo if they name no experiment.
 
-    A workflow that has a folder in conf/experiment starts from the `demo` there.
+    A workflow that has a folder in conf/experiment starts from the `demo` there. Values such as
+    `~/models` are quoted, which Hydra's grammar wants.
 
     Raises:
         QualaError: for an experiment or an option of a stage that only other workflows have.
     """
+    words = [word if set(word) & {"'", '"'} else _HOME.sub(r"'\g<0>'", word) for word in words]
     for word in words:
         _check_stage(workflow, word)
     chosen = [word for word in words if _EXPERIMENT.match(word)]

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quala.errors import QualaError, unknown
+from quala.results import REPORT, read_report
 from quala.workflow.compose import (
     CONFIG,
     VERSION_BASE,
@@ -39,7 +40,7 @@ from quala.workflow.plan import Plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.sweep import Job, Sweep
+from quala.workflow.sweep import Job, Sweep, varied
 
 COLORS = {
     "cached": "green",
@@ -72,23 +73,23 @@ def show_result(result: Result, console: Console) -> None:
         seconds = duration(outcome.seconds)
         table.add_row(outcome.name, _colored(outcome.status), seconds, Text(place))
     state = "was finished before" if result.reused else f"took {duration(result.seconds)}"
+    folders = [outcome.folder for outcome in result.outcomes if outcome.folder is not None]
+    report = f"Report    quala report {result.run_id}\n"
     where = Text(
         f"Run       {result.run_id} ({state})\n"
         f"Store     {result.store.uri} (experiment {result.store.experiment})\n"
-        f"Report    quala report {result.run_id}\n"
+        f"{report if any((one / REPORT).is_file() for one in folders) else ''}"
         f"Compare   quala ui",
         overflow="fold",
     )
-    for outcome in result.outcomes:
-        if outcome.folder is not None:
-            _show_front(outcome.folder, console)
+    for folder in folders:
+        _show_front(folder, console)
     console.print(Panel(Group(table, "", where), title=Text(result.workflow), expand=False))
 
 
 def _show_front(folder: Path, console: Console) -> None:
     """Print the table of a report, and where its figure and page are."""
     from quala.report.table import terminal_table
-    from quala.results import REPORT, read_report
 
     if (folder / REPORT).is_file():
         report = read_report(folder)
@@ -99,10 +100,11 @@ def _show_front(folder: Path, console: Console) -> None:
 
 def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
     """Print one line for each job of a sweep, then the errors of those that failed."""
+    if not jobs:
+        return
     table = Table("job", "overrides", "status", "run", title="Sweep", title_justify="left")
-    for job in jobs:
-        words = Text(" ".join(job["overrides"]))
-        table.add_row(str(job["job"]), words, _colored(job["status"]), job["run_id"] or "")
+    for job, words in zip(jobs, varied([job["overrides"] for job in jobs]), strict=True):
+        table.add_row(str(job["job"]), Text(words), _colored(job["status"]), job["run_id"] or "")
     console.print(table)
     for job in jobs:
         if job["error"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -190,12 +190,12 @@ def make_plan(
         else:
             entries[name] = _entry(node, selection, store, entries)
     _check_only(settings.flow, entries)
-    found = [note for entry in entries.values() for note in _notes(entry)]
+    found = [note for entry in entries.values() for note in _notes(entry, entries, store)]
     told = [*notes, *found, *unused_variables(settings.tracking)]
     return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), told)
 
 
-def _notes(entry: Entry) -> list[str]:
+def _notes(entry: Entry, entries: Mapping[str, Entry], store: Store) -> list[str]:
     """Return notes on a stage; raise QualaError where a given output cannot be of this run."""
     node = entry.node
     if node is None or entry.status is Status.SKIPPED:
@@ -207,7 +207,22 @@ def _notes(entry: Entry) -> list[str]:
     data = node.inputs.get("data")
     if node.stage.fits and isinstance(data, Source):
         imported(node.stage.fits)(node.given, data.value)
-    return node.foreign()
+    inputs, later = dict(node.inputs), list[str]()
+    for key in node.stage.about:
+        item = inputs.get(key)
+        above = entries.get(item.name) if isinstance(item, Artifact) else None
+        if not isinstance(item, Artifact) or above is None or above.node is None:
+            continue
+        if above.node.given is not None:
+            inputs[key] = replace(item, folder=above.node.given)
+        elif above.status is Status.CACHED and above.run_id:
+            inputs[key] = replace(item, folder=store.fetch(store.client.get_run(above.run_id))[0])
+        elif above.status is not Status.SKIPPED and node.stage.exact:
+            later.append(
+                f"`stage.{node.stage.name}.given` is refused once `{item.name}` has run, unless "
+                f"its figures are of the very same `{key}`."
+            )
+    return [*replace(node, inputs=inputs).foreign(), *later]
 
 
 def _fingerprint(workflow: WorkflowSpec, settings: Settings, entries: Mapping[str, Entry]) -> str:
@@ -253,6 +268,10 @@ def _entry(node: Node, selection: Selection, store: Store, before: Mapping[str, 
     return entry(*_why_new(node, store, before))
 
 
+COMPARED = 8
+"""The newest runs of a stage among which a plan looks for the most similar one."""
+
+
 def _why_new(
     node: Node, store: Store, before: Mapping[str, Entry]
 ) -> tuple[Status, str, Run | None]:
@@ -261,9 +280,10 @@ def _why_new(
         waits = [name for name in sorted(node.upstream) if before[name].status not in SETTLED]
         after = f", after {', '.join(waits)}" if waits else ""
         return Status.TO_RUN, f"never run{after}", None
-    old = _identity(earlier[0], store)
-    found = differences(old, node.identity) if old else []
-    return Status.STALE, "; ".join(found) or "the last run differs", earlier[0]
+    known = [(run, _identity(run, store)) for run in earlier[:COMPARED]]
+    found = [(differences(old, node.identity), run) for run, old in known if old]
+    nearest, run = min(found, key=lambda one: len(one[0]), default=([], earlier[0]))
+    return Status.STALE, "; ".join(dict.fromkeys(nearest)) or "the last run differs", run
 
 
 def _identity(run: Run, store: Store) -> dict[str, Any] | None:

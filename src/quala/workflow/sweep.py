@@ -71,6 +71,12 @@ class Sweep:
         os.environ.pop(SWEEP_VARIABLE, None)
 
 
+def varied(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Return for each job of a sweep its overrides, without those that all of several have."""
+    same = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set[str]()
+    return [" ".join(word for word in words if word not in same) for words in jobs]
+
+
 @dataclass
 class Job:
     """One job of a sweep: a failure is recorded, and the other jobs go on."""
