@@ -12,7 +12,7 @@ from rich.text import Text
 
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
-from quala.metrics.interval import score_text
+from quala.metrics.interval import metric_name, score_text
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -111,7 +111,7 @@ def _line(reports: Reports, job: SweepJob, out: Path | None) -> dict[str, Any]:
 def _sweep_table(
     lines: Sequence[dict[str, Any]], jobs: Sequence[SweepJob], title: str
 ) -> RenderableType:
-    from quala.report.table import ABSENT, TerminalTable, format_number, metric_name, to_frame
+    from quala.report.table import ABSENT, TerminalTable, format_number, to_frame
 
     metric = next((metric_name(line["metric"]) for line in lines if line["metric"]), "Score")
     counted = any(line["examples"] for line in lines)
@@ -245,7 +245,7 @@ def _of_task(trials: Sequence[Trial], task: str) -> list[Trial]:
 def _shown(comparison: Comparison) -> list[RenderableType]:
     """Return the tables for the terminal, with the columns that fit there."""
     from quala.compare.text import INTERVAL, interval_notes, legends, measured_texts
-    from quala.report.table import TerminalTable, metric_name
+    from quala.report.table import TerminalTable
 
     items: list[RenderableType] = []
     for table in comparison.tables:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from quala.compare.group import SIGNED, UNKNOWN_BITS, Comparison, Line, Spread, Table
 from quala.compare.published import published
 from quala.compare.trials import ROW_FIGURES, TEACHER, Place, Trial
-from quala.metrics.interval import interval_text
-from quala.report.table import ABSENT, MIB, format_number, metric_name, to_csv, to_frame
+from quala.metrics.interval import interval_text, metric_name
+from quala.report.table import ABSENT, MIB, format_number, to_csv, to_frame
 from quala.results import GIGA
 from quala.runtime.hardware import BUSY
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from quala.compare import text
 from quala.compare.group import Comparison, Line, Table
 from quala.compare.trials import TEACHER, Place, Trial
+from quala.metrics.interval import metric_name
 from quala.report.charts import (
     INK,
     Chart,
@@ -22,7 +23,7 @@ from quala.report.charts import (
 )
 from quala.report.figure import draw_charts
 from quala.report.page import render
-from quala.report.table import MIB, metric_name
+from quala.report.table import MIB
 from quala.results import GIGA, Row
 
 COLORS = (

@@ -17,7 +17,7 @@ from quala.errors import QualaError
 from quala.export.served import make_servable
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig, constant_drop
-from quala.metrics.interval import score_text
+from quala.metrics.interval import metric_name, score_text
 from quala.models.load import label_names
 from quala.runtime.card import FILE, Card, Point
 from quala.runtime.engine import GRAPH, open_engine
@@ -114,7 +114,11 @@ def _notes(card: Card, tokens: int, conditions: Conditions | None) -> str:
 
 def _table(card: Card, tokens: int) -> str:
     bases = list(dict.fromkeys(name for point in card.front for name in point.speedups))
-    heads = ["Tokens per layer", card.metric, *(f"Speed-up over {name}" for name in bases)]
+    heads = [
+        "Tokens per layer",
+        metric_name(card.metric),
+        *(f"Speed-up over {name}" for name in bases),
+    ]
     heads += ["GMACs padded", "GMACs mean", "ms"]
     rows = [heads, ["---"] * len(heads), *(_row(one, tokens, bases) for one in card.front)]
     return "\n".join(f"| {' | '.join(texts)} |" for texts in rows)

@@ -80,6 +80,23 @@ class Sample:
         return float(adjusted.mean()) - half, float(adjusted.mean()) + half
 
 
+METRIC_NAMES = {
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1",
+    "accuracy": "Accuracy",
+    "matthews": "Matthews",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "pearson_spearman": "Pearson/Spearman",
+}
+
+
+def metric_name(metric: str) -> str:
+    """Return how a metric is written in a heading."""
+    return METRIC_NAMES.get(metric, metric)
+
+
 def interval_text(interval: Bounds | None) -> str:
     """Return an interval as text, such as `87.5 to 88.7`, a dash for None."""
     return "-" if interval is None else "{:.1f} to {:.1f}".format(*interval)

@@ -10,9 +10,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.metrics.interval import interval_text
+from quala.metrics.interval import interval_text, metric_name
 from quala.metrics.pareto import pareto_front
-from quala.report.table import metric_name
 from quala.results import GIGA, Point, Report, Row
 
 INK, MUTED, GRID, BLUE = "#222222", "#6b7280", "#e5e7eb", "#0369a1"

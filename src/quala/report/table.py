@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from quala.metrics.interval import Bounds, score_text
+from quala.metrics.interval import Bounds, metric_name, score_text
 from quala.results import GIGA, Row, float_model, speedup_base
 from quala.runtime.hardware import BUSY
 
@@ -21,21 +21,6 @@ UNBOUND = 10_000
 """More columns of characters than any table takes."""
 BORDER = 3
 """Columns of characters that a line and two blanks take."""
-METRIC_NAMES = {
-    "f1": "F1",
-    "f1_macro": "macro F1",
-    "f1_weighted": "weighted F1",
-    "accuracy": "Accuracy",
-    "matthews": "Matthews",
-    "pearson": "Pearson",
-    "spearman": "Spearman",
-    "pearson_spearman": "Pearson/Spearman",
-}
-
-
-def metric_name(metric: str) -> str:
-    """Return how a metric is written in a heading."""
-    return METRIC_NAMES.get(metric, metric)
 
 
 def format_number(value: float | None, form: str = "{:.2f}") -> str:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ class Record:
         processor = " ".join([f"{machine['cpu']}, {threads} threads,", *machine["instructions"]])
         commit = f"{self.code.commit or 'none'}{' with changes' if self.code.dirty else ''}"
         return {
-            "command": " ".join(["quala run", workflow, *self.overrides]),
+            "command": shlex.join(["quala", "run", workflow, *self.overrides]),
             "run": run,
             "seed": str(self.seed),
             "data": self.data[:16],
