@@ -92,7 +92,11 @@ def test_the_files_that_the_split_names(
         ),
         (["data/train.csv", "more/train.csv"], "train", "found data/train.csv, more/train.csv"),
         ([".hidden/train.csv", ".train.csv"], "train", "found no data files"),
-        (["trian.csv", "notes.txt"], "train", "no `train` split.* found trian.csv; `train_split`"),
+        (
+            ["trian.csv", "notes.txt"],
+            "train",
+            "found trian.csv; `data.train_split`",
+        ),
     ],
 )
 def test_no_file_is_guessed(tmp_path: Path, there: list[str], split: str, message: str) -> None:
@@ -239,7 +243,7 @@ def test_quotes_that_may_be_either_are_asked_for(
     tmp_path: Path, content: str, line: int, quoted: list[str], plain: list[str]
 ) -> None:
     file = tmp_path / "x.tsv"
-    with pytest.raises(QualaError, match=rf"line {line}: .*`quoting=quoted` or `quoting=plain`"):
+    with pytest.raises(QualaError, match=rf"line {line}: .*=quoted` or `data.quoting=plain`"):
         rows(file, content)
     assert [row["text"] for row in rows(file, content, quoting="quoted")] == quoted
     assert [row["text"] for row in rows(file, content, quoting="plain")] == plain

@@ -115,7 +115,7 @@ def test_ids_and_titles_may_be_missing(tmp_path: Path) -> None:
 
 def test_unanswerable_questions_are_refused_with_the_way_out(tmp_path: Path) -> None:
     write(tmp_path / "train.json", impossible())
-    with pytest.raises(QualaError, match=r"question 2: .*`unanswerable=drop`"):
+    with pytest.raises(QualaError, match=r"question 2: .*`data.unanswerable=drop`"):
         read_squad(squad(tmp_path), "train")
 
 
@@ -135,7 +135,7 @@ def test_unanswerable_questions_can_be_dropped(tmp_path: Path) -> None:
         ({"answers": {"text": ["The cat"], "answer_start": []}}, "lists of equal length"),
         ({"answers": {"text": ["The cat"], "answer_start": ["0"]}}, "whole number"),
         ({"answers": {"text": [7], "answer_start": [0]}}, "must be a string"),
-        ({"question": "  "}, "question `2` has no text; `unanswerable=drop`"),
+        ({"question": "  "}, "question `2` has no text; `data.unanswerable=drop`"),
         ({"question": "\u200b"}, "question `2` has no text"),
         ({"context": " "}, "does not stand at"),
         ({"answers": {"text": [" "], "answer_start": [3]}}, "does not stand at"),
@@ -332,7 +332,7 @@ def test_sources_are_named_relative_to_the_path(tmp_path: Path) -> None:
 
 def test_one_file_for_both_splits_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.json", SQUAD)
-    with pytest.raises(QualaError, match=r"`train_split` train and .* training are one file"):
+    with pytest.raises(QualaError, match=r"`data.train_split` train and .* training are one file"):
         source_files(squad(tmp_path, test_split="training"))
 
 
@@ -368,7 +368,7 @@ def test_columns_of_questions_are_read_by_other_names(tmp_path: Path) -> None:
 
 def test_a_mapped_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.json", REVIEWS)
-    with pytest.raises(QualaError, match=r"record 1 in `columns.text` `reviw`.* mean `review`"):
+    with pytest.raises(QualaError, match=r"in `data.columns.text` `reviw`.* mean `review`"):
         read_glue(glue(tmp_path, columns={"text": "reviw"}), "train")
 
 
@@ -401,7 +401,7 @@ def test_the_original_files_of_glue_are_read(
 
 def test_a_file_without_header_is_read_by_numbers(tmp_path: Path) -> None:
     write(tmp_path / "train.csv", "good,1\nbad,0\n")
-    with pytest.raises(QualaError, match=r"no text column.*got good, 1; .*`header=false`"):
+    with pytest.raises(QualaError, match=r"no text column.*got good, 1; .*`data.header=false`"):
         read_glue(glue(tmp_path), "train")
     spec = glue(tmp_path, header=False, columns={"text": "1", "label": "2"})
     examples, _ = read_glue(spec, "train")
@@ -440,7 +440,7 @@ def test_misaligned_answers_can_be_dropped_with_their_place(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write(tmp_path / "train.json", misaligned())
-    with pytest.raises(QualaError, match=r"record 2: .*answer_start 1; `misaligned=drop`"):
+    with pytest.raises(QualaError, match=r"record 2: .*answer_start 1; `data.misaligned=drop`"):
         read_squad(squad(tmp_path), "train")
     kept = read_squad(squad(tmp_path, misaligned="drop"), "train")
     assert [example.id for example in kept] == ["1", "3"]

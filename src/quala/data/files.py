@@ -206,7 +206,7 @@ def _delimited(file: Path, *, header: bool, quoting: str) -> Rows:
     except csv.Error as error:
         raise QualaError(
             f"`{file}`, line {line} is malformed: {error}; is a quote not closed or not doubled? "
-            "`quoting=plain` reads quotes as text."
+            "`data.quoting=plain` reads quotes as text."
         ) from error
 
 
@@ -238,7 +238,7 @@ def _has_quoted_fields(text: str, file: Path) -> bool:
                 line = text.count("\n", 0, field.start()) + 1
                 raise QualaError(
                     f"{Place(str(file), 'line', line)}: the quotes may enclose a field or be part "
-                    "of the text; choose `quoting=quoted` or `quoting=plain`."
+                    "of the text; choose `data.quoting=quoted` or `data.quoting=plain`."
                 )
     log.info("`%s` has quoted fields, as pandas writes them.", file)
     return True
@@ -466,7 +466,7 @@ def _missing_split(folder: Path, split: str) -> QualaError:
     found = ", ".join(str(file.relative_to(folder)) for file in (own or nested)[:8])
     hint = f"found {found or 'no data files'}"
     if own:
-        hint += "; `train_split` and `test_split` take the name of a file"
+        hint += "; `data.train_split` and `data.test_split` take the name of a file"
     elif nested:
         hint += "; sub-folders are not searched, `path` or `subset` names one"
     return QualaError(

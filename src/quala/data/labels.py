@@ -51,8 +51,8 @@ def label_of(row: Row, place: Place) -> Label:
     column = next((name for name in LABEL_COLUMNS if name in row), None)
     if column is None:
         raise QualaError(
-            f"{place} has no `label`; it has {', '.join(row) or 'nothing'}; `columns.label` names "
-            "another column."
+            f"{place} has no `label`; it has {', '.join(row) or 'nothing'}; `data.columns.label` "
+            "names another column."
         )
     value = row[column]
     if value is None or value != value:
@@ -92,7 +92,7 @@ def label_examples(
         if len(bare) == len(labels):
             raise QualaError(
                 f"{text}, nor has another row: `{split}` is an unlabeled split, which cannot be "
-                "scored; choose a labeled one with `test_split`."
+                "scored; choose a labeled one with `data.test_split`."
             )
         if spec.unlabeled == "refuse":
             listing = ", `data.labels` lists a -1 that is a class"

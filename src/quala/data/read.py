@@ -65,20 +65,22 @@ def read_squad(
             blank += 1
             if spec.unanswerable == "refuse":
                 raise QualaError(
-                    f"{place}: question `{example.id}` has no text; `unanswerable=drop` leaves "
-                    "such questions out."
+                    f"{place}: question `{example.id}` has no text; `data.unanswerable=drop` "
+                    "leaves such questions out."
                 )
         elif not example.answers:
             unanswerable += 1
             if spec.unanswerable == "refuse":
                 raise QualaError(
                     f"{place}: question `{example.id}` has no answer, which SQuAD 1.1 does not "
-                    "know; `unanswerable=drop` leaves such questions out."
+                    "know; `data.unanswerable=drop` leaves such questions out."
                 )
         elif astray is None:
             examples.append(example)
         elif spec.misaligned == "refuse":
-            raise QualaError(f"{place}: {astray}; `misaligned=drop` leaves such questions out.")
+            raise QualaError(
+                f"{place}: {astray}; `data.misaligned=drop` leaves such questions out."
+            )
         else:
             misaligned.append(f"{place} (question `{example.id}`): {astray}")
     if misaligned:
@@ -130,7 +132,9 @@ def remarks(examples: Sequence[Example], split: str) -> list[str]:
     blank = [one.id for one in rows if is_blank(one.text) or is_blank(one.text_pair or ".")]
     if blank:
         if len(blank) == len(rows):
-            raise QualaError(f"No row of `{split}` has a text; `columns.text` names its column.")
+            raise QualaError(
+                f"No row of `{split}` has a text; `data.columns.text` names its column."
+            )
         found.append(
             f"{len(blank)} of {len(rows)} rows of `{split}` have an empty text (first: row "
             f"{int(blank[0]) + 1 if blank[0].isdecimal() else blank[0]})."
@@ -233,7 +237,7 @@ def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> t
     wanted = ", ".join([*_SINGLES, *("+".join(pair) for pair in _PAIRS)])
     raise QualaError(
         f"{place} has no text column: expected one of {wanted}, got {', '.join(row)}; "
-        "`columns.text` names another, `header=false` is for a file without a header."
+        "`data.columns.text` names another, `data.header=false` is for a file without a header."
     )
 
 
@@ -258,7 +262,7 @@ def split_rows(spec: DataSpec, split: str) -> Rows:
         named: dict[str, Any] = dict(row)
         for name, column in spec.columns.items():
             if column not in row:
-                raise unknown(f"column of {place} in `columns.{name}`", column, row)
+                raise unknown(f"column of {place} in `data.columns.{name}`", column, row)
             named[name] = row[str(column)]
         yield place, named
 
@@ -302,8 +306,8 @@ def source_files(spec: DataSpec) -> dict[str, list[Path]]:
     both = set(files["train"]) & set(files["test"])
     if both and not is_single_file(spec):
         raise QualaError(
-            f"`train_split` {spec.train_split} and `test_split` {spec.test_split} are one file, "
-            f"`{min(both)}`."
+            f"`data.train_split` {spec.train_split} and `data.test_split` {spec.test_split} are "
+            f"one file, `{min(both)}`."
         )
     return files
 
