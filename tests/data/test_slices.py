@@ -333,9 +333,11 @@ def test_a_new_reading_makes_new_results(
     for split in ("train", "dev"):
         (tmp_path / f"{split}{ending}").write_text("{}")
     spec = DataSpec(task=task, path=str(tmp_path))
-    before = data_fingerprint(spec)
+    single = replace(spec, path=str(tmp_path / f"train{ending}"))
+    before = data_fingerprint(spec), data_fingerprint(single)
     monkeypatch.setattr("quala.data.slices.READER", 0)
-    assert (data_fingerprint(spec) != before) is marked
+    assert (data_fingerprint(spec) != before[0]) is marked
+    assert data_fingerprint(single) != before[1]
 
 
 def test_options_that_came_later_do_not_count_at_their_default() -> None:

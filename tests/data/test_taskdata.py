@@ -309,7 +309,7 @@ def test_the_summary_counts_rows_and_labels(
     write(reviews / "train.json", ["negative", "positive"] * 10 + ["", "-1"])
     data = TaskData(own(reviews, unlabeled="drop", max_train=10, f1_class="positive"), tokenizer)
     assert data.summary()["slices"] == {}
-    data.save_summary(tmp_path)
+    data.save_summary(tmp_path, whole=True)
     found = json.loads((tmp_path / "data.json").read_text())
     assert found["files"] == {
         "train": ["train.json"], "test": ["validation.json"],

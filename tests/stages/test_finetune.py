@@ -272,3 +272,10 @@ def test_finetune_takes_a_start_model_without_a_head_and_says_so(
         weights["qa_outputs.weight"],
         load_file(tiny_checkpoint / "model.safetensors")["qa_outputs.weight"],
     )
+
+
+def test_its_output_says_what_was_read(trained: Path, named: DataSpec) -> None:
+    found = json.loads((trained / "data.json").read_text())
+    assert found["files"]["train"]
+    assert set(found["slices"]) >= {"train", "selection"}
+    assert set(found["labels"]["train"]) == {"blame", "neither", "praise"}

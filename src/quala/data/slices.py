@@ -49,7 +49,7 @@ class Cut(Generic[E]):
 
 
 READER = 2
-"""Version of the reading of sentences, and of TSV and CSV, from files."""
+"""Version of the reading of sentences, and of TSV and CSV, from files, and of cutting one file."""
 
 
 def cut(
@@ -274,7 +274,8 @@ def data_fingerprint(spec: DataSpec) -> str:
     }
     parts = list(source_files(spec).values())
     files = [*dict.fromkeys(file for part in parts for file in part)]
-    if files and spec.task != "squad" and (spec.task == "glue" or any(map(is_delimited, files))):
+    own = spec.task not in ("squad", "glue") and any(map(is_delimited, files))
+    if files and (spec.task == "glue" or own or len(files) == 1):
         identity["reader"] = READER
     content = _content(spec, files)
     if len(files) > 2:

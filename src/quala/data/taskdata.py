@@ -308,9 +308,9 @@ class TaskData:
             "notes": [*self.notes, *unread],
         }
 
-    def save_summary(self, folder: Path) -> None:
-        """Write the summary of all slices to data.json."""
-        text = json.dumps(self.summary(whole=True), indent=1, ensure_ascii=False)
+    def save_summary(self, folder: Path, *, whole: bool = False) -> None:
+        """Write the summary to data.json."""
+        text = json.dumps(self.summary(whole=whole), indent=1, ensure_ascii=False)
         (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
     def _tokenize(self, name: str, examples: list[Example]) -> FeatureSet:

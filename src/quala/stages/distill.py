@@ -172,4 +172,6 @@ def run(
     if config.shrink is not None:
         figures |= shrink_figures(student, original=original)
     save_student(config, student, context.output)
-    return figures | {f"selection/{name}": value for name, value in score().items()}
+    scores = score()
+    data.save_summary(context.output)
+    return figures | {f"selection/{name}": value for name, value in scores.items()}

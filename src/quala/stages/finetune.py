@@ -46,4 +46,6 @@ def run(
 
     figures = fit(module, context, score=lambda: score()[data.task.metric])
     save_model(model, checkpoint.tokenizer, context.output, metadata=metadata(checkpoint))
-    return figures | {f"selection/{name}": value for name, value in score().items()}
+    scores = score()
+    data.save_summary(context.output)
+    return figures | {f"selection/{name}": value for name, value in scores.items()}

@@ -197,6 +197,7 @@ def run(
     figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_model(model, tokenizer, context.output, metadata=metadata(opened))
     scores = selection_scores(opened, config)
+    data.save_summary(context.output)
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 

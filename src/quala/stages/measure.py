@@ -213,7 +213,7 @@ def run(
         latency = _latency(models, engines, config, progress)
     rows = [row for measured in models for row in _rows(measured, scores, latency)]
     shutil.copytree(scores.predictions, context.output / "predictions")
-    models[-1].opened.data.save_summary(context.output)
+    models[-1].opened.data.save_summary(context.output, whole=True)
     text = json.dumps([asdict(row) for row in rows], indent=1)
     (context.output / ROWS).write_text(text + "\n", encoding="utf-8")
     data = models[-1].opened.data

@@ -127,4 +127,5 @@ def run(
         figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_quantized(opened, context.output)
     scores = selection_scores(opened, config)
+    data.save_summary(context.output)
     return figures | {f"selection/{name}": value for name, value in scores.items()}
