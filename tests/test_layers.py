@@ -23,7 +23,7 @@ ORDER = [
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
 MODULES, SINGLE_IMPORTERS = 150, 25
-LONGEST, ALL_LINES = 500, 26_700
+LONGEST, ALL_LINES = 500, 26_800
 
 NAMES = sorted(modules())
 PACKAGES = [name for name in NAMES if modules()[name].is_package]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 SENTENCES = {
     errno.ENOSPC: "The disk is full",
@@ -17,6 +20,13 @@ SENTENCES = {
 }
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+
+TERMINATED = 143
+"""Exit code after SIGTERM, likewise."""
+
+
+class Terminated(BaseException):
+    """SIGTERM came: what runs is given up as after Ctrl-C."""
 
 
 class QualaError(Exception):
@@ -37,11 +47,12 @@ def guarded(command: Callable[[], int]) -> int:
     """Return the exit code of `command`; an expected error is one sentence on standard error.
 
     Expected are errors in the input, a full or protected disk, a failure of the tracking store,
-    and Ctrl-C. With the variable `QUALA_DEBUG` all of them but Ctrl-C are raised.
+    Ctrl-C and SIGTERM. With the variable `QUALA_DEBUG` all but the last two are raised.
     """
     debug = "QUALA_DEBUG" in os.environ
     try:
-        return command()
+        with _terminable():
+            return command()
     except QualaError as error:
         if debug:
             raise
@@ -58,6 +69,29 @@ def guarded(command: Callable[[], int]) -> int:
         return _complain(f"The tracking store failed: {reason}", QualaError.exit_code)
     except KeyboardInterrupt:
         return _complain("Interrupted; the same command goes on from here.", INTERRUPTED)
+    except Terminated:
+        return _complain("Terminated; the same command goes on from here.", TERMINATED)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise Terminated where SIGTERM comes to this process while the block lasts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def terminate(number: int, _: object) -> None:
+        if os.getpid() == owner:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)  # a child process ends as it would have
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _store_errors() -> tuple[type[Exception], ...]:

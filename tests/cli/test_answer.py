@@ -123,6 +123,7 @@ def test_a_budget_below_the_front_is_said(
         (["--context", CONTEXT, "--budget-macs", "1", "--strict"], "No point of the front"),
         (["--context", CONTEXT, "--runtime", "onnxruntme"], "Did you mean `onnxruntime`"),
         (["--context", CONTEXT, "--threads", "0"], "`threads` must be at least 1"),
+        (["--context", CONTEXT, "--threads", "10000"], "and at most .*, got 10000"),
     ],
 )
 def test_what_cannot_be_is_said(export_folder: Path, argv: list[str], match: str) -> None:

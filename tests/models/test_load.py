@@ -237,6 +237,14 @@ def test_a_checkpoint_that_another_tool_quantized_is_refused(saved: Path) -> Non
         load_model(saved, task=SPANS)
 
 
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("raise RuntimeError('this code ran')\n")
+    auto = {"AutoConfig": "mine.Config", "AutoModelForQuestionAnswering": "mine.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto}))
+    with pytest.raises(QualaError, match="code of its own, which quala does not run"):
+        load_model(tmp_path, task=SPANS)
+
+
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(QualaError, match="Could not read a tokenizer"):
         load_tokenizer(tmp_path)

@@ -63,7 +63,7 @@ def test_limits_reach_the_service(loaded: list[tuple[Any, ...]]) -> None:
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("--threads 0", "`--threads` must be at least 1"),
+        ("--threads 0", "`threads` must be at least 1"),
         ("--max-batch 0", "`--max-batch` must be at least 1"),
         ("--budget-ms nan", "`--budget-ms` must be above 0"),
         ("--port 70000", "`--port`"),

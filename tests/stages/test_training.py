@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals, getsignal
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
-from quala.errors import QualaError
+from quala.errors import QualaError, guarded
 from quala.models.load import weights_file
 from quala.stages import distill, finetune, length_adapt
 from quala.stages.distill_options import DistillConfig, ShrinkConfig
@@ -337,3 +340,24 @@ def test_weight_decay_spares_biases_and_norms() -> None:
     assert [tuple(parameter.shape) for parameter in decay["params"]] == [(2, 3)]
     assert rest["weight_decay"] == 0
     assert len(rest["params"]) == 3
+
+
+@pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
+def test_a_signal_ends_a_training_with_its_code_and_a_sentence(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: Signals,
+    code: int,
+) -> None:
+    def interrupt(self: FiniteCallback, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), number)
+
+    before = getsignal(SIGINT), getsignal(SIGTERM)
+    monkeypatch.setattr(FiniteCallback, "on_train_batch_end", interrupt)
+    assert guarded(lambda: len(run("finetune", tiny_checkpoint, tmp_path))) == code
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert (getsignal(SIGINT), getsignal(SIGTERM)) == before
+    assert not list((tmp_path / "output").iterdir())

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 from quala.workflow.lease import Owner
 
@@ -91,11 +92,14 @@ def test_one_of_two_takes_a_dead_run_over(toy: Toy) -> None:
     assert sorted(toy.done) == ["first", "first", "second", "third"]
 
 
-def test_an_interrupted_workflow_says_how_to_go_on(toy: Toy) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_workflow_says_how_to_go_on(
+    toy: Toy, number: signal.Signals, code: int
+) -> None:
     process = toy.start("stage.first.sleep=60")
     wait_for(toy, "first")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "the same command goes on" in err
     assert toy.run("stage.first.sleep=60").outcomes[0].status == "resumed"

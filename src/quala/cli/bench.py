@@ -16,7 +16,7 @@ from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, write_json
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.runtime.hardware import BUSY
+from quala.runtime.hardware import BUSY, check_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,8 +39,7 @@ def main(argv: Sequence[str]) -> int:
     """Time and print. Raises QualaError for models, runtimes and sizes that are not valid."""
     arguments = _parser().parse_args(argv)
     batches = _batches(arguments.batch)
-    if arguments.threads < 1:
-        raise QualaError(f"`--threads` must be at least 1, got {arguments.threads}.")
+    check_threads(arguments.threads)
     folder = locate_model(arguments.model, arguments.tracking_uri)
     from quala.runtime.card import Card
     from quala.runtime.hardware import processor

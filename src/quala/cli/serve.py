@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from quala.cli.locate import add_model, locate_model
-from quala.errors import QualaError
+from quala.runtime.hardware import check_threads
 from quala.serve.settings import Settings
 
 DEFAULTS = Settings()
@@ -26,8 +26,7 @@ LIMITS: tuple[tuple[str, type, str], ...] = (
 def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. Raises QualaError for bad values and a port in use."""
     arguments = _parser().parse_args(argv)
-    if arguments.threads < 1:
-        raise QualaError(f"`--threads` must be at least 1, got {arguments.threads}.")
+    check_threads(arguments.threads)
     settings = Settings(**{name: getattr(arguments, name) for name, _, _ in LIMITS})
     # the web framework and the runtime take seconds, which `--help` should not
     from quala.serve.server import bind, serve

@@ -149,7 +149,7 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
     `options` go to transformers' `from_config`. Raises QualaError for a kind that quala cannot
     build.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = (config.architectures or [""])[0]
     auto: Any = AutoModel
     if kind.endswith("ForQuestionAnswering"):

@@ -128,6 +128,11 @@ def read_config(source: str | Path) -> PreTrainedConfig:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise QualaError(
+                f"`{place}` comes with code of its own, which quala does not run; supported "
+                f"types: {', '.join(FAMILIES.names)}."
+            ) from error
         raise QualaError(
             f"Could not read a model of a supported type ({', '.join(FAMILIES.names)}) "
             f"from `{place}`: {error}"
@@ -306,9 +311,13 @@ def stored_facts(source: str | Path) -> dict[str, Any]:
 
 def _location(place: Path | str) -> dict[str, Any]:
     if isinstance(place, Path):
-        return {"pretrained_model_name_or_path": str(place)}
+        return {"pretrained_model_name_or_path": str(place), "trust_remote_code": False}
     name, revision = split_revision(place)
-    return {"pretrained_model_name_or_path": name, "revision": revision}
+    return {
+        "pretrained_model_name_or_path": name,
+        "revision": revision,
+        "trust_remote_code": False,
+    }
 
 
 def _load_weights(

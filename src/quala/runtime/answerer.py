@@ -26,6 +26,7 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.runtime.card import Budget, Card, Layer, Point, Query, Reply, model_folder, shipped
 from quala.runtime.engine import Engine, Inputs, Kept, open_export
+from quala.runtime.hardware import check_threads
 from quala.runtime.timing import interleaved, synthetic_inputs
 
 PACE_TOKENS, PACE_RUNS, PACE_WARMUP = 128, 5, 2
@@ -237,10 +238,9 @@ def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -
 
     A folder wins over such a name, with a warning; `./NAME` and a `Path` name folders. Raises
     QualaError for a folder that is no export, is truncated or has another task, for an unknown
-    runtime and for fewer than one thread.
+    runtime and for too few or too many threads.
     """
-    if not isinstance(threads, int) or threads < 1:
-        raise QualaError(f"`threads` must be at least 1, got {threads!r}.")
+    check_threads(threads)
     folder = model_folder(model, partial(warnings.warn, stacklevel=3))
     if folder is None:
         names = ", ".join(shipped()) or "none"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from quala.errors import QualaError
+
 INTEGER = ("amx_int8", "avx512_vnni", "avx_vnni", "avx512f", "avx2")
 
 
@@ -42,6 +44,13 @@ def cpu() -> tuple[str, frozenset[str]]:
 def saturates(instructions: str) -> bool:
     """Return whether products of uint8 and int8 may saturate with these instructions."""
     return instructions in ("avx512f", "avx2")
+
+
+def check_threads(threads: object) -> None:
+    """Raise QualaError unless a runtime may have so many threads: 4 for each core, or 64."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if not isinstance(threads, int) or not 1 <= threads <= most:
+        raise QualaError(f"`threads` must be at least 1 and at most {most}, got {threads!r}.")
 
 
 BUSY = "†"

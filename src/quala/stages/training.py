@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -27,7 +29,7 @@ from transformers import get_scheduler
 from quala.compress.quantize.integer import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
 from quala.data.decode import NotFinite
-from quala.errors import QualaError
+from quala.errors import QualaError, Terminated
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -398,7 +400,14 @@ def _resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None
             for callback in cast("list[Callback]", cast(Any, trainer).callbacks):
                 callback.load_state_dict(saved["callbacks"].get(callback.state_key, {}))
             return
-    trainer.fit(module, ckpt_path=checkpoint)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, ckpt_path=checkpoint)
+    except SIGTERMException as error:
+        raise Terminated from error
+    except SystemExit as error:  # Lightning's answer to Ctrl-C, which it ignores from then on
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+        raise KeyboardInterrupt from error
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:

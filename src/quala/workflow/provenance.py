@@ -47,13 +47,14 @@ def code_state(script: Path) -> Code:
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return Code(None, dirty=False, diff="")
-    diff = _git(folder, "diff", "HEAD") or ""
+    diff = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD") or ""
     status = _git(folder, "status", "--porcelain") or ""
     return Code(commit.strip(), dirty=bool(status.strip()), diff=diff[:LARGEST_DIFF])
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
+    # Nothing that the folder's own settings name is run.
+    command = ["git", "--no-pager", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
