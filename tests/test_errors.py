@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import subprocess
 import sys
@@ -33,28 +32,27 @@ def test_debugging_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPat
         guarded(fail)
 
 
-def test_sigterm_has_its_code_and_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    def stop() -> int:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return 0
+def ended(work: str) -> tuple[int, str]:
+    """Return the exit code and the errors of a process that does `work` as a command does."""
+    code = (
+        "import multiprocessing, os, signal, sys, time\n"
+        "from quala.errors import guarded\n"
+        f"def work():\n    {work}\n"
+        "sys.exit(guarded(work))\n"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
 
-    before = signal.getsignal(signal.SIGTERM)
-    assert guarded(stop) == 143
-    assert capsys.readouterr().err == "error: Terminated; the same command goes on from here.\n"
-    assert signal.getsignal(signal.SIGTERM) is before
+
+def test_sigterm_has_its_code_and_a_sentence() -> None:
+    code, said = ended("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
+    assert (code, said) == (143, "error: Terminated; the same command goes on from here.\n")
 
 
 def test_a_child_ends_by_sigterm_without_a_word() -> None:
-    code = (
-        "import multiprocessing as m, sys, time\n"
-        "from quala.errors import guarded\n"
-        "def work():\n"
-        "    child = m.get_context('fork').Process(target=time.sleep, args=(60,))\n"
-        "    child.start(); time.sleep(0.3); child.terminate(); child.join(20)\n"
-        "    return -child.exitcode\n"
-        "sys.exit(guarded(work))\n"
+    child = "multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))"
+    work = (
+        f"p = {child}; p.start(); time.sleep(0.3); p.terminate(); p.join(20); return -p.exitcode"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (signal.SIGTERM, "")
+    assert ended(work) == (signal.SIGTERM, "")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
-from signal import SIGINT, SIGTERM, Signals, getsignal
+from signal import SIGINT, SIGTERM, getsignal
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
-from quala.errors import QualaError, guarded
+from quala.errors import QualaError, Terminated, guarded
 from quala.models.load import weights_file
 from quala.stages import distill, finetune, length_adapt
 from quala.stages.distill_options import DistillConfig, ShrinkConfig
@@ -342,18 +342,20 @@ def test_weight_decay_spares_biases_and_norms() -> None:
     assert len(rest["params"]) == 3
 
 
-@pytest.mark.parametrize(("number", "code"), [(SIGINT, 130), (SIGTERM, 143)])
-def test_a_signal_ends_a_training_with_its_code_and_a_sentence(
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt, 130), (Terminated, 143), (SIGTERMException, 143)]
+)
+def test_an_interrupted_training_ends_with_its_code_and_a_sentence(
     tiny_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    number: Signals,
+    error: type[BaseException],
     code: int,
 ) -> None:
     def interrupt(self: FiniteCallback, trainer: pl.Trainer, *_: object) -> None:
         if trainer.global_step == 2:
-            os.kill(os.getpid(), number)
+            raise error
 
     before = getsignal(SIGINT), getsignal(SIGTERM)
     monkeypatch.setattr(FiniteCallback, "on_train_batch_end", interrupt)
