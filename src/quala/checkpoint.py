@@ -32,6 +32,7 @@ from quala.models.load import (
     label_names,
     load_model,
     load_tokenizer,
+    model_facts,
     read_config,
     resolve_source,
     stored_facts,
@@ -188,15 +189,7 @@ def same_order(one: Sequence[str], other: Sequence[str]) -> bool:
 
 def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what quala.json says of a model beside its precision."""
-    model, names = checkpoint.model, label_names(checkpoint.model.task)
-    return {
-        "task": model.task.kind,
-        "num_labels": model.arch.outputs,
-        **({"labels": list(names)} if names else {}),
-        "significance": model.significance.name,
-        "semantics": model.semantics,
-        "sequence_length": checkpoint.data.spec.max_length,
-    }
+    return model_facts(checkpoint.model, checkpoint.data.spec.max_length)
 
 
 def set_dropout(model: PreTrainedModel, *, hidden: float | None, attention: float | None) -> None:

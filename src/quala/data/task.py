@@ -219,13 +219,17 @@ class Classes(Task):
     def additive(self) -> bool:
         return self.metric == "accuracy"
 
+    @property
+    def _f1_class(self) -> int:
+        return 1 if self.positive is None else self.positive
+
     def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
         return logits.unsqueeze(1)  # (B, 1, C)
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         examples, predicted, gold = _predicted_and_gold(outcome)
         chosen = predicted.argmax(axis=1)
-        positive = 1 if self.positive is None else self.positive
+        positive = self._f1_class
         scores = {
             name: compute_metric(name, chosen, gold, positive=positive) for name in self.metrics
         }
@@ -238,8 +242,8 @@ class Classes(Task):
         if self.additive:
             return super().samples(outcome, predictions)
         _, predicted, gold = _predicted_and_gold(outcome)
-        positive = 1 if self.positive is None else self.positive
-        return _resampled(self.metric, predicted.argmax(axis=1), gold, positive=positive)
+        chosen = predicted.argmax(axis=1)
+        return _resampled(self.metric, chosen, gold, positive=self._f1_class)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         _, predicted, gold = _predicted_and_gold(outcome)

@@ -278,18 +278,21 @@ def save_model(
     (target / PACKED).unlink(missing_ok=True)
     if hasattr(model.hf.config, KEY):
         (target / WEIGHTS).rename(target / PACKED)
+    facts = {"format": METADATA_FORMAT, **model_facts(model, model.arch.longest), **metadata}
+    (target / METADATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def model_facts(model: LengthAdaptiveModel, sequence_length: int) -> dict[str, Any]:
+    """Return what quala.json says of a model beside its precision."""
     names = label_names(model.task)
-    facts = {
-        "format": METADATA_FORMAT,
+    return {
         "task": model.task.kind,
         "num_labels": model.arch.outputs,
         **({"labels": list(names)} if names else {}),
         "significance": model.significance.name,
         "semantics": model.semantics,
-        "sequence_length": model.arch.longest,
-        **metadata,
+        "sequence_length": sequence_length,
     }
-    (target / METADATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def read_metadata(folder: str | Path) -> dict[str, Any]:

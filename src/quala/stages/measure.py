@@ -23,6 +23,7 @@ from quala.data.batches import eval_batches
 from quala.data.features import equal_lengths
 from quala.data.formats import format_of
 from quala.data.task import Outcome, Task
+from quala.data.taskdata import SUMMARY
 from quala.lengths import LengthConfig
 from quala.metrics.interval import Sample
 from quala.models.adaptive import LengthAdaptiveModel
@@ -213,10 +214,10 @@ def run(
         latency = _latency(models, engines, config, progress)
     rows = [row for measured in models for row in _rows(measured, scores, latency)]
     shutil.copytree(scores.predictions, context.output / "predictions")
-    models[-1].opened.data.save_summary(context.output, whole=True)
+    data = models[-1].opened.data
+    data.save_summary(context.output, whole=True)
     text = json.dumps([asdict(row) for row in rows], indent=1)
     (context.output / ROWS).write_text(text + "\n", encoding="utf-8")
-    data = models[-1].opened.data
     title = format_of(data.spec).title(data.spec, data.test.examples)
     (context.output / TITLE).write_text(title + "\n", encoding="utf-8")
     return _headline(rows)
@@ -229,7 +230,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 def read_data(folder: Path) -> dict[str, Any]:
     """Read what a measure stage says of its data; older versions said nothing."""
-    summary, title = folder / "data.json", folder / TITLE
+    summary, title = folder / SUMMARY, folder / TITLE
     found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
     named = {"title": title.read_text(encoding="utf-8").strip()} if title.is_file() else {}
     return named | found
