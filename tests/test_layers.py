@@ -22,8 +22,8 @@ ORDER = [
     "results", "report", "stage", "stages", "workflow", "compare", "serve", "cli",
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
-MODULES, SINGLE_IMPORTERS = 150, 25
-LONGEST, ALL_LINES = 500, 26_800
+MODULES, SINGLE_IMPORTERS = 160, 27
+LONGEST, ALL_LINES = 500, 29_500
 
 NAMES = sorted(modules())
 PACKAGES = [name for name in NAMES if modules()[name].is_package]
