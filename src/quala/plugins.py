@@ -39,6 +39,8 @@ class Registry(Generic[T]):
     """Whether a name may be a dotted path."""
     base: str = ""
     """`module:class` of which the objects must be instances, where `find` checks it."""
+    methods: tuple[str, ...] = ()
+    """What the objects must have, where no `base` says it."""
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
@@ -56,6 +58,18 @@ class Registry(Generic[T]):
         if not self.dotted or not is_path(name):
             raise unknown(self.kind, name, self.names)
         self._imported(name)
+
+    def check_option(self, option: str, name: str) -> None:
+        """Raise QualaError, which names the option, for a name that `find` would refuse.
+
+        quala's own are not imported for it.
+        """
+        try:
+            self.check(name)
+            if name not in self.own:
+                self.find(name)
+        except QualaError as error:
+            raise QualaError(f"`{option}`: {error}") from error
 
     def check_stored(self, name: str) -> None:
         """Raise QualaError for the dotted path of a module that is not imported yet.
@@ -84,15 +98,21 @@ class Registry(Generic[T]):
             found: Any = getattr(importlib.import_module(module), attribute)
         else:
             found = self._imported(name)
-        if self.base:
-            module, _, attribute = self.base.partition(":")
-            base = getattr(importlib.import_module(module), attribute)
-            kind = found if isinstance(found, type) else type(found)
-            if not issubclass(kind, base):  # before anything is made of it
-                raise QualaError(
-                    f"The {self.kind} `{name}` must be a subclass of "
-                    f"{self.base.replace(':', '.')}, got {kind.__name__}."
-                )
+        kind = found if isinstance(found, type) else type(found)
+        bases = [f"{one.__module__}:{one.__qualname__}" for one in kind.__mro__]
+        if self.base and self.base not in bases:  # before anything is made of it
+            raise QualaError(
+                f"The {self.kind} `{name}` must be a subclass of "
+                f"{self.base.replace(':', '.')}, got {kind.__name__}."
+            )
+        missing = [one for one in self.methods if not hasattr(found, one)]
+        if missing or (self.classes and not isinstance(found, type)):
+            lacks = f" without {', '.join(missing)}" if missing else ""
+            raise QualaError(
+                f"The {self.kind} `{name}` must be a class"
+                f"{' with the methods ' if self.methods else ''}{', '.join(self.methods)}, got "
+                f"{kind.__name__}{lacks}."
+            )
         if isinstance(found, type) and not self.classes:
             try:
                 found = found()
@@ -222,6 +242,7 @@ STRATEGIES: Registry[Any] = Registry(
         "bayesian": "quala.search.bayesian:Bayesian",
     },
     classes=True,
+    methods=("seeds", "parents", "propose"),
 )
 
 WORKFLOWS: Registry[Any] = Registry(

@@ -1,42 +1,137 @@
-"""Limits of the options of a config, written beside each option."""
+"""What an option of a config may be, written beside each option: limits, names, texts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, field, fields
 from operator import ge, gt, le, lt
-from typing import Any
+from typing import Any, Literal
 
-from quala.errors import QualaError
+from quala.errors import QualaError, shown
 
 LARGEST_SEED = 2**32 - 1
 """As of numpy's and Lightning's own seeding."""
+MANY = 1_000_000_000
+"""Of rows, steps or units of cost: more are a slip."""
 _LIMITS = {"above": gt, "at_least": ge, "below": lt, "at_most": le}
+
+Text = Literal["line", "name", "place"]
+LONGEST: dict[Text, int] = {"line": 500, "name": 64, "place": 2000}
+"""Characters of each kind of text. Guesses, far above what is usual."""
+LONGEST_PART = 255
+"""Bytes of a name in a file system."""
+MOST_ENTRIES = 1000
+"""Of a list or a mapping in a config."""
+_NAME = re.compile(r"\w([\w .+()-]*[\w+)])?")
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def ranged(default: Any = MISSING, *, identity: Any = True, **limits: float) -> Any:
     """Return a dataclass field with limits: `above`, `at_least`, `below`, `at_most`.
 
-    Null is always allowed, infinity never. The limits of a list are those of its entries.
-    `identity` is as in `quala.workflow.identity.config_identity`.
+    Null is always allowed, infinity never. The limits of a list or of a mapping are those of its
+    entries. `identity` is as in `quala.workflow.identity.config_identity`.
     """
     return field(default=default, metadata={"range": limits, "identity": identity})
 
 
+def text(kind: Text, default: Any = MISSING, *, identity: Any = True, **metadata: Any) -> Any:
+    """Return a dataclass field for a text, or for texts in a list or a mapping.
+
+    `line` is read by people or compared with what a file says, `name` is part of the name of a
+    file or a run, `place` is a path, an address or a run. A `default` that is a class makes it.
+    `metadata` is more of the field's, `identity` is as for `ranged`.
+    """
+    told = {"text": kind, "identity": identity, **metadata}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=told)
+    return field(default=default, metadata=told)
+
+
 def check_ranges(config: Any, call: Callable[[str], str] = str) -> None:
-    """Raise QualaError for the first option outside its limits, by the name that `call` gives."""
+    """Raise QualaError for the first option that is not as its field says.
+
+    Its name is the one that `call` gives. A field may have limits (`ranged`), a kind of text
+    (`text`), or `plugins` in its metadata: the registry that its names are from.
+    """
     for item in fields(config):
-        limits, value = item.metadata.get("range"), getattr(config, item.name)
-        if limits is None or value is None:
-            continue
-        for entry in value if isinstance(value, list) else [value]:
-            finite = math.isfinite(entry)
-            if finite and all(_LIMITS[name](entry, limit) for name, limit in limits.items()):
-                continue
-            allowed = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
-            words = " and ".join(allowed if finite else [*allowed, "finite"])
-            raise QualaError(f"`{call(item.name)}` must be {words}, got {entry}.")
+        value, told = getattr(config, item.name), item.metadata
+        if isinstance(value, list | tuple | dict) and len(value) > MOST_ENTRIES:
+            raise QualaError(
+                f"`{call(item.name)}` must have at most {MOST_ENTRIES} entries, got {len(value)}."
+            )
+        if isinstance(value, dict):
+            for key in value:
+                check_text(f"{call(item.name)} key", key, "line")
+        if (registry := told.get("plugins")) is not None:
+            for entry in (value,) if isinstance(value, str) else value or ():
+                check_text(call(item.name), entry, "line")
+                registry.check_option(call(item.name), entry)
+        for key, entry in _entries(value):
+            name = f"{call(item.name)}{key}"
+            if "range" in told:
+                check_number(name, entry, told["range"])
+            if "text" in told:
+                check_text(name, entry, told["text"])
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is not null in a value, behind the name that it adds to that of the option."""
+    if isinstance(value, dict):
+        yield from ((f".{key}", entry) for key, entry in value.items() if entry is not None)
+    elif isinstance(value, list | tuple):
+        yield from (("", entry) for entry in value)
+    elif value is not None:
+        yield "", value
+
+
+def check_number(name: str, value: Any, limits: Mapping[str, float]) -> None:
+    """Raise QualaError unless a number is within its limits; `name` is what errors call it."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise QualaError(f"`{name}` must be a number, got {shown(repr(value))}.")
+    finite = isinstance(value, int) or math.isfinite(value)
+    if finite and all(_LIMITS[limit](value, bound) for limit, bound in limits.items()):
+        return
+    allowed = [f"{limit.replace('_', ' ')} {bound}" for limit, bound in limits.items()]
+    words = " and ".join(allowed if finite else [*allowed, "finite"])
+    raise QualaError(f"`{name}` must be {words}, got {shown(value)}.")
+
+
+def check_text(name: str, value: Any, kind: Text) -> None:
+    """Raise QualaError unless a text is of a kind, as for `text`; `name` is what errors call it."""
+    if not isinstance(value, str):
+        raise QualaError(f"`{name}` must be a text, got {shown(repr(value))}.")
+    if len(value) > LONGEST[kind]:
+        raise QualaError(
+            f"`{name}` must have at most {LONGEST[kind]} characters, got {len(value)}."
+        )
+    for place, one in enumerate(value, start=1):
+        if unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") or one in _DIRECTIONS:
+            raise QualaError(
+                f"`{name}` must be one line without control characters, got U+{ord(one):04X} as "
+                f"character {place}."
+            )
+    if kind == "place":
+        if not value.strip():
+            raise QualaError(f"`{name}` must not be blank, got `{shown(value)}`.")
+        if value.startswith("~") and os.path.expanduser(value).startswith("~"):
+            user = value.partition("/")[0]
+            raise QualaError(f"`{name}` begins with `{shown(user)}`, which is no user's folder.")
+        longest = max(len(part.encode()) for part in value.split("/"))
+        if longest > LONGEST_PART:
+            raise QualaError(
+                f"`{name}` must have at most {LONGEST_PART} bytes between two slashes, got "
+                f"{longest}."
+            )
+    if kind == "name" and not _NAME.fullmatch(value):
+        raise QualaError(
+            f"`{name}` must be letters, digits, blanks or . _ + - ( ), and begin with a letter or "
+            f"a digit, for files are named by it; got `{shown(value)}`."
+        )
 
 
 def counts(option: Field[Any], value: Any) -> bool:

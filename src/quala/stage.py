@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quala.plugins import module_hash
-from quala.ranges import check_ranges
+from quala.ranges import check_ranges, text
 
 if TYPE_CHECKING:
     import rich.progress
@@ -125,13 +125,19 @@ class StageConfig:
 
     enabled: bool = unfingerprinted(True)
     """If false, the stage is skipped and its pass-through input is its output."""
-    given: str | None = unfingerprinted(None)
+    given: str | None = text("place", None, identity=False)
     """An output from outside: a folder, `runs:/ID`, a run id or `models:/name@alias`."""
     force: bool = unfingerprinted(False)
     """Run the stage although its output exists."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        """Raise QualaError for options that do not go with these inputs, or with no such inputs.
+
+        It is called with what a plan knows: the data, and names and places of models.
+        """
 
     def remarks(self) -> list[str]:
         """Return a sentence, first the option in backticks, for each value that may be a slip."""

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForQuestionAnswering, BertTokenizer
 
+from quala.cost import offline_folder
 from quala.data.task import Classes, Span
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import (
-    OFFLINE_PACKAGE,
     load_model,
     load_tokenizer,
     read_metadata,
@@ -31,7 +31,7 @@ from quala.models.load import (
 from quala.runtime.engine import open_model
 
 needs_backbone = pytest.mark.skipif(
-    importlib.util.find_spec(OFFLINE_PACKAGE) is None, reason="needs the offline backbone"
+    offline_folder() is None, reason="needs the offline backbone"
 )
 
 

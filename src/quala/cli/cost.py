@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +18,7 @@ from quala.cost import (
     macs,
     parameters,
     preset,
+    read_facts,
     size_bytes,
 )
 from quala.errors import QualaError
@@ -30,7 +30,11 @@ MIB = 2**20
 def main(argv: Sequence[str]) -> int:
     """Print what a model costs. Raises QualaError for unknown models and impossible lengths."""
     arguments = _parser().parse_args(argv)
-    arch = preset(arguments.preset) if arguments.preset else read_architecture(arguments.model)
+    arch = (
+        preset(arguments.preset)
+        if arguments.preset
+        else architecture_of(read_facts(Path(arguments.model)))
+    )
     figures = cost_figures(arch, arguments.sequence_length, lengths=arguments.lengths)
     named = {"model": arguments.preset or arguments.model} | figures
     if arguments.json:
@@ -63,20 +67,6 @@ def cost_figures(
         "parameters": parameters(arch),
         "bytes": {precision: size_bytes(arch, precision) for precision in get_args(Precision)},
     }
-
-
-def read_architecture(folder: str) -> Architecture:
-    """Read the architecture of a Hugging Face folder. Raises QualaError when it has none."""
-    file = Path(folder) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise QualaError(f"`{file}` is not valid JSON.") from error
-    if not isinstance(config, dict):
-        raise QualaError(f"`{file}` must hold an object, got a {type(config).__name__}.")
-    return architecture_of(config)
 
 
 def _table(figures: dict[str, Any]) -> Table:

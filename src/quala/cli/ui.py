@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from quala.errors import QualaError
-from quala.workflow.store import SERVER, existing_store
+from quala.workflow.settings import SERVER
+from quala.workflow.store import existing_store
 
 
 def main(argv: Sequence[str]) -> int:

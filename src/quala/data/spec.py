@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
-from quala.ranges import LARGEST_SEED, check_ranges, ranged
+from quala.ranges import LARGEST_SEED, MANY, check_ranges, ranged, text
 
 Choice = Literal["refuse", "drop"]
 Quoting = Literal["detect", "quoted", "plain"]
@@ -15,6 +15,8 @@ _CHOICES = {"unanswerable": Choice, "misaligned": Choice, "unlabeled": Choice, "
 DEMO = "demo"
 LATER = {"identity": "if set"}
 """Of options that joined after data were fingerprinted without them."""
+LONGEST_INPUT = 8192
+"""Tokens of one input: no encoder that is known here reads more."""
 
 
 def plain_name(name: str) -> str:
@@ -53,25 +55,25 @@ class DataSpec:
     Raises QualaError, one sentence, for values that are unknown or do not fit together.
     """
 
-    task: str
+    task: str = text("line")
     """How the source is written: `squad`, `glue`, or another name of `quala.plugins.FORMATS`."""
-    path: str | None = None
+    path: str | None = text("place", None)
     """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file, each
     of them also packed as .gz."""
-    name: str | None = None
+    name: str | None = text("place", None)
     """A data set on the hub, such as `rajpurkar/squad`, or `demo` for the embedded set."""
-    subset: str | None = None
+    subset: str | None = text("line", None)
     """The GLUE task, such as `sst2`, or a sub-folder of `path`; it also chooses the metric."""
-    title: str | None = field(default=None, metadata={"identity": False})
+    title: str | None = text("line", None, identity=False)
     """What reports call the data; null: the name in papers, or that of the file or folder."""
-    revision: str | None = None
-    train_split: str = "train"
+    revision: str | None = text("place", None)
+    train_split: str = text("place", "train")
     """A split's name or, in a folder, a file's name."""
-    test_split: str = "validation"
+    test_split: str = text("place", "validation")
     unanswerable: Choice = "refuse"
     misaligned: Choice = field(default="refuse", metadata=LATER)
     """What becomes of questions with an answer that is not at its `answer_start`."""
-    columns: dict[str, str | None] = field(default_factory=dict, metadata=LATER)
+    columns: dict[str, str | None] = text("line", dict, **LATER)
     """The source's name of `text`, `text_pair`, `label`, or of a column of SQuAD; null: the same.
     """
     header: bool = field(default=True, metadata=LATER)
@@ -81,32 +83,33 @@ class DataSpec:
     fields in CSV, and in TSV where every quote does."""
     unlabeled: Choice = field(default="refuse", metadata=LATER)
     """What becomes of rows whose label is -1 or missing."""
-    labels: tuple[str, ...] = field(default=(), metadata=LATER)
+    labels: tuple[str, ...] = text("line", (), **LATER)
     """Names of the classes in the order of the outputs; none: as the data or the model have it."""
-    f1_class: str | None = field(default=None, metadata=LATER)
+    f1_class: str | None = text("line", None, **LATER)
     """The class that F1 is of, a label or an index; None: 1 of 0 and 1, or a name like `yes`."""
-    metric: str | None = field(default=None, metadata=LATER)
+    metric: str | None = text("line", None, **LATER)
     """The primary metric of classes or numbers; None: as GLUE has it."""
-    test_size: float | None = ranged(None, above=0, identity="if set")
+    test_size: float | None = ranged(None, above=0, at_most=MANY, identity="if set")
     """Examples of a single file that test: a count, or a share below 1; None: a tenth."""
-    max_length: int = ranged(384, at_least=8)
+    max_length: int = ranged(384, at_least=8, at_most=LONGEST_INPUT)
     """Tokens of one feature, special tokens included."""
-    doc_stride: int = ranged(128, at_least=0)
+    doc_stride: int = ranged(128, at_least=0, at_most=LONGEST_INPUT)
     """Tokens that two neighboring windows share."""
-    max_question_length: int = ranged(64, at_least=1)
-    max_train: int | None = ranged(None, at_least=1)
-    max_test: int | None = ranged(None, at_least=1)
-    search_size: int = ranged(1000, at_least=0)
+    max_question_length: int = ranged(64, at_least=1, at_most=LONGEST_INPUT)
+    max_train: int | None = ranged(None, at_least=1, at_most=MANY)
+    max_test: int | None = ranged(None, at_least=1, at_most=MANY)
+    search_size: int = ranged(1000, at_least=0, at_most=MANY)
     """Examples cut from train, by article, to compare candidates of a search; at most a fifth."""
-    selection_size: int = ranged(1000, at_least=0)
+    selection_size: int = ranged(1000, at_least=0, at_most=MANY)
     """Examples cut from train, by article, to choose checkpoints; at most a fifth."""
     seed: int = ranged(0, at_least=0, at_most=LARGEST_SEED)
-    n_best: int = ranged(20, at_least=1)
-    max_answer_length: int = ranged(30, at_least=1)
+    n_best: int = ranged(20, at_least=1, at_most=1000)
+    max_answer_length: int = ranged(30, at_least=1, at_most=LONGEST_INPUT)
     """Tokens of the longest answer that is decoded."""
     pad_to_max: bool = False
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         data_format = FORMATS.find(self.task)
         for name, choice in _CHOICES.items():
             if getattr(self, name) not in get_args(choice):
@@ -121,7 +124,6 @@ class DataSpec:
             )
         if self.path is None and (not self.header or self.quoting != "detect"):
             raise QualaError("`header` and `quoting` are for TSV and CSV files, got no `path`.")
-        check_ranges(self)
         mapped = {name: column for name, column in self.columns.items() if column is not None}
         for name in mapped:
             if data_format.columns and name not in data_format.columns:

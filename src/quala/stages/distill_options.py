@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
-from quala.compress.layer_maps import LayerMap
+from quala.compress.layer_maps import LayerMap, layers_to_keep
+from quala.compress.losses import Needs
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
-from quala.errors import QualaError
+from quala.data.spec import LONGEST_INPUT
+from quala.errors import QualaError, unknown
 from quala.plugins import LOSSES, SIGNIFICANCE
-from quala.ranges import check_ranges, ranged
-from quala.stages.options import QuantizedConfig, Semantics, check_ranking
+from quala.ranges import check_ranges, ranged, text
+from quala.stages.options import (
+    LARGEST_RATE,
+    LARGEST_WEIGHT,
+    MOST_BATCHES,
+    QuantizedConfig,
+    Semantics,
+    check_ranking,
+    depth_of,
+)
+
+if TYPE_CHECKING:
+    from quala.compress.losses import DistillLoss
+
+DEEPEST = 1000
+"""Layers of an encoder; none that is known here has more."""
 
 
 @dataclass(kw_only=True)
@@ -25,14 +40,14 @@ class CacheConfig:
     class. The other options say what is kept of hidden states, for training with `hidden`.
     """
 
-    depth: int | None = ranged(None, at_least=1)
+    depth: int | None = ranged(None, at_least=1, at_most=DEEPEST)
     """Hidden states of the student that learn, from the top down; its embeddings count as one."""
-    states: list[int] | None = ranged(None, at_least=0)
+    states: list[int] | None = ranged(None, at_least=0, at_most=DEEPEST)
     """The student's hidden states that learn, 0 the embeddings; null leaves it to `depth`."""
-    top: int | None = ranged(None, at_least=1)
+    top: int | None = ranged(None, at_least=1, at_most=DEEPEST)
     """The highest layer of the teacher that is followed, counted from 1: 8 is the published
     `t_top8`. The student's states are spread evenly below it; null follows `layer_map`."""
-    tokens: int | None = ranged(None, at_least=1)
+    tokens: int | None = ranged(None, at_least=1, at_most=LONGEST_INPUT)
     """Tokens kept of each input: those that the teacher's [CLS] attends to most, without [SEP];
     null keeps all real tokens."""
     width: float = ranged(1.0, above=0, at_most=1)
@@ -58,16 +73,14 @@ class ShrinkConfig(HybridConfig):
         QualaError: for no step, or a `step` outside 1 to `steps`.
     """
 
-    steps: int = 1
+    steps: int = ranged(1, at_least=1, at_most=100)
     """Trainings on the way to the ratio, each after ratio^(1/steps) more of compression."""
-    step: int | None = None
+    step: int | None = ranged(None, at_least=1, at_most=100)
     """The step that a training takes, from 1; a workflow of several trainings sets it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise QualaError(f"`steps` must be at least 1, got {self.steps}.")
-        if self.step is not None and not 1 <= self.step <= self.steps:
+        if self.step is not None and self.step > self.steps:
             raise QualaError(f"`step` must be 1 to {self.steps}, got {self.step}.")
 
     @property
@@ -123,42 +136,47 @@ def check_zeros(shrink: ShrinkConfig, quantizers: QuantizeConfig) -> None:
 class DistillConfig(QuantizedConfig):
     """Train a student on a teacher's answers and inner states."""
 
-    layers: int | None = ranged(None, at_least=1)
+    layers: int | None = ranged(None, at_least=1, at_most=DEEPEST)
     """Layers of the student, copied from the teacher; null copies all of them."""
     keep_map: LayerMap
     """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
-    keep: list[int] | None = ranged(None, at_least=0)
+    keep: list[int] | None = ranged(None, at_least=0, at_most=DEEPEST)
     """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
     width: float = ranged(1.0, above=0, at_most=1)
     """Share of the copied layers' heads and feed-forward neurons that stays, the most important
     ones (DynaBERT); the hidden size does not change."""
-    importance_batches: int | None = ranged(None, above=0)
+    importance_batches: int | None = ranged(None, above=0, at_most=MOST_BATCHES)
     """Train batches that score heads and neurons; null takes `calibration_batches`."""
-    temperature: float = ranged(above=0)
+    temperature: float = ranged(at_least=0.01, at_most=1000)
     """Divides both sides' answers in the soft labels."""
-    hard: float = ranged(at_least=0)
+    hard: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the task loss."""
-    soft: float = ranged(at_least=0)
+    soft: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the teacher's answers as soft labels."""
-    hidden: float = ranged(at_least=0)
+    hidden: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the hidden states' squared error."""
-    attention: float = ranged(at_least=0)
+    attention: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the attention scores' squared error. The heads of a narrower student are compared
     with those that they copied."""
-    relation: float = ranged(at_least=0)
+    relation: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the MiniLMv2 relation loss on the last layers."""
     losses: dict[str, float] = field(
-        default_factory=dict, metadata={"identity": "if set", "plugins": LOSSES}
+        default_factory=dict,
+        metadata={
+            "identity": "if set",
+            "plugins": LOSSES,
+            "range": {"at_least": 0, "at_most": LARGEST_WEIGHT},
+        },
     )
     """Weights of other losses, by the name of an installed one or by dotted path."""
-    relation_heads: int = ranged(at_least=1)
+    relation_heads: int = ranged(at_least=1, at_most=1024)
     inner_first: float = ranged(0.0, at_least=0, below=1)
     """Share of the training, at its start, that follows inner states alone (hidden, attention,
     relation); the rest then follows the answers alone (soft, hard). 0 takes all terms at once."""
-    layer_map: list[int] | None = ranged(None, at_least=0)
+    layer_map: list[int] | None = ranged(None, at_least=0, at_most=DEEPEST)
     """The teacher layer that each student layer follows; null takes the copied layers, or, for a
     student of its own, layers spread evenly."""
-    significance: str | None = field(default=None, metadata={"plugins": SIGNIFICANCE})
+    significance: str | None = text("line", None, plugins=SIGNIFICANCE)
     """How the student ranks tokens if no `length_adapt` follows: column_sum (published),
     query_rows, question, cls, or one of your own, which needs no training; null: as its
     checkpoint says, `question` if that says nothing."""
@@ -176,21 +194,24 @@ class DistillConfig(QuantizedConfig):
     cache: CacheConfig | None = None
     """Run the teacher once, store its outputs, and train without it; null: run the teacher at
     every step."""
-    clip_learning_rate: float = ranged(at_least=0)
+    clip_learning_rate: float = ranged(at_least=0, at_most=LARGEST_RATE)
     """Rate of the `lsq` clips of weights and embeddings. A clip is the largest value of a grid, so
     that one rate suits all widths; a step has this rate over the grid's largest code."""
-    activation_clip_learning_rate: float = ranged(at_least=0)
+    activation_clip_learning_rate: float = ranged(at_least=0, at_most=LARGEST_RATE)
     """As `clip_learning_rate`, for activations."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.significance == "span":
-            raise span_head_untrained(self.significance)
+        name = self.significance
+        if name == "span" or (
+            name
+            and name not in SIGNIFICANCE.own
+            and SIGNIFICANCE.find(name).needs_span_head
+        ):
+            raise span_head_untrained(name)
         check_ranking(self.significance, self.semantics)
         self._check_steps()
         self._check_losses()
-        if self.cache is not None:
-            self._check_cache(self.cache)
 
     @property
     def steps(self) -> list[str]:
@@ -230,38 +251,83 @@ class DistillConfig(QuantizedConfig):
                     f"of {', '.join(TERNARY)}, got {methods[0]}."
                 )
 
+    def found_losses(self) -> dict[str, DistillLoss]:
+        """Return the losses with a weight, in the order in which they are added."""
+        return {name: LOSSES.find(name) for name in self.weights}
+
     def _check_losses(self) -> None:
-        for name, weight in self.losses.items():
-            LOSSES.check(name)
+        for name in self.losses:
             if hasattr(self, name):
                 raise QualaError(f"`losses` has `{name}`, which is an option: set `{name}`.")
-            if not 0 <= weight < math.inf:
-                raise QualaError(f"`losses.{name}` must be at least 0, got {weight}.")
         if not self.weights:
             raise QualaError("All distillation weights are 0; give at least one loss a weight.")
-        kinds = {LOSSES.find(name).inner for name in self.weights if name in LOSSES.own}
-        if self.inner_first and not self.losses and len(kinds) < 2:
+        found = self.found_losses()
+        for name, loss in found.items():
+            if loss.needs not in get_args(Needs):
+                raise unknown(f"`needs` of the loss `{name}`", loss.needs, get_args(Needs))
+        if self.inner_first and len({loss.inner for loss in found.values()}) < 2:
             raise QualaError(
                 "`inner_first` needs losses on inner states and losses on answers, got "
-                f"{self.inner_first} with {', '.join(self.weights)}."
+                f"{self.inner_first} with {', '.join(found)}."
             )
+        if self.cache is not None:
+            self._check_cache(self.cache, found)
 
-    def _check_cache(self, cache: CacheConfig) -> None:
-        built_ins = {name: LOSSES.find(name) for name in LOSSES.own if hasattr(self, name)}
-        live = [name for name, loss in built_ins.items() if not loss.cached]
-        if any(getattr(self, name) for name in live):
-            got = " and ".join(str(getattr(self, name)) for name in live)
-            names = " and ".join(f"`{name}`" for name in live)
-            raise QualaError(
-                f"`cache` stores answers and hidden states only: {names} must be 0, got {got}."
-            )
-        if not self.losses and not any(built_ins[n].needs != "labels" for n in self.weights):
+    def _check_cache(self, cache: CacheConfig, found: Mapping[str, DistillLoss]) -> None:
+        for name, loss in found.items():
+            if not loss.cached:
+                raise QualaError(
+                    f"`cache` stores answers and hidden states only: `{name}`, which needs "
+                    f"{loss.needs}, must be 0, got {self.weights[name]}."
+                )
+        if all(loss.needs == "labels" for loss in found.values()):
             raise QualaError("`cache` has nothing to store: give `soft` or `hidden` a weight.")
         if cache.top is not None and self.layer_map is not None:
             raise QualaError(
                 "Either `layer_map` or `cache.top` chooses the layers that are followed, got "
                 f"{self.layer_map} and {cache.top}."
             )
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        super().check_inputs(inputs)
+        opened, rounded = "model" in inputs, self.quantizers is not None
+        if self.shrink is not None:
+            self.shrink.now()
+        if opened and self.width < 1:
+            raise QualaError(
+                f"`width` narrows layers copied from the teacher, got {self.width} with a "
+                "student of its own."
+            )
+        if self.latent and not (opened or rounded):
+            raise QualaError("`latent` keeps the weights behind integers, got a float student.")
+        if self.split and not (opened or rounded):
+            raise QualaError("`split` takes ternary layers apart, got a float student.")
+        depth = depth_of(inputs.get("teacher"))
+        if depth is not None:
+            self._check_depth(depth, opened=opened)
+
+    def _check_depth(self, depth: int, *, opened: bool) -> None:
+        """Raise QualaError for layers that a teacher of `depth` layers does not have."""
+        highest = {"layer_map": self.layer_map, "keep": None if opened else self.keep}
+        for name, layers in highest.items():
+            if layers is not None and max(layers) >= depth:
+                raise QualaError(
+                    f"`{name}` must be below the teacher's {depth} layers, got {max(layers)}."
+                )
+        if self.cache is not None and (self.cache.top or 1) > depth:
+            raise QualaError(
+                f"`cache.top` must be at most the teacher's {depth} layers, got {self.cache.top}."
+            )
+        if opened or self.keep is not None:
+            return
+        if (self.layers or 1) > depth:
+            raise QualaError(
+                f"`layers` must be at most the teacher's {depth} layers, got {self.layers}."
+            )
+        try:
+            layers_to_keep(self.keep_map, depth=depth, kept=self.layers or depth)
+        except QualaError as error:
+            raise QualaError(f"`keep_map` and `layers`: {error}") from error
 
 
 OPTIONAL_STEPS: Mapping[str, tuple[str, object]] = MappingProxyType(

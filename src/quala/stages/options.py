@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal
 
 from quala.compress.quantize.config import QuantizeConfig
-from quala.errors import QualaError, unknown
-from quala.plugins import SIGNIFICANCE
-from quala.ranges import LARGEST_SEED, ranged
+from quala.cost import OFFLINE, PRESETS, architecture_of, offline_folder, read_facts
+from quala.data.spec import LONGEST_INPUT
+from quala.errors import QualaError, shown, unknown
+from quala.lengths import MIN_TOKENS
+from quala.plugins import FAMILIES, SIGNIFICANCE
+from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.results import FINE_TUNED, SUPERNET
+from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
 
@@ -21,25 +28,100 @@ Semantics = Literal["natural", "reference"]
 Method = Literal["ptq", "qat"]
 Schedule = Literal["linear", "constant"]
 
+LARGEST_BATCH = 8192
+LARGEST_RATE = 10
+LARGEST_WEIGHT = 1_000_000
+"""Of a term of a loss."""
+MOST_BATCHES = 100_000
+"""Of those that calibrate, warm up, or are timed."""
+MOST_THREADS = 1024
+"""On any machine; `check_threads` knows this one's."""
+
+
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(@[\w./-]+)?")
+
+
+def start_facts(source: Any) -> dict[str, Any] | None:
+    """Return the config.json of a start model in a folder; None for a run or a name on the hub.
+
+    Raises QualaError for what can be none of them, and for a model of no known type.
+    """
+    value = getattr(source, "value", None)
+    if not isinstance(value, str):
+        return None
+    folder = offline_folder() if value == OFFLINE else Path(value).expanduser()
+    if folder is None:
+        return None  # a package is missing, which is said where it is loaded
+    if not folder.is_dir():
+        if not _HUB_NAME.fullmatch(value) or value.startswith("."):
+            raise QualaError(f"`{source.name}`: there is no model folder at `{shown(value)}`.")
+        return None
+    try:
+        return model_facts(folder)
+    except QualaError as error:
+        raise QualaError(f"`{source.name}={value}` is no model: {error}") from error
+
+
+def model_facts(folder: Path, data: Any = None) -> dict[str, Any]:
+    """Return the config.json of a model in a folder; raise QualaError for one of no known type."""
+    facts = read_facts(folder)
+    if (kind := facts.get("model_type")) is not None:
+        FAMILIES.check(str(kind))
+    return facts
+
+
+def depth_of(made: Any) -> int | None:
+    """Return the layers of a planned model that was trained on from a start model, where known."""
+    while (config := getattr(made, "config", None)) is not None:
+        if config.given is not None or hasattr(config, "keep_map"):
+            return None
+        made = made.inputs.get("model")
+    facts = start_facts(made)
+    try:
+        return architecture_of(facts).layers if facts else None
+    except (QualaError, TypeError, ValueError, ArithmeticError):  # is refused where it is read
+        return None
+
+
+def trained_with(made: Any, option: str) -> Any:
+    """Return an option of the last stage before a planned model that sets it; else None."""
+    while (config := getattr(made, "config", None)) is not None and config.given is None:
+        if (value := getattr(config, option, None)) is not None:
+            return value
+        made = made.inputs.get("model")
+    return None
+
+
+def check_served(model: Any, needs: str) -> None:
+    """Raise QualaError for a planned model that no runtime but PyTorch takes."""
+    if trained_with(model, "semantics") == "reference":
+        raise QualaError(f"{needs} models with `semantics=natural`, got `reference`.")
+    quantizers = trained_with(model, "quantizers")
+    if quantizers is not None and quantizers.activation_bits != 8:
+        raise QualaError(
+            f"{needs} models with `quantizers.activation_bits=8`, got "
+            f"{quantizers.activation_bits}."
+        )
+
 
 @dataclass(kw_only=True)
 class TrainingConfig(StageConfig):
     """The options of every training stage."""
 
     seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
-    epochs: float = ranged(above=0)
-    max_steps: int | None = ranged(None, above=0)
+    epochs: float = ranged(above=0, at_most=10_000)
+    max_steps: int | None = ranged(None, above=0, at_most=MANY)
     """The training ends at this step if its epochs take more."""
-    batch_size: int = ranged(above=0)
+    batch_size: int = ranged(above=0, at_most=LARGEST_BATCH)
     bucketed: bool = True
     """Batches of inputs of like length; false draws them at random, as the published code does."""
-    learning_rate: float = ranged(at_least=0)
+    learning_rate: float = ranged(at_least=0, at_most=LARGEST_RATE)
     warmup_ratio: float = ranged(at_least=0, at_most=1)
     """Share of the steps over which the learning rate rises from 0."""
     schedule: Schedule = "linear"
     """The learning rate after the warm-up: `linear` falls to 0, `constant` stays."""
-    weight_decay: float = ranged(at_least=0)
-    gradient_clip: float = ranged(at_least=0)
+    weight_decay: float = ranged(at_least=0, at_most=LARGEST_RATE)
+    gradient_clip: float = ranged(at_least=0, at_most=MANY)
     """Largest norm of all gradients; 0 clips none."""
     hidden_dropout: float | None = ranged(None, at_least=0, below=1)
     """Replaces the checkpoint's own rate; null keeps it."""
@@ -47,10 +129,14 @@ class TrainingConfig(StageConfig):
     """0 keeps the fused attention kernel in training; null keeps the checkpoint's rate."""
     freeze_word_embeddings: bool = False
     precision: Precision = "fp32"
-    selection_every: int | None = ranged(None, above=0)
+    selection_every: int | None = ranged(None, above=0, at_most=MANY)
     """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
-    checkpoint_minutes: float = ranged(2.0, identity=False, above=0)
-    log_every: int = ranged(20, identity=False, above=0)
+    checkpoint_minutes: float = ranged(2.0, identity=False, above=0, at_most=10_080)
+    log_every: int = ranged(20, identity=False, above=0, at_most=MANY)
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        for one in inputs.values():
+            start_facts(one)
 
 
 @dataclass(kw_only=True)
@@ -65,7 +151,7 @@ class FinetuneConfig(TrainingConfig):
 class QuantizedConfig(TrainingConfig, ABC):
     """The options of stages that train on fake-quantized layers."""
 
-    calibration_batches: int = ranged(above=0)
+    calibration_batches: int = ranged(above=0, at_most=MOST_BATCHES)
     """Train batches that give the ranges and the first steps of activations."""
 
     @abstractmethod
@@ -83,21 +169,21 @@ class SandwichConfig(TrainingConfig):
     """Largest share of tokens that one layer drops in training, and the smallest pass drops."""
     bound_start: float | None = ranged(None, at_least=0, below=1)
     """The bound grows from here over the first half of the training; null keeps it constant."""
-    num_sandwich: int = ranged(at_least=0)
+    num_sandwich: int = ranged(at_least=0, at_most=100)
     """Passes with sampled lengths in each step, besides the full and the smallest pass."""
     layer_drop: float = ranged(at_least=0, below=1)
     full_layer_drop: bool = False
     """LayerDrop in the full pass too, as in the first published code."""
     direction: Direction
     """`reverse` is KL(sub-pass || full), as published; `forward` is KL(full || sub-pass)."""
-    temperature: float = ranged(above=0)
-    hard: float = ranged(at_least=0)
+    temperature: float = ranged(at_least=0.01, at_most=1000)
+    hard: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the task loss in the full pass."""
-    sub_hard: float = ranged(at_least=0)
+    sub_hard: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the task loss in the shortened passes."""
-    teacher: float = ranged(at_least=0)
+    teacher: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the external teacher's soft labels in the full pass."""
-    exits: float = ranged(0.0, at_least=0)
+    exits: float = ranged(0.0, at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the mean divergence of the span head, applied at each layer, from the full pass.
     It trains what `significance: span` ranks by, and counts with that significance only."""
     teacher_for_subs: bool = False
@@ -122,7 +208,7 @@ class SandwichConfig(TrainingConfig):
 class LengthAdaptConfig(SandwichConfig):
     """Turn a checkpoint into a length-adaptive supernet."""
 
-    significance: str | None = field(metadata={"plugins": SIGNIFICANCE})
+    significance: str | None = text("line", plugins=SIGNIFICANCE)
     """How tokens are ranked: column_sum (published), query_rows, question, cls, span, or one of
     your own; null takes that of the task, span for answers and cls for sentences."""
     semantics: Semantics
@@ -134,9 +220,7 @@ class LengthAdaptConfig(SandwichConfig):
 
 
 def check_ranking(significance: str | None, semantics: str | None) -> None:
-    """Raise QualaError for an unknown significance, or one that `reference` does not go with."""
-    if significance is not None:
-        SIGNIFICANCE.check(significance)
+    """Raise QualaError for a significance that `reference` does not go with."""
     if semantics == "reference" and significance != "column_sum":
         raise QualaError(
             f"`semantics=reference` ranks tokens by `significance=column_sum`, got {significance}."
@@ -149,7 +233,7 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
 
     method: Method
     """`ptq` only calibrates (the published step); `qat` trains on after the calibration."""
-    quantizer_learning_rate: float = ranged(at_least=0)
+    quantizer_learning_rate: float = ranged(at_least=0, at_most=LARGEST_RATE)
     """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
 
@@ -164,7 +248,8 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
 
 
 Cost = Literal["macs", "latency"]
-Runtime = Literal["torch", "onnxruntime", "openvino"]
+Served = Literal["onnxruntime", "openvino"]
+Runtime = Literal["torch", Served]
 SupernetLengths = Literal["full", "chosen", "front"]
 
 
@@ -176,26 +261,41 @@ class SearchConfig(SearchSettings, StageConfig):
     """`macs`, or `latency`: milliseconds by a model that is measured on `runtime` first."""
     runtime: Runtime
     """Where the latency is measured, on the exported model: onnxruntime or openvino."""
-    threads: int = ranged(at_least=1)
+    threads: int = ranged(at_least=1, at_most=MOST_THREADS)
     """Threads of that runtime."""
-    step: int = ranged(at_least=1)
+    step: int = ranged(at_least=1, at_most=LONGEST_INPUT)
     """Lengths are multiples of this."""
     floor: float = ranged(at_least=0, below=1)
     """Nothing is tried that costs less than dropping this share of the tokens at each layer."""
-    patience: float | None = ranged(at_least=0)
+    patience: float | None = ranged(at_least=0, at_most=100)
     """Standard errors behind a cheaper candidate at which scoring stops early; null never."""
-    chunk: int = ranged(at_least=1)
+    chunk: int = ranged(at_least=1, at_most=MANY)
     """Questions scored between two checks of whether a candidate can still win."""
-    batch_size: int = ranged(at_least=1)
-    cache_mebibytes: int = ranged(2048, identity=False, at_least=0)
+    batch_size: int = ranged(at_least=1, at_most=LARGEST_BATCH)
+    cache_mebibytes: int = ranged(2048, identity=False, at_least=0, at_most=2**20)
 
     def __post_init__(self) -> None:
         SearchSettings.__post_init__(self)  # checks the ranges of all fields
+        check_threads(self.threads)
         if self.cost == "latency" and self.runtime == "torch":
             raise QualaError(
                 "`cost=latency` is measured on the exported model: `runtime` must be onnxruntime "
                 "or openvino, got torch."
             )
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if (data := getattr(inputs.get("data"), "value", None)) is not None:
+            if not data.search_size:
+                raise QualaError(
+                    "The search slice is empty: `data.search_size` must be above 0, got 0."
+                )
+            if self.step > data.max_length - MIN_TOKENS:
+                raise QualaError(
+                    f"`step` must be at most `data.max_length` - {MIN_TOKENS} = "
+                    f"{data.max_length - MIN_TOKENS}, got {self.step}."
+                )
+        if self.cost == "latency":
+            check_served(inputs.get("model"), f"`runtime={self.runtime}` takes")
 
     def remarks(self) -> list[str]:
         if self.min_score is None or not 0 < self.min_score < 1:
@@ -215,58 +315,65 @@ def row_name(workflow: str) -> str:
 class MeasureConfig(StageConfig):
     """Score the test set once for each reported row, and time every row side by side."""
 
-    name: str | None = field(metadata={"null": row_name})
-    """Name of the compressed model in the report; null is the workflow's name."""
+    name: str | None = text("name", null=row_name)
+    """Name of the compressed model in the report and in files; null is the workflow's name."""
     seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
-    front_points: int = ranged(at_least=1)
+    front_points: int = ranged(at_least=1, at_most=1000)
     """At most so many points of the front are measured, spread over its costs."""
     supernet: SupernetLengths
     """Where the float supernet is measured: at `full` length, at the `chosen` lengths too, or at
     all that are measured of the `front`: the difference is what rounding costs there."""
-    max_loss: float = ranged(at_least=0)
+    max_loss: float = ranged(at_least=0, at_most=100)
     """Points of the metric that the chosen point may lose against the searched model's full
     length."""
     certainty: float = ranged(at_least=0.5, below=1)
     """Certainty of that bound, 0.5 to below 1; a smaller search slice makes it harder to reach."""
-    batch_size: int = ranged(at_least=1)
-    latency_inputs: int = ranged(at_least=1)
-    warmup: int = ranged(at_least=0)
-    threads: int = ranged(at_least=1)
+    batch_size: int = ranged(at_least=1, at_most=LARGEST_BATCH)
+    latency_inputs: int = ranged(at_least=1, at_most=MOST_BATCHES)
+    warmup: int = ranged(at_least=0, at_most=MOST_BATCHES)
+    threads: int = ranged(at_least=1, at_most=MOST_THREADS)
     runtime: Runtime
     """Where rows are scored and timed: torch, or a runtime that serves the exported model."""
-    reference: str | None = None
+    reference: str | None = text("line", None)
     """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.name in ("", FINE_TUNED, SUPERNET):
+        check_threads(self.threads)
+        if self.name in (FINE_TUNED, SUPERNET):
             raise QualaError(f"`name` must be a name that no other row has, got `{self.name}`.")
-        if self.reference is not None:
-            from quala.cost import preset
+        if self.reference is not None and self.reference not in PRESETS:
+            raise unknown("`reference`", self.reference, PRESETS)
 
-            preset(self.reference)
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        if self.runtime != "torch":
+            for model in ("baseline", "supernet", "model"):
+                check_served(inputs.get(model), f"`runtime={self.runtime}` takes")
 
 
 @dataclass(kw_only=True)
 class ExportConfig(StageConfig):
     """Write the model as one folder that a runtime serves: `quala answer` reads it."""
 
-    title: str
-    runtime: str
+    title: str = text("line")
+    runtime: Served
     """What the points of the front are timed with: onnxruntime or openvino."""
-    threads: int = ranged(at_least=1)
-    repeats: int = ranged(at_least=0)
+    threads: int = ranged(at_least=1, at_most=MOST_THREADS)
+    repeats: int = ranged(at_least=0, at_most=1000)
     """Runs behind each time; 0 leaves the times out, and then no budget in milliseconds works."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        served = [name for name in get_args(Runtime) if name != "torch"]
-        if self.runtime not in served:
-            raise unknown("`runtime` of the export", self.runtime, served)
+        check_threads(self.threads)
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        check_served(
+            inputs.get("model"), "An export, which `stage.export.enabled=false` leaves out, takes"
+        )
 
 
 @dataclass(kw_only=True)
 class ReportConfig(StageConfig):
     """Write the table, the figure and the page."""
 
-    title: str
+    title: str = text("line")

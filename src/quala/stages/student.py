@@ -115,13 +115,9 @@ def make_student(config: DistillConfig, teacher: Checkpoint, inputs: Mapping[str
         QualaError: for a `width` with a student that is opened, for `latent` with a float one,
             and for a `significance` that needs a span head trained at every layer.
     """
+    config.check_inputs(inputs)
     if "model" not in inputs:
         student = copy_layers(config, teacher, inputs["teacher"])
-    elif config.width < 1:
-        raise QualaError(
-            f"`width` narrows layers copied from the teacher, got {config.width} with a "
-            "student of its own."
-        )
     else:
         labels = label_names(teacher.data.task)
         checkpoint = open_student(inputs["model"], inputs["data"], config, labels=labels or None)

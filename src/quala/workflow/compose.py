@@ -21,7 +21,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError, shown, unknown
 from quala.workflow.script import WorkflowSpec, workflow_scripts
 from quala.workflow.settings import Settings, root_schema, settings
 
@@ -203,7 +203,11 @@ def one_sentence(workflow: WorkflowSpec) -> Iterator[None]:
             "`stage/distill=kdlsq` with `stage.distill.quantizers.weight_bits=4`, or "
             "`+cache@stage.distill.cache=hsk`."
         ) from error
+    except (OverflowError, RecursionError) as error:
+        raise QualaError(f"A value is too large: {_first(error)}.") from error
     except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise QualaError(f"A number is too long: {_first(error)}.") from error
         if "Config group override" not in str(error):
             raise
         raise QualaError(
@@ -232,6 +236,8 @@ def _explained(error: Exception, workflow: WorkflowSpec) -> QualaError:
         return QualaError(
             f"`{several.group(1)}` gives several values: a list is `[1,2]`, a sweep needs `-m`."
         )
+    if key and "An item is already at" in str(error):
+        return QualaError(f"`{key}` has a value already: `{key}=VALUE`, without +, changes it.")
     if isinstance(error, ConfigCompositionException) and key:
         return _unknown_key(key, workflow) or QualaError(
             f"`{key}` cannot be set, no configuration names it: `+{key}=VALUE` adds it."
@@ -267,4 +273,4 @@ def _unknown_key(key: str, workflow: WorkflowSpec) -> QualaError | None:
 
 
 def _first(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    return shown(str(error).strip().partition("\n")[0], 300)

@@ -213,7 +213,10 @@ class Flow:
         )
         if config.given is None:
             return node
-        folder, content = self._sources.given(config.given)
+        try:
+            folder, content = self._sources.given(config.given)
+        except QualaError as error:
+            raise QualaError(f"`stage.{stage.name}.given`: {error}") from error
         return dataclasses.replace(node, given=folder, fingerprint=content)
 
 

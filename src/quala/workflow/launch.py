@@ -36,7 +36,7 @@ from quala.workflow.compose import (
     with_experiment,
 )
 from quala.workflow.execute import Invocation, Result, run_workflow
-from quala.workflow.plan import Plan, make_plan
+from quala.workflow.plan import Plan, check_plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
@@ -139,6 +139,8 @@ FLAGS = (
 """Long options of `quala run`; all but the first are Hydra's."""
 WIDTH = 140
 FULL_ERROR = "HYDRA_FULL_ERROR"
+HYDRA_VALUE = "${hydra:"
+"""Of a value that is known only while Hydra runs."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,10 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     with one_sentence(workflow):
         words = with_experiment(workflow, words)
         varied = swept(words)
+        if not any(word.startswith("-") or HYDRA_VALUE in word for word in words):
+            config = composed(workflow, words)
+            check_options(config, words)
+            check_plan(workflow, typed(config, workflow))
     register(workflow)
     job = HydraJob(workflow.place, as_json=JSON in arguments, varied=varied)
     command = hydra.main(
@@ -300,6 +306,7 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     with one_sentence(workflow):
         config = composed(workflow, words)
         settings, notes = typed(config, workflow), check_options(config, words)
+        check_plan(workflow, settings)
     store = Store.open(settings.tracking)
     made = make_plan(workflow, settings, store, Sources(store), notes)
     if JSON in arguments:

@@ -14,8 +14,8 @@ from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import differences, fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
-from quala.workflow.settings import FlowConfig, Settings
-from quala.workflow.sources import Source, Sources
+from quala.workflow.settings import FlowConfig, Settings, named
+from quala.workflow.sources import Source, Sources, UnreadSources
 from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store, unused_variables
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def select(nodes: Mapping[str, Node], flow: FlowConfig) -> Selection:
         raise QualaError("`flow.only` cannot be combined with `flow.until` or `flow.since`.")
     forced = {name for name, node in nodes.items() if node.config.force} | set(flow.force)
     for name in sorted(forced):
-        if nodes[name].given is not None:
+        if nodes[name].config.given is not None:
             raise QualaError(f"The stage `{name}` is given and forced: leave one of both out.")
     if flow.only:
         chosen = {flow.only} | nodes[flow.only].upstream
@@ -70,7 +70,7 @@ def _upstream(nodes: Mapping[str, Node], names: set[str]) -> set[str]:
     for name in reversed(list(nodes)):
         if name in found:
             # A given output needs no inputs.
-            found |= nodes[name].upstream if nodes[name].given is None else set()
+            found |= nodes[name].upstream if nodes[name].config.given is None else set()
     return found
 
 
@@ -164,6 +164,11 @@ class _Collector:
         return Artifact(node.name, node.fingerprint)
 
 
+def check_plan(workflow: WorkflowSpec, settings: Settings) -> None:
+    """Raise QualaError for what is wrong whatever the store holds, which need not be open yet."""
+    _called(workflow, settings, UnreadSources())
+
+
 def make_plan(
     workflow: WorkflowSpec,
     settings: Settings,
@@ -175,16 +180,10 @@ def make_plan(
 
     `notes` on the overrides come first among those of the plan.
     """
-    collector = _Collector()
-    flow = Flow(settings, workflow.stages, sources, collector)
-    workflow(flow)
-    for planned in collector.nodes.values():
-        if planned.recipe is not None and planned.given is None:
-            planned.recipe.check(workflow.name, planned.config)
-    selection = select(collector.nodes, settings.flow)
+    flow, nodes, selection = _called(workflow, settings, sources)
     entries: dict[str, Entry] = {}
     for name in flow.names:
-        node = collector.nodes.get(name)
+        node = nodes.get(name)
         if node is None:
             entries[name] = Entry(name, Status.DISABLED, "switched off by `enabled=false`")
         else:
@@ -193,6 +192,36 @@ def make_plan(
     found = [note for entry in entries.values() for note in _notes(entry, entries, store)]
     told = [*notes, *found, *unused_variables(settings.tracking)]
     return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), told)
+
+
+def _called(
+    workflow: WorkflowSpec, settings: Settings, sources: Sources
+) -> tuple[Flow, dict[str, Node], Selection]:
+    """Call the script symbolically, check what it asks for, and find what is needed."""
+    collector = _Collector()
+    flow = Flow(settings, workflow.stages, sources, collector)
+    workflow(flow)
+    nodes = collector.nodes
+    for node in nodes.values():
+        if node.recipe is not None and node.config.given is None:
+            node.recipe.check(workflow.name, node.config)
+    selection = select(nodes, settings.flow)
+    known: dict[str, Node] = {}
+    for node in nodes.values():
+        inputs = {key: known.get(item.name, item) for key, item in node.inputs.items()}
+        known[node.name] = replace(node, inputs=inputs)  # type: ignore[arg-type]
+        if node.name not in selection.chosen:
+            continue
+        data = node.inputs.get("data")
+        if node.config.given is None:
+            with named(node.config, f"stage.{node.stage.name}", always=False):
+                node.config.check_inputs(inputs)
+        elif node.given is not None and node.stage.fits and isinstance(data, Source):
+            try:
+                imported(node.stage.fits)(node.given, data.value)
+            except QualaError as error:
+                raise QualaError(f"`stage.{node.stage.name}.given`: {error}") from error
+    return flow, nodes, selection
 
 
 def _notes(entry: Entry, entries: Mapping[str, Entry], store: Store) -> list[str]:
@@ -204,9 +233,6 @@ def _notes(entry: Entry, entries: Mapping[str, Entry], store: Store) -> list[str
         return [
             note.replace("`", f"`stage.{node.stage.name}.", 1) for note in node.config.remarks()
         ]
-    data = node.inputs.get("data")
-    if node.stage.fits and isinstance(data, Source):
-        imported(node.stage.fits)(node.given, data.value)
     inputs, later = dict(node.inputs), list[str]()
     for key in node.stage.about:
         item = inputs.get(key)

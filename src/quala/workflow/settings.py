@@ -5,45 +5,64 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError, shown, unknown
+from quala.ranges import LARGEST_SEED, check_number, check_ranges, check_text, text
 from quala.stage import StageConfig
 
 SCALARS = (str, int, float, bool)
+SERVER = ("http://", "https://")
+"""How the address of a tracking server begins."""
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass
 class FlowConfig:
     """Which stages of a workflow run."""
 
-    only: str | None = None
+    only: str | None = text("line", None)
     """Only this stage; its inputs must exist or be given."""
-    until: str | None = None
+    until: str | None = text("line", None)
     """This stage and what it needs."""
-    since: str | None = None
+    since: str | None = text("line", None)
     """This stage and all that depend on it, computed again."""
-    force: list[str] = field(default_factory=list)
+    force: list[str] = text("line", list)
     """Stages that run although their output exists."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass
 class TrackingConfig:
     """Where runs and artifacts are kept."""
 
-    uri: str | None = MISSING
+    uri: str | None = text("place")
     """An MLflow tracking server or database; null is SQLite in `folder`."""
-    folder: str = MISSING
+    folder: str = text("place")
     """Folder of the embedded store, relative to the working directory."""
-    work: str | None = MISSING
+    work: str | None = text("place")
     """Folder for checkpoints of unfinished stages; null is `<folder>/work`."""
-    experiment: str = MISSING
-    """The MLflow experiment in which runs are recorded and looked up."""
+    experiment: str = text("place")
+    """The MLflow experiment in which runs are recorded and looked up; in a store without a server
+    a folder is named by it."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.uri is not None and "://" not in self.uri:
+            raise QualaError(
+                "`uri` must be an address, such as sqlite:///mlruns/mlflow.db or https://HOST, "
+                f"got `{shown(self.uri)}`."
+            )
+        if not str(self.uri).startswith(SERVER):
+            check_text("experiment", self.experiment, "name")
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,7 @@ def root_schema(stages: Mapping[str, type[StageConfig]], workflow: str) -> type[
     schemas = {name: schema(config) for name, config in stages.items()}
     stage_fields = [(name, kind, field(default_factory=kind)) for name, kind in schemas.items()]
     stage_group = dataclasses.make_dataclass("Stages", stage_fields)
-    data = schema(DataSpec)
+    data, flow, tracking = schema(DataSpec), schema(FlowConfig), schema(TrackingConfig)
     return dataclasses.make_dataclass(
         "Config",
         [
@@ -75,8 +94,8 @@ def root_schema(stages: Mapping[str, type[StageConfig]], workflow: str) -> type[
             ("data", data, field(default_factory=data)),
             ("model", dict[str, str | None], field(default_factory=dict)),
             ("stage", stage_group, field(default_factory=stage_group)),
-            ("flow", FlowConfig, field(default_factory=FlowConfig)),
-            ("tracking", TrackingConfig, field(default_factory=TrackingConfig)),
+            ("flow", flow, field(default_factory=flow)),
+            ("tracking", tracking, field(default_factory=tracking)),
             ("seed", int, field(default=MISSING)),
             ("progress", bool, field(default=MISSING)),
         ],
@@ -88,7 +107,12 @@ def settings(values: Mapping[str, Any], stages: Mapping[str, type[StageConfig]])
     from quala.data.spec import DataSpec
 
     _only_known(values, [item.name for item in dataclasses.fields(root_schema(stages, ""))])
-    _only_known(values["stage"], stages)
+    _only_known(values["stage"], stages, "stage")
+    check_number("seed", values["seed"], {"at_least": 0, "at_most": LARGEST_SEED})
+    for key, value in values["model"].items():
+        check_text("model key", key, "line")
+        if value is not None:
+            check_text(f"model.{key}", value, "place")
     return Settings(
         workflow=values["workflow"],
         data=build(DataSpec, values["data"], "data"),
@@ -97,8 +121,8 @@ def settings(values: Mapping[str, Any], stages: Mapping[str, type[StageConfig]])
             name: build(config, values["stage"][name], f"stage.{name}")
             for name, config in stages.items()
         },
-        flow=build(FlowConfig, values["flow"]),
-        tracking=build(TrackingConfig, values["tracking"]),
+        flow=build(FlowConfig, values["flow"], "flow"),
+        tracking=build(TrackingConfig, values["tracking"], "tracking"),
         seed=values["seed"],
         progress=values["progress"],
     )
@@ -124,25 +148,39 @@ def build(config: type[Any], values: Mapping[str, Any], path: str = "") -> Any:
     hints = get_type_hints(config)
     prefix = f"{path}." if path else ""
     fields = [item.name for item in _init_fields(config)]
-    _only_known(values, fields)
+    _only_known(values, fields, path)
     made = {name: _value(hints[name], values[name], prefix + name) for name in fields}
-    try:
+    with named(config, path):
         return config(**made)
+
+
+@contextmanager
+def named(config: Any, path: str, *, always: bool = True) -> Iterator[None]:
+    """Give the options of a config in the sentence of a QualaError the names that Hydra has.
+
+    A sentence without an option begins with `path`, if `always`.
+    """
+    try:
+        yield
     except QualaError as error:
         # A value that was given may be spelled like an option.
-        option = rf"(?<!got )`({'|'.join(fields)})\b"
-        named = re.sub(option, rf"`{prefix}\1", str(error))
-        raise QualaError(named if prefix in named else f"`{path}`: {named}") from error
+        option = rf"(?<!got )`({'|'.join(item.name for item in _init_fields(config))})\b"
+        sentence = re.sub(option, rf"`{path}.\1" if path else r"`\1", str(error))
+        if always and path and f"`{path}." not in sentence:
+            sentence = f"`{path}`: {sentence}"
+        raise QualaError(sentence) from error
 
 
-def _only_known(values: Mapping[str, Any], known: Iterable[str]) -> None:
+def _only_known(values: Mapping[str, Any], known: Iterable[str], path: str = "") -> None:
     # Hydra's `+key=value` adds keys that no schema has.
+    prefix = f"{path}." if path else ""
     for key in values:
         if key not in known:
-            raise unknown("configuration key", key, known)
+            allowed = [f"{prefix}{name}" for name in known]
+            raise unknown("configuration key", f"{prefix}{key}", allowed)
 
 
-def _init_fields(config: type[Any]) -> list[dataclasses.Field[Any]]:
+def _init_fields(config: Any) -> list[dataclasses.Field[Any]]:
     return [item for item in dataclasses.fields(config) if item.init]
 
 
@@ -199,6 +237,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         if len(kinds) == 1:
             return _value(kinds[0], value, name)
         if not isinstance(value, SCALARS):
-            raise QualaError(f"`{name}` takes one of {kinds}, got {value!r}.")
+            raise QualaError(f"`{name}` takes one of {kinds}, got {shown(repr(value))}.")
         return value
+    if isinstance(value, str) and _UNSTORABLE.search(value):
+        raise QualaError(f"`{name}` holds a character that no file can hold, got {shown(repr(value))}.")
     return Path(value) if hint is Path else value

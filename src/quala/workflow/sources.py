@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quala.errors import QualaError
+from quala.errors import QualaError, shown
 from quala.plugins import FORMATS, source_hash
 from quala.workflow.identity import config_identity, content_hash, fingerprint
 from quala.workflow.store import OUTPUT, Store
@@ -61,7 +61,7 @@ class Sources:
             return Source(name, str(folder), content, {"value": value})
         return Source(name, value, f"name:{value}", {"value": value})
 
-    def given(self, value: str) -> tuple[Path, str]:
+    def given(self, value: str) -> tuple[Path | None, str]:
         """Return a folder and the hash of its content; raise QualaError if there is none."""
         if value not in self._known:
             folder = self._locate(value)
@@ -71,12 +71,7 @@ class Sources:
 
     def _locate(self, value: str) -> Path:
         if not _tracked(value):
-            folder = Path(value).expanduser()
-            if not value or not folder.is_dir():  # the path of an empty text is here
-                raise QualaError(
-                    f"`{value}` is no folder, run id, runs:/ID or models:/name@alias that exists."
-                )
-            return folder.absolute()
+            return _folder(value)
         artifact = value
         if RUN_ID.fullmatch(value.removeprefix("runs:/")):
             artifact = f"runs:/{value.removeprefix('runs:/')}/{OUTPUT}"
@@ -85,6 +80,50 @@ class Sources:
         if not folder.is_dir():
             raise QualaError(f"`{value}` holds no folder.")
         return folder
+
+
+UNREAD = "unread"
+
+
+class UnreadSources(Sources):
+    """Outside inputs before a store is open: they are looked for, and not read.
+
+    What only a store knows has no folder.
+    """
+
+    def __init__(self) -> None:
+        self._known = {}
+
+    def data(self, spec: Any) -> Source:
+        """Return the data; raise QualaError unless the files of each split are there."""
+        if "data" not in self._known:
+            from quala.data.read import source_files  # pyarrow takes long to import
+
+            try:
+                source_files(spec)
+            except QualaError as error:
+                named = "`data." in str(error)
+                raise QualaError(str(error) if named else f"`data.path`: {error}") from error
+            self._known["data"] = Source("data", spec, UNREAD)
+        known: Source = self._known["data"]
+        return known
+
+    def model(self, key: str, value: str) -> Source:
+        """Return a folder or a name as it was given; a run has no value yet."""
+        return Source(f"model.{key}", None if _tracked(value) else value, UNREAD)
+
+    def given(self, value: str) -> tuple[Path | None, str]:
+        """Return a folder, None for what is tracked; raise QualaError if there is none."""
+        return None if _tracked(value) else _folder(value), UNREAD
+
+
+def _folder(value: str) -> Path:
+    folder = Path(value).expanduser()
+    if not value or not folder.is_dir():  # the path of an empty text is here
+        raise QualaError(
+            f"`{shown(value)}` is no folder, run id, runs:/ID or models:/name@alias that exists."
+        )
+    return folder.absolute()
 
 
 def _tracked(value: str) -> bool:

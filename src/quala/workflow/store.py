@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from quala.errors import QualaError
 from quala.stage import Candidate
 from quala.workflow.identity import damaged_file, write_manifest
-from quala.workflow.settings import TrackingConfig
+from quala.workflow.settings import SERVER, TrackingConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 SECONDS_TO_ANSWER = 3.0
 SQLITE = "sqlite:///"
-SERVER = ("http://", "https://")
 
 
 def existing_store(uri: str | None) -> str:
@@ -267,11 +266,6 @@ class Store(Tracking):
                 ensure_database(Path(uri.removeprefix(SQLITE)), folder / "artifacts")
             elif uri.startswith(SERVER):
                 check_server(uri)
-            elif "://" not in uri:
-                raise QualaError(
-                    "`tracking.uri` must be an address, such as sqlite:///mlruns/mlflow.db or "
-                    f"https://HOST, got `{uri}`."
-                )
             from mlflow import MlflowClient
 
             client = MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -241,7 +241,7 @@ def test_outliers_change_neither_the_bits_nor_the_parameters_of_a_model(
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"outliers": -1}, "0 or more"),
+        ({"outliers": -1}, "at least 0"),
         ({"outliers": 4, "weight_quantizer": "lsq"}, "`weight_quantizer=minmax`, got lsq"),
     ],
 )

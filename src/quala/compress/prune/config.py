@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from quala.errors import QualaError
+from quala.ranges import check_ranges, ranged
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,15 @@ class HybridConfig:
         QualaError: for a ratio of 1 or less, or a share outside 0 to 1.
     """
 
-    ratio: float
+    ratio: float = ranged(above=1, at_most=10_000)
     """Parameters of the original model over non-zero parameters of the compressed one."""
-    svd_share: float = 0.5
+    svd_share: float = ranged(0.5, at_least=0, at_most=1)
     """Exponent s: factorizing shrinks by ratio^s, pruning by ratio^(1 - s). 0 only prunes."""
     embeddings: bool = True
     """Whether the word embeddings are compressed as well."""
 
     def __post_init__(self) -> None:
-        if not 1 < self.ratio < math.inf:
-            raise QualaError(f"`ratio` is {self.ratio}; allowed is above 1 and finite.")
-        if not 0 <= self.svd_share <= 1:
-            raise QualaError(f"`svd_share` is {self.svd_share}; allowed is 0 to 1.")
+        check_ranges(self)
 
 
 def ratio_steps(ratio: float, steps: int) -> list[float]:

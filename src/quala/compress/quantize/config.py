@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
 from quala.errors import QualaError, unknown
+from quala.ranges import check_ranges, ranged, text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,9 @@ RangeKind = Literal["minmax", "ema", "percentile", "lsq"]
 ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl"]
 TERNARY = ("twn", "lat", "lat_exact")
 LOSS_AWARE = ("lat", "lat_exact")
+HEADS = ("qa_outputs", "classifier", "pre_classifier", "pooler")
+WIDEST = 65_536
+"""Columns of a weight; none that is known here has more."""
 _WIDTHS = {"bwn": (1, 1), **dict.fromkeys(TERNARY, (2, 2))}
 
 
@@ -28,11 +32,11 @@ class QuantizeConfig:
         QualaError: for a value outside its range.
     """
 
-    weight_bits: int = 8
+    weight_bits: int = ranged(8, at_least=1, at_most=8)
     """Bits of a linear weight, symmetric: 2 to 8, 1 with `bwn`, 2 with the ternary methods."""
-    activation_bits: int = 8
+    activation_bits: int = ranged(8, at_least=2, at_most=8)
     """Bits of the input of a linear layer, affine per tensor (2 to 8)."""
-    embedding_bits: int = 8
+    embedding_bits: int = ranged(8, at_least=1, at_most=8)
     """Bits of an embedding, as for `weight_bits`."""
     weight_quantizer: WeightMethod = "minmax"
     """`minmax`: the largest weight ends the grid; `lsq`: steps are learned; `bwn`: binary; `twn`:
@@ -40,7 +44,7 @@ class QuantizeConfig:
     global optimum, by a sort."""
     weight_granularity: Granularity = "row"
     """Which weights share a scale: the `tensor`, an output channel (`row`), or a `group`."""
-    weight_group: int = 64
+    weight_group: int = ranged(64, at_least=1, at_most=WIDEST)
     """Columns of one row that share a scale, where a granularity is `group`."""
     weight_init: StepInit = "mean_abs"
     """First steps of `lsq` weights and embeddings: `mean_abs` (as published), `max`, `truncation`
@@ -49,7 +53,7 @@ class QuantizeConfig:
     """As `weight_quantizer`, for embeddings."""
     embedding_granularity: Granularity = "row"
     """As `weight_granularity`, for embeddings."""
-    outliers: int = field(default=0, metadata={"identity": "if set"})
+    outliers: int = ranged(0, identity="if set", at_least=0, at_most=WIDEST)
     """Inputs of a linear layer that stay float with their weights, if that halves the range of the
     others or more (LLM.int8(), arXiv 2208.07339); `minmax` weights only."""
     activation_range: RangeKind = "ema"
@@ -59,22 +63,19 @@ class QuantizeConfig:
     """First step of `lsq` activations: the affine `percentile` range, or a grid symmetric about 0
     (from 0 on where no input is negative) by the mean over batches of a rule of `weight_init`;
     `max` takes the largest."""
-    ema_decay: float = 0.95
+    ema_decay: float = ranged(0.95, at_least=0, below=1)
     """Weight of the past in the moving average, for `ema`."""
-    percentile: float = 99.99
+    percentile: float = ranged(99.99, above=50, at_most=100)
     """Percent of the values kept inside on each side, for `percentile` and `lsq`."""
-    skip: tuple[str, ...] = ("qa_outputs", "classifier", "pre_classifier", "pooler")
+    skip: tuple[str, ...] = text("line", HEADS)
     """Shell patterns; a module stays in float when one matches a dotted part of its name. The
     default leaves all heads of the model's family in float."""
     quantize_embeddings: bool = True
     """Whether embeddings are quantized as well."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _ = self.weights, self.embeddings  # a `WeightSpec` checks its own values
-        if not 2 <= self.activation_bits <= 8:
-            raise QualaError(f"`activation_bits` is {self.activation_bits}; allowed are 2 to 8.")
-        if self.outliers < 0:
-            raise QualaError(f"`outliers` must be 0 or more, got {self.outliers}.")
         if self.outliers and self.weight_quantizer != "minmax":
             raise QualaError(
                 "`outliers` are taken out of the grid `weight_quantizer=minmax`, got "
@@ -84,10 +85,6 @@ class QuantizeConfig:
             raise unknown("activation init", self.activation_init, get_args(ActivationInit))
         if self.activation_range not in get_args(RangeKind):
             raise unknown("activation range", self.activation_range, get_args(RangeKind))
-        if not 0 <= self.ema_decay < 1:
-            raise QualaError(f"`ema_decay` is {self.ema_decay}; allowed is 0 <= decay < 1.")
-        if not 50 < self.percentile <= 100:
-            raise QualaError(f"`percentile` is {self.percentile}; allowed is above 50, up to 100.")
 
     @property
     def weights(self) -> WeightSpec:
