@@ -34,10 +34,22 @@ class QualaError(Exception):
 
     exit_code = 2
 
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__(one_line(str(sentence)))
+
+
+def one_line(text: str) -> str:
+    """Return a text without line breaks, and with its control characters as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else " " if one.isspace() else ascii(one)[1:-1] for one in text
+    )
+
 
 def shown(value: object, most: int = 80) -> str:
     """Return a value as a sentence quotes it: in one line of `most` characters."""
-    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(value))
+    text = one_line(str(value))
     return text if len(text) <= most else f"{text[:most]}..."
 
 

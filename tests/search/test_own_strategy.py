@@ -79,5 +79,5 @@ def test_a_path_that_leads_nowhere_is_one_sentence(tmp_path: Path, fake: Any) ->
 
 
 def test_a_path_to_something_else_is_one_sentence(tmp_path: Path, fake: Any) -> None:
-    with pytest.raises(QualaError, match=r"got `math\.pi` without seeds, parents, propose"):
+    with pytest.raises(QualaError, match=r"`math\.pi` must be a class .* got float without seeds"):
         run_search(fake(), SPACE, settings("math.pi"), tmp_path)

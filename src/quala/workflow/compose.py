@@ -18,10 +18,11 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from quala.errors import QualaError, shown, unknown
+from quala.workflow.identity import leaves
 from quala.workflow.script import WorkflowSpec, workflow_scripts
 from quala.workflow.settings import Settings, root_schema, settings
 
@@ -158,9 +159,9 @@ def typed(config: DictConfig, workflow: WorkflowSpec) -> Settings:
     if config.workflow != workflow.name:
         raise QualaError(f"`workflow` is `{workflow.name}` here, got `{config.workflow}`.")
     needed = own_values(config, workflow, resolve=False)
-    missing = sorted(OmegaConf.missing_keys(OmegaConf.create(needed)))
-    if missing:
-        raise QualaError(f"`{missing[0]}` has no value: give one with `{missing[0]}=`.")
+    for name, value in sorted(leaves(needed), key=lambda leaf: leaf[0]):
+        if value == MISSING:
+            raise QualaError(f"`{name}` has no value: give one with `{name}=`.")
     configs = {name: stage.config for name, stage in workflow.stages.items()}
     return settings(own_values(config, workflow), configs)
 

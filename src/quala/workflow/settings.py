@@ -18,6 +18,8 @@ from quala.ranges import LARGEST_SEED, check_number, check_ranges, check_text, t
 from quala.stage import StageConfig
 
 SCALARS = (str, int, float, bool)
+ROOT = ("workflow", "data", "model", "stage", "flow", "tracking", "seed", "progress")
+"""The keys of a configuration."""
 SERVER = ("http://", "https://")
 """How the address of a tracking server begins."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -106,7 +108,7 @@ def settings(values: Mapping[str, Any], stages: Mapping[str, type[StageConfig]])
     """Return the typed form of a resolved configuration; raise QualaError for a bad value."""
     from quala.data.spec import DataSpec
 
-    _only_known(values, [item.name for item in dataclasses.fields(root_schema(stages, ""))])
+    _only_known(values, ROOT)
     _only_known(values["stage"], stages, "stage")
     check_number("seed", values["seed"], {"at_least": 0, "at_most": LARGEST_SEED})
     for key, value in values["model"].items():
