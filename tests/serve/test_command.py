@@ -47,7 +47,7 @@ def test_defaults(
     (model, (settings, host)) = loaded
     assert model == (Path("m"), "onnxruntime", 1)
     assert host == "127.0.0.1"
-    assert (settings.budget_ms, settings.max_batch, settings.queue) == (None, 8, 64)
+    assert (settings.budget_ms, settings.max_batch, settings.queue) == (None, 8, 128)
     assert "Open http://127.0.0.1:1" in capsys.readouterr().out
 
 
