@@ -145,11 +145,15 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP with a sentence, where no other answer has begun."""
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
             self.transport.write(_raw("400 Bad Request", "This is not a valid HTTP request."))
             self.transport.close()
         else:
             self.transport.abort()
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
 
 class Server(uvicorn.Server):
