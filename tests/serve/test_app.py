@@ -210,8 +210,26 @@ def test_wrong_fields_get_a_sentence(
         (b'{"question": "q", "context": "c", "keep": 1e999}', 422, "above 0, got inf"),
         (b'{"question": "q", "context": "c", "keep": ' + b"9" * 5000 + b"}", 400, "JSON"),
         (b"[" * 100_000, 400, "JSON"),
+        (b'{"a":' * 50_000, 400, "JSON"),
+        (b'{"question": "q", "context": "c", "question": "r"}', 422, "the key `question` twice"),
+        (b'{"question": "q", "context": "c", "x": {"\\ud800": 1, "\\ud800": 2}}', 422, "twice"),
+        (b'{"question": "q", "context": "c", "top_k": 1e400}', 422, "`top_k`"),
     ],
-    ids=["cut", "none", "bytes", "surrogate", "key", "nan", "infinite", "digits", "deep"],
+    ids=[
+        "cut",
+        "none",
+        "bytes",
+        "surrogate",
+        "key",
+        "nan",
+        "infinite",
+        "digits",
+        "deep",
+        "deep objects",
+        "twice",
+        "half twice",
+        "huge",
+    ],
 )
 def test_malformed_bodies_get_a_sentence(
     client: TestClient, content: bytes, status: int, part: str

@@ -13,7 +13,16 @@ import pytest
 
 from quala.errors import QualaError
 from quala.runtime.card import Query, Reply
-from quala.serve.dispatcher import BATCH_TOKENS, Dispatcher, Job, Waiting, WholeSteps, Worker
+from quala.serve import dispatcher as dispatcher_module
+from quala.serve.dispatcher import (
+    BATCH_TOKENS,
+    Dispatcher,
+    Job,
+    Waiting,
+    WholeSteps,
+    Worker,
+    give_memory_back,
+)
 from quala.serve.errors import Refusal
 from quala.serve.middleware import Metrics
 from quala.serve.settings import Settings, fits
@@ -476,3 +485,22 @@ def test_a_stop_answers_what_waits_and_refuses_what_is_new(toy: Any) -> None:
             assert len(waiting[0].result()) == 1
 
     _play(scene)
+
+
+def test_memory_is_given_back_after_a_long_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = threading.Event()
+    monkeypatch.setattr(dispatcher_module, "TRIM_S", 0.0)
+    monkeypatch.setattr(dispatcher_module, "give_memory_back", given.set)
+
+    async def scene(dispatcher: Dispatcher, cutter: Cutter) -> None:
+        cutter.gate.release(999)
+        await dispatcher.submit(_long("short", 1))
+        assert not given.is_set()
+        await dispatcher.submit([Query(question="long", context="x" * 20_000)])
+        await _soon(given.is_set)
+
+    _cut(scene)
+
+
+def test_memory_can_be_given_back() -> None:
+    give_memory_back()

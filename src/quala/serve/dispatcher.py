@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import threading
@@ -234,11 +235,15 @@ class Worker:
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         threading.Thread(target=self._serve, name=f"quala-{name}", daemon=True).start()
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Return what the call returns, or raise what it raises; skip it when cancelled before."""
+    def start(self, call: Callable[[], T]) -> Future[T]:
+        """Return the future result of a call, which is skipped when that is cancelled before."""
         future: Future[T] = Future()
         self._calls.put((call, future))
-        return await asyncio.wrap_future(future)
+        return future
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return what the call returns, or raise what it raises."""
+        return await asyncio.wrap_future(self.start(call))
 
     def close(self) -> None:
         """End the thread after the calls that wait."""
@@ -265,6 +270,17 @@ LONG = 16_384
 long ones: half a megabyte takes a second, for which short requests do not wait."""
 PATIENCE_S = 60
 """Longest time after which a client is told to come back."""
+TRIM_S = 1.0
+
+
+def give_memory_back() -> None:
+    """Return free memory to the system, where the C library can (glibc).
+
+    It would keep up to 200 MB after some texts of half a megabyte.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class Dispatcher:
@@ -356,6 +372,8 @@ class Dispatcher:
                 job.future.cancel()
                 self._waiting.discard(job)
             self._changed.set()
+            if self._thread(queries) == "long":
+                loop.call_later(TRIM_S, self._workers["long"].start, give_memory_back)
 
     def admit(self, windows: int = 1) -> None:
         """Raise Refusal where a request of so many windows would be refused now."""
@@ -391,11 +409,15 @@ class Dispatcher:
         finally:
             self._preparing -= len(queries)
 
+    @staticmethod
+    def _thread(queries: Sequence[Query]) -> str:
+        size = sum(len(query.question) + len(query.context) for query in queries)
+        return "short" if size <= LONG else "long"
+
     async def _aside(self, queries: Sequence[Query], call: Callable[[], T]) -> T:
         """Return what a call returns that deals with the text of a request."""
-        size = sum(len(query.question) + len(query.context) for query in queries)
         try:
-            return await self._workers["short" if size <= LONG else "long"].run(call)
+            return await self._workers[self._thread(queries)].run(call)
         # The service outlives any failure of the model; _failure logs what is not expected.
         except Exception as error:
             raise _failure(error) from None
