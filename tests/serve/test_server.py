@@ -107,9 +107,10 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(conftest.parents[1])},
+        env=os.environ | {"PYTHONPATH": f"{conftest.parents[1]}:{conftest.parents[2] / 'src'}"},
     )
     replies: list[httpx2.Response] = []
+    stack = contextlib.ExitStack()
     try:
         assert process.stdout is not None
         url = process.stdout.readline().split()[1]
@@ -120,6 +121,10 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         )
         asking.start()
         until((tmp_path / "release.entered").exists)
+        half = stack.enter_context(socket.create_connection(_address(url)))
+        half.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        stack.enter_context(socket.create_connection(_address(url)))
+        assert httpx2.get(f"{url}/health").is_success
         process.send_signal(number)
         until(lambda: httpx2.get(f"{url}/health").status_code == 503)
         assert httpx2.post(f"{url}/answer", json=GOOD).status_code == 503
@@ -127,6 +132,7 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         asking.join()
         _, complaints = process.communicate(timeout=60)
     finally:
+        stack.close()
         process.kill()
         process.wait()
     assert replies[0].json()["answers"][0]["text"] == "Ada Bell"

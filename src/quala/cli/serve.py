@@ -19,7 +19,11 @@ LIMITS: tuple[tuple[str, type, str], ...] = (
     ("budget_ms", float, "milliseconds for requests that name no budget (default: full length)"),
     ("max_batch", int, f"most windows run together {GIVEN}"),
     ("batch_wait_ms", float, f"milliseconds that the first of a batch waits for others {GIVEN}"),
-    ("max_windows", int, f"most windows of the model that a request may need {GIVEN}"),
+    (
+        "max_windows",
+        int,
+        f"most windows of the model per request; half a megabyte needs 800 {GIVEN}",
+    ),
     ("queue", int, f"windows that may wait; more get 429 {GIVEN}"),
     ("timeout_s", float, f"seconds per request {GIVEN}"),
     ("max_request_kib", int, f"largest request body {GIVEN}"),

@@ -171,6 +171,7 @@ class Server(uvicorn.Server):
                 log_level="error",  # warnings are about what clients send
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nothing here depends on who asks
                 backlog=backlog,
                 timeout_graceful_shutdown=GOODBYE_S,
             )
@@ -204,6 +205,18 @@ class Server(uvicorn.Server):
             self._dispatcher.close()
             self.should_exit = self.should_exit or self._dispatcher.idle
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections: those whose request is not whole now, the others in time."""
+        self._abort(lambda connection: bool(connection.cycle and connection.cycle.more_body))
+        loop = asyncio.get_running_loop()
+        loop.call_later(GOODBYE_S - 1, self._abort, lambda connection: True)
+        await super().shutdown(sockets)
+
+    def _abort(self, chosen: Callable[[Connection], bool]) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection) and chosen(connection):
+                connection.transport.abort()
 
     def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log what goes wrong in the event loop, a lack of descriptors once a minute."""
