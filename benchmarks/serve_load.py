@@ -3,11 +3,17 @@
     quala serve MODEL &
     python benchmarks/serve_load.py http://127.0.0.1:8000 --budgets full,ms=10 --concurrency 1,8
     python benchmarks/serve_load.py http://127.0.0.1:8000 --data questions.jsonl --seconds 30
+    python benchmarks/serve_load.py http://127.0.0.1:8000 --rate 3 --heavy 10
 
 Each client asks one question, waits for the reply, and asks the next one; `--concurrency` is the
 number of clients. A budget is `full`, `ms=X`, `macs=X` or `keep=X`. Latencies are seen from the
 client and count answered requests only; refused ones (429, 503, 504) are counted apart. Without
 `--data` (JSON lines with `question` and `context`) texts of 1 to 8 sentences are asked about.
+
+With `--rate X` requests come at X times what the service can answer, whether it answers or not,
+each on a connection of its own. Three rows: a fifth of what it can answer, X times, and X times
+with `--heavy` requests of half a megabyte among them, evenly over the time. Times and counts are
+of the short requests; those of the heavy ones are in the last column.
 """
 
 from __future__ import annotations
@@ -59,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Load the service with every combination and print a table; 1 when nothing was answered."""
     arguments = _parser().parse_args(argv)
     questions = read_questions(arguments.data)
+    if arguments.rate:
+        return overload(arguments, questions)
     table = Table("Budget", "Clients", "Requests/s", "p50 ms", "p99 ms", "Answered", "Refused")
     answered = 0
     for budget, clients in itertools.product(arguments.budgets, arguments.concurrency):
@@ -114,6 +122,113 @@ async def _ask(session: httpx2.AsyncClient, body: dict[str, Any], load: Load) ->
         return
     load.fail(str(response.status_code))
     await asyncio.sleep(min(float(response.headers.get("Retry-After", 0)), 1.0))
+
+
+HEAVY_BYTES = 515_000
+PATIENCE_S = 900
+"""Seconds that a client waits for its reply."""
+
+
+def overload(arguments: argparse.Namespace, questions: Sequence[dict[str, str]]) -> int:
+    """Print what short requests wait for, in quiet, under overload, and with heavy ones."""
+    bodies = [question | budget_fields(arguments.budgets[0]) for question in questions]
+    capacity = asyncio.run(_capacity(arguments.url, bodies, seconds=arguments.seconds))
+    table = Table(
+        "Load",
+        "Requests/s",
+        "p50 ms",
+        "p99 ms",
+        "p99, quiet = 1",
+        "Statuses",
+        "Heavy: s, statuses",
+    )
+    quiet = 0.0
+    for share, heavy in ((0.2, 0), (arguments.rate, 0), (arguments.rate, arguments.heavy)):
+        short, long = asyncio.run(
+            _open_loop(
+                arguments.url,
+                bodies,
+                rate=share * capacity,
+                heavy=heavy,
+                seconds=arguments.seconds,
+            )
+        )
+        middle, high = percentiles(short.seconds or [math.nan])
+        quiet = quiet or high
+        name = f"{share:g} x {capacity:.0f}/s" + (f", {heavy} heavy" if heavy else "")
+        figures = [len(short.seconds) / short.elapsed, 1000 * middle, 1000 * high, high / quiet]
+        times = f"{min(long.seconds):.1f} to {max(long.seconds):.1f} s, " if long.seconds else ""
+        heavies = times + _statuses(long) if heavy else "-"
+        table.add_row(name, *(f"{one:.1f}" for one in figures), _statuses(short), heavies)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
+    return 0
+
+
+async def _capacity(url: str, bodies: Sequence[dict[str, Any]], *, seconds: float) -> float:
+    """Return the requests per second of 8 clients that wait for each reply."""
+    load, queue = Load(), itertools.cycle(map(_bytes, bodies))
+    end = time.perf_counter() + seconds
+
+    async def client() -> None:
+        while time.perf_counter() < end:
+            await _post(url, next(queue), load)
+
+    await asyncio.gather(*(client() for _ in range(8)))
+    return len(load.seconds) / seconds
+
+
+async def _open_loop(
+    url: str, bodies: Sequence[dict[str, Any]], *, rate: float, heavy: int, seconds: float
+) -> tuple[Load, Load]:
+    """Send requests at fixed times; return what the short and the heavy ones came to."""
+    short, long, started = Load(elapsed=seconds), Load(), time.perf_counter()
+    text = " ".join(itertools.islice(itertools.cycle(SENTENCES), HEAVY_BYTES // 60))
+    whole = _bytes(bodies[0] | {"context": text[:HEAVY_BYTES]})
+    due = [
+        (number / rate, _bytes(body), short)
+        for number, body in zip(range(int(rate * seconds)), itertools.cycle(bodies))
+    ]
+    due += [(number * seconds / heavy, whole, long) for number in range(heavy)]
+    tasks = []
+    for moment, body, load in sorted(due, key=lambda item: item[0]):
+        await asyncio.sleep(started + moment - time.perf_counter())
+        tasks.append(asyncio.create_task(_post(url, body, load)))
+    await asyncio.gather(*tasks)
+    return short, long
+
+
+def _bytes(body: dict[str, Any]) -> bytes:
+    return json.dumps(body).encode()
+
+
+async def _post(url: str, body: bytes, load: Load) -> None:
+    """Send a request on a connection of its own; a client library would cost more time."""
+    host, _, port = url.removeprefix("http://").rstrip("/").partition(":")
+    started = time.perf_counter()
+    head = (
+        f"POST /answer HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection(host, int(port or 80))
+            try:
+                writer.write(head.encode() + body)
+                status = (await reader.read()).split(b" ", 2)[1].decode()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError, IndexError) as error:
+        load.fail(type(error).__name__)
+        return
+    if status == "200":
+        load.seconds.append(time.perf_counter() - started)
+    else:
+        load.fail(status)
+
+
+def _statuses(load: Load) -> str:
+    counts = {"200": len(load.seconds)} | load.failures
+    return ", ".join(f"{count} x {status}" for status, count in sorted(counts.items()))
 
 
 def cells(load: Load) -> list[str]:
@@ -180,6 +295,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--concurrency", type=_counts, default=[1, 8], metavar="N,M,...")
     parser.add_argument("--seconds", type=float, default=10.0, help="per combination")
     parser.add_argument("--warmup", type=int, default=8, help="requests that do not count")
+    parser.add_argument(
+        "--rate", type=float, metavar="X", help="load in multiples of what can be answered"
+    )
+    parser.add_argument(
+        "--heavy", type=int, default=0, metavar="N", help="half-megabyte requests, with --rate"
+    )
     parser.add_argument("--data", metavar="FILE.jsonl", help="questions and contexts to ask")
     return parser
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,26 @@ def test_a_batch_equals_single_answers(answerer: QuestionAnswerer) -> None:
         (alone,) = answerer.answer_batch([query])
         assert reply.lengths == alone.lengths
         assert [a.text for a in reply.answers] == [a.text for a in alone.answers]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_windows_that_run_among_others_give_the_same_reply(
+    answerer: QuestionAnswerer, size: int
+) -> None:
+    budgets = [Budget(), Budget(keep=0.8), Budget(lengths=(60, 20))]
+    queries = [
+        Query(question=QUESTION, context=CONTEXT * times, budget=budget, survivors=times == 7)
+        for times, budget in zip((20, 7, 1), budgets)
+    ]
+    works = [work for query in queries for work in answerer.prepare([query])]
+    windows = [(work, window) for work in works for window in range(len(work.tokens))]
+    windows = windows[::2] + windows[1::2]
+    for first in range(0, len(windows), size):
+        answerer.run(windows[first : first + size])
+    for work, whole in zip(works, answerer.answer_batch(queries), strict=True):
+        reply = answerer.finish(work)
+        assert reply.milliseconds > 0
+        assert replace(reply, milliseconds=whole.milliseconds) == whole
 
 
 def test_a_long_context_is_windowed(answerer: QuestionAnswerer) -> None:
@@ -204,6 +225,7 @@ def test_numbers_may_be_those_of_numpy(answerer: QuestionAnswerer) -> None:
         ({"lengths": (64, 32, 16)}, "Expected 2 lengths"),
         ({"lengths": (20, 60)}, "must not grow"),
         ({"lengths": (600, 60)}, "must not exceed"),
+        ({"lengths": (10**30, 60)}, "must not exceed"),
         ({"lengths": "384"}, "`lengths` must be whole numbers, got '384'"),
         ({"lengths": 60}, "`lengths` must be whole numbers, got 60"),
         ({"lengths": [60.0, 20.0]}, "`lengths` must be whole numbers"),

@@ -162,6 +162,7 @@ Serve = Callable[[FastAPI], str]
 def serve() -> Iterator[Serve]:
     """Serve an app on a free port from a thread and return its address."""
     running: list[tuple[Server, threading.Thread]] = []
+    servers: list[Server] = []
 
     def start(app: FastAPI) -> str:
         held = bind("127.0.0.1", 0)
@@ -170,9 +171,11 @@ def serve() -> Iterator[Serve]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [held]})
         thread.start()
         running.append((server, thread))
+        servers.append(server)
         assert opened.wait(PATIENCE_S)
         return address
 
+    start.servers = servers  # type: ignore[attr-defined]
     yield start
     for server, thread in running:
         server.handle_exit(0, None)

@@ -67,6 +67,11 @@ def test_limits_reach_the_service(loaded: list[tuple[Any, ...]]) -> None:
         ("--max-batch 0", "`--max-batch` must be at least 1"),
         ("--budget-ms nan", "`--budget-ms` must be above 0"),
         ("--port 70000", "`--port`"),
+        ("--timeout-s nan", "`--timeout-s` must be above 0 and at most 86400 and finite"),
+        ("--max-connections 99999999", "`--max-connections` must be at least 1 and at most"),
+        ("--host nonsense..", "Cannot listen on nonsense"),
+        ("--allowed-hosts http://a", "`--allowed-hosts` must be host names without ports"),
+        ("--allowed-hosts a,,b", "got ``"),
         ("--port 0 --runtime abacus", "Unknown runtime"),
     ],
 )
@@ -74,6 +79,35 @@ def test_mistakes(loaded: list[tuple[Any, ...]], words: str, part: str) -> None:
     with pytest.raises(QualaError, match=part):
         main(["m", *words.split()])
     assert loaded == []
+
+
+@pytest.mark.parametrize("words", ["--port abc", "--queue 1.5", "--timeout-s x"])
+def test_what_is_no_number(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["m", *words.split()])
+    assert left.value.code == 2
+    assert words.split()[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+@pytest.mark.parametrize(
+    ("words", "hosts"),
+    [
+        ("", (*LOCAL, "127.0.0.1")),
+        ("--host localhost", (*LOCAL, "localhost")),
+        ("--host 127.0.0.2", (*LOCAL, "127.0.0.2")),
+        ("--host 0.0.0.0", ()),
+        ("--host 0.0.0.0 --allowed-hosts a.b,[::1]", ("a.b", "[::1]")),
+        ("--allowed-hosts *", ()),
+    ],
+)
+def test_hosts_that_are_answered(
+    loaded: list[tuple[Any, ...]], words: str, hosts: tuple[str, ...]
+) -> None:
+    main(["m", "--port", "0", *words.split()])
+    assert loaded[-1][0].allowed_hosts == hosts
 
 
 def test_a_default_budget_needs_times(loaded: list[tuple[Any, ...]], toy: Any) -> None:

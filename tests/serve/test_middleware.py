@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from quala.serve.app import create_app
-from quala.serve.middleware import LimitBodies
+from quala.serve.middleware import MOST_BODIES, CountRequests, LimitBodies, Metrics
 from quala.serve.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -88,3 +88,95 @@ def test_counts(client: TestClient) -> None:
         "quala_queue_depth 0.0",
     ):
         assert line in lines
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LocalHost.:8000", 200),
+        ("[::1]:80", 200),
+        ("[::1]", 200),
+        ("127.0.0.1:1", 200),
+        ("evil.example", 421),
+        ("evil.example:8000", 421),
+        ("localhost.evil.example", 421),
+        ("[::2]:80", 421),
+        ("[", 421),
+        (":80", 421),
+        ("127.0.0.1@evil", 421),
+    ],
+)
+def test_foreign_hosts_are_refused(toy: Any, host: str, status: int) -> None:
+    app = create_app(toy, Settings(allowed_hosts=("localhost", "127.0.0.1", "[::1]")))
+    with TestClient(app) as client:
+        for path in ("/health", "/", "/card"):
+            response = client.get(path, headers={"Host": host})
+            assert response.status_code == status
+        response = client.post(
+            "/answer", json={"question": "q", "context": "Ada"}, headers={"Host": host}
+        )
+    assert response.status_code == status
+    if status == 421:
+        assert "`--allowed-hosts`" in response.json()["error"]
+
+
+def test_bodies_together_are_bounded() -> None:
+    async def scene() -> None:
+        limits = LimitBodies(_never, limit=10, seconds=30)
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def stalled() -> Message:
+            if not (parts := waiting):
+                await asyncio.Event().wait()
+            return parts.pop()
+
+        part = {"type": "http.request", "body": b"x" * 10, "more_body": True}
+        tasks = []
+        for _ in range(MOST_BODIES):
+            waiting = [part]
+            tasks.append(asyncio.create_task(limits(SCOPE, stalled, send)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert sent
+        assert {message["status"] for message in sent if "status" in message} == {429}
+        assert limits._held >= 10 * MOST_BODIES / 2
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert limits._held == 0
+
+    asyncio.run(scene())
+
+
+SCOPE = {"type": "http", "method": "POST", "path": "/answer", "headers": []}
+
+
+async def _never(*_: object) -> None:
+    raise AssertionError("The application was called.")
+
+
+def test_who_leaves_counts_as_499() -> None:
+    metrics = Metrics()
+
+    async def read(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await receive()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await receive()
+
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    for app in (read, answer):
+        asyncio.run(CountRequests(app, metrics=metrics, path="/answer")(SCOPE, gone, send))
+    assert b'quala_requests_total{status="499"} 2.0' in metrics.text()

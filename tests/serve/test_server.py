@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from starlette.responses import PlainTextResponse
 
 from quala.errors import QualaError
+from quala.serve import server
 from quala.serve.app import create_app
 from quala.serve.server import bind, url_of
 from quala.serve.settings import Settings
@@ -102,9 +107,10 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(conftest.parents[1])},
+        env=os.environ | {"PYTHONPATH": f"{conftest.parents[1]}:{conftest.parents[2] / 'src'}"},
     )
     replies: list[httpx2.Response] = []
+    stack = contextlib.ExitStack()
     try:
         assert process.stdout is not None
         url = process.stdout.readline().split()[1]
@@ -115,6 +121,10 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         )
         asking.start()
         until((tmp_path / "release.entered").exists)
+        half = stack.enter_context(socket.create_connection(_address(url)))
+        half.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+        stack.enter_context(socket.create_connection(_address(url)))
+        assert httpx2.get(f"{url}/health").is_success
         process.send_signal(number)
         until(lambda: httpx2.get(f"{url}/health").status_code == 503)
         assert httpx2.post(f"{url}/answer", json=GOOD).status_code == 503
@@ -122,7 +132,217 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         asking.join()
         _, complaints = process.communicate(timeout=60)
     finally:
+        stack.close()
         process.kill()
         process.wait()
     assert replies[0].json()["answers"][0]["text"] == "Ada Bell"
     assert (process.returncode, complaints) == (0, "")
+
+
+def _address(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("http://").partition(":")
+    return host, int(port)
+
+
+def _send(url: str, data: bytes, *, wait: float = 10) -> bytes:
+    """Send bytes and return all that comes until the connection is closed."""
+    with socket.create_connection(_address(url), timeout=wait) as client:
+        client.sendall(data)
+        found = b""
+        with contextlib.suppress(ConnectionError):
+            while part := client.recv(65536):
+                found += part
+        return found
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"", b"POST /answer HTT", b"POST /answer HTTP/1.1\r\nHost: x\r\nA: "],
+    ids=["silent", "cut", "half"],
+)
+def test_a_head_that_does_not_come_closes_the_connection(
+    head: bytes, toy: Any, serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 0.1)
+    assert _send(serve(create_app(toy, Settings())), head) == b""
+
+
+def test_a_head_that_drips_closes_the_connection(
+    toy: Any, serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 0.1)
+    url = serve(create_app(toy, Settings()))
+    with socket.create_connection(_address(url), timeout=10) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(999).startswith(b"HTTP/1.1 200")
+        with pytest.raises(ConnectionError):  # noqa: PT012
+            for _ in range(999):
+                client.sendall(b"G")
+                time.sleep(0.01)
+
+
+def test_a_request_in_work_is_no_silent_connection(
+    toy: Any, serve: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_S", 0.0)
+    url = serve(create_app(toy, Settings()))
+    toy.gate.clear()
+    threading.Timer(2.5, toy.gate.set).start()
+    assert httpx2.post(f"{url}/answer", json=GOOD, timeout=30).is_success
+
+
+def test_a_reply_that_is_not_read_is_given_up(
+    toy: Any, serve: Callable[[Any], str], until: Until
+) -> None:
+    app = create_app(toy, Settings(timeout_s=0.5))
+    app.add_api_route("/large", lambda: PlainTextResponse(b"x" * 10_000_000))
+    url = serve(app)
+    with socket.create_connection(_address(url)) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        (running,) = serve.servers
+        until(lambda: len(running.server_state.connections) == 1)
+        until(lambda: len(running.server_state.connections) == 0)
+
+
+JUNK = {
+    "junk": b"\x00\xff\x16\x03\x01 hello\r\n\r\n",
+    "old": b"GET /\r\n\r\n",
+    "no host": b"GET /health HTTP/1.1\r\n\r\n",
+    "two lengths": b"POST /answer HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n"
+    b"Content-Length: 2\r\n\r\n{}",
+    "length": b"POST /answer HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    "chunk": b"POST /answer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "long head": b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: "
+    + b"a" * 100_000
+    + b"\r\n\r\n",
+    "after a request": b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n\x00\x00\r\n\r\n",
+    "upgrade": b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
+    b"Upgrade: websocket\r\n\r\n\x00\x00\r\n\r\n",
+    "path": b"GET /%ff%00%c3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("data", JUNK.values(), ids=JUNK)
+def test_junk_gets_a_sentence_and_leaves_no_trace(
+    data: bytes, toy: Any, serve: Callable[[Any], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = serve(create_app(toy, Settings()))
+    found = _send(url, data)
+    status = found.split(b" ", 2)[1]
+    assert status[:1] in (b"2", b"4")
+    if status != b"200":
+        assert list(json.loads(found.rpartition(b"\r\n\r\n")[2])) == ["error"]
+    assert httpx2.post(f"{url}/answer", json=GOOD).is_success
+    assert caplog.records == []
+
+
+def test_many_connections_are_bounded(toy: Any, serve: Callable[[Any], str]) -> None:
+    url = serve(create_app(toy, Settings(max_connections=3)))
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):  # silent ones make room for those that come
+            stack.enter_context(socket.create_connection(_address(url)))
+        assert httpx2.get(f"{url}/health").is_success
+        (running,) = serve.servers
+        assert len(running.server_state.connections) <= 4
+
+
+def test_connections_at_work_are_not_closed_for_others(
+    toy: Any, serve: Callable[[Any], str], until: Until
+) -> None:
+    app = create_app(toy, Settings(max_connections=2, batch_wait_ms=0))
+    url = serve(app)
+    toy.gate.clear()
+    replies: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: replies.append(httpx2.post(f"{url}/answer", json=GOOD)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    until(lambda: toy.entered.is_set() and app.state.dispatcher.depth == 1)
+    assert _send(url, b"").startswith(b"HTTP/1.1 503 ")
+    toy.gate.set()
+    for thread in threads:
+        thread.join()
+    assert all(reply.is_success for reply in replies)
+
+
+def test_connections_and_files_stay_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(files: int) -> None:
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+
+    limit(1024)
+    assert server.connections(None) == (848, 128)
+    assert server.connections(5) == (5, 128)
+    with pytest.raises(QualaError, match=r"`--max-connections` must be at most 848, .*got 849"):
+        server.connections(849)
+    limit(100)
+    assert sum(server.connections(None)) + server.OWN_FILES == 100
+    limit(40)
+    with pytest.raises(QualaError, match=r"at most 0, .*40 files \(`ulimit -n`\)"):
+        server.connections(None)
+    limit(resource.RLIM_INFINITY)
+    assert server.connections(None) == (1000, 128)
+
+
+FEW = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
+"""
+
+
+UNBOUNDED = "import quala.serve.server as s; s.connections = lambda _: (1000, 200)\n"
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_more_clients_than_files_end_nothing(bounded: bool) -> None:
+    conftest = Path(__file__).with_name("conftest.py")
+    code = FEW.format(files=80) + ("" if bounded else UNBOUNDED)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code + PROCESS, str(conftest)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{conftest.parents[1]}:{conftest.parents[2] / 'src'}"},
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[1]
+        with contextlib.ExitStack() as stack:
+            for _ in range(200):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex(_address(url))
+            time.sleep(1)
+            if bounded:
+                assert httpx2.post(f"{url}/answer", json=GOOD, timeout=30).is_success
+        assert httpx2.post(f"{url}/answer", json=GOOD, timeout=30).is_success
+        process.send_signal(signal.SIGTERM)
+        _, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    lines = [line.rpartition(": ")[2] for line in complaints.splitlines()]
+    assert lines == ([] if bounded else ["Too many open files."])
+
+
+@pytest.mark.parametrize("part", [0.2, 0.7], ids=["head", "body"])
+def test_who_leaves_before_the_end_is_no_failure(
+    part: float,
+    toy: Any,
+    serve: Callable[[Any], str],
+    until: Until,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = serve(create_app(toy, Settings()))
+    body = json.dumps(GOOD).encode()
+    data = b"POST /answer HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    data += b"Content-Length: %d\r\n\r\n" % len(body) + body
+    for _ in range(5):
+        with socket.create_connection(_address(url)) as client:
+            client.sendall(data[: int(part * len(data))])
+    wanted = 'quala_requests_total{status="499"} 5.0'
+    until(lambda: part < 0.5 or wanted in httpx2.get(f"{url}/metrics").text)
+    assert 'status="500"' not in httpx2.get(f"{url}/metrics").text
+    assert caplog.records == []

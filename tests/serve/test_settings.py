@@ -22,6 +22,11 @@ from quala.serve.settings import Settings
         ("timeout_s", math.nan),
         ("budget_ms", 0),
         ("budget_ms", math.nan),
+        ("max_windows", 0),
+        ("max_connections", 0),
+        ("timeout_s", 1e9),
+        ("queue", 10**9),
+        ("max_request_kib", 10**9),
     ],
 )
 def test_impossible_limits(name: str, value: float) -> None:

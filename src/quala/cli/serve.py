@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
 from quala.cli.locate import add_model, locate_model
+from quala.errors import QualaError
 from quala.runtime.hardware import check_threads
 from quala.serve.settings import Settings
 
 DEFAULTS = Settings()
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 GIVEN = "(default: %(default)s)"
 LIMITS: tuple[tuple[str, type, str], ...] = (
     ("budget_ms", float, "milliseconds for requests that name no budget (default: full length)"),
-    ("max_batch", int, f"most queries run together {GIVEN}"),
+    ("max_batch", int, f"most windows run together {GIVEN}"),
     ("batch_wait_ms", float, f"milliseconds that the first of a batch waits for others {GIVEN}"),
-    ("queue", int, f"queries that may wait; more get 429 {GIVEN}"),
+    (
+        "max_windows",
+        int,
+        f"most windows of the model per request; half a megabyte needs 800 {GIVEN}",
+    ),
+    ("queue", int, f"windows that may wait; more get 429 {GIVEN}"),
     ("timeout_s", float, f"seconds per request {GIVEN}"),
     ("max_request_kib", int, f"largest request body {GIVEN}"),
+    ("max_connections", int, "open connections (default: 1000, or what `ulimit -n` allows)"),
 )
 """Name in `Settings`, type and help of each limit."""
 
@@ -27,10 +36,12 @@ def main(argv: Sequence[str]) -> int:
     """Serve until SIGTERM or SIGINT. Raises QualaError for bad values and a port in use."""
     arguments = _parser().parse_args(argv)
     check_threads(arguments.threads)
-    settings = Settings(**{name: getattr(arguments, name) for name, _, _ in LIMITS})
+    limits = {name: getattr(arguments, name) for name, _, _ in LIMITS}
+    settings = Settings(**limits, allowed_hosts=_hosts(arguments.allowed_hosts, arguments.host))
     # the web framework and the runtime take seconds, which `--help` should not
-    from quala.serve.server import bind, serve
+    from quala.serve.server import bind, connections, serve
 
+    connections(settings.max_connections)
     with bind(arguments.host, arguments.port) as held:
         from quala.runtime.answerer import load
         from quala.serve.app import create_app
@@ -41,6 +52,25 @@ def main(argv: Sequence[str]) -> int:
         answerer.warm()
         serve(app, held, ready=_announce)
     return 0
+
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+"""Names of this machine. Pages of other sites that reach it name another host."""
+
+
+def _hosts(given: str | None, bound: str) -> tuple[str, ...]:
+    """Return the hosts that are answered, none for all. Raises QualaError for one that is none."""
+    if given is None:
+        own = f"[{bound}]" if ":" in bound else bound
+        local = own.rstrip(".").lower() in LOCAL or bound.startswith("127.")
+        return (*LOCAL, own) if local else ()
+    hosts = tuple(host.strip() for host in given.split(","))
+    for host in hosts:
+        if host != "*" and not HOST.fullmatch(host):
+            raise QualaError(
+                f"`--allowed-hosts` must be host names without ports, or *, got `{host}`."
+            )
+    return () if "*" in hosts else hosts
 
 
 def _announce(url: str) -> None:
@@ -56,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=8000, help=f"port, 0 for any that is free {GIVEN}"
     )
     parser.add_argument(
+        "--allowed-hosts",
+        metavar="A,B",
+        help="hosts in requests that are answered, * for all (default: all, or the names of this "
+        "machine when it alone is listened to)",
+    )
+    parser.add_argument(
         "--runtime", default="onnxruntime", help=f"onnxruntime or openvino {GIVEN}"
     )
     parser.add_argument("--threads", type=int, default=1, help=f"threads of the runtime {GIVEN}")
@@ -65,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
             f"--{name.replace('_', '-')}",
             type=kind,
             default=getattr(DEFAULTS, name),
-            metavar="X" if name == "budget_ms" else None,
+            metavar="X" if getattr(DEFAULTS, name) is None else None,
             help=text,
         )
     return parser

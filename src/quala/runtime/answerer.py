@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.decode import Answer, decode_answers
-from quala.data.features import FeatureSet, QAExample, equal_lengths
+from quala.data.features import FeatureSet, QAExample
 from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
 from quala.errors import QualaError
@@ -32,21 +32,32 @@ from quala.runtime.timing import interleaved, synthetic_inputs
 PACE_TOKENS, PACE_RUNS, PACE_WARMUP = 128, 5, 2
 """An input that the export timed too, the runs whose median counts, and those before them that
 compile and fill caches. Chosen by hand, not tuned: a fraction of a second at the first budget."""
-# A guess: larger batches gain little on CPUs and need more memory.
-MOST_ROWS = 16
+MOST_TOKENS = 1024
+"""Tokens of one call of the engine. Larger calls gain nothing on CPUs, and two windows of 384
+tokens took half the time of sixteen, per window (MiniLM, int8, one thread)."""
 
 
-@dataclass(slots=True)
-class _Job:
-    """A query that is being answered."""
+@dataclass(eq=False, slots=True)
+class Work:
+    """A query as windows, and the logits of those that have run."""
 
     query: Query
-    example: QAExample
+    examples: Sequence[QAExample]
+    features: FeatureSet
     rows: list[int]
+    tokens: list[int]
+    """Of each window."""
     point: Point
     note: str | None
+    seconds: float = 0.0
+    """Spent on it, and on what was computed together with it."""
     logits: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     kept: dict[int, dict[int, list[int]]] = field(default_factory=dict)
+
+    @property
+    def group(self) -> LengthConfig:
+        """Windows of one group run at the same lengths."""
+        return self.point.lengths
 
 
 class QuestionAnswerer:
@@ -100,26 +111,56 @@ class QuestionAnswerer:
         if not queries:
             return []
         started = time.perf_counter()
-        examples, features = self.features(queries)
-        jobs = [
-            self._job(query, example, features, number)
-            for number, (query, example) in enumerate(zip(queries, examples, strict=True))
-        ]
-        for lengths in {job.point.lengths for job in jobs}:
-            self._run([job for job in jobs if job.point.lengths == lengths], features, lengths)
-        answers = [self._answers(job, features, examples) for job in jobs]
+        works = self.prepare(queries)
+        self.run([(work, window) for work in works for window in range(len(work.rows))])
+        replies = [self.finish(work) for work in works]
         milliseconds = 1000 * (time.perf_counter() - started)
-        return [
-            Reply(
-                answers=tuple(found),
-                lengths=job.point.lengths.lengths,
-                windows=len(job.rows),
-                milliseconds=milliseconds,
-                note=job.note,
-                layers=self._layers(job, features),
-            )
-            for job, found in zip(jobs, answers, strict=True)
+        return [replace(reply, milliseconds=milliseconds) for reply in replies]
+
+    def prepare(self, queries: Sequence[Query]) -> list[Work]:
+        """Cut queries into windows and choose a point for each query.
+
+        `run` and `finish` do the rest; the windows may run in any order and with those of others.
+        Raises QualaError for input that is refused.
+        """
+        started = time.perf_counter()
+        examples, features = self.features(queries)
+        works = [
+            self._work(query, examples, features, number) for number, query in enumerate(queries)
         ]
+        for work in works:
+            work.seconds = time.perf_counter() - started
+        return works
+
+    def run(self, windows: Sequence[tuple[Work, int]]) -> None:
+        """Run some windows of prepared queries, named by their number within the query."""
+        started = time.perf_counter()
+        alike: dict[tuple[LengthConfig, int], list[tuple[Work, int]]] = {}
+        for work, window in windows:
+            alike.setdefault((work.group, work.tokens[window]), []).append((work, window))
+        for (lengths, tokens), group in sorted(alike.items(), key=lambda item: -item[0][1]):
+            rows = max(1, MOST_TOKENS // tokens)
+            for first in range(0, len(group), rows):
+                self._run(group[first : first + rows], lengths)
+        seconds = time.perf_counter() - started
+        for work in {work for work, _ in windows}:
+            work.seconds += seconds
+
+    def finish(self, work: Work) -> Reply:
+        """Return the reply of a query whose windows have all run.
+
+        Raises NotFinite for the logits of a broken model.
+        """
+        started = time.perf_counter()
+        answers, layers = self._answers(work), self._layers(work)
+        return Reply(
+            answers=tuple(answers),
+            lengths=work.point.lengths.lengths,
+            windows=len(work.rows),
+            milliseconds=1000 * (work.seconds + time.perf_counter() - started),
+            note=work.note,
+            layers=layers,
+        )
 
     def features(self, queries: Sequence[Query]) -> tuple[list[QAExample], FeatureSet]:
         """Return the queries as examples, and the windows that the model reads.
@@ -165,13 +206,15 @@ class QuestionAnswerer:
     def _probe(self) -> Inputs:
         return synthetic_inputs([min(PACE_TOKENS, self.facts.sequence_length)])
 
-    def _job(self, query: Query, example: QAExample, features: FeatureSet, number: int) -> _Job:
+    def _work(
+        self, query: Query, examples: Sequence[QAExample], features: FeatureSet, number: int
+    ) -> Work:
         rows = features.rows_of([number]).tolist()
         tokens = features.lengths[rows].tolist()
         pace = self.pace() if query.budget.ms is not None else 1.0
         point, note = self.facts.choose(query.budget, tokens, pace=pace)
-        notes = [note, self._cut(query.question, features, rows[0])]
-        return _Job(query, example, rows, point, " ".join(filter(None, notes)) or None)
+        notes = " ".join(filter(None, [note, self._cut(query.question, features, rows[0])]))
+        return Work(query, examples, features, rows, tokens, point, notes or None)
 
     def _cut(self, question: str, features: FeatureSet, row: int) -> str | None:
         """Return a sentence about a question that is longer than the model reads."""
@@ -184,42 +227,43 @@ class QuestionAnswerer:
             return None
         return f"The question has {len(ids)} tokens, of which the model reads the first {most}."
 
-    def _run(self, jobs: Sequence[_Job], features: FeatureSet, lengths: LengthConfig) -> None:
-        owner = {row: job for job in jobs for row in job.rows}
-        watched = {row for row, job in owner.items() if job.query.survivors}
-        for rows in equal_lengths(features.lengths, MOST_ROWS, sorted(owner)):
-            arrays = features.arrays(rows)
-            kept: Kept = {}
-            if watched.intersection(rows):
-                logits, kept = self.engine.survivors(arrays, lengths)
-            else:
-                logits = self.engine.logits(arrays, lengths)
-            for place, row in enumerate(rows):
-                owner[row].logits[row] = logits[place]
-                owner[row].kept[row] = {layer: found[place] for layer, found in kept.items()}
+    def _run(self, group: Sequence[tuple[Work, int]], lengths: LengthConfig) -> None:
+        """Run windows of one length in one call of the engine."""
+        parts = [work.features.arrays([work.rows[window]]) for work, window in group]
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        kept: Kept = {}
+        if any(work.query.survivors for work, _ in group):
+            logits, kept = self.engine.survivors(arrays, lengths)
+        else:
+            logits = self.engine.logits(arrays, lengths)
+        for place, (work, window) in enumerate(group):
+            row = work.rows[window]
+            work.logits[row] = logits[place]
+            work.kept[row] = {layer: found[place] for layer, found in kept.items()}
 
-    def _answers(
-        self, job: _Job, features: FeatureSet, examples: Sequence[QAExample]
-    ) -> list[Answer]:
-        outputs = [job.logits[row] for row in job.rows]
+    def _answers(self, work: Work) -> list[Answer]:
+        outputs = [work.logits[row] for row in work.rows]
         decoding = self.facts.decoding
-        decoding = replace(decoding, n_best=max(decoding.n_best, job.query.top_k))
-        found = decode_answers(examples, features, outputs, decoding=decoding, rows=job.rows)
+        decoding = replace(decoding, n_best=max(decoding.n_best, work.query.top_k))
+        found = decode_answers(
+            work.examples, work.features, outputs, decoding=decoding, rows=work.rows
+        )
         (answers,) = found.values()
-        return answers[: job.query.top_k]
+        return answers[: work.query.top_k]
 
-    def _layers(self, job: _Job, features: FeatureSet) -> tuple[Layer, ...]:
+    def _layers(self, work: Work) -> tuple[Layer, ...]:
         """Return for each layer the characters of the context whose tokens it kept."""
-        if not job.query.survivors:
+        if not work.query.survivors:
             return ()
-        present = {row: list(range(features.lengths[row])) for row in job.rows}
+        present = {row: list(range(count)) for row, count in zip(work.rows, work.tokens)}
         layers = []
         for layer in range(self.facts.arch.layers):
-            present = {row: job.kept[row].get(layer, present[row]) for row in job.rows}
-            spans = {span for row in job.rows for span in _characters(features, row, present[row])}
+            present = {row: work.kept[row].get(layer, present[row]) for row in work.rows}
+            spans = {
+                span for row in work.rows for span in _characters(work.features, row, present[row])
+            }
             kept = sum(len(places) for places in present.values())
-            tokens = int(sum(features.lengths[row] for row in job.rows))
-            layers.append(Layer(kept, tokens, tuple(sorted(spans))))
+            layers.append(Layer(kept, sum(work.tokens), tuple(sorted(spans))))
         return tuple(layers)
 
 

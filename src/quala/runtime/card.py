@@ -170,8 +170,9 @@ class Point:
 
         Raises QualaError for lengths that do not fit the model.
         """
+        config = LengthConfig(lengths, sequence_length)
         padded = macs(arch, lengths, sequence_length)
-        return cls(LengthConfig(lengths, sequence_length), None, padded, float(padded))
+        return cls(config, None, padded, float(padded))
 
     def macs(self, arch: Architecture, tokens: Sequence[int]) -> int:
         """Return the MACs of inputs of these token counts together."""

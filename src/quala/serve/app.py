@@ -6,15 +6,18 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import Body, FastAPI
+from fastapi import Body, FastAPI, HTTPException
 from fastapi import Request as HttpRequest
+from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse, Response
 
 from quala import __version__
@@ -23,7 +26,7 @@ from quala.runtime.card import Query, Reply
 from quala.serve.dispatcher import Answerer, Dispatcher
 from quala.serve.docs import docs_html
 from quala.serve.errors import Refusal, add_handlers
-from quala.serve.middleware import CountRequests, LimitBodies, Metrics
+from quala.serve.middleware import CheckHost, CountRequests, LimitBodies, Metrics
 from quala.serve.schema import BatchIn, BatchOut, ErrorOut, HealthOut, QueryIn, ReplyOut, Request
 from quala.serve.settings import Settings
 
@@ -65,7 +68,8 @@ STOPPING: dict[str, Any] = {"model": HealthOut, "description": "The service is s
 REFUSALS = {
     400: "The body is not JSON in UTF-8.",
     408: "The request arrived too slowly.",
-    413: "The request is too large.",
+    413: "The request is too large, or needs more windows of the model than a request may.",
+    421: "The service does not answer for this host.",
     415: "The request is not declared as JSON.",
     422: "A field is wrong, or the model refuses the input.",
     429: "The queue is full; `Retry-After` says after how many seconds to retry.",
@@ -73,6 +77,35 @@ REFUSALS = {
     503: "The service is stopping.",
     504: "There was no answer within the time limit.",
 }
+
+
+class StrictRequest(HttpRequest):
+    """A request whose JSON may have each key once."""
+
+    async def json(self) -> Any:
+        """Return the body as JSON."""
+        return json.loads(await self.body(), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((key, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise HTTPException(422, f"The body has the key `{key[:100]}` twice")
+    return found
+
+
+class StrictRoute(APIRoute):
+    """Reads requests as `StrictRequest`."""
+
+    def get_route_handler(self) -> Callable[[HttpRequest], Coroutine[Any, Any, Response]]:
+        """Return the handler, for requests with strict JSON."""
+        handle = super().get_route_handler()
+
+        async def strict(request: HttpRequest) -> Response:
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return strict
 
 
 def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
@@ -93,8 +126,16 @@ def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.dispatcher = dispatcher
-    app.add_middleware(LimitBodies, limit=settings.max_request_bytes, seconds=settings.timeout_s)
+    app.router.route_class = StrictRoute
+    app.add_middleware(
+        LimitBodies,
+        limit=settings.max_request_bytes,
+        seconds=settings.timeout_s,
+        admit=dispatcher.admit,
+    )
     app.add_middleware(CountRequests, metrics=metrics, path=ANSWER)
+    if settings.allowed_hosts:
+        app.add_middleware(CheckHost, hosts=settings.allowed_hosts)
     add_handlers(app)
     _add_answer(app, dispatcher)
     _add_facts(app, answerer, dispatcher)

@@ -1,28 +1,49 @@
-"""Queries wait in a queue; one thread answers them in batches."""
+"""Windows wait in a queue; one thread runs them in batches, whichever requests they are of."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from quala.data.decode import NotFinite
 from quala.errors import QualaError
 from quala.runtime.card import Query, Reply
 from quala.serve.errors import Refusal
 from quala.serve.middleware import Metrics
-from quala.serve.settings import Settings
+from quala.serve.settings import Settings, fits
+
+T = TypeVar("T")
+
+
+class Work(Protocol):
+    """A query as windows."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The tokens of each window."""
+
+    @property
+    def group(self) -> Hashable:
+        """Windows of equal groups gain most from running together."""
 
 
 class Answerer(Protocol):
-    """A loaded model that answers questions."""
+    """A loaded model that answers questions.
+
+    One that has the methods of `Steps` too is asked for some windows at a time, so that a long
+    text does not hold up others. One that has not answers each query in one piece.
+    """
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -32,69 +53,176 @@ class Answerer(Protocol):
         """Answer each query at its own budget. Raises QualaError for input that it refuses."""
 
 
-SHORT = 512
-"""Characters below which a text costs about as much as any shorter one."""
-LIKE = 4.0
-"""Texts whose lengths differ by no more than this factor may go together."""
+@runtime_checkable
+class Steps(Protocol):
+    """The steps of answering; the first and the last may run in other threads than `run`."""
+
+    def prepare(self, queries: Sequence[Query]) -> Sequence[Any]:
+        """Return a `Work` for each query. Raises QualaError for input that is refused."""
+
+    def run(self, windows: Sequence[tuple[Any, int]]) -> None:
+        """Run some windows, each named by its `Work` and its number within it."""
+
+    def finish(self, work: Any) -> Reply:
+        """Return the reply of a query whose windows have all run."""
+
+
+@dataclass(eq=False, slots=True)
+class Whole:
+    """A query that is answered in one piece."""
+
+    query: Query
+    reply: Reply | None = None
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """A guess, by the characters."""
+        return [1 + (len(self.query.question) + len(self.query.context)) // 4]
+
+    @property
+    def group(self) -> Hashable:
+        """Queries of one budget go together."""
+        return self.query.budget
+
+
+class WholeSteps:
+    """Answers each query in one piece."""
+
+    def __init__(self, answerer: Answerer) -> None:
+        self._answerer = answerer
+
+    def prepare(self, queries: Sequence[Query]) -> Sequence[Whole]:
+        """Return the queries."""
+        return [Whole(query) for query in queries]
+
+    def run(self, windows: Sequence[tuple[Whole, int]]) -> None:
+        """Answer the queries."""
+        replies = self._answerer.answer_batch([work.query for work, _ in windows])
+        if len(replies) != len(windows):
+            raise RuntimeError(f"{len(windows)} queries got {len(replies)} replies.")
+        for (work, _), reply in zip(windows, replies):
+            work.reply = reply
+
+    def finish(self, work: Whole) -> Reply:
+        """Return the reply."""
+        assert work.reply is not None
+        return work.reply
+
+
+SHORT = 128
+"""Tokens below which a window costs about as much as any shorter one."""
+LIKE = 2.0
+"""Windows whose lengths differ by no more than this factor may go together."""
+BATCH_TOKENS = 1024
+"""Most tokens of a batch, and so the longest wait of a short window for the batch before it: two
+windows of 384 tokens. A batch of more of them takes longer and gains nothing on a CPU."""
+TURN = 4
+"""Each fourth batch goes to the request that has waited longest, so that none waits for ever."""
+LOOK = 256
+"""Windows that are compared for a batch; in a longer queue the later ones wait."""
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A query, when it came (loop time), and where its reply goes."""
+    """A request: its windows that wait, what it was given, and when it came (loop time)."""
 
-    query: Query
-    future: asyncio.Future[Reply]
+    works: Sequence[Work]
+    future: asyncio.Future[None]
     came: float
-    work: int = field(init=False)
+    rest: list[Window] = field(init=False)
+    left: int = field(init=False)
+    served: int = 0
+    since: int = 0
+    """The batch before which it began to wait."""
 
     def __post_init__(self) -> None:
-        self.work = max(len(self.query.question) + len(self.query.context), SHORT)
+        self.rest = [
+            Window(self, work, number, tokens)
+            for work in self.works
+            for number, tokens in sorted(enumerate(work.tokens), key=lambda item: -item[1])
+        ]
+        self.left = len(self.rest)
+
+
+@dataclass(eq=False, slots=True)
+class Window:
+    """One window of a request."""
+
+    job: Job
+    work: Work
+    number: int
+    tokens: int
+
+    def apart(self, other: Window) -> float:
+        """Return by how much the lengths differ: 0 for about the same time."""
+        return abs(math.log(max(self.tokens, SHORT) / max(other.tokens, SHORT)))
 
 
 class Waiting:
-    """The queries that wait, the oldest first."""
+    """The requests whose windows wait, in the order in which they came."""
 
     def __init__(self) -> None:
         self._jobs: list[Job] = []
+        self._windows = 0
+        self._turn = 0
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        """The number of windows."""
+        return self._windows
 
     @property
-    def oldest(self) -> Job:
-        """The query that has waited longest."""
-        return self._jobs[0]
+    def came(self) -> float:
+        """When the first of the requests came."""
+        return self._jobs[0].came
 
-    def add(self, jobs: Iterable[Job]) -> None:
-        """Append jobs."""
-        self._jobs.extend(jobs)
+    def add(self, job: Job) -> None:
+        """Append a request."""
+        job.since = self._turn
+        self._jobs.append(job)
+        self._windows += len(job.rest)
 
-    def discard(self, jobs: Iterable[Job]) -> None:
-        """Take jobs out, those that still wait."""
-        gone = set(jobs)
-        self._jobs = [job for job in self._jobs if job not in gone]
+    def discard(self, job: Job) -> None:
+        """Take a request out, as far as it still waits."""
+        if job in self._jobs:
+            self._jobs.remove(job)
+            self._windows -= len(job.rest)
 
-    def take(self, most: int) -> list[Job]:
-        """Take the oldest and up to `most` - 1 others that are most like it.
+    def take(self, most: int) -> list[Window]:
+        """Take up to `most` windows: one of the request whose turn it is, and those most like it.
 
-        Those of the same budget come first, then those of the nearest length; texts of a very
-        different length wait for the next batch, so that a short one is not held up by a long
-        one. Since the oldest always goes, none waits for ever.
+        It is the turn of the request that was given least so far, so that a long one does not
+        hold up a short one, and each `TURN`th time of the one that has waited longest. Windows of
+        the same group come first, then those of the nearest length, then of who was given least.
         """
-        first = self.oldest
-        others = [job for job in self._jobs[1:] if _apart(first, job) <= math.log(LIKE)]
-        others.sort(key=lambda job: (job.query.budget != first.query.budget, _apart(first, job)))
-        taken = [first, *others[: most - 1]]
-        self.discard(taken)
+        self._turn += 1
+        due = self._turn % TURN == 0
+        job = min(self._jobs, key=lambda one: (one.since if due else 0, one.served))
+        first = job.rest[0]
+        ahead = islice(chain.from_iterable(one.rest[:most] for one in self._jobs), LOOK)
+        others = [one for one in ahead if one is not first and first.apart(one) <= math.log(LIKE)]
+        others.sort(
+            key=lambda one: (one.work.group != first.work.group, first.apart(one), one.job.served)
+        )
+        taken, tokens = [first], first.tokens
+        for window in others[: most - 1]:
+            tokens += window.tokens
+            if tokens > BATCH_TOKENS:
+                break
+            taken.append(window)
+        self._give(taken)
         return taken
 
+    def _give(self, taken: Sequence[Window]) -> None:
+        for window in taken:
+            window.job.rest.remove(window)
+            window.job.served += window.tokens
+            window.job.since = self._turn
+        self._windows -= len(taken)
+        if not all(window.job.rest for window in taken):
+            self._jobs = [job for job in self._jobs if job.rest]
 
-def _apart(one: Job, other: Job) -> float:
-    return abs(math.log(one.work / other.work))
 
-
-Answers = Callable[[Sequence[Query]], list[Reply]]
-Call = tuple[Sequence[Query], Future[list[Reply]]]
+Call = tuple[Callable[[], Any], Future[Any]]
 
 
 class Worker:
@@ -103,55 +231,76 @@ class Worker:
     A thread of a pool would be waited for at exit; a model that hangs must not hold the process.
     """
 
-    def __init__(self, answer: Answers) -> None:
-        self._answer = answer
+    def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        threading.Thread(target=self._serve, name="quala-answers", daemon=True).start()
+        threading.Thread(target=self._serve, name=f"quala-{name}", daemon=True).start()
 
-    async def run(self, queries: Sequence[Query]) -> list[Reply]:
-        """Return the replies, or raise what the model raised."""
-        future: Future[list[Reply]] = Future()
-        self._calls.put((queries, future))
-        return await asyncio.wrap_future(future)
+    def start(self, call: Callable[[], T]) -> Future[T]:
+        """Return the future result of a call, which is skipped when that is cancelled before."""
+        future: Future[T] = Future()
+        self._calls.put((call, future))
+        return future
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Return what the call returns, or raise what it raises."""
+        return await asyncio.wrap_future(self.start(call))
 
     def close(self) -> None:
         """End the thread after the calls that wait."""
         self._calls.put(None)
 
     def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            queries, future = call
+        while (item := self._calls.get()) is not None:
+            call, future = item
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                replies = self._answer(queries)
-                if len(replies) != len(queries):
-                    raise RuntimeError(f"{len(queries)} queries got {len(replies)} replies.")
-            # Whatever the model raises belongs to the caller; this thread must outlive it.
+                found = call()
+            # Whatever the call raises belongs to the caller; this thread must outlive it.
             except Exception as error:
                 future.set_exception(error)
             else:
-                future.set_result(replies)
+                future.set_result(found)
+            del item, call, future  # nothing of a request is held while there is none
 
 
 LOG = logging.getLogger("quala.serve")
+LONG = 16_384
+"""Characters of a request above which its text is cut and its answers are found in a thread for
+long ones: half a megabyte takes a second, for which short requests do not wait."""
+PATIENCE_S = 60
+"""Longest time after which a client is told to come back."""
+TRIM_S = 1.0
+
+
+def give_memory_back() -> None:
+    """Return free memory to the system, where the C library can (glibc).
+
+    It would keep up to 200 MB after some texts of half a megabyte.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class Dispatcher:
-    """Takes what waits, up to `max_batch`, and has one worker thread answer it.
+    """Takes what waits, up to `max_batch` windows, and has one worker thread run them.
 
-    All methods belong to the event loop's thread.
+    Other threads cut the texts into windows and find the answers. All methods belong to the
+    event loop's thread.
     """
 
     def __init__(self, answerer: Answerer, *, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
-        self._answerer = answerer
+        self._steps = answerer if isinstance(answerer, Steps) else WholeSteps(answerer)
         self._metrics = metrics
         self._waiting = Waiting()
+        self._preparing = 0
+        self._pace = 0.0
         self._open = 0
         self._closed = True
         self._changed = asyncio.Event()
-        self._worker: Worker | None = None
+        self._workers: dict[str, Worker] = {}
         self._loop: asyncio.Task[None] | None = None
         metrics.watch_queue(lambda: len(self._waiting))
 
@@ -167,14 +316,14 @@ class Dispatcher:
 
     @property
     def depth(self) -> int:
-        """The number of queries that wait for the model."""
+        """The number of windows that wait for the model."""
         return len(self._waiting)
 
     def start(self) -> None:
         """Begin to answer."""
         self._closed = False
-        self._worker = Worker(self._answerer.answer_batch)
-        self._loop = asyncio.create_task(self._dispatch(self._worker))
+        self._workers = {name: Worker(name) for name in ("model", "short", "long")}
+        self._loop = asyncio.create_task(self._dispatch())
 
     def close(self) -> None:
         """Refuse new queries; those that wait are still answered."""
@@ -185,59 +334,109 @@ class Dispatcher:
         """Close, and return when all that waited is answered or has timed out."""
         self.close()
         await self._until(lambda: self.idle)
-        if self._loop is not None and self._worker is not None:
+        if self._loop is not None:
             self._loop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._loop
-            self._worker.close()
+        for worker in self._workers.values():
+            worker.close()
 
     async def submit(self, queries: Sequence[Query]) -> list[Reply]:
         """Return the replies, all or none.
 
-        Raises Refusal when closed, when the queue has no room for all of them, and when the time
-        limit passes; QualaError for input that the model refuses. Whatever ends the wait, a
-        cancellation included, also takes what still waits out of the queue.
+        Raises Refusal when closed, for more windows than a request may need, when the queue has
+        no room for all of them, and when the time limit passes; QualaError for input that the
+        model refuses. Whatever ends the wait, a cancellation included, also takes what still
+        waits out of the queue.
         """
-        self._require_room(len(queries))
+        self.admit(len(queries))
         loop = asyncio.get_running_loop()
-        jobs = [Job(query, loop.create_future(), loop.time()) for query in queries]
+        job, came = None, loop.time()
         self._open += 1
-        self._waiting.add(jobs)
-        self._changed.set()
         try:
             async with asyncio.timeout(self.settings.timeout_s):
-                return await asyncio.gather(*(job.future for job in jobs))
+                works = await self._prepare(queries)
+                job = Job(works, loop.create_future(), came)
+                self._require_room(job.left)
+                self._waiting.add(job)
+                self._changed.set()
+                await job.future
+                return await self._aside(queries, lambda: list(map(self._steps.finish, works)))
         except TimeoutError:
             limit = f"{self.settings.timeout_s:g} s"
-            raise Refusal(504, f"There was no answer within {limit}.", retry_after=1) from None
+            wait = self._wait()
+            raise Refusal(504, f"There was no answer within {limit}.", retry_after=wait) from None
         finally:
             self._open -= 1
-            for job in jobs:
+            if job is not None:
                 job.future.cancel()
-            self._waiting.discard(jobs)
+                self._waiting.discard(job)
             self._changed.set()
+            if self._thread(queries) == "long":
+                loop.call_later(TRIM_S, self._workers["long"].start, give_memory_back)
 
-    def _require_room(self, count: int) -> None:
-        limit = self.settings.queue
+    def admit(self, windows: int = 1) -> None:
+        """Raise Refusal where a request of so many windows would be refused now."""
         if self._closed:
             raise Refusal(503, "The service is stopping.", retry_after=5)
-        if count > limit:
-            raise QualaError(f"A request may carry at most {limit} queries, got {count}.")
-        if len(self._waiting) + count > limit:
-            raise Refusal(429, f"The queue is full ({limit} queries wait).", retry_after=1)
+        self._require_room(windows)
 
-    async def _dispatch(self, worker: Worker) -> None:
+    def _require_room(self, windows: int) -> None:
+        queue = self.settings.queue
+        most = min(self.settings.max_windows, queue)
+        if windows > most:
+            raise Refusal(
+                413,
+                f"A request may need at most {most} windows of the model, got {windows}: send a "
+                "shorter text or fewer queries.",
+            )
+        used = len(self._waiting) + self._preparing
+        if not fits(windows, used=used, limit=queue):
+            raise Refusal(
+                429,
+                f"The queue is full: {used} of {queue} windows wait, too many for {windows} more.",
+                retry_after=self._wait(),
+            )
+
+    def _wait(self) -> int:
+        """Return the seconds that what waits will take, as a whole number from 1."""
+        return min(PATIENCE_S, max(1, math.ceil(self._pace * len(self._waiting))))
+
+    async def _prepare(self, queries: Sequence[Query]) -> Sequence[Work]:
+        self._preparing += len(queries)
+        try:
+            return await self._aside(queries, lambda: self._steps.prepare(queries))
+        finally:
+            self._preparing -= len(queries)
+
+    @staticmethod
+    def _thread(queries: Sequence[Query]) -> str:
+        size = sum(len(query.question) + len(query.context) for query in queries)
+        return "short" if size <= LONG else "long"
+
+    async def _aside(self, queries: Sequence[Query], call: Callable[[], T]) -> T:
+        """Return what a call returns that deals with the text of a request."""
+        try:
+            return await self._workers[self._thread(queries)].run(call)
+        # The service outlives any failure of the model; _failure logs what is not expected.
+        except Exception as error:
+            raise _failure(error) from None
+
+    async def _dispatch(self) -> None:
         while True:
             await self._until(lambda: len(self._waiting) > 0)
             await self._gather()
             if len(self._waiting):  # all of them may have left meanwhile
-                jobs = self._waiting.take(self.settings.max_batch)
-                self._metrics.batch(len(jobs))
-                await self._answer(worker, jobs)
+                windows = self._waiting.take(self.settings.max_batch)
+                self._metrics.batch(len(windows))
+                started = time.perf_counter()
+                await self._run(windows)
+                pace = (time.perf_counter() - started) / len(windows)
+                self._pace += (pace - self._pace) / 8  # the mean of about the last 8 batches
 
     async def _gather(self) -> None:
-        """Give others a moment to join the oldest query, counted from when that one came."""
-        due = self._waiting.oldest.came + self.settings.batch_wait_ms / 1000
+        """Give others a moment to join the oldest request, counted from when that one came."""
+        due = self._waiting.came + self.settings.batch_wait_ms / 1000
         full = self.settings.max_batch
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(due):
@@ -248,30 +447,34 @@ class Dispatcher:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _answer(self, worker: Worker, jobs: Sequence[Job]) -> None:
-        """Settle each job; where a batch fails, its queries are asked one by one."""
+    async def _run(self, windows: Sequence[Window]) -> None:
+        """Run windows; where a batch fails, each request in it is tried alone."""
+        jobs = list(dict.fromkeys(window.job for window in windows))
+        pairs = [(window.work, window.number) for window in windows]
         try:
-            replies = await worker.run([job.query for job in jobs])
-        # The service outlives any failure of the model; _failure logs what is not expected.
+            await self._workers["model"].run(lambda: self._steps.run(pairs))
+        # As above.
         except Exception as error:
             if len(jobs) == 1:
                 _settle(jobs[0], _failure(error))
                 return
             for job in jobs:
                 if not job.future.done():
-                    await self._answer(worker, [job])
+                    await self._run([window for window in windows if window.job is job])
         else:
-            for job, reply in zip(jobs, replies):
-                _settle(job, reply)
+            for window in windows:
+                window.job.left -= 1
+                if not window.job.left:
+                    _settle(window.job, None)
 
 
-def _settle(job: Job, outcome: Reply | Exception) -> None:
+def _settle(job: Job, error: Exception | None) -> None:
     if job.future.done():
         return
-    if isinstance(outcome, Exception):
-        job.future.set_exception(outcome)
+    if error is not None:
+        job.future.set_exception(error)
     else:
-        job.future.set_result(outcome)
+        job.future.set_result(None)
 
 
 def _failure(error: Exception) -> Exception:

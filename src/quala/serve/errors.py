@@ -93,7 +93,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    if "json" not in request.headers.get("content-type", "") and await request.body():
+    if "json" not in request.headers.get("content-type", "") and error.body:
         return error_response(415, "The request needs `Content-Type: application/json`.")
     first = error.errors()[0]
     return error_response(400 if first["type"] == "json_invalid" else 422, sentence_of(first))

@@ -1,67 +1,113 @@
-"""Middleware: limits on request bodies, and counts for Prometheus."""
+"""Middleware: limits on requests, and counts for Prometheus."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quala.serve.errors import Refusal
-from quala.serve.settings import KIB
+from quala.serve.errors import Refusal, error_response
+from quala.serve.settings import KIB, fits
 
 BODILESS = ("GET", "HEAD", "OPTIONS")
 
 
-class LimitBodies:
-    """Middleware that refuses a body above `limit` bytes (413) or slower than `seconds` (408)."""
+class CheckHost:
+    """Middleware that answers only requests to some hosts, at any port (else 421).
 
-    def __init__(self, app: ASGIApp, *, limit: int, seconds: float) -> None:
+    A page of a foreign site whose name leads here (DNS rebinding) names that site as the host.
+    """
+
+    def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
         self._app = app
+        self._hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on when its host is one of them; HTTP/1.0 may name none."""
+        named = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
+        end = named.find("]") + 1 if named.startswith("[") else named.find(":")
+        host = (named[:end] if end > 0 else named).rstrip(".").lower()
+        if not host or host in self._hosts:
+            await self._app(scope, receive, send)
+            return
+        sentence = f"The host `{host[:100]}` is not served here; `--allowed-hosts` names others."
+        await error_response(421, sentence)(scope, receive, send)
+
+
+MOST_BODIES = 32
+"""Largest bodies that the service holds at once, so that memory is bounded."""
+
+
+class LimitBodies:
+    """Middleware that refuses a body above `limit` bytes (413) or slower than `seconds` (408).
+
+    All bodies together may have `MOST_BODIES` times the limit (429). `admit` may raise a Refusal
+    before anything else is done with a body: under overload most requests end here.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        limit: int,
+        seconds: float,
+        admit: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._app = app
+        self._admit = admit
         self._limit = limit
         self._seconds = seconds
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, then pass the request on with it."""
         if scope["type"] != "http" or scope["method"] in BODILESS:
             await self._app(scope, receive, send)
             return
+        body, whole = bytearray(), False
         try:
-            body = await self._read(scope, receive)
+            whole = await self._read(scope, receive, body)
+            if whole:
+                self._admit()
+                await self._app(scope, _replayed(bytes(body), receive), send)
         except Refusal as refusal:
             response = refusal.response()
-            # The rest of the body is not read: the connection cannot be used again.
-            response.headers["Connection"] = "close"
+            if not whole:  # the rest is not read: the connection cannot be used again
+                response.headers["Connection"] = "close"
             await response(scope, receive, send)
-            return
-        if body is not None:
-            await self._app(scope, _replayed(body, receive), send)
+        finally:
+            self._held -= len(body)
 
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """Return the body, None if the client disconnected before its end."""
+    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> bool:
+        """Fill `body`; return whether the client has stayed to its end."""
         announced = Headers(scope=scope).get("content-length", "")
-        self._require(int(announced) if announced.isdecimal() else 0)
-        body = bytearray()
+        self._require(int(announced) if announced.isdecimal() else 0, held=0)
         try:
             async with asyncio.timeout(self._seconds):
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        return None
-                    body += message.get("body", b"")
-                    self._require(len(body))
+                        return False
+                    part = message.get("body", b"")
+                    self._require(len(body) + len(part), held=len(body))
+                    body += part
+                    self._held += len(part)
                     if not message.get("more_body", False):
-                        return bytes(body)
+                        return True
         except TimeoutError:
             limit = f"{self._seconds:g} s"
             raise Refusal(408, f"The request did not arrive within {limit}.") from None
 
-    def _require(self, size: int) -> None:
+    def _require(self, size: int, *, held: int) -> None:
         if size > self._limit:
             raise Refusal(413, f"A request may have at most {self._limit // KIB} KiB.")
+        if size and not fits(size, used=self._held - held, limit=MOST_BODIES * self._limit):
+            sentence = "The service holds as much text as it may; a shorter one may have room."
+            raise Refusal(429, sentence, retry_after=1)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -94,10 +140,10 @@ class Metrics:
             registry=registry,
         )
         self._batches = Histogram(
-            "quala_batch_size", "Queries per batch.", buckets=SIZES, registry=registry
+            "quala_batch_size", "Windows per batch.", buckets=SIZES, registry=registry
         )
         self._depth = Gauge(
-            "quala_queue_depth", "Queries that wait for the model.", registry=registry
+            "quala_queue_depth", "Windows that wait for the model.", registry=registry
         )
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
@@ -119,7 +165,7 @@ class Metrics:
 
 
 class CountRequests:
-    """Middleware that counts the requests to one path."""
+    """Middleware that counts the requests to one path; clients that left count as 499."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, path: str) -> None:
         self._app = app
@@ -132,15 +178,23 @@ class CountRequests:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 500
+        status, done = 500, False
+
+        async def hearing() -> Message:
+            nonlocal status
+            message = await receive()
+            if message["type"] == "http.disconnect" and not done:
+                status = 499
+            return message
 
         async def noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
+            nonlocal status, done
+            if message["type"] == "http.response.start" and status != 499:
                 status = message["status"]
+            done = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, hearing, noting)
         finally:
             self._metrics.request(status, seconds=time.perf_counter() - started)

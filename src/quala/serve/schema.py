@@ -73,7 +73,7 @@ class BatchIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    queries: list[QueryIn] = Field(min_length=1, description="The questions.")
+    queries: list[QueryIn] = Field(min_length=1, fail_fast=True, description="The questions.")
 
 
 def _kind(body: Any) -> str:
@@ -114,7 +114,9 @@ class ReplyOut(_Out):
     answers: list[AnswerOut]
     lengths: list[int] | None = Field(description="Tokens kept per layer; null drops nothing.")
     windows: int = Field(description="Overlapping pieces of the context.")
-    milliseconds: float = Field(description="Time from text to answer, of the whole batch.")
+    milliseconds: float = Field(
+        description="Time of its work and of what ran together with it, without waiting."
+    )
     note: str | None = Field(None, description="Which budget was not met, or how much was cut.")
     layers: list[LayerOut] = Field([], description="One entry per layer, if `survivors` was true.")
 
@@ -136,4 +138,4 @@ class HealthOut(BaseModel):
 
     status: str = Field(description="`ok`, or `stopping`.")
     model: str = Field(description="The model's name.")
-    waiting: int = Field(description="Queries that wait for the model.")
+    waiting: int = Field(description="Windows that wait for the model.")

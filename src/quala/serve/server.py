@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import json
+import logging
+import math
+import resource
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from h11 import ProtocolError
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from quala.errors import QualaError
 from quala.serve.dispatcher import Dispatcher
 
+LOG = logging.getLogger("quala.serve")
 GOODBYE_S = 5
 """Time in which a client can read its reply when the service stops."""
+HEAD_S = 10
+"""Time in which the head of a request must arrive, and in which a closed connection must end."""
+OWN_FILES = 48
+"""Descriptors that the process itself needs; about 15 were counted."""
+BACKLOG, MOST_CONNECTIONS = 128, 1000
+LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+QUIET_S = 60
+"""Time between two lines of the log about connections that cannot be accepted."""
+
+
+def connections(wanted: int | None) -> tuple[int, int]:
+    """Return how many connections may be open, and how many more may be accepted at once.
+
+    Together with `OWN_FILES` they stay below the limit of descriptors of this process. Raises
+    QualaError when more are wanted than that, or none are left.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return wanted or MOST_CONNECTIONS, BACKLOG
+    spare = max(2, limit - OWN_FILES)
+    backlog = min(BACKLOG, spare // 2)
+    most = spare - backlog
+    if limit <= OWN_FILES + 1 or (wanted or 1) > most:
+        raise QualaError(
+            f"`--max-connections` must be at most {most if limit > OWN_FILES + 1 else 0}, since "
+            f"the process may open {limit} files (`ulimit -n`), got {wanted or 'the default'}."
+        )
+    return wanted or min(MOST_CONNECTIONS, most), backlog
 
 
 def bind(host: str, port: int, *, lowest: int = 0) -> socket.socket:
@@ -51,24 +89,97 @@ def url_of(held: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _raw(status: str, sentence: str) -> bytes:
+    """Return a response for connections on which no request can be answered."""
+    body = json.dumps({"error": sentence}).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when its client takes too long, or when there are too many."""
+
+    seen: tuple[object, object] = (None, None)
+    since = 0.0
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin; of too many connections the one that has been silent longest is closed."""
+        super().connection_made(transport)
+        self.check(math.inf)
+        if len(self.connections) <= self.config.most_connections:
+            return
+        silent = [one for one in self.connections if one is not self and one.waits_for == "head"]
+        if silent:
+            min(silent, key=lambda one: one.since).transport.abort()
+        else:
+            transport.write(_raw("503 Service Unavailable", "There are too many connections."))
+            transport.close()
+
+    @property
+    def waits_for(self) -> str | None:
+        """What the client has to do next, None where the service has."""
+        if self.transport.is_closing():
+            return "end"
+        if self.flow.write_paused:
+            return "reply"
+        return "head" if self.cycle is None or self.cycle.response_complete else None
+
+    def check(self, patience: float) -> None:
+        """Abort where the client is waited for too long; called each second.
+
+        A head has `HEAD_S` seconds, and so has the end of a closed connection; the reading of a
+        reply has `patience` seconds. Bodies have a limit of their own.
+        """
+        now, kind = time.monotonic(), self.waits_for
+        if self.seen != (kind, self.cycle):
+            self.seen, self.since = (kind, self.cycle), now
+        elif kind and now - self.since > (patience if kind == "reply" else HEAD_S):
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass data on; what breaks the protocol beyond an answer ends the connection."""
+        try:
+            super().data_received(data)
+        except ProtocolError:
+            self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP with a sentence, where no other answer has begun."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            self.transport.write(_raw("400 Bad Request", "This is not a valid HTTP request."))
+            self.transport.close()
+        else:
+            self.transport.abort()
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+
+
 class Server(uvicorn.Server):
     """Serves until SIGTERM or SIGINT, then answers what is queued; a second signal ends it."""
 
     def __init__(self, app: FastAPI, *, ready: Callable[[], None] = lambda: None) -> None:
+        self._dispatcher: Dispatcher = app.state.dispatcher
+        most, backlog = connections(self._dispatcher.settings.max_connections)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=Connection,
                 lifespan="on",
                 ws="none",
-                log_level="warning",
+                log_level="error",  # warnings are about what clients send
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nothing here depends on who asks
+                backlog=backlog,
                 timeout_graceful_shutdown=GOODBYE_S,
             )
         )
-        self._dispatcher: Dispatcher = app.state.dispatcher
+        self.config.most_connections = most
         self._ready = ready
         self._leaving = False
+        self._lacked = -math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal without raising it again at the end: stopping is not a failure."""
@@ -78,15 +189,43 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then call `ready`."""
+        asyncio.get_running_loop().set_exception_handler(self._complain)
         await super().startup(sockets=sockets)
         self._ready()
 
     async def on_tick(self, counter: int) -> bool:
-        """After a signal, refuse new requests and exit when the last one has its reply."""
+        """Check connections each second.
+
+        After a signal, refuse new requests and exit when the last one has its reply.
+        """
+        if counter % 10 == 0:
+            for connection in list(self.server_state.connections):
+                connection.check(self._dispatcher.settings.timeout_s)
         if self._leaving:
             self._dispatcher.close()
             self.should_exit = self.should_exit or self._dispatcher.idle
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close all connections: those whose request is not whole now, the others in time."""
+        self._abort(lambda connection: bool(connection.cycle and connection.cycle.more_body))
+        loop = asyncio.get_running_loop()
+        loop.call_later(GOODBYE_S - 1, self._abort, lambda connection: True)
+        await super().shutdown(sockets)
+
+    def _abort(self, chosen: Callable[[Connection], bool]) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, Connection) and chosen(connection):
+                connection.transport.abort()
+
+    def _complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what goes wrong in the event loop, a lack of descriptors once a minute."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in LACKING:
+            loop.default_exception_handler(context)
+        elif time.monotonic() - self._lacked > QUIET_S:
+            self._lacked = time.monotonic()
+            LOG.error("Connections cannot be accepted for now: %s.", error.strerror)
 
 
 def serve(app: FastAPI, held: socket.socket, *, ready: Callable[[str], None]) -> None:
