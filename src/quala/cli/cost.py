@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +22,7 @@ from quala.cost import (
 )
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.stored import read_object
 
 MIB = 2**20
 
@@ -67,16 +67,7 @@ def cost_figures(
 
 def read_architecture(folder: str) -> Architecture:
     """Read the architecture of a Hugging Face folder. Raises QualaError when it has none."""
-    file = Path(folder) / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise QualaError(f"`{file}` is not valid JSON.") from error
-    if not isinstance(config, dict):
-        raise QualaError(f"`{file}` must hold an object, got a {type(config).__name__}.")
-    return architecture_of(config)
+    return architecture_of(read_object(Path(folder) / "config.json"))
 
 
 def _table(figures: dict[str, Any]) -> Table:
