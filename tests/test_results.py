@@ -126,5 +126,5 @@ def test_a_damaged_report_is_one_sentence(text: str, tmp_path: Path) -> None:
 
 
 def test_an_absent_report_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(QualaError, match="No such file"):
+    with pytest.raises(QualaError, match="There is no file"):
         read_report(tmp_path)

@@ -17,6 +17,7 @@ from quala.compare.trials import Collector, Trial
 from quala.data.spec import DataSpec
 from quala.results import Latency, Report, Role, Row
 from quala.stage import unfingerprinted
+from quala.stored import typed
 from quala.workflow import Flow, Stage, StageConfig, StageContext, Workflow
 from quala.workflow.execute import Invocation, run_workflow
 from quala.workflow.settings import FlowConfig, Settings, TrackingConfig
@@ -203,7 +204,7 @@ def report(config: ReportConfig, context: StageContext, inputs: Inputs) -> dict[
     rows = json.loads((inputs["measure"] / "rows.json").read_text())
     # The questions are called SQuAD 1.1, as content that is known would be; the sentences nothing.
     data = {"title": "SQuAD 1.1"} if rows[0]["metric"] == "f1" else {}
-    made = Report(tuple(map(Row.from_json, rows)), title=config.title, data=data)
+    made = Report(typed(tuple[Row, ...], rows), title=config.title, data=data)
     (context.output / "report.json").write_text(json.dumps(made.to_json()))
     return {}
 

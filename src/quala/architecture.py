@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 from quala.errors import QualaError
 from quala.plugins import FAMILIES
+from quala.ranges import check_ranges, ranged
+from quala.stored import read_object, stored, typed
 
-KEY = "quala_structure"
+CONFIG, KEY = "config.json", "quala_structure"
 """The entry of config.json; a model without it has equal, dense layers."""
 
 LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
@@ -21,6 +24,11 @@ WHOLE = (1,) * len(LINEARS)
 Linear = tuple[int, int, bool]  # inputs, outputs, biased
 
 
+WIDEST, DEEPEST, LONGEST, MOST_WORDS = 2**14, 2**9, 2**17, 2**24
+"""Limits of hidden size, layers, positions and vocabulary: far above those of any encoder, and
+so that costs fit 64 bits. Feed-forward layers have at most `LONGEST` neurons."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerSizes:
     """The sizes of one encoder layer; a rank 0 stands for one dense matrix.
@@ -28,11 +36,11 @@ class LayerSizes:
     `copies` says how many layers are summed in each place: 2 where one was split in halves.
 
     Raises:
-        QualaError: for a layer without heads or neurons, and unless ranks and copies are six each.
+        QualaError: for sizes out of range, and unless ranks and copies are six each.
     """
 
-    heads: int
-    intermediate: int
+    heads: int = ranged(at_most=WIDEST)
+    intermediate: int = ranged(at_most=LONGEST)
     ranks: tuple[int, ...] = DENSE
     copies: tuple[int, ...] = WHOLE
 
@@ -41,10 +49,13 @@ class LayerSizes:
             raise QualaError(
                 f"A layer needs a head and a neuron, got {self.heads} and {self.intermediate}."
             )
-        if len(self.ranks) != len(LINEARS) or min(self.ranks) < 0:
-            raise QualaError(f"A layer needs six ranks of 0 or more, got {self.ranks}.")
-        if len(self.copies) != len(LINEARS) or min(self.copies) < 1:
-            raise QualaError(f"A layer needs six copies of 1 or more, got {self.copies}.")
+        if (
+            len(self.ranks) != len(LINEARS)
+            or not 0 <= min(self.ranks) <= max(self.ranks) <= WIDEST
+        ):
+            raise QualaError(f"A layer needs six ranks from 0 to {WIDEST}, got {self.ranks}.")
+        if len(self.copies) != len(LINEARS) or not 1 <= min(self.copies) <= max(self.copies) <= 8:
+            raise QualaError(f"A layer needs six copies from 1 to 8, got {self.copies}.")
 
     def linears(self, *, hidden: int, head_size: int) -> tuple[list[Linear], list[Linear]]:
         """Return the linear layers of the attention and of the feed-forward, factors apart."""
@@ -65,25 +76,17 @@ class Structure:
     """
 
     layers: tuple[LayerSizes, ...]
-    embedding_rank: int = 0
-    embedding_copies: int = 1
+    embedding_rank: int = ranged(0, at_least=0, at_most=WIDEST)
+    embedding_copies: int = ranged(1, at_least=1, at_most=8)
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Structure:
         """Read what `to_json` returned. Raises QualaError when it is damaged."""
         try:
-            layers = tuple(
-                LayerSizes(
-                    int(layer["heads"]),
-                    int(layer["intermediate"]),
-                    tuple(layer["ranks"]),
-                    tuple(layer.get("copies", WHOLE)),
-                )
-                for layer in facts["layers"]
-            )
-            return cls(layers, int(facts["embedding_rank"]), int(facts.get("embedding_copies", 1)))
-        except (KeyError, TypeError, ValueError) as error:
-            raise QualaError(f"`{KEY}` in config.json is damaged: {error!r}.") from error
+            found: Structure = typed(cls, facts)
+        except QualaError as error:
+            raise QualaError(f"`{KEY}` in config.json is damaged: {error}") from error
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -134,6 +137,34 @@ class ConfigFacts:
     layers: BERT multiplies the mask, RoBERTa the mask and the position ids."""
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What config.json says of a model's outputs; transformers makes a text of each."""
+
+    id2label: Mapping[str, Any] | None = None
+    num_labels: int | None = ranged(None, at_least=1, at_most=LONGEST)
+    architectures: list[str] | None = None
+
+
+def check_config(folder: Path) -> None:
+    """Check config.json before transformers reads it.
+
+    Raises QualaError for one that would take much memory, or code or weights from elsewhere.
+    """
+    facts = read_object(folder / CONFIG)
+    stored(Outputs, facts, folder / CONFIG)
+    if "/" in str(facts.get("attn_implementation") or facts.get("_attn_implementation")):
+        raise QualaError(
+            f"`{folder / CONFIG}` asks for code from the hub (`attn_implementation`), which quala "
+            "does not run."
+        )
+    if (folder / "adapter_config.json").is_file():
+        raise QualaError(
+            f"`{folder}` holds an adapter of another model (adapter_config.json): merge both "
+            "(`merge_and_unload`) and give that."
+        )
+
+
 def config_facts(model_type: str) -> ConfigFacts:
     """Return what the config.json of a model family means.
 
@@ -150,25 +181,26 @@ class Architecture:
     `embedding` is the width of the embedding table (0 means `hidden`); `head` is a `span` head
     (`outputs` numbers per token) or a `sentence` head (a hidden layer on the first token, then
     `outputs` numbers). `structure` says what compression left of the layers; `heads` then still
-    divides `hidden` into the size of a head. Raises QualaError when it does not, and for a
-    structure of another depth.
+    divides `hidden` into the size of a head. Raises QualaError when it does not, for sizes out of
+    range, and for a structure of another depth.
     """
 
     family: str
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    vocabulary: int
-    positions: int
-    type_vocabulary: int
-    embedding: int = 0
-    outputs: int = 2
+    hidden: int = ranged(at_least=1, at_most=WIDEST)
+    intermediate: int = ranged(at_least=1, at_most=LONGEST)
+    layers: int = ranged(at_least=1, at_most=DEEPEST)
+    heads: int = ranged(at_least=1, at_most=WIDEST)
+    vocabulary: int = ranged(at_least=1, at_most=MOST_WORDS)
+    positions: int = ranged(at_least=0, at_most=LONGEST)
+    type_vocabulary: int = ranged(at_least=0, at_most=LONGEST)
+    embedding: int = ranged(0, at_least=0, at_most=WIDEST)
+    outputs: int = ranged(2, at_least=1, at_most=LONGEST)
     head: Head = "span"
     structure: Structure | None = None
 
     def __post_init__(self) -> None:
         FAMILIES.check(self.family)
+        check_ranges(self)
         if self.hidden % self.heads:
             raise QualaError(f"`heads` must divide `hidden` {self.hidden}, got {self.heads}.")
         if self.structure is not None and len(self.structure.layers) != self.layers:

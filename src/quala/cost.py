@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -14,9 +13,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.architecture import KEY, Architecture, Linear, Structure, config_facts
+from quala.architecture import KEY, Architecture, Linear, Outputs, Structure, config_facts
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
+from quala.stored import typed
 
 Precision = Literal["fp32", "fp16", "int8", "int8-linear"]
 
@@ -203,41 +203,30 @@ def offline_folder() -> Path | None:
     return Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Read the config.json of a Hugging Face folder; raise QualaError where there is none."""
-    file = folder / "config.json"
-    try:
-        if file.stat().st_size > LARGEST_CONFIG:
-            raise QualaError(f"`{file}` has more than {LARGEST_CONFIG:,} bytes.")
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise QualaError(f"`{file}` is not valid JSON.") from error
-    if not isinstance(facts, dict):
-        raise QualaError(f"`{file}` must hold an object, got a {type(facts).__name__}.")
-    return facts
-
-
-LARGEST_CONFIG = 2**24
-
-
 def architecture_of(config: Mapping[str, Any]) -> Architecture:
     """Read the architecture out of a Hugging Face config.json.
 
-    Raises QualaError for a `model_type` that quala does not support and for a missing size.
+    Raises QualaError for a `model_type` that quala does not support, for a missing size, and for
+    one that is no number or out of range.
     """
+    try:
+        return _architecture(config, typed(Outputs, config))
+    except QualaError as error:
+        raise QualaError(f"The model's config.json cannot be used: {error}") from error
+
+
+def _architecture(config: Mapping[str, Any], outputs: Outputs) -> Architecture:
     family = str(config.get("model_type"))
     keys = config_facts(family).keys
     missing = sorted(key for key in keys.values() if key not in config)
     if missing:
-        raise QualaError(f"The model's config.json lacks {', '.join(missing)}.")
-    sizes = {"type_vocabulary": 0} | {name: int(config[key]) for name, key in keys.items()}
-    labels, classes = config.get("id2label"), config.get("architectures") or []
+        raise QualaError(f"it lacks {', '.join(missing)}.")
+    sizes = {name: typed(int, config[key], key) for name, key in keys.items()}
+    classes = outputs.architectures or []
     return Architecture(
         family=family,
-        outputs=len(labels) if labels else int(config.get("num_labels", 2)),
+        outputs=len(outputs.id2label or ()) or outputs.num_labels or 2,
         head="sentence" if any("SequenceClassification" in name for name in classes) else "span",
         structure=Structure.from_json(config[KEY]) if config.get(KEY) else None,
-        **sizes,
+        **{"type_vocabulary": 0, **sizes},
     )

@@ -14,6 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
+from quala.errors import QualaError
+
 INPUTS = ("input_ids", "attention_mask", "segment_ids", "lengths")
 OUTPUT = "logits"
 QUERY, KEY, VALUE = "query_{}", "key_{}", "value_{}"
@@ -37,6 +39,46 @@ def needed(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
         kept.append(node)
         wanted.update(reads(node))
     return kept[::-1]
+
+
+def check_graph(model: onnx.ModelProto, *, layers: int, outputs: int) -> None:
+    """Raise QualaError for a graph of another kind than `GraphBuilder` makes.
+
+    Its tensors must be in the file: a runtime would read others from any path that it names.
+    """
+    domains = {one.domain: one.version for one in model.opset_import}
+    if domains != {"": OPSET} or model.functions:
+        names = ", ".join(f"{name or 'onnx'} {one}" for name, one in sorted(domains.items()))
+        raise QualaError(f"it has the operators {names or 'none'}; quala writes onnx {OPSET}.")
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise QualaError(f"the tensor `{tensor.name[:40]}` is not in the file.")
+    given = {one.name: _last(one) for one in model.graph.input}
+    made = {one.name: _last(one) for one in model.graph.output}
+    if tuple(given) != INPUTS or tuple(made) != (OUTPUT,):
+        raise QualaError(f"it maps {', '.join(given)} to {', '.join(made)}.")
+    if (given["lengths"], made[OUTPUT]) != (layers, outputs):
+        raise QualaError(
+            f"it has {given['lengths']} layers and {made[OUTPUT]} outputs, the card {layers} and "
+            f"{outputs}."
+        )
+
+
+def _last(info: onnx.ValueInfoProto) -> int:
+    sizes = info.type.tensor_type.shape.dim
+    return int(sizes[-1].dim_value) if sizes else 0
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Yield the tensors of a graph and of those inside it."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
 
 
 def reads(node: NodeProto) -> Iterable[str]:

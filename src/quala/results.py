@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from quala.errors import QualaError, unknown
 from quala.metrics.interval import Bounds
 from quala.metrics.pareto import hypervolume
 from quala.runtime.hardware import Conditions
+from quala.stored import read_object, typed
 
 Role = Literal["baseline", "full", "supernet", "front", "chosen"]
 
@@ -37,12 +37,6 @@ class Latency:
     def busy(self) -> bool:
         """Whether other programs disturbed the timing."""
         return self.conditions is not None and self.conditions.busy
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Latency:
-        """Read back what `asdict` wrote."""
-        found = values.get("conditions")
-        return cls(**{**values, "conditions": Conditions(**found) if found else None})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +93,6 @@ class Row:
         """Whether the weights are floating-point numbers."""
         return self.precision.startswith("fp")
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Row:
-        """Read back what `asdict` wrote."""
-        latency = values["latency_ms"]
-        typed = {key: tuple(one) for key, one in values.items() if isinstance(one, list)}
-        timed = {"latency_ms": None if latency is None else Latency.from_json(latency)}
-        return cls(**{**values, **typed, **timed})
-
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -116,11 +102,6 @@ class Point:
     score: float
     macs: float
     latency_ms: float | None = None
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Point:
-        """Read back what `asdict` wrote."""
-        return cls(**{**values, "lengths": tuple(values["lengths"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,24 +204,17 @@ class Report:
             raise QualaError(
                 f"The report has format {values.get('format')}, this version reads {FORMAT}."
             )
-        return cls(
-            rows=tuple(with_speedups(list(map(Row.from_json, values["rows"])))),
-            candidates=tuple(map(Point.from_json, values["candidates"])),
-            provenance=values["provenance"],
-            title=values["title"],
-            data=values.get("data", {}),
-        )
+        found: Report = typed(cls, values)
+        return replace(found, rows=tuple(with_speedups(found.rows)))
 
 
 def read_report(folder: Path) -> Report:
     """Read the report.json in `folder`. Raises QualaError when there is none or it is damaged."""
     file = folder / REPORT
     try:
-        return Report.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise QualaError(f"`{file}` cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise QualaError(f"`{file}` is not a report of quala.") from error
+        return Report.from_json(read_object(file))
+    except QualaError as error:
+        raise QualaError(f"`{file}` is not a report of quala: {error}") from error
 
 
 def _figures(row: Row, name: str) -> dict[str, float]:

@@ -30,9 +30,7 @@ from quala.models.load import (
 )
 from quala.runtime.engine import open_model
 
-needs_backbone = pytest.mark.skipif(
-    offline_folder() is None, reason="needs the offline backbone"
-)
+needs_backbone = pytest.mark.skipif(offline_folder() is None, reason="needs the offline backbone")
 
 
 def test_a_folder_resolves_to_itself(tmp_path: Path) -> None:
@@ -180,7 +178,7 @@ def test_truncated_weights_are_refused(saved: Path, part: float) -> None:
     file = saved / "model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * part) if part < 1 else int(part)])
-    with pytest.raises(QualaError, match="Could not read the weights"):
+    with pytest.raises(QualaError, match=r"Could not read the weights|files have 100 bytes"):
         load_model(saved, task=SPANS)
 
 
@@ -199,7 +197,7 @@ def test_another_architecture_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize("text", ['{"model_type": "no-such"}', '{"model_type":', "{}"])
 def test_an_unreadable_config_is_refused(saved: Path, text: str) -> None:
     (saved / "config.json").write_text(text)
-    with pytest.raises(QualaError, match="supported type"):
+    with pytest.raises(QualaError, match=r"supported type|config\.json` is no valid JSON"):
         load_model(saved, task=SPANS)
 
 

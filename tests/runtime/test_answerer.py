@@ -296,6 +296,7 @@ def test_a_damaged_folder_is_refused(
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(export_folder, folder)
+    (folder / "manifest.json").unlink()  # as in exports of older versions
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_text(content, encoding="utf-8")
@@ -314,6 +315,7 @@ def test_a_model_of_another_task_answers_no_questions(export_folder: Path, tmp_p
     facts = json.loads((folder / "quala.json").read_text(encoding="utf-8"))
     text = json.dumps(facts | {"task": "classification"})
     (folder / "quala.json").write_text(text, encoding="utf-8")
+    (folder / "manifest.json").unlink()
     with pytest.raises(QualaError, match="its task is classification"):
         load(folder)
 

@@ -107,7 +107,8 @@ def test_other_data_are_named_by_the_plan(joined: Toy) -> None:
 
 def test_an_output_of_an_older_version_does_not_say(joined: Toy) -> None:
     folder = made(joined)
-    (folder / "origin.json").unlink()
+    for name in ("origin.json", "manifest.json"):
+        (folder / name).unlink()
     (told,) = notes(joined, f"stage.second.given={folder}")
     assert told == "`stage.second.given` does not say of which model and data it is."
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from quala.workflow.identity import (
     config_identity,
-    damaged_file,
     differences,
     fingerprint,
     made_of,
-    write_manifest,
 )
 
 
@@ -75,23 +73,6 @@ def test_differences_name_version_options_and_inputs() -> None:
         "input `gone` removed",
         "finetune changed",
     ]
-
-
-def test_damage_names_the_file(tmp_path: Path) -> None:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub/a").write_text("one")
-    seal = write_manifest(tmp_path)
-    assert damaged_file(tmp_path, seal) is None
-    (tmp_path / "sub/a").write_text("two")
-    assert damaged_file(tmp_path, seal) == "sub/a"
-
-
-def test_a_forged_manifest_is_damage(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("one")
-    seal = write_manifest(tmp_path)
-    (tmp_path / "a").write_text("two")
-    write_manifest(tmp_path)
-    assert damaged_file(tmp_path, seal) == "manifest.json"
 
 
 def test_a_model_is_its_weights_and_its_card(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from rich.table import Table
 
-from quala.architecture import Architecture
+from quala.architecture import CONFIG, Architecture
 from quala.cli.output import show, write_json
 from quala.cost import (
     PRESETS,
@@ -18,11 +18,11 @@ from quala.cost import (
     macs,
     parameters,
     preset,
-    read_facts,
     size_bytes,
 )
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.stored import read_object
 
 MIB = 2**20
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     arch = (
         preset(arguments.preset)
         if arguments.preset
-        else architecture_of(read_facts(Path(arguments.model)))
+        else architecture_of(read_object(Path(arguments.model) / CONFIG))
     )
     figures = cost_figures(arch, arguments.sequence_length, lengths=arguments.lengths)
     named = {"model": arguments.preset or arguments.model} | figures

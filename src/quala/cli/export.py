@@ -12,6 +12,7 @@ from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import out_folder, show, warn, write_json
 from quala.data.task import Span
 from quala.errors import QualaError
+from quala.manifest import MANIFEST, check_folder, write_manifest
 
 if TYPE_CHECKING:
     from quala.runtime.card import Card
@@ -49,8 +50,11 @@ def main(argv: Sequence[str]) -> int:
             )
         card = Card.read(source)
         shutil.copytree(source, out_folder(out), dirs_exist_ok=True)
-        (out / "manifest.json").unlink(missing_ok=True)
+        if not (out / MANIFEST).is_file():  # an export of an older version
+            write_manifest(out)
+        Card.read(out)  # what was copied is whole
     else:
+        check_folder(source)
         card = _built(source, out, typed)
     if arguments.register:
         register(arguments.model, arguments.register, arguments.tracking_uri)

@@ -35,7 +35,7 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
     """Return the folder of an export or checkpoint; tracked ones are fetched from the store.
 
     A folder wins over a model of its name that comes with quala, with a warning.
-    Raises QualaError when there is no such folder, run or model.
+    Raises QualaError when there is no such folder, run or model, or a tracked one is damaged.
     """
     from quala.runtime.card import model_folder, shipped
 
@@ -51,5 +51,5 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
 
     store = Tracking.connect(tracking_uri)
     if run:
-        return store.download(f"runs:/{store.stage_run(run[2], EXPORT_STAGE)}/{OUTPUT}")
-    return store.download(model)
+        return store.output(f"runs:/{store.stage_run(run[2], EXPORT_STAGE)}/{OUTPUT}")
+    return store.output(model)

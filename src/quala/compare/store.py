@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
-from quala.results import REPORT, Report, read_report
+from quala.results import Report, read_report
+from quala.stored import read_object
 from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
 from quala.workflow.sweep import JOB, varied
 
@@ -99,26 +100,25 @@ class Reports(Tracking):
 
     def report(self, run: Run) -> Report:
         """Return a workflow's report. Raises QualaError when it has none."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = self.artifact(_needed(run), f"{OUTPUT}/{REPORT}", Path(folder))
-            return read_report(file.parent)
+        with tempfile.TemporaryDirectory() as copies:
+            return read_report(self._verified(run, copies))
 
-    def facts(self, run_id: str, path: str) -> Any:
+    def facts(self, run_id: str, path: str) -> dict[str, Any]:
         """Return the content of a JSON artifact. Raises QualaError when it cannot be read."""
         with tempfile.TemporaryDirectory() as folder:
-            file = self.artifact(run_id, path, Path(folder))
-            try:
-                return json.loads(file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise QualaError(f"The artifact `{path}` of run `{run_id}` is damaged.") from error
+            return read_object(self.artifact(run_id, path, Path(folder)))
 
     def export(self, run: Run, folder: Path) -> None:
         """Copy a workflow's report files into `folder`. Raises QualaError when it has none."""
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as copies:
-            for file in self.artifact(_needed(run), OUTPUT, Path(copies)).iterdir():
+            for file in self._verified(run, copies).iterdir():
                 if file.is_file():
                     shutil.copyfile(file, folder / file.name)
+
+    def _verified(self, run: Run, copies: str) -> Path:
+        """Return the output of a workflow's report stage; a remote one is copied."""
+        return self.output(f"runs:/{_needed(run)}/{OUTPUT}", Path(copies) / OUTPUT)
 
 
 def report_run(run: Run) -> str | None:

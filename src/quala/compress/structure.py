@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -13,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -30,7 +28,8 @@ from quala.compress.low_rank import (
 from quala.compress.prune.sparse import dense_state, is_sparse
 from quala.errors import QualaError
 from quala.models.families import family_of
-from quala.models.load import weights_file
+from quala.models.load import read_config, weights_file
+from quala.stored import read_object
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
 
@@ -118,10 +117,7 @@ def is_structured(source: str | Path) -> bool:
     file = Path(source) / "config.json"
     if not file.is_file():
         return False
-    try:
-        return KEY in json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise QualaError(f"`{file}` is no JSON: {error}.") from error
+    return KEY in read_object(file)
 
 
 def load_structured(folder: str | Path) -> PreTrainedModel:
@@ -149,7 +145,7 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
     `options` go to transformers' `from_config`. Raises QualaError for a kind that quala cannot
     build.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = read_config(folder)
     kind = (config.architectures or [""])[0]
     auto: Any = AutoModel
     if kind.endswith("ForQuestionAnswering"):
@@ -157,7 +153,10 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
     elif kind.endswith("ForSequenceClassification"):
         auto = AutoModelForSequenceClassification
     with torch.random.fork_rng(devices=[]):  # initial weights draw random numbers
-        model: PreTrainedModel = auto.from_config(config, **options)
+        try:
+            model: PreTrainedModel = auto.from_config(config, **options, trust_remote_code=False)
+        except Exception as error:  # transformers raises errors of many kinds for wrong values
+            raise QualaError(f"`{folder}` holds no model that can be built: {error}") from error
         if type(model).__name__ != kind:
             raise QualaError(
                 f"`{folder}` holds a {kind or 'nameless model'}, which quala cannot build."

@@ -5,7 +5,6 @@ With the `tokenizers` library alone, so that training and serving run the same l
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,15 @@ from tokenizers import Tokenizer
 from quala.data.features import ClassificationExample, FeatureSet, QAExample
 from quala.data.spec import Windows
 from quala.errors import QualaError
+from quala.stored import check_size, read_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 log = logging.getLogger(__name__)
+LARGEST = 2**28
+"""Bytes of a tokenizer.json; those of the largest vocabularies have about 2**25."""
 FILE, FACTS, NAMES = "tokenizer.json", "tokenizer_config.json", "model_input_names"
 # A call encodes in parallel; its encodings are many times larger than the ids that are kept.
 TEXTS_PER_CALL = 1000
@@ -75,8 +77,11 @@ class FastTokenizer:
     def read(cls, folder: Path) -> FastTokenizer:
         """Read tokenizer.json without transformers. Raises QualaError when it is damaged."""
         try:
+            check_size(folder / FILE, LARGEST)
             backend = Tokenizer.from_file(str(folder / FILE))
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            facts = read_object(folder / FACTS)
+        except QualaError as error:
+            raise QualaError(f"Could not read a tokenizer from `{folder}`: {error}") from error
         except Exception as error:  # the library raises bare Exception for damaged files
             reason = str(error).partition("\n")[0]
             raise QualaError(f"Could not read a tokenizer from `{folder}`: {reason}") from error
@@ -84,6 +89,12 @@ class FastTokenizer:
         if pad is None:
             raise QualaError(f"The tokenizer in `{folder}` needs a padding token, got none.")
         return cls(backend, pad)
+
+    def largest_id(self) -> int:
+        """Return the largest id that a text can have, special tokens of a pair included."""
+        layout = self.layout()
+        marks = np.concatenate((layout.before, layout.between, layout.after)).tolist()
+        return int(max([*self.backend.get_vocab(with_added_tokens=True).values(), *marks]))
 
     def _unlimit(self) -> None:
         # Right settings are left alone: they cannot be changed while another thread encodes.

@@ -17,6 +17,7 @@ from quala.errors import QualaError
 from quala.export.served import make_servable
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig, constant_drop
+from quala.manifest import write_manifest
 from quala.metrics.interval import metric_name, score_text
 from quala.models.load import label_names
 from quala.runtime.card import FILE, Card, Point
@@ -165,7 +166,7 @@ def write_export(
     front: Sequence[Point],
     settings: ExportSettings,
 ) -> Card:
-    """Write model.onnx, the tokenizer, quala.json and README.md; return the card.
+    """Write model.onnx, the tokenizer, quala.json, README.md and a manifest; return the card.
 
     `front` runs from the full length to the cheapest point. Raises QualaError for `reference`
     semantics and for layers that an export cannot hold.
@@ -197,6 +198,7 @@ def write_export(
     (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
     if isinstance(model.task, Span):  # `quala.load` answers questions only
         make_servable(folder)
+    write_manifest(folder)
     return card
 
 

@@ -7,12 +7,12 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,13 +22,15 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from quala.architecture import KEY
-from quala.cost import OFFLINE, architecture_of, offline_folder
+from quala.architecture import CONFIG, KEY, LONGEST, check_config
+from quala.cost import OFFLINE, architecture_of, offline_folder, parameters
 from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import Family, family_of, match_token_types
 from quala.plugins import FAMILIES
+from quala.ranges import ranged
+from quala.stored import check_size, read_object, stored
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def source_fingerprint(source: str | Path) -> str:
     place = resolve_source(source)
     if isinstance(place, str):
         return "@".join(split_revision(place))
-    files = sorted(place.glob("*.safetensors"))
+    files = _safetensors(place)
     if not files:
         raise QualaError(f"The model folder `{place}` holds no safetensors file.")
     digest = hashlib.sha256()
@@ -79,6 +81,8 @@ def source_fingerprint(source: str | Path) -> str:
 
 
 METADATA_FILE = "quala.json"
+TEXTS, LARGEST_TEXT = ("*.json", "*.txt", "*.model"), 2**28
+"""Files of tokenizers, and their most bytes: the largest have about 2**25."""
 METADATA_FORMAT = 1
 WEIGHTS = "model.safetensors"
 PACKED = "quala.safetensors"
@@ -121,9 +125,11 @@ def load_model(
 def read_config(source: str | Path) -> PreTrainedConfig:
     """Read config.json. Raises QualaError when it is missing, damaged or of another family."""
     place = resolve_source(source)
+    if isinstance(place, Path) and (place / CONFIG).is_file():
+        check_config(place)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises errors of many kinds for wrong values
         if "trust_remote_code" in str(error):
             raise QualaError(
                 f"`{place}` comes with code of its own, which quala does not run; supported "
@@ -131,7 +137,7 @@ def read_config(source: str | Path) -> PreTrainedConfig:
             ) from error
         raise QualaError(
             f"Could not read a model of a supported type ({', '.join(FAMILIES.names)}) "
-            f"from `{place}`: {error}"
+            f"from `{place}`: {_reason(error)}"
         ) from error
     FAMILIES.check(config.model_type)
     if stored := getattr(config, "quantization_config", None):
@@ -142,16 +148,34 @@ def read_config(source: str | Path) -> PreTrainedConfig:
         )
     family: Family = FAMILIES.find(config.model_type)
     family.check(config)
+    arch = architecture_of(config.to_dict())
+    held = sum(file.stat().st_size for file in _safetensors(place))
+    if 0 < 8 * held < parameters(arch):  # no form of weights takes less than a bit for each
+        raise QualaError(
+            f"The config.json of `{place}` asks for {parameters(arch):,} parameters, its "
+            f"safetensors files have {held:,} bytes."
+        )
     return config
+
+
+def _safetensors(place: Path | str) -> list[Path]:
+    return sorted(place.glob("*.safetensors")) if isinstance(place, Path) else []
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip() or type(error).__name__
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer beside a model. Raises QualaError when there is none that is readable."""
     place = resolve_source(source)
+    if isinstance(place, Path):
+        for file in sorted(one for name in TEXTS for one in place.glob(name)):
+            check_size(file, LARGEST_TEXT)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(place))
-    except (OSError, ValueError, KeyError) as error:
-        raise QualaError(f"Could not read a tokenizer from `{place}`: {error}") from error
+    except Exception as error:  # transformers raises errors of many kinds for damaged files
+        raise QualaError(f"Could not read a tokenizer from `{place}`: {_reason(error)}") from error
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
         raise QualaError(
             f"`{place}` has no tokenizer, or one of special tokens only: save the model's own "
@@ -294,13 +318,23 @@ def model_facts(model: LengthAdaptiveModel, sequence_length: int) -> dict[str, A
 def read_metadata(folder: str | Path) -> dict[str, Any]:
     """Read quala.json. Raises QualaError when it is missing, damaged or of another format."""
     file = Path(folder) / METADATA_FILE
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise QualaError(f"Could not read `{file}`: {error}") from error
-    if not isinstance(facts, dict) or facts.get("format") != METADATA_FORMAT:
+    facts = read_object(file)
+    if facts.get("format") != METADATA_FORMAT:
         raise QualaError(f"`{file}` must have format {METADATA_FORMAT}.")
+    stored(_Metadata, facts, file)
     return facts
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """What quala.json may say of a model; what it does not say has a default elsewhere."""
+
+    task: str = ""
+    num_labels: int = ranged(1, at_least=1, at_most=LONGEST)
+    significance: str = ""
+    semantics: Literal["natural", "reference"] = "natural"
+    sequence_length: int = ranged(2, at_least=2, at_most=LONGEST)
+    precision: str = ""
 
 
 def stored_facts(source: str | Path) -> dict[str, Any]:
@@ -334,9 +368,9 @@ def _load_weights(
                 ignore_mismatched_sizes=True,  # they are refused below, or drawn
                 output_loading_info=True,
             )
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except Exception as error:  # transformers and PyTorch raise errors of many kinds
         raise QualaError(
-            f"Could not read the weights in `{place}`: {error}{_conversion(place)}"
+            f"Could not read the weights in `{place}`: {_reason(error)}{_conversion(place)}"
         ) from error
     model: PreTrainedModel = hf
     missing, unused = set(report["missing_keys"]), set(report["unexpected_keys"])
@@ -363,7 +397,7 @@ def _load_weights(
     if replaced:
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh = auto.from_config(**options).state_dict()
+            fresh = auto.from_config(**options, trust_remote_code=False).state_dict()
         model.load_state_dict({key: fresh[key] for key in replaced}, strict=False)
     news = "Drawn at random for %s, from seed %d: %s. Not used of `%s`: %s."
     unused |= replaced

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from quala.architecture import Architecture, Structure
+from quala.architecture import LONGEST, Architecture
 from quala.cost import macs
 from quala.data.decode import Answer
 from quala.data.spec import Decoding, Windows
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.manifest import check_folder
 from quala.metrics.interval import Bounds
+from quala.ranges import ranged
+from quala.stored import read_object, typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,8 @@ class Reply:
 
 
 FILE = "quala.json"
+LOADED = (FILE, "model.onnx", "tokenizer.json", "tokenizer_config.json")
+"""Files of an export that are read; what else lies there is for people and other tools."""
 FORMAT = 1
 KIND = "export"
 SHIPPED = Path(__file__).parent.parent / "pretrained"
@@ -155,8 +159,8 @@ class Point:
 
     lengths: LengthConfig
     score: float | None
-    macs_padded: int
-    macs_mean: float
+    macs_padded: int = ranged(at_least=0)
+    macs_mean: float = ranged(at_least=0)
     ms: Mapping[int, float] = field(default_factory=dict)
     examples: int | None = None
     interval: Bounds | None = None
@@ -202,11 +206,11 @@ class Card:
     metric: str
     precision: str
     significance: str
-    sequence_length: int
-    doc_stride: int
-    max_question_length: int
-    max_answer_length: int
-    n_best: int
+    sequence_length: int = ranged(at_least=2, at_most=LONGEST)
+    doc_stride: int = ranged(at_least=0, at_most=LONGEST)
+    max_question_length: int = ranged(at_least=1, at_most=LONGEST)
+    max_answer_length: int = ranged(at_least=1, at_most=LONGEST)
+    n_best: int = ranged(at_least=1, at_most=LONGEST)
     arch: Architecture
     front: tuple[Point, ...]
     """From the full length to the cheapest."""
@@ -318,44 +322,58 @@ class Card:
 
     @classmethod
     def read(cls, folder: Path) -> Card:
-        """Read quala.json. Raises QualaError when it is missing, damaged or no export's."""
+        """Read quala.json, and compare the files that are loaded with the manifest.
+
+        An export of an older version has no manifest. Raises QualaError when the card is missing,
+        damaged or no export's, and for files that are not those that were written.
+        """
         file = folder / FILE
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise QualaError(f"`{folder}` is no export: could not read {FILE}: {error}") from error
-        if not isinstance(facts, dict) or facts.get("kind") != KIND:
+            facts = read_object(file)
+        except QualaError as error:
+            raise QualaError(f"`{folder}` is no export: {error}") from error
+        if facts.get("kind") != KIND:
             raise QualaError(f"`{folder}` is no export: make one with `quala export {folder}`.")
+        check_folder(folder, LOADED)
         if facts.get("format") != FORMAT:
             raise QualaError(
                 f"`{file}` has format {facts.get('format')}, this version reads {FORMAT}."
             )
         try:
-            return cls._from_json(facts)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise QualaError(f"`{file}` is damaged: {type(error).__name__} {error}.") from error
+            card = cls._from_json(facts)
+            card._check()
+        except QualaError as error:
+            raise QualaError(f"`{file}` is damaged: {error}") from error
+        return card
 
     @classmethod
     def _from_json(cls, facts: Mapping[str, Any]) -> Card:
-        points = tuple(
-            Point(
-                LengthConfig(tuple(point["lengths"]), facts["sequence_length"]),
-                point[facts["metric"]],
-                point["macs_padded"],
-                point["macs_mean"],
-                {int(count): float(value) for count, value in point["ms"].items()},
-                point.get("examples"),
-                tuple(point["interval"]) if point.get("interval") else None,
-                point.get("speedups", {}),
+        points = typed(list[Mapping[str, Any]], facts.get("front"), "front")
+        metric, longest = facts.get("metric"), facts.get("sequence_length")
+        front = []
+        for point in points:
+            score = {"score": point[metric]} if metric in point else {}
+            lengths = {"lengths": point.get("lengths"), "sequence_length": longest}
+            front.append({**point, **score, "lengths": lengths})
+        card: Card = typed(cls, {**facts, "front": front})
+        return card
+
+    def _check(self) -> None:
+        """Raise QualaError for facts that contradict each other."""
+        layers, longest = self.arch.layers, self.sequence_length
+        if not self.front or any(self.full.lengths.drops):
+            raise QualaError("the first point of `front` must be the full length.")
+        for place, point in enumerate(self.front):
+            if len(point.lengths.lengths) != layers:
+                raise QualaError(f"`front[{place}].lengths` must have {layers} lengths.")
+            if any(count < 1 or time <= 0 for count, time in point.ms.items()):
+                raise QualaError(f"`front[{place}].ms` must hold times above 0 by tokens.")
+        if longest > self.arch.longest:
+            raise QualaError(
+                f"`sequence_length` is {longest}, the model reads {self.arch.longest} tokens."
             )
-            for point in facts["front"]
-        )
-        own = {name: facts[name] for name in cls.__slots__ if name not in _APART}
-        own["labels"] = tuple(facts.get("labels", ()))
-        arch = dict(facts["arch"])
-        if arch.get("structure"):
-            arch["structure"] = Structure.from_json(arch["structure"])
-        return cls(**own, arch=Architecture(**arch), front=points)
+        if self.labels and len(self.labels) != self.arch.outputs:
+            raise QualaError(f"`labels` must be {self.arch.outputs}, got {len(self.labels)}.")
 
 
 def _rank(point: Point) -> float:

@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from threading import Lock, local
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from quala.errors import QualaError, unknown
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
-from quala.onnx_builder import OUTPUT
+from quala.onnx_builder import OUTPUT, check_graph
 from quala.runtime.hardware import processor, saturates
 
 if TYPE_CHECKING:
@@ -145,17 +145,23 @@ class GraphEngine(ABC):
             )
         drops = frozenset(layer for layer, drop in enumerate(wanted.drops) if drop)
         padded = not bool(inputs["attention_mask"].all())
-        compiled, outputs = self._session(Shape(drops, padded))
+        shape = Shape(drops, padded)
+        new = shape not in self._compiled
+        compiled, outputs = self._session(shape)
         feeds: Arrays = dict(inputs) | {"lengths": np.array(wanted.lengths, dtype=np.int64)}
-        return dict(zip(outputs, compiled(feeds), strict=True))
+        # A graph that fails at its first call is a bad graph; later it is the machine that fails.
+        with explained(f"The runtime {self.name} cannot run the graph") if new else nullcontext():
+            return dict(zip(outputs, compiled(feeds), strict=True))
 
     def _session(self, shape: Shape) -> tuple[Compiled, list[str]]:
         with self._lock:
             known = self._compiled.get(shape)
             if known is None:
-                small = specialize(self._graph, shape, fuse=self.fuse)
+                with explained("The graph is none that quala wrote"):
+                    small = specialize(self._graph, shape, fuse=self.fuse)
                 outputs = [output.name for output in small.graph.output]
-                known = self.compile(small.SerializeToString(), outputs), outputs
+                with explained(f"The runtime {self.name} cannot load the graph"):
+                    known = self.compile(small.SerializeToString(), outputs), outputs
                 self._compiled[shape] = known
                 if len(self._compiled) > MOST_SHAPES:
                     self._compiled.popitem(last=False)
@@ -164,12 +170,12 @@ class GraphEngine(ABC):
 
 
 def read_graph(folder: Path) -> onnx.ModelProto:
-    """Read model.onnx. Raises QualaError when it is missing or damaged."""
+    """Read model.onnx, and no other file. Raises QualaError when it is missing or damaged."""
     from google.protobuf.message import DecodeError
 
     try:
-        graph = onnx.load(folder / GRAPH)
-    except (OSError, DecodeError) as error:
+        graph = onnx.load(folder / GRAPH, load_external_data=False)
+    except (OSError, DecodeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise QualaError(f"Could not read the graph `{folder / GRAPH}`: {reason}") from error
     if not graph.graph.output:
@@ -205,9 +211,37 @@ def open_model(
 
 
 def open_export(folder: Path, card: Card, *, runtime: str, threads: int) -> GraphEngine:
-    """Open the graph of an export folder. Raises QualaError as `read_graph` and `open_engine`."""
-    full = LengthConfig.full(layers=card.arch.layers, sequence_length=card.sequence_length)
-    return open_engine(runtime, read_graph(folder), full, threads=threads)
+    """Open the graph of an export folder, and run it once on the longest and largest input.
+
+    Raises QualaError as `read_graph` and `open_engine`, and for a graph that is not the card's.
+    """
+    arch, longest, graph = card.arch, card.sequence_length, read_graph(folder)
+    try:
+        check_graph(graph, layers=arch.layers, outputs=arch.outputs)
+    except QualaError as error:
+        raise QualaError(f"`{folder / GRAPH}` is no graph of this export: {error}") from error
+    full = LengthConfig.full(layers=arch.layers, sequence_length=longest)
+    engine = open_engine(runtime, graph, full, threads=threads)
+    words = np.full((1, longest), arch.vocabulary - 1, dtype=np.int64)
+    segments = (np.arange(longest) > 0).astype(np.int64)[None]
+    found = engine.logits(
+        {"input_ids": words, "attention_mask": np.ones_like(words), "segment_ids": segments}, None
+    )
+    if found.shape[-1] != arch.outputs or not np.isfinite(found).all():
+        raise QualaError(f"`{folder / GRAPH}` is damaged: it gives values that are no logits.")
+    return engine
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Raise QualaError for what goes wrong in a graph that quala did not write."""
+    try:
+        yield
+    except (QualaError, MemoryError):
+        raise
+    except Exception as error:  # specializing, and each runtime, raise errors of many kinds
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise QualaError(f"{what}: {reason}") from error
 
 
 def _warn_of_saturation(graph: onnx.ModelProto) -> None:
@@ -231,7 +265,6 @@ class OrtEngine(GraphEngine):
 
     def compile(self, graph: bytes, outputs: list[str]) -> Compiled:
         import onnxruntime
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
@@ -242,13 +275,7 @@ class OrtEngine(GraphEngine):
         if self.shared_arena:
             _register_arena()
             options.add_session_config_entry("session.use_env_allocators", "1")
-        try:
-            session = onnxruntime.InferenceSession(
-                graph, options, providers=["CPUExecutionProvider"]
-            )
-        except (Fail, InvalidGraph) as error:
-            reason = str(error).partition("\n")[0]
-            raise QualaError(f"ONNX Runtime cannot load the graph: {reason}") from error
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         names = {item.name for item in session.get_inputs()}
 
         def run(feeds: Arrays) -> list[NDArray[Any]]:

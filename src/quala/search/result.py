@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.metrics.pareto import hypervolume, pareto_front
+from quala.stored import read_stored, typed
 
 if TYPE_CHECKING:
     from quala.data.spec import DataSpec
@@ -113,18 +114,19 @@ class SearchResult:
     @classmethod
     def from_json(cls, text: str) -> SearchResult:
         """Read what `to_json` wrote; front, hypervolume and history are computed again."""
-        fields = json.loads(text)
-        candidates = tuple(_candidate(entry) for entry in fields["candidates"])
-        unit = fields.get("unit", "gmacs")
-        return cls(candidates, cheapest=fields["cheapest"], dearest=fields["dearest"], unit=unit)
+        found: SearchResult = typed(cls, json.loads(text))
+        return found
 
 
 def read_result(folder: Path) -> SearchResult:
     """Read what a search stage left. Raises QualaError where there is none, or it is damaged."""
     try:
-        return SearchResult.from_json((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise QualaError(f"`{folder}` holds no result of a search ({RESULT}).") from error
+        found: SearchResult = read_stored(SearchResult, folder / RESULT)
+    except QualaError as error:
+        raise QualaError(f"`{folder}` holds no result of a search ({RESULT}): {error}") from error
+    if not found.candidates:
+        raise QualaError(f"The search in `{folder}` evaluated nothing.")
+    return found
 
 
 def check_given(folder: Path, data: DataSpec) -> None:
@@ -138,11 +140,6 @@ def _front(candidates: Sequence[SearchCandidate]) -> tuple[SearchCandidate, ...]
         return ()
     order = pareto_front([point.score for point in able], [point.cost for point in able])
     return tuple(able[int(index)] for index in order)
-
-
-def _candidate(entry: dict[str, Any]) -> SearchCandidate:
-    lengths = LengthConfig(tuple(entry["lengths"]["lengths"]), entry["lengths"]["sequence_length"])
-    return SearchCandidate(**{**entry, "lengths": lengths})
 
 
 def choose(found: SearchResult, *, max_loss: float, certainty: float) -> SearchCandidate:

@@ -34,6 +34,7 @@ from quala.runtime.timing import watched
 from quala.search.result import choose, read_result
 from quala.search.trie import PrefixCache, TrieWalk
 from quala.stage import write_whole
+from quala.stored import read_object, read_stored
 
 if TYPE_CHECKING:
     from quala.checkpoint import Checkpoint
@@ -225,13 +226,14 @@ def run(
 
 def read_rows(folder: Path) -> list[Row]:
     """Read the rows of a measure stage."""
-    return [Row.from_json(row) for row in json.loads((folder / ROWS).read_text(encoding="utf-8"))]
+    found: list[Row] = read_stored(list[Row], folder / ROWS)
+    return found
 
 
 def read_data(folder: Path) -> dict[str, Any]:
     """Read what a measure stage says of its data; older versions said nothing."""
     summary, title = folder / SUMMARY, folder / TITLE
-    found = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    found = read_object(summary) if summary.is_file() else {}
     named = {"title": title.read_text(encoding="utf-8").strip()} if title.is_file() else {}
     return named | found
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from quala.architecture import CONFIG
 from quala.compress.quantize.config import QuantizeConfig
-from quala.cost import OFFLINE, PRESETS, architecture_of, offline_folder, read_facts
+from quala.cost import OFFLINE, PRESETS, architecture_of, offline_folder
 from quala.data.spec import LONGEST_INPUT
 from quala.errors import QualaError, shown, unknown
 from quala.lengths import MIN_TOKENS
@@ -64,7 +65,7 @@ def start_facts(source: Any) -> dict[str, Any] | None:
 
 def model_facts(folder: Path, data: Any = None) -> dict[str, Any]:
     """Return the config.json of a model in a folder; raise QualaError for one of no known type."""
-    facts = read_facts(folder)
+    facts = read_object(folder / CONFIG)
     if (kind := facts.get("model_type")) is not None:
         FAMILIES.check(str(kind))
     return facts

@@ -402,7 +402,7 @@ def _resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None
             return
     before = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, ckpt_path=checkpoint)
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
     except SIGTERMException as error:
         raise Terminated from error
     except SystemExit as error:  # Lightning's answer to Ctrl-C, which it ignores from then on

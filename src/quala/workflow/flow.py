@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from quala.errors import QualaError, unknown
 from quala.stage import RecipeStage, Stage, StageConfig
+from quala.stored import read_stored
 from quala.workflow.identity import (
     ORIGIN,
     changes,
@@ -88,17 +88,19 @@ class Node:
             return []
         option, here = f"stage.{self.stage.name}.given", self.origin()
         try:
-            there = json.loads((self.given / ORIGIN).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            there: dict[str, Any] = read_stored(
+                Mapping[str, Mapping[str, Any]], self.given / ORIGIN
+            )
+        except QualaError:
             unknown = (
                 self.stage.about and f"`{option}` does not say of which model and data it is."
             )
             return [unknown] if unknown else []
         found = []
         for key in here:
-            if key not in there or here[key]["is"] == there[key]["is"]:
+            if key not in there or here[key]["is"] == there[key].get("is"):
                 continue
-            details = changes(there[key]["detail"], here[key]["detail"])
+            details = changes(there[key].get("detail", {}), here[key]["detail"])
             details = [one for one in details if not one.startswith("path ")]
             text = f"`{option}` was made with another `{key}` ({'; '.join(details) or 'content'})"
             task = any(one.startswith(("task ", "subset ")) for one in details)

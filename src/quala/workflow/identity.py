@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
+from quala.manifest import MANIFEST, checksums, digest
 from quala.ranges import counts
 
 
@@ -100,28 +101,6 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-MANIFEST = "manifest.json"
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def checksums(folder: Path) -> dict[str, dict[str, str | int]]:
-    """Return SHA-256 and size of every file under `folder` but the manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): {
-            "sha256": digest(path),
-            "size": path.stat().st_size,
-        }
-        for path in files
-        if path != folder / MANIFEST
-    }
-
-
 def content_hash(folder: Path) -> str:
     """Return one hash of all the files of a folder, by name and content."""
     return fingerprint({name: entry["sha256"] for name, entry in checksums(folder).items()})
@@ -141,24 +120,3 @@ def made_of(folder: Path) -> str:
     weights = any(path.suffix == ".safetensors" for path in model)
     other = [one for one in top if one.name not in (MANIFEST, ORIGIN) and one.suffix != ".png"]
     return fingerprint({path.name: digest(path) for path in (model if weights else other)})
-
-
-def write_manifest(folder: Path) -> str:
-    """Write the manifest of `folder` into it and return the manifest's own SHA-256."""
-    text = json.dumps(checksums(folder), indent=1, sort_keys=True)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
-    return digest(folder / MANIFEST)
-
-
-def damaged_file(folder: Path, expected: str) -> str | None:
-    """Return the first file that is not as the manifest with SHA-256 `expected` says, or None."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file() or digest(manifest) != expected:
-        return MANIFEST
-    for name, entry in json.loads(manifest.read_text(encoding="utf-8")).items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != entry["size"]:
-            return str(name)
-        if digest(path) != entry["sha256"]:
-            return str(name)
-    return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
 from quala.stage import imported
+from quala.stored import read_object
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import differences, fingerprint
 from quala.workflow.lease import busy
@@ -316,10 +316,9 @@ def _identity(run: Run, store: Store) -> dict[str, Any] | None:
     cached = store.work / "cache" / f"{run.info.run_id}-identity"
     try:
         path = store.download(f"runs:/{run.info.run_id}/{IDENTITY}", cached)
-        recorded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (QualaError, OSError, ValueError):
+        return read_object(path)
+    except QualaError:
         return None
-    return recorded
 
 
 def _check_only(chosen: FlowConfig, entries: Mapping[str, Entry]) -> None:

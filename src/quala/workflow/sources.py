@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quala.errors import QualaError, shown
+from quala.manifest import check_folder
 from quala.plugins import FORMATS, source_hash
 from quala.workflow.identity import config_identity, content_hash, fingerprint
 from quala.workflow.store import OUTPUT, Store
@@ -62,7 +63,10 @@ class Sources:
         return Source(name, value, f"name:{value}", {"value": value})
 
     def given(self, value: str) -> tuple[Path | None, str]:
-        """Return a folder and the hash of its content; raise QualaError if there is none."""
+        """Return a folder and the hash of its content.
+
+        Raises QualaError if there is none, or it is damaged.
+        """
         if value not in self._known:
             folder = self._locate(value)
             self._known[value] = folder, content_hash(folder)
@@ -71,12 +75,14 @@ class Sources:
 
     def _locate(self, value: str) -> Path:
         if not _tracked(value):
-            return _folder(value)
+            folder = _folder(value)
+            check_folder(folder)
+            return folder
         artifact = value
         if RUN_ID.fullmatch(value.removeprefix("runs:/")):
             artifact = f"runs:/{value.removeprefix('runs:/')}/{OUTPUT}"
         name = re.sub(r"\W+", "-", value)
-        folder = self.store.download(artifact, self.store.work / "cache" / name)
+        folder = self.store.output(artifact, self.store.work / "cache" / name)
         if not folder.is_dir():
             raise QualaError(f"`{value}` holds no folder.")
         return folder

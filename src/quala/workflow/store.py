@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shutil
 import socket
@@ -11,13 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from quala.errors import QualaError
+from quala.manifest import damage, write_manifest
 from quala.stage import Candidate
-from quala.workflow.identity import damaged_file, write_manifest
 from quala.workflow.settings import SERVER, TrackingConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
+log = logging.getLogger(__name__)
 SECONDS_TO_ANSWER = 3.0
 SQLITE = "sqlite:///"
 
@@ -194,8 +196,45 @@ class Tracking:
         with explaining(f"The artifact `{path}` of run `{run_id}` cannot be read"):
             return Path(self.client.download_artifacts(run_id, path, str(folder)))
 
+    def output(self, place: str, cached: Path | None = None) -> Path:
+        """Return a folder by `runs:/ID/output`, a path below that, or `models:/NAME@ALIAS`.
+
+        Its files are compared with the checksums that are part of the run; `cached` is as for
+        `download`. What a run of another tool or of an older version made has none, which is
+        logged. Raises QualaError if it cannot be read or is damaged.
+        """
+        with explaining(f"`{place}` cannot be read from {self.uri}"):
+            place = self._named(place)
+            run_id, _, path = place.removeprefix("runs:/").partition("/")
+            ours = place.startswith("runs:/") and PurePosixPath(path).parts[:1] == (OUTPUT,)
+            tags = self.client.get_run(run_id).data.tags if ours else {}
+        if MANIFEST_TAG not in tags:
+            log.warning("No checksums are known of `%s`: its files are not verified.", place)
+            return self.download(place, cached)
+        folder = self.download(f"runs:/{run_id}/{OUTPUT}", cached)
+        if found := damage(folder, tags[MANIFEST_TAG]):
+            name, wrong = found
+            raise QualaError(
+                f"`{name}` of run `{run_id}` {wrong}: its output in {folder} is damaged. Its "
+                "workflow computes it again; from a remote store, download it again."
+            )
+        return folder.joinpath(*PurePosixPath(path).parts[1:])
+
+    def _named(self, place: str) -> str:
+        """Return what a version of a registered model was made of, and other places as they are.
+
+        MLflow would ask the registry of the process, not that of this store.
+        """
+        name, found, alias = place.removeprefix("models:/").partition("@")
+        if not place.startswith("models:/"):
+            return place
+        if found:
+            return str(self.client.get_model_version_by_alias(name, alias).source)
+        name, _, version = name.rpartition("/")
+        return str(self.client.get_model_version(name, version).source) if name else place
+
     def download(self, artifact: str, cached: Path | None = None) -> Path:
-        """Return a folder by `runs:/ID/PATH`, `models:/NAME@ALIAS` or its address.
+        """Return a folder by `runs:/ID/PATH` or its address, not verified: see `output`.
 
         It is the folder of the store itself where that is local, else a copy under `cached`, or in
         a new temporary folder. Raises QualaError if it cannot be read.
@@ -203,11 +242,6 @@ class Tracking:
         from mlflow.artifacts import download_artifacts
 
         with explaining(f"`{artifact}` cannot be read from {self.uri}"):
-            name, found, alias = artifact.removeprefix("models:/").partition("@")
-            if found and artifact.startswith("models:/"):
-                # MLflow would ask the registry of the process, not that of this store.
-                version = self.client.get_model_version_by_alias(name, alias)
-                artifact = str(version.source)
             if artifact.startswith("runs:/"):
                 # MLflow copies what is named by a run; by its own address a local folder stays.
                 run_id, _, path = artifact.removeprefix("runs:/").partition("/")
@@ -347,15 +381,15 @@ class Store(Tracking):
         seal = run.data.tags.get(MANIFEST_TAG, "")
         cached = self.work / "cache" / run_id
         folder = cached / OUTPUT
-        if damaged_file(folder, seal) is not None:
+        if damage(folder, seal) is not None:
             try:
                 folder = self.download(f"runs:/{run_id}/{OUTPUT}", cached)
             except QualaError:
                 return folder, OUTPUT
-        broken = damaged_file(folder, seal)
+        broken = damage(folder, seal)
         if broken is None:
             self._whole[run_id] = folder
-        return folder, broken
+        return folder, broken[0] if broken else None
 
 
 def unused_variables(tracking: TrackingConfig) -> list[str]:

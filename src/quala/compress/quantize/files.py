@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.prune.sparse import dense_state
 from quala.compress.quantize.config import top_code
 from quala.compress.quantize.integer import (
@@ -34,6 +36,7 @@ from quala.models.load import (
     read_metadata,
     weights_file,
 )
+from quala.stored import stored
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -189,6 +192,9 @@ def save_integer(
     (path / METADATA_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
+_HALVES = (nn.Linear, nn.Embedding, FactorizedLinear, FactorizedEmbedding)
+
+
 def load_integer(folder: str | Path) -> PreTrainedModel:
     """Read the integer model of `folder`, in eval mode on the CPU.
 
@@ -203,6 +209,8 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     model = skeleton(path)
     for name in plan["split"]:
         half = _submodule(model, name, nn.Module)
+        if not isinstance(half, _HALVES):
+            raise QualaError(f"quala.json splits `{name}`, which is a {type(half).__name__}.")
         model.set_submodule(name, Split(half, copy.deepcopy(half)))
     for name, levels in plan["linear"].items():
         model.set_submodule(name, _empty_linear(model, name, levels, plan))
@@ -220,17 +228,22 @@ def load_integer(folder: str | Path) -> PreTrainedModel:
     return model
 
 
+@dataclass(frozen=True)
+class _Plan:
+    linear: Mapping[str, int]
+    embedding: list[str]
+    bits: Mapping[str, int] = field(default_factory=dict)
+    groups: Mapping[str, int] = field(default_factory=dict)
+    outliers: Mapping[str, int] = field(default_factory=dict)
+    split: list[str] = field(default_factory=list)
+
+
 def _plan(folder: Path) -> dict[str, Any]:
     """Return what quala.json says of the integer layers; older versions wrote less."""
     card, file = read_metadata(folder), folder / METADATA_FILE
-    plan = card.get("quantization")
-    if not isinstance(plan, dict) or card.get("precision") != "int8":
+    if card.get("quantization") is None or card.get("precision") != "int8":
         raise QualaError(f"`{file}` does not describe an int8 model.")
-    plan = {"bits": {}, "groups": {}, "outliers": {}, "split": [], **plan}
-    for key in ("linear", "bits", "groups", "outliers", "embedding", "split"):
-        kind = list if key in ("embedding", "split") else dict
-        if not isinstance(plan.get(key), kind):
-            raise QualaError(f"`{file}` lists no `{key}` that this version knows.")
+    plan = asdict(stored(_Plan, card["quantization"], file))
     for key, least, most, what in (
         ("linear", 3, 255, "activation levels outside 3 to 255"),
         ("bits", 1, 8, "weight bits outside 1 to 8"),
@@ -238,7 +251,7 @@ def _plan(folder: Path) -> dict[str, Any]:
         ("outliers", 1, math.inf, "fewer than one outlier of a layer"),
     ):
         values = plan[key].values()
-        if not all(isinstance(value, int) and least <= value <= most for value in values):
+        if not all(least <= value <= most for value in values):
             raise QualaError(f"`{file}` names {what}.")
     return plan
 
@@ -264,12 +277,15 @@ def _empty_linear(
     model: nn.Module, name: str, levels: int, plan: Mapping[str, Any]
 ) -> IntegerLinear:
     old = _submodule(model, name, nn.Linear)
+    outliers = plan["outliers"].get(name, 0)
+    if outliers > old.in_features:
+        raise QualaError(f"quala.json gives `{name}` {outliers} outliers of {old.in_features}.")
     return IntegerLinear(
         old.in_features,
         old.out_features,
         bias=old.bias is not None,
         levels=levels,
-        outliers=plan["outliers"].get(name, 0),
+        outliers=outliers,
         **_widths(plan, name, old.in_features),
     )
 
