@@ -99,7 +99,8 @@ class Job:
         if error is None:
             self._write("FINISHED", None)
             return False
-        self._write("FAILED", f"{type(error).__name__}: {error}")
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        self._write(status, f"{type(error).__name__}: {error}")
         mistake = isinstance(error, QualaError)
         log.error("Job %d failed: %s", self.number, error, exc_info=None if mistake else error)
         return isinstance(error, Exception)
