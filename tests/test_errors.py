@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +150,9 @@ def test_json_has_what_argparse_refuses(capsys: pytest.CaptureFixture[str]) -> N
     out = json.loads(capsys.readouterr().out)
     assert out["exit_code"] == 2
     assert "many" in out["error"]
+
+
+def test_a_user_without_a_name_or_a_home_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 123_456)
+    assert guarded(lambda: len(str(Path.home()))) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import signal
 import sys
@@ -11,8 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
-
-from quala.durable import chain, disk_trouble
 
 ENDINGS = {
     signal.SIGINT: "Interrupted",
@@ -58,6 +55,8 @@ def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
     `as_json` writes any error as one line to standard output too, with its exit code and facts.
     """
     came: list[int] = []
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"  # a user without a name: as Docker does, MLflow needs one
     try:
         with _interruptible(came):
             return command()
@@ -67,6 +66,10 @@ def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
             told = sentence or f"{type(error).__name__}: {error}"
             if isinstance(error, SystemExit):
                 told = str(error.__context__ or "The command line is not valid.")
+            import json  # `--help` needs neither
+
+            from quala.durable import chain
+
             facts = {key: value for one in chain(error) for key, value in _facts(one)}
             _say(sys.stdout, json.dumps({"error": told, "exit_code": code, **facts}))
         if sentence is None or ("QUALA_DEBUG" in os.environ and code < 128):
@@ -88,6 +91,8 @@ def _verdict(error: BaseException, came: Sequence[int]) -> tuple[str | None, int
         return None, code
     if isinstance(error, QualaError):
         return str(error), error.exit_code
+    from quala.durable import disk_trouble
+
     if trouble := disk_trouble(error):
         return trouble, QualaError.exit_code
     if isinstance(error, _store_errors()):

@@ -208,8 +208,8 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             raise job.mistakes[0]
     except BaseException as error:
         if sweep := Sweep.current():
-            noted(error, sweep=sweep.run_id, jobs=sweep.jobs())
             sweep.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            noted(error, sweep=sweep.run_id, jobs=sweep.jobs())
             if not job.as_json:
                 show_sweep(sweep.run_id, sweep.jobs(), _console())
         raise
