@@ -15,6 +15,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.process import Process
 from quala.search.evaluate import Evaluation
 from quala.search.result import SearchCandidate, SearchResult
 from quala.search.space import Space
@@ -169,11 +170,14 @@ def test_a_torn_last_line_is_mended(tmp_path: Path, fake: Any) -> None:
 @pytest.mark.parametrize("harm", ["zeroed", "garbled", "shortened"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
 def test_a_torn_journal_goes_on_from_before_the_damage(
-    tmp_path: Path, fake: Any, harm: str, share: float
+    tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch, harm: str, share: float
 ) -> None:
     whole = run_search(fake(), SPACE, small(), tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        run_search(fake(fail_after=9), SPACE, small(), tmp_path / "torn")
+    dead = replace(Process.this(), started=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Process, "this", lambda: dead)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(fake(fail_after=9), SPACE, small(), tmp_path / "torn")
     file = tmp_path / "torn" / "study.journal"
     raw = file.read_bytes()
     at = int(len(raw) * share)
