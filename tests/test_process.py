@@ -8,8 +8,9 @@ import time
 from dataclasses import replace
 
 import psutil
+import pytest
 
-from quala.process import Process
+from quala.process import Process, user_name
 
 
 def test_this_process_lives_here() -> None:
@@ -40,3 +41,10 @@ def test_a_zombie_is_dead() -> None:
 
 def test_another_host_is_not_this_one() -> None:
     assert not replace(Process.this(), host="elsewhere").is_local
+
+
+def test_a_user_without_a_name_is_called_by_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 123_456)
+    assert user_name() == "123456"

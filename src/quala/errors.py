@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
-SENTENCES = {
-    errno.ENOSPC: "The disk is full",
-    errno.EDQUOT: "The disk quota is used up",
-    errno.EACCES: "No permission",
-    errno.EPERM: "No permission",
-    errno.EROFS: "The disk is read-only",
+ENDINGS = {
+    signal.SIGINT: "Interrupted",
+    signal.SIGTERM: "Terminated",
+    signal.SIGHUP: "The terminal was closed",
 }
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
+"""What is said after a signal; the exit code is 128 and its number, as shells have it."""
 
-TERMINATED = 143
-"""Exit code after SIGTERM, likewise."""
+RETRY_SECONDS = 0.05
 
 
 class Terminated(BaseException):
-    """SIGTERM came: what runs is given up as after Ctrl-C."""
+    """SIGTERM or SIGHUP came: what runs is given up as after Ctrl-C."""
 
 
 class QualaError(Exception):
@@ -61,55 +57,118 @@ def unknown(what: str, got: object, allowed: Iterable[str]) -> QualaError:
     return QualaError(f"Unknown {what} `{got}`.{hint} Allowed: {', '.join(names) or 'none'}.")
 
 
-def guarded(command: Callable[[], int]) -> int:
+def noted(error: BaseException, **facts: Any) -> None:
+    """Keep facts with an error, which `--json` prints beside its sentence."""
+    vars(error).setdefault(_FACTS, {}).update(facts)
+
+
+_FACTS = "quala_facts"
+
+
+def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
     """Return the exit code of `command`; an expected error is one sentence on standard error.
 
     Expected are errors in the input, a full or protected disk, a failure of the tracking store,
-    Ctrl-C and SIGTERM. With the variable `QUALA_DEBUG` all but the last two are raised.
+    Ctrl-C, SIGTERM and SIGHUP. With the variable `QUALA_DEBUG` all but the signals are raised.
+    `as_json` writes any error as one line to standard output too, with its exit code and facts.
     """
-    debug = "QUALA_DEBUG" in os.environ
+    came: list[int] = []
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"  # a user without a name: as Docker does, MLflow needs one
     try:
-        with _terminable():
+        with _interruptible(came):
             return command()
-    except QualaError as error:
-        if debug:
+    except BaseException as error:
+        sentence, code = _verdict(error, came)
+        if as_json and code:
+            told = sentence or f"{type(error).__name__}: {error}"
+            if isinstance(error, SystemExit):
+                told = str(error.__context__ or "The command line is not valid.")
+            import json  # `--help` needs neither
+
+            from quala.durable import chain
+
+            facts = {key: value for one in chain(error) for key, value in _facts(one)}
+            _say(sys.stdout, json.dumps({"error": told, "exit_code": code, **facts}))
+        if sentence is None or ("QUALA_DEBUG" in os.environ and code < 128):
             raise
-        return _complain(str(error), error.exit_code)
-    except OSError as error:
-        if debug or error.errno not in SENTENCES:
-            raise
-        place = f": {error.filename}" if error.filename else ""
-        return _complain(f"{SENTENCES[error.errno]}{place}.", QualaError.exit_code)
-    except _store_errors() as error:
-        if debug:
-            raise
+        _say(sys.stderr, f"error: {sentence}")
+        return code
+
+
+def _verdict(error: BaseException, came: Sequence[int]) -> tuple[str | None, int]:
+    """Return what is to be said of an error, None for a traceback, and the exit code."""
+    number = came[0] if came else None
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        number = number or (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+    if number:  # whatever a library made of the interruption
+        ending = ENDINGS[signal.Signals(number)]
+        return f"{ending}; the same command goes on from here.", 128 + number
+    if isinstance(error, SystemExit):  # of argparse, which has said what is wrong
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        return None, code
+    if isinstance(error, QualaError):
+        return str(error), error.exit_code
+    from quala.durable import disk_trouble
+
+    if trouble := disk_trouble(error):
+        return trouble, QualaError.exit_code
+    if isinstance(error, _store_errors()):
         reason = str(error).partition("\n")[0]
-        return _complain(f"The tracking store failed: {reason}", QualaError.exit_code)
-    except KeyboardInterrupt:
-        return _complain("Interrupted; the same command goes on from here.", INTERRUPTED)
-    except Terminated:
-        return _complain("Terminated; the same command goes on from here.", TERMINATED)
+        return f"The tracking store failed: {reason}", QualaError.exit_code
+    return None, 1
+
+
+def _facts(error: BaseException) -> Iterable[tuple[str, Any]]:
+    facts: dict[str, Any] = vars(error).get(_FACTS, {})
+    return facts.items()
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raise Terminated where SIGTERM comes to this process while the block lasts."""
+def _interruptible(came: list[int]) -> Iterator[None]:
+    """Raise KeyboardInterrupt or Terminated at the first signal; `came` gets all of them.
+
+    The second one is answered by a sentence, for the runs are being marked; the third ends the
+    process. Signals that were ignored before, as after `nohup`, still are.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    owner = os.getpid()
+    owner, unraisable = os.getpid(), sys.unraisablehook
 
-    def terminate(number: int, _: object) -> None:
-        if os.getpid() == owner:
-            raise Terminated
-        signal.signal(number, signal.SIG_DFL)  # a child process ends as it would have
-        os.kill(os.getpid(), number)
+    def handle(number: int, _: object) -> None:
+        if os.getpid() != owner:
+            signal.signal(number, signal.SIG_DFL)  # a child process ends as it would have
+            os.kill(os.getpid(), number)
+            return
+        came.append(number)
+        if len(came) > 2:
+            os._exit(128 + came[0])
+        if len(came) == 2:
+            _say(sys.stderr, "Cleaning up; a third signal ends this at once.")
+            return
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        # Raised where Python drops errors, such as in a destructor: the signal comes once more.
+        if came and isinstance(lost.exc_value, KeyboardInterrupt | Terminated):
+            number = came.pop()
+            threading.Timer(RETRY_SECONDS, os.kill, (owner, number)).start()
+            return
+        unraisable(lost)
+
+    before = {number: signal.getsignal(number) for number in ENDINGS}
+    mine = [number for number, old in before.items() if old is not signal.SIG_IGN]
+    for number in mine:
+        signal.signal(number, handle)
+    sys.unraisablehook = again
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in mine:
+            # After a signal nothing is left to clean up: another one ends the process silently.
+            signal.signal(number, signal.SIG_DFL if came else before[number])
+        sys.unraisablehook = unraisable
 
 
 def _store_errors() -> tuple[type[Exception], ...]:
@@ -118,6 +177,7 @@ def _store_errors() -> tuple[type[Exception], ...]:
     return tuple(getattr(sys.modules[one], name) for one, name in known if one in sys.modules)
 
 
-def _complain(sentence: str, code: int) -> int:
-    sys.stderr.write(f"error: {sentence}\n")
-    return code
+def _say(stream: TextIO, text: str) -> None:
+    with suppress(OSError):  # the terminal may be gone
+        stream.write(f"{text}\n")
+        stream.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 from dataclasses import dataclass
@@ -11,6 +12,14 @@ import psutil
 CLOCK_SLACK = 2.0
 """Seconds by which two readings of one start time may differ: the system counts it from the boot
 time, which moves when the clock is set."""
+
+
+def user_name() -> str:
+    """Return the user's name, or the number of one without a name, as in containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 @dataclass(frozen=True)

@@ -287,10 +287,3 @@ class StageContext:
         )
         with progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
             yield _Bar(display, description, total)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write to another name and rename it, so that a kill leaves no partial file."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)

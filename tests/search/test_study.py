@@ -15,11 +15,12 @@ import pytest
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
+from quala.process import Process
 from quala.search.evaluate import Evaluation
 from quala.search.result import SearchCandidate, SearchResult
 from quala.search.space import Space
 from quala.search.strategy import SearchSettings
-from quala.search.study import run_search
+from quala.search.study import JournalLock, run_search
 
 SPACE = Space(4, 32)
 SEEDS = {"published": 6, "quala": 6, "bayesian": 2}
@@ -164,6 +165,41 @@ def test_a_torn_last_line_is_mended(tmp_path: Path, fake: Any) -> None:
     with (tmp_path / "study.journal").open("ab") as journal:
         journal.write(b'{"op_code":5,"wor')
     assert len(run_search(fake(), SPACE, small(), tmp_path).candidates) == 21
+
+
+@pytest.mark.parametrize("harm", ["zeroed", "garbled", "shortened"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.95])
+def test_a_torn_journal_goes_on_from_before_the_damage(
+    tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch, harm: str, share: float
+) -> None:
+    whole = run_search(fake(), SPACE, small(), tmp_path / "whole")
+    dead = replace(Process.this(), started=0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Process, "this", lambda: dead)
+        with pytest.raises(KeyboardInterrupt):
+            run_search(fake(fail_after=9), SPACE, small(), tmp_path / "torn")
+    file = tmp_path / "torn" / "study.journal"
+    raw = file.read_bytes()
+    at = int(len(raw) * share)
+    new = {"zeroed": bytes(4096), "garbled": b"\xf0\n\x00{" * 1024, "shortened": b""}[harm]
+    file.write_bytes(raw[:at] + new[: len(raw) - at])
+    assert run_search(fake(), SPACE, small(), tmp_path / "torn") == whole
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, fake: Any) -> None:
+    # As a killed search of an earlier version leaves it: Optuna would wait for 30 s.
+    (tmp_path / "study.journal.lock").symlink_to("study.journal")
+    began = time.monotonic()
+    lock = JournalLock(tmp_path / "study.journal")
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom quala.search.study import JournalLock\n"
+        "JournalLock(Path(sys.argv[1])).acquire()\nos.kill(os.getpid(), 9)\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "study.journal")]
+    assert subprocess.run(words, check=False).returncode == -9
+    assert lock.acquire()
+    lock.release()
+    assert time.monotonic() - began < 30
 
 
 def test_several_workers_need_a_factory(tmp_path: Path, fake: Any) -> None:

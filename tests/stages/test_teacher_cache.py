@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,17 +96,47 @@ def test_the_size_is_that_of_the_files(tmp_path: Path) -> None:
 
 
 def test_what_was_committed_is_known_later(tmp_path: Path, words: Any) -> None:
+    batches = [[2], [0, 1]]
     store = AnswerStore(tmp_path / "s", LAYOUT)
-    assert store.batches == 0
+    assert store.done(batches) == 0
     store.write(SLOTS, *words)
-    store.commit(1)
-    assert AnswerStore(tmp_path / "s", LAYOUT).batches == 1
+    store.commit(batches[:1])
+    assert AnswerStore(tmp_path / "s", LAYOUT).done(batches) == 1
+    store.commit(batches)
+    assert AnswerStore(tmp_path / "s", LAYOUT).done(batches) == 2
+
+
+@pytest.mark.parametrize("name", [*LAYOUT.arrays, "progress"])
+@pytest.mark.parametrize("harm", ["emptied", "shortened", "zeroed"])
+def test_a_torn_file_is_filled_again(tmp_path: Path, words: Any, name: str, harm: str) -> None:
+    batches = [[2], [0, 1]]
+    store = AnswerStore(tmp_path / "s", LAYOUT)
+    store.write(SLOTS, *words)
+    store.commit(batches)
+    file = next((tmp_path / "s").glob(f"{name}.*[yn]"))
+    whole = file.read_bytes()
+    kept = {"emptied": 0, "shortened": len(whole) - 7, "zeroed": len(whole) - 7}[harm]
+    file.write_bytes(whole[:kept] + bytes(7 if harm == "zeroed" else 0))
+    torn = AnswerStore(tmp_path / "s", LAYOUT)
+    done = torn.done(batches)
+    assert done < 2
+    torn.write(SLOTS, *words)
+    torn.commit(batches)
+    assert file.read_bytes() == whole
+    assert AnswerStore(tmp_path / "s", LAYOUT).done(batches) == 2
+
+
+def test_a_cache_of_an_earlier_version_is_kept(tmp_path: Path) -> None:
+    AnswerStore(tmp_path / "s", LAYOUT)
+    noted = {"layout": LAYOUT.to_json(), "batches": 2}
+    (tmp_path / "s" / "progress.json").write_text(json.dumps(noted))
+    assert AnswerStore(tmp_path / "s", LAYOUT).done([[2], [0, 1]]) == 2
 
 
 def test_another_layout_starts_anew(tmp_path: Path) -> None:
-    AnswerStore(tmp_path / "s", LAYOUT).commit(1)
+    AnswerStore(tmp_path / "s", LAYOUT).commit([[0]])
     other = AnswerStore(tmp_path / "s", dataclasses.replace(LAYOUT, states=(0, 5)))
-    assert other.batches == 0
+    assert other.done([[0]]) == 0
 
 
 def test_a_half_made_store_starts_anew(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from quala.stages.training import (
     Plan,
     ProgressCallback,
     TrainingModule,
+    checkpoints,
     plan_training,
 )
 from quala.workflow import StageContext
@@ -130,6 +131,50 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     run(stage, tiny_checkpoint, tmp_path / "resumed")
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("torn", [1, 2])
+@pytest.mark.parametrize("harm", ["emptied", "shortened", "zeroed"])
+def test_a_training_with_torn_checkpoints_ends_with_the_same_weights(
+    harm: str, torn: int, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"max_steps": 6, "selection_every": 2}
+    run("finetune", tiny_checkpoint, tmp_path / "whole", **changes)
+    with monkeypatch.context() as patched:
+        kill_at(patched, 5)
+        with pytest.raises(Killed):
+            run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
+    files = checkpoints(tmp_path / "torn" / "scratch")
+    assert len(files) == 2
+    for file in files[:torn]:
+        tear(file, harm)
+    run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "torn")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("harm", ["emptied", "shortened", "zeroed"])
+def test_a_training_whose_selected_weights_are_torn_selects_again(
+    harm: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"max_steps": 6, "selection_every": 2}
+    run("finetune", tiny_checkpoint, tmp_path / "whole", **changes)
+    with monkeypatch.context() as patched:
+        kill_at(patched, 5)
+        with pytest.raises(Killed):
+            run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
+    for file in (tmp_path / "torn" / "scratch").glob("selected-*"):
+        tear(file, harm)
+    run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "torn")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def tear(file: Path, harm: str) -> None:
+    raw = file.read_bytes()
+    middle = len(raw) // 2
+    zeroed = raw[:middle] + bytes(512) + raw[middle + 512 :]
+    file.write_bytes({"emptied": b"", "shortened": raw[:middle], "zeroed": zeroed}[harm])
 
 
 @pytest.mark.parametrize("stage", ["finetune", "length_adapt"])

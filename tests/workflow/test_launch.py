@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import sqlite3
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +66,37 @@ def test_parallel_jobs_share_what_they_have_in_common(toy: Toy) -> None:
     assert code == 0, err
     assert sorted(toy.done) == ["first", "second", "second", "third", "third"]
     assert out.count("FINISHED") == 2
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_that_is_terminated_marks_its_runs(toy: Toy, launcher: str) -> None:
+    words = ["-m", "--json", f"hydra/launcher={launcher}", "stage.first.text=a,b"]
+    process = toy.start(*words, "stage.first.sleep=60")
+    limit = time.monotonic() + 120
+    while not toy.done and time.monotonic() < limit:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "Traceback" not in err
+    told = json.loads(out)
+    assert told["error"] in err
+    assert {job["status"] for job in told["jobs"]} == {"KILLED"}
+    with sqlite3.connect(toy.folder / "mlruns/mlflow.db") as store:
+        found = store.execute(
+            "SELECT status FROM runs WHERE lifecycle_stage = 'active'"
+        ).fetchall()
+    assert {status for (status,) in found} == {"KILLED"}
+
+
+def test_a_failed_run_says_in_json_what_is_finished(toy: Toy) -> None:
+    code, out, _ = ended(toy, "--json", "stage.second.fail=true")
+    assert code == 1
+    told = json.loads(out)
+    assert told["error"] == "RuntimeError: grow was told to fail"
+    assert told["exit_code"] == 1
+    assert [(one["stage"], one["status"]) for one in told["stages"]] == [("first", "done")]
+    assert toy.run("flow.until=first").outcomes[0].run_id == told["stages"][0]["run_id"]
 
 
 def test_what_a_run_prints_is_text_not_markup(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -76,3 +77,40 @@ def test_the_run_of_a_stage_is_found_by_that_of_its_workflow(toy: Toy) -> None:
     first = done.outcomes[0].run_id
     assert done.store.stage_run(done.run_id, "first") == first
     assert done.store.stage_run(str(first), "first") == first
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022])
+def test_what_is_stored_has_the_bits_of_the_umask(
+    toy: Toy, tmp_path: Path, umask: int, request: pytest.FixtureRequest
+) -> None:
+    before = os.umask(umask)
+    request.addfinalizer(lambda: os.umask(before))
+    store = toy.run("flow.only=first").store
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "private").touch(0o600)  # as the library of safetensors writes
+    run = store.create("run", {}, None)
+    store.publish(run.info.run_id, output)
+    folder, broken = store.fetch(store.client.get_run(run.info.run_id))
+    assert broken is None
+    files = [path for path in (tmp_path / "mlruns").rglob("*") if path.name != "mlflow.db"]
+    assert folder / "private" in files
+    for path in files:
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
+
+
+def test_a_full_disk_leaves_no_draft_of_an_output(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Any, *rest: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "from", None, "to")
+
+    store = toy.run("flow.only=first").store
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "a").write_text("a")
+    run = store.create("run", {}, None).info
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space"):
+        store.publish(run.run_id, output)
+    assert not list((tmp_path / "mlruns" / "artifacts").rglob(f"{run.run_id}/artifacts/output"))

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"quala {__version__}\n")
         return 0
-    return guarded(lambda: _dispatch(words[0], words[1:]))
+    return guarded(lambda: _dispatch(words[0], words[1:]), as_json="--json" in words)
 
 
 def _dispatch(verb: str, words: list[str]) -> int:

@@ -25,6 +25,7 @@ from transformers.utils import logging as hf_logging
 from quala.architecture import CONFIG, KEY, LONGEST, check_config
 from quala.cost import OFFLINE, architecture_of, offline_folder, parameters
 from quala.data.task import Classes, Task, Value
+from quala.durable import settle
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import Family, family_of, match_token_types
@@ -300,6 +301,7 @@ def save_model(
         (target / WEIGHTS).rename(target / PACKED)
     facts = {"format": METADATA_FORMAT, **model_facts(model, model.arch.longest), **metadata}
     (target / METADATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    settle(target)
 
 
 def model_facts(model: LengthAdaptiveModel, sequence_length: int) -> dict[str, Any]:

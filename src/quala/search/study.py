@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import asdict, astuple, dataclass, field, fields
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +46,8 @@ from quala.search.sampler import (
 from quala.search.space import Space
 from quala.search.strategy import SearchSettings, build_strategy
 
+log = logging.getLogger(__name__)
+
 STUDY = "search"
 IDENTITY = "identity"
 _FILE = "study.journal"
@@ -55,7 +63,7 @@ def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any
     path = (folder / _FILE).resolve()
     _mend(path)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
+        storage=JournalStorage(JournalFileBackend(str(path), JournalLock(path))),
         sampler=sampler,
         study_name=STUDY,
         directions=["maximize", "minimize"],
@@ -73,19 +81,53 @@ def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any
     return study
 
 
+class JournalLock(JournalFileSymlinkLock):
+    """A lock that the system takes from a process that dies; Optuna's stays for 30 s.
+
+    Raises OSError on a file system without locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path.with_name(f"{path.name}.lock")
+        if self._path.is_symlink():
+            self._path.unlink()  # Optuna's own, left by a killed search of an earlier version
+
+    def acquire(self) -> bool:
+        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o666)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+    close = release
+
+
 def _mend(path: Path) -> None:
-    """Cut off a last line without an end, left by a kill: Optuna could not read past it."""
+    """Cut off what Optuna could not read: a last line without an end, or what is no JSON."""
     if not path.exists():
         return
-    lock = JournalFileSymlinkLock(str(path))
+    lock = JournalLock(path)
     lock.acquire()
+    with closing(lock), path.open("r+b") as file:
+        whole, end = file.read(), 0
+        for line in whole.splitlines(keepends=True):
+            if not line.endswith(b"\n") or not _is_entry(line):
+                break
+            end += len(line)
+        if end < len(whole):
+            # A kill leaves part of one line; more than that is lost after a power cut.
+            log.warning("The end of `%s` is torn: the search goes on from before it.", path)
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def _is_entry(line: bytes) -> bool:
     try:
-        with path.open("r+b") as file:
-            whole = file.read()
-            if not whole.endswith(b"\n"):
-                file.truncate(whole.rfind(b"\n") + 1)
-    finally:
-        lock.release()
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def identity_of(space: Space, settings: SearchSettings) -> dict[str, Any]:
@@ -289,11 +331,17 @@ def run_workers(
     """
     context = get_context("spawn")
     arguments = (factory, space, settings, storage_path)
-    workers = [context.Process(target=worker, args=arguments) for _ in range(settings.workers)]
-    for process in workers:
-        process.start()
-    for process in workers:
-        process.join()
+    workers = [context.Process(target=_child, args=arguments) for _ in range(settings.workers)]
+    try:
+        for process in workers:
+            process.start()
+        for process in workers:
+            process.join()
+    finally:  # after a signal; what a worker scored is kept
+        for process in workers:
+            if process.pid is not None:
+                process.terminate()
+                process.join()
     failed = [process.exitcode for process in workers if process.exitcode]
     if failed:
         raise QualaError(f"{len(failed)} of {len(workers)} search workers failed: exit {failed}.")
@@ -305,6 +353,21 @@ def worker(
 ) -> None:
     """Join the search in a folder, also from another machine on the same disk, until it ends."""
     _work(factory(), space, settings, storage_path, None)
+
+
+def _child(
+    factory: Callable[[], Evaluator], space: Space, settings: SearchSettings, storage_path: Path
+) -> None:
+    """Work for a process that ends this one; end with it, should it be killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    worker(factory, space, settings, storage_path)
+
+
+def _end_with_parent() -> None:
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(

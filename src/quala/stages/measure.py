@@ -24,6 +24,7 @@ from quala.data.features import equal_lengths
 from quala.data.formats import format_of
 from quala.data.task import Outcome, Task
 from quala.data.taskdata import SUMMARY
+from quala.durable import read_whole, replacing, write_whole
 from quala.lengths import LengthConfig
 from quala.metrics.interval import Sample
 from quala.models.adaptive import LengthAdaptiveModel
@@ -33,7 +34,6 @@ from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import watched
 from quala.search.result import choose, read_result
 from quala.search.trie import PrefixCache, TrieWalk
-from quala.stage import write_whole
 from quala.stored import read_object, read_stored
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ class Scores:
         self._file = folder / "scored.json"
         self.predictions = folder / "predictions"
         self.predictions.mkdir(exist_ok=True)
-        self._known: dict[str, dict[str, dict[str, Any]]] = (
-            json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
-        )
+        self._known: dict[str, dict[str, dict[str, Any]]] = read_whole(self._file) or {}
 
     def of(self, measured: MeasuredModel, point: LengthConfig | None) -> dict[str, Any]:
         """Return the scores and intervals of one row, nothing for a model that is only timed."""
@@ -109,8 +107,8 @@ class Scores:
             full = full or samples  # the first point is the full length
             found[name_of(point)] = _scored(metrics, data.task.metric, samples, full)
             name = measured.row_name(point).replace(" ", "_").replace(",", "-")
-            answers = json.dumps(predictions)
-            (self.predictions / f"{name}.json").write_text(answers, encoding="utf-8")
+            with replacing(self.predictions / f"{name}.json") as partial:
+                partial.write_text(json.dumps(predictions), encoding="utf-8")
         self._known[measured.name] = found
         write_whole(self._file, json.dumps(self._known))
 

@@ -21,6 +21,7 @@ from quala.results import FINE_TUNED, SUPERNET
 from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
+from quala.stored import read_object
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]

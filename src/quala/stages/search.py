@@ -16,6 +16,7 @@ import numpy as np
 from quala.checkpoint import Checkpoint, load_with_data
 from quala.cost import macs, mean_macs
 from quala.data.spec import DataSpec
+from quala.durable import read_whole, write_whole
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, constant_drop
 from quala.report.figure import draw_history
@@ -26,7 +27,7 @@ from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
 from quala.search.result import RESULT, SearchResult
 from quala.search.space import Space
 from quala.search.study import run_search, run_workers
-from quala.stage import Candidate, write_whole
+from quala.stage import Candidate
 
 if TYPE_CHECKING:
     from quala.search.result import SearchCandidate
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from quala.stages.options import SearchConfig
 
 
-FILE = "latency.json"
+FILE, STUDY = "latency.json", "study"
 REPEATS = 5
 """Runs behind each time; their median counts. Chosen by hand."""
 INPUTS = 12
@@ -63,7 +64,9 @@ class Clock:
             config.runtime, opened.model, sequence_length=longest, threads=config.threads
         )
         file = scratch / FILE
-        if not file.exists():
+        if read_whole(file) is None:
+            # Costs that a search has so far, if any, came from other times.
+            shutil.rmtree(scratch / STUDY, ignore_errors=True)
             timing = {
                 "runtime": config.runtime,
                 "threads": config.threads,
@@ -76,7 +79,7 @@ class Clock:
                 engine, full, seed=config.seed, repeats=REPEATS, timing=timing
             )
             write_whole(file, model.to_json())
-        return cls(engine, LatencyModel.from_json(file.read_text(encoding="utf-8")))
+        return cls(engine, LatencyModel.from_json(json.dumps(read_whole(file))))
 
     def verify(
         self, result: SearchResult, tokens: Sequence[int], output: Path
@@ -177,7 +180,7 @@ def run(
     lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
     space = Space(layers, longest, step=config.step, lower=lower)
     metric = opened.data.task.metric
-    folder = context.scratch / "study"
+    folder = context.scratch / STUDY
 
     def priced(found: SearchCandidate) -> SearchCandidate:
         """Return the candidate with its GMACs, where the cost is in milliseconds."""
@@ -206,7 +209,7 @@ def run(
             f"cheapest tried cost {result.cheapest:.3f} {result.unit}."
         )
     (context.output / RESULT).write_text(result.to_json() + "\n", encoding="utf-8")
-    shutil.copytree(folder, context.output / "study")
+    shutil.copytree(folder, context.output / STUDY, ignore=shutil.ignore_patterns("*.lock"))
     draw_history(result, context.output / "history.png", metric=metric)
     verified = clock.verify(result, searched_tokens(opened), context.output) if clock else {}
     return verified | {

@@ -249,7 +249,7 @@ def _fill(
 ) -> None:
     rows = store.layout.rows
     batches = eval_batches(plan.features.lengths[rows], training.batch_size)
-    done = store.batches
+    done = store.done(batches)
     recorder.opened.model.eval().to(_device())
     committed = time.monotonic()
     with context.progress(f"{context.name}: the teacher's outputs", len(batches)) as progress:
@@ -260,7 +260,7 @@ def _fill(
             progress.advance()
             minutes = (time.monotonic() - committed) / 60
             if number == len(batches) or minutes >= training.checkpoint_minutes:
-                store.commit(number)
+                store.commit(batches[:number])
                 committed = time.monotonic()
 
 

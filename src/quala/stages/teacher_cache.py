@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +18,14 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from quala.compress.partial_states import KeptState
+from quala.durable import read_whole, write_whole
 from quala.errors import QualaError
-from quala.stage import write_whole
 
 Ints = NDArray[np.int64]
 Array = NDArray[Any]
 MEBIBYTE = 2**20
 _PROGRESS = "progress.json"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,22 +94,53 @@ class AnswerStore:
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.folder, self.layout = folder, layout
-        if self._noted().get("layout") != layout.to_json():
+        if self._noted().get("layout") != layout.to_json() or not self._opened():
             self._create()
-        self.arrays: Mapping[str, Array] = {
-            name: open_memmap(self._file(name), mode="r+") for name in layout.arrays
-        }
+            self._opened()
 
-    @property
-    def batches(self) -> int:
-        """How many batches are known to be on disk."""
-        return int(self._noted().get("batches", 0))
+    def _opened(self) -> bool:
+        """Open the arrays; return whether they are as the layout says."""
+        try:
+            self.arrays: Mapping[str, Array] = {
+                name: open_memmap(self._file(name), mode="r+") for name in self.layout.arrays
+            }
+        except (OSError, ValueError):  # torn
+            return False
+        return all(
+            (array.shape, array.dtype.str) == self.layout.arrays[name]
+            for name, array in self.arrays.items()
+        )
 
-    def commit(self, batches: int) -> None:
-        """Note that this many batches were written, once they are on disk."""
+    def done(self, batches: Sequence[Sequence[int]]) -> int:
+        """Return how many of these batches, each some slots, are on disk as they were written."""
+        noted = self._noted()
+        sums = noted.get("sums", [])
+        if not sums:  # nothing yet, or a cache of an earlier version
+            return int(noted.get("batches", 0))
+        for number, (slots, expected) in enumerate(zip(batches, sums)):
+            if self._sum(slots) != expected:
+                log.warning("`%s` is torn, as after a power cut: it is filled again.", self.folder)
+                self._note(sums[:number])
+                return number
+        return len(sums)
+
+    def commit(self, batches: Sequence[Sequence[int]]) -> None:
+        """Note that the first batches, these, were written, once they are on disk."""
         for array in self.arrays.values():
             array.flush()  # type: ignore[attr-defined]
-        self._note(batches)
+        sums = self._noted().get("sums", [])
+        self._note([*sums, *map(self._sum, batches[len(sums) :])])
+
+    def _sum(self, slots: Sequence[int]) -> int:
+        """Return a checksum of what is stored for some slots."""
+        where = np.asarray(slots, dtype=np.int64)
+        answers, _, _ = places(self.layout.answers, where)
+        tokens, _, _ = places(self.layout.tokens, where)
+        total = 0
+        for name, array in self.arrays.items():
+            rows = array[answers if name == "logits" else tokens]
+            total = zlib.crc32(rows.tobytes(), total)
+        return total
 
     def write(self, slots: Sequence[int], logits: torch.Tensor, kept: Sequence[KeptState]) -> None:
         """Write the logits (sum of answers, outputs) and one kept state of each kind.
@@ -175,18 +209,17 @@ class AnswerStore:
             with self._file(name).open("r+b") as file:
                 # A mapped file that outgrows its disk ends the process without a message.
                 os.posix_fallocate(file.fileno(), 0, self._file(name).stat().st_size)
-        self._note(0)
+        self._note([])
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}.npy"
 
-    def _note(self, batches: int) -> None:
-        noted = {"layout": self.layout.to_json(), "batches": batches}
+    def _note(self, sums: Sequence[int]) -> None:
+        noted = {"layout": self.layout.to_json(), "batches": len(sums), "sums": sums}
         write_whole(self.folder / _PROGRESS, json.dumps(noted))
 
     def _noted(self) -> dict[str, Any]:
-        file = self.folder / _PROGRESS
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+        return read_whole(self.folder / _PROGRESS) or {}
 
 
 def places(offsets: Ints, slots: Ints) -> tuple[Ints, Ints, Ints]:

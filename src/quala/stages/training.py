@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
-import os
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from transformers import get_scheduler
 from quala.compress.quantize.integer import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
 from quala.data.decode import NotFinite
+from quala.durable import is_whole_zip, replacing
 from quala.errors import QualaError, Terminated
 
 if TYPE_CHECKING:
@@ -39,16 +40,17 @@ if TYPE_CHECKING:
     from quala.stage import Progress, StageContext
     from quala.stages.options import Schedule, TrainingConfig
 
+log = logging.getLogger(__name__)
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint to another name and rename it, so that a kill leaves no partial file."""
+    """Write a checkpoint so that a kill or a power cut leaves no partial file."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        partial = f"{path}.partial"
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        os.replace(partial, path)
+        with replacing(Path(path)) as partial:
+            super().save_checkpoint(checkpoint, partial, storage_options)
 
 
 class ClockCallback(Callback):
@@ -139,7 +141,7 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 
 
 class CheckpointCallback(Callback):
-    """Save the training every few minutes and at its end; only the newest file is kept.
+    """Save the training every few minutes and at its end; the newest two files are kept.
 
     Lightning's own callback saves nothing by time under manual optimization.
     """
@@ -156,9 +158,8 @@ class CheckpointCallback(Callback):
             return
         target = self.folder / f"step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(target)
-        for other in self.folder.glob("*.ckpt"):
-            if other != target:
-                other.unlink()
+        for old in checkpoints(self.folder)[2:]:
+            old.unlink()
         self.saved = time.monotonic()
 
 
@@ -167,13 +168,26 @@ class SelectionCallback(Callback):
 
     def __init__(self, context: StageContext, every: int, score: Callable[[], float]):
         self.context, self.every, self.score = context, every, score
-        self.best_score, self.best_step = float("-inf"), 0
+        self.best_score, self.best_step, self.digest = float("-inf"), 0, ""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_step": self.best_step}
+        return {
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "digest": self.digest,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+        self.digest = state_dict.get("digest", "")
+
+    def holds(self, state: dict[str, Any]) -> bool:
+        """Tell whether the selected weights of a checkpoint are there as they were written."""
+        step, digest = state.get("best_step", 0), state.get("digest", "")
+        if not step:
+            return True
+        file = self.weights(step)
+        return file.is_file() and digest in ("", _digest(file))  # older ones have none
 
     def weights(self, step: int) -> Path:
         """Return the file that holds the weights of a step."""
@@ -194,8 +208,10 @@ class SelectionCallback(Callback):
         training.model.train()
         self.context.log_metrics({"selection/score": score}, step=step)
         if score > self.best_score:
-            save_file(training.model.hf.state_dict(), self.weights(step))
-            self.best_score, self.best_step = score, step
+            file = self.weights(step)
+            with replacing(file) as partial:
+                save_file(training.model.hf.state_dict(), partial)
+            self.best_score, self.best_step, self.digest = score, step, _digest(file)
 
 
 # The names in Transformers; both rise linearly over the warm-up first.
@@ -321,7 +337,7 @@ class TrainingModule(pl.LightningModule):
 def fit(
     module: TrainingModule, context: StageContext, *, score: Callable[[], float] | None = None
 ) -> dict[str, float]:
-    """Train to the end of the plan, from the newest checkpoint in the scratch folder if any.
+    """Train to the end of the plan, from the newest whole checkpoint in the scratch folder if any.
 
     `score` is the metric on the selection slice. With `selection_every` the weights that score
     best are in `module.model` afterwards. Returns the final training figures.
@@ -341,7 +357,7 @@ def fit(
         module.model.train()
         with _quiet():
             trainer = _trainer(module, context, callbacks)
-            _resume(trainer, module, _newest_checkpoint(context.scratch))
+            _resume(trainer, module, selection, checkpoints(context.scratch))
     if selection is not None:
         if not selection.best_step:
             raise QualaError("No step can be selected: every score on the selection slice is NaN.")
@@ -391,15 +407,28 @@ def _trainer(
     )
 
 
-def _resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None) -> None:
-    """Train from a checkpoint on; from one of the last step only the weights are loaded."""
-    if checkpoint is not None:
-        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        if saved["global_step"] >= module.plan.total_steps:
-            module.load_state_dict(saved["state_dict"])
-            for callback in cast("list[Callback]", cast(Any, trainer).callbacks):
-                callback.load_state_dict(saved["callbacks"].get(callback.state_key, {}))
-            return
+def _resume(
+    trainer: pl.Trainer,
+    module: TrainingModule,
+    selection: SelectionCallback | None,
+    files: Sequence[Path],
+) -> None:
+    """Train on from the first whole file; from one of the last step only weights are loaded."""
+    checkpoint = None
+    for file in files:
+        saved = (
+            torch.load(file, map_location="cpu", weights_only=True) if is_whole_zip(file) else {}
+        )
+        states = saved.get("callbacks", {})
+        if saved and (not selection or selection.holds(states.get(selection.state_key, {}))):
+            checkpoint = file
+            break
+        log.warning("The checkpoint `%s` is torn, as after a power cut: it is not used.", file)
+    if checkpoint is not None and saved["global_step"] >= module.plan.total_steps:
+        module.load_state_dict(saved["state_dict"])
+        for callback in cast("list[Callback]", cast(Any, trainer).callbacks):
+            callback.load_state_dict(states.get(callback.state_key, {}))
+        return
     before = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True)
@@ -410,5 +439,11 @@ def _resume(trainer: pl.Trainer, module: TrainingModule, checkpoint: Path | None
         raise KeyboardInterrupt from error
 
 
-def _newest_checkpoint(folder: Path) -> Path | None:
-    return max(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, default=None)
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a training, newest first."""
+    return sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -20,11 +20,15 @@ class Workflow(WorkflowSpec):
 
     def main(self, arguments: Sequence[str] | None = None) -> None:
         """Run the workflow with Hydra's command line and leave with its exit code."""
-        # Hydra and rich take a while to import; a script that is only loaded needs neither.
-        from quala.workflow.launch import run
-
         given = sys.argv[1:] if arguments is None else list(arguments)
-        sys.exit(guarded(lambda: run(self, given)))
+
+        def command() -> int:
+            # Hydra and rich take a while to import; a script that is only loaded needs neither.
+            from quala.workflow.launch import run
+
+            return run(self, given)
+
+        sys.exit(guarded(command, as_json="--json" in given))
 
 
 def workflow(

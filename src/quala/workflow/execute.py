@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.errors import QualaError
+from quala.durable import disk_trouble
+from quala.errors import QualaError, noted
 from quala.stage import StageContext
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import ORIGIN, leaves
@@ -262,7 +263,7 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     run_id = found.run_id if isinstance(found, Lease) else found.info.run_id
     executor = Executor(plan, store, record, run_id, invocation.bars)
     flow = Flow(settings, workflow.stages, sources, executor)
-    with _once(logging.getLogger("quala.data.taskdata")):
+    with _accounted(executor), _once(logging.getLogger("quala.data.taskdata")):
         if isinstance(found, Lease):
             if found.resumed:
                 log.info("Going on with the interrupted workflow run %s.", run_id)
@@ -275,6 +276,22 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
             workflow(flow)
     seconds = time.monotonic() - start
     return Result(workflow.name, run_id, reused, seconds, executor.outcomes, store)
+
+
+@contextmanager
+def _accounted(executor: Executor) -> Iterator[None]:
+    """Keep what is finished with an error, and raise QualaError where a disk is behind it."""
+    try:
+        yield
+    except BaseException as error:
+        stages = [outcome.to_json() for outcome in executor.outcomes]
+        noted(error, run_id=executor.parent, stages=stages)
+        if isinstance(error, QualaError) or not isinstance(error, Exception):
+            raise
+        trouble = disk_trouble(error, executor.store.places)
+        if trouble is None:
+            raise
+        raise QualaError(f"{trouble} With that mended, the same command goes on.") from error
 
 
 def _check_given(plan: Plan) -> None:

@@ -21,7 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError, noted, unknown
 from quala.results import REPORT, read_report
 from quala.workflow.compose import (
     CONFIG,
@@ -207,17 +207,20 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     command = hydra.main(
         version_base=VERSION_BASE, config_path=str(workflow.conf.absolute()), config_name=CONFIG
     )
-    status = "KILLED"
     try:
         with _command_line(workflow.name, words), one_sentence(workflow):
             command(job)()
         if job.mistakes:
             raise job.mistakes[0]
-        status = "FINISHED"
-    finally:
-        sweep = Sweep.current()
-        failed = _close(sweep, status, job.as_json) if sweep else 0
-    return 1 if failed else 0
+    except BaseException as error:
+        if sweep := Sweep.current():
+            sweep.close("FAILED" if isinstance(error, Exception) else "KILLED")
+            noted(error, sweep=sweep.run_id, jobs=sweep.jobs())
+            if not job.as_json:
+                show_sweep(sweep.run_id, sweep.jobs(), _console())
+        raise
+    sweep = Sweep.current()
+    return 1 if sweep and _close(sweep, job.as_json) else 0
 
 
 def _print_config(workflow: WorkflowSpec, words: Sequence[str]) -> bool:
@@ -283,10 +286,10 @@ def _console() -> Console:
     return Console(width=width, markup=False, emoji=False)
 
 
-def _close(sweep: Sweep, status: str, as_json: bool) -> int:
+def _close(sweep: Sweep, as_json: bool) -> int:
     jobs = sweep.jobs()
     failed = len([job for job in jobs if job["status"] != "FINISHED"])
-    sweep.close("FAILED" if failed and status == "FINISHED" else status)
+    sweep.close("FAILED" if failed else "FINISHED")
     if as_json:
         sys.stdout.write(json.dumps({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
     else:

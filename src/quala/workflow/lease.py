@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from quala.errors import QualaError
 from quala.process import Process
+from quala.workflow.database import LockedError
 from quala.workflow.store import ERROR, FINGERPRINT, KIND, PARENT, Store
 
 if TYPE_CHECKING:
@@ -106,8 +108,8 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join()
-        if error is None:
+        self._thread.join(SECONDS_BETWEEN_BEATS)  # it may wait for a locked database
+        if error is None or isinstance(error, LockedError):
             return
         from mlflow.exceptions import MlflowException
 
@@ -115,8 +117,9 @@ class Lease:
         try:
             self.store.tag(self.run_id, {ERROR: message, RELEASED: str(self.number)})
             self.store.finish(self.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
-        except (MlflowException, OSError) as second:
-            log.warning("The failure of run %s could not be recorded: %s", self.run_id, second)
+        except (MlflowException, OSError, QualaError) as second:
+            reason = str(second).partition("\n")[0]
+            log.warning("The failure of run %s could not be recorded: %s", self.run_id, reason)
 
     def _beat(self) -> None:
         from mlflow.exceptions import MlflowException
@@ -124,8 +127,9 @@ class Lease:
         while not self._stop.wait(SECONDS_BETWEEN_BEATS):
             try:
                 self.store.client.set_tag(self.run_id, HEARTBEAT, f"{time.time():.0f}")
-            except (MlflowException, OSError) as error:
-                log.warning("No heartbeat for run %s: %s", self.run_id, error)
+            except (MlflowException, OSError, QualaError) as error:
+                reason = str(error).partition("\n")[0]
+                log.warning("No heartbeat for run %s: %s", self.run_id, reason)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import shutil
@@ -15,10 +14,20 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from quala.durable import settle
 from quala.errors import QualaError
 from quala.manifest import damage, write_manifest
+from quala.process import user_name
 from quala.stage import Candidate
+from quala.workflow.database import (
+    SQLITE,
+    check_database,
+    database_of,
+    ensure_database,
+    patient_client,
+)
 from quala.workflow.settings import SERVER, TrackingConfig
 
 if TYPE_CHECKING:
@@ -28,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SECONDS_TO_ANSWER = 3.0
-SQLITE = "sqlite:///"
 
 
 def existing_store(uri: str | None) -> str:
@@ -38,11 +46,13 @@ def existing_store(uri: str | None) -> str:
         QualaError: when nothing was tracked there yet, or no server answers.
     """
     uri = uri or f"{SQLITE}{Path.cwd() / 'mlruns' / 'mlflow.db'}"
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise QualaError(
-            f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
-            "`--tracking-uri` selects another."
-        )
+    if path := database_of(uri):
+        if not path.is_file():
+            raise QualaError(
+                f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
+                "`--tracking-uri` selects another."
+            )
+        check_database(path)
     if uri.startswith(SERVER):
         check_server(uri)
     return uri
@@ -59,38 +69,6 @@ def explaining(sentence: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise QualaError(f"{sentence}: {reason}") from error
-
-
-def ensure_database(path: Path, artifacts: Path) -> None:
-    """Create an MLflow database at `path` unless it exists.
-
-    MLflow's migrations race when several processes meet a fresh file. So each process makes a
-    file of its own, and a hard link gives exactly one of them the name.
-    """
-    if path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    try:
-        store = SqlAlchemyStore(f"{SQLITE}{draft}", artifacts.as_uri())
-        store.engine.dispose()
-        _publish(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _publish(draft: Path, path: Path) -> None:
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return
-    except OSError:
-        # A file system without hard links: a rename leaves a very small race.
-        if not path.exists():
-            draft.rename(path)
 
 
 def check_server(uri: str) -> None:
@@ -140,7 +118,9 @@ class Tracking:
         from mlflow import MlflowClient
 
         with explaining(f"The tracking store {uri} cannot be read"):
-            return Tracking(MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
+            return Tracking(
+                patient_client(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri), uri), uri
+            )
 
     def find_runs(
         self,
@@ -285,6 +265,7 @@ class Store(Tracking):
     experiment: str
     experiment_id: str
     work: Path
+    folder: Path
     _whole: dict[str, Path] = field(default_factory=dict)
     """Outputs whose checksums this process has verified."""
 
@@ -296,15 +277,26 @@ class Store(Tracking):
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
         keep_quiet()
         with explaining(f"The tracking store {uri} cannot be used"):
-            if uri.startswith(SQLITE):
-                ensure_database(Path(uri.removeprefix(SQLITE)), folder / "artifacts")
+            if path := database_of(uri):
+                ensure_database(path, folder / "artifacts")
+                check_database(path)
             elif uri.startswith(SERVER):
                 check_server(uri)
             from mlflow import MlflowClient
 
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client = patient_client(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
             experiment_id = _experiment(client, tracking.experiment, uri, folder / "artifacts")
-        return cls(client, uri, tracking.experiment, experiment_id, work)
+        return cls(client, uri, tracking.experiment, experiment_id, work, folder)
+
+    @property
+    def places(self) -> dict[str, Path]:
+        """What is written for a run, by what it is for."""
+        path = database_of(self.uri)
+        return {
+            **({"the tracking database": path} if path else {}),
+            "unfinished work, see `tracking.work`": self.work,
+            "artifacts, see `tracking.folder`": self.folder,
+        }
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Run]:
         """Return the newest runs of the experiment that carry `tags`, newest first."""
@@ -313,7 +305,7 @@ class Store(Tracking):
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
         """Create a run that is RUNNING."""
         lineage = {PARENT: parent} if parent else {}
-        own = {**tags, **lineage, "mlflow.user": getpass.getuser()}
+        own = {**tags, **lineage, "mlflow.user": user_name()}
         return self.client.create_run(self.experiment_id, run_name=name, tags=own)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -366,7 +358,17 @@ class Store(Tracking):
     def publish(self, run_id: str, output: Path) -> None:
         """Store a finished output and make its checksums part of the run."""
         seal = write_manifest(output)
-        self.client.log_artifacts(run_id, str(output), OUTPUT)
+        settle(output)
+        address = urlsplit(self.client.get_run(run_id).info.artifact_uri)
+        local = Path(url2pathname(address.path)) if address.scheme == "file" else None
+        try:
+            self.client.log_artifacts(run_id, str(output), OUTPUT)
+            if local is not None:
+                settle(local / OUTPUT)
+        except OSError:
+            if local is not None:  # a full disk needs the room
+                shutil.rmtree(local / OUTPUT, ignore_errors=True)
+            raise
         self.tag(run_id, {MANIFEST_TAG: seal})
 
     def finish(self, run_id: str, status: str = "FINISHED") -> None:
@@ -407,6 +409,8 @@ def keep_quiet() -> None:
     """Stop MLflow from writing progress and addresses to the terminal, unless the user set it."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    # It writes the traceback of each error, which the one who meets the error words.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> str:

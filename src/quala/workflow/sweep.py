@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from quala.errors import QualaError
 from quala.workflow.identity import fingerprint
+from quala.workflow.lease import busy
 from quala.workflow.settings import TrackingConfig, build
-from quala.workflow.store import FINGERPRINT, KIND, Store
+from quala.workflow.store import FINGERPRINT, KIND, PARENT, Store
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,10 @@ class Sweep:
         found = json.loads(text)
         return cls(Store.open(build(TrackingConfig, found["tracking"])), found["run_id"])
 
+    def note(self, job: dict[str, Any]) -> None:
+        """Store the record of a job."""
+        self.store.client.set_tag(self.run_id, f"{JOB}{job['job']}", json.dumps(job))
+
     def jobs(self) -> list[dict[str, Any]]:
         """Return the record of each job, in order."""
         tags = self.store.client.get_run(self.run_id).data.tags
@@ -66,7 +71,19 @@ class Sweep:
         return sorted(found, key=lambda job: int(job["job"]))
 
     def close(self, status: str) -> None:
-        """Set the final status of the sweep's run; this process leaves the sweep."""
+        """Set the final status of the sweep's run; this process leaves the sweep.
+
+        A launcher kills the processes of its jobs: those do not mark their own runs.
+        """
+        for job in self.jobs():
+            if job["status"] == "RUNNING":
+                self.note(job | {"status": "KILLED"})
+        parents = [self.run_id]
+        for parent in parents:
+            for run in self.store.find({PARENT: parent}, "RUNNING"):
+                if not busy(run):
+                    self.store.finish(run.info.run_id, "KILLED")
+                    parents.append(run.info.run_id)
         self.store.finish(self.run_id, status)
         os.environ.pop(SWEEP_VARIABLE, None)
 
@@ -99,10 +116,13 @@ class Job:
         if error is None:
             self._write("FINISHED", None)
             return False
+        if not isinstance(error, Exception):
+            self._write("KILLED", None)
+            return False
         self._write("FAILED", f"{type(error).__name__}: {error}")
         mistake = isinstance(error, QualaError)
         log.error("Job %d failed: %s", self.number, error, exc_info=None if mistake else error)
-        return isinstance(error, Exception)
+        return True
 
     def _write(self, status: str, error: str | None) -> None:
         entry = {
@@ -112,6 +132,4 @@ class Job:
             "run_id": self.run_id,
             "error": error[:2000] if error else None,
         }
-        self.sweep.store.client.set_tag(
-            self.sweep.run_id, f"{JOB}{self.number}", json.dumps(entry)
-        )
+        self.sweep.note(entry)
