@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,7 +18,17 @@ SENTENCES = {
     errno.EACCES: "No permission",
     errno.EPERM: "No permission",
     errno.EROFS: "The disk is read-only",
+    errno.ENAMETOOLONG: "The name is too long",
+    errno.ENOTDIR: "No folder",
+    errno.EISDIR: "A folder is no file",
+    errno.ELOOP: "The links lead in a circle",
+    errno.EMFILE: "Too many files are open",
+    errno.ENFILE: "Too many files are open",
+    errno.EIO: "The disk has failed",
+    errno.ESTALE: "The network disk is gone",
 }
+LONGEST = 4000
+"""Characters of a sentence: names in it may be of any length."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
@@ -101,5 +112,9 @@ def _store_errors() -> tuple[type[Exception], ...]:
 
 
 def _complain(sentence: str, code: int) -> int:
-    sys.stderr.write(f"error: {sentence}\n")
+    """Write one line: what cannot be printed as its code, without the middle of a long one."""
+    shown = re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", lambda one: ascii(one[0])[1:-1], sentence)
+    if len(shown) > LONGEST:
+        shown = f"{shown[: LONGEST // 2]} ... {shown[-LONGEST // 2 :]}"
+    sys.stderr.write(f"error: {shown}\n")
     return code

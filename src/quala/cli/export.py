@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quala.cli.arguments import PLACE, REPEATS, RUNTIME, THREADS, Parser, number, text
 from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import out_folder, show, warn, write_json
 from quala.data.task import Span
@@ -107,15 +108,26 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala export", description=__doc__)
+    parser = Parser(prog="quala export", description=__doc__)
     add_model(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument(
-        "--register", metavar="NAME", help="also register the run's export in MLflow as NAME"
+        "--out", type=PLACE, required=True, metavar="DIR", help="a new or empty folder"
     )
-    parser.add_argument("--name", help="how the model is called (default: the folder's name)")
-    parser.add_argument("--runtime", help="onnxruntime (default) or openvino")
-    parser.add_argument("--threads", type=int, help="threads of the timing (default: 1)")
-    parser.add_argument("--repeats", type=int, help="runs behind each time, 0 for none")
+    parser.add_argument(
+        "--register",
+        type=text("name"),
+        metavar="NAME",
+        help="also register the run's export in MLflow as NAME",
+    )
+    parser.add_argument(
+        "--name", type=text("line"), help="how the model is called (default: the folder's name)"
+    )
+    parser.add_argument("--runtime", type=RUNTIME, help="onnxruntime (default) or openvino")
+    parser.add_argument("--threads", type=THREADS, help="threads of the timing (default: 1)")
+    parser.add_argument(
+        "--repeats",
+        type=number(int, at_least=0, at_most=REPEATS),
+        help="runs behind each time, 0 for none",
+    )
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quala.cli.arguments import PLACE
 from quala.cli.output import warn
 from quala.errors import QualaError
 
@@ -21,11 +22,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and the address of the store of tracked models."""
     parser.add_argument(
         "model",
+        type=PLACE,
         metavar="MODEL",
         help="an export folder, a run id, models:/NAME@ALIAS, or a model that comes with quala",
     )
     parser.add_argument(
         "--tracking-uri",
+        type=PLACE,
         metavar="URI",
         help="the store of runs and models (default: sqlite:///<this folder>/mlruns/mlflow.db)",
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from quala.cli.arguments import PLACE, Parser, text
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
 from quala.metrics.interval import metric_name, score_text
@@ -138,16 +139,19 @@ def _sweep_table(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala report", description=__doc__)
+    parser = Parser(prog="quala report", description=__doc__)
     parser.add_argument(
         "runs",
+        type=PLACE,
         nargs="*",
         metavar="RUN",
         help="id of a workflow or sweep run (default: the newest finished workflow; with "
         "--compare all of them)",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
-    parser.add_argument("--out", metavar="DIR", help="also copy the report's files here")
+    parser.add_argument(
+        "--out", type=PLACE, metavar="DIR", help="also copy the report's files here"
+    )
     parser.add_argument(
         "--compare",
         action="store_true",
@@ -155,14 +159,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--experiment",
+        type=text("line"),
         metavar="NAME",
         help="with --compare: only runs of this `tracking.experiment`",
     )
     parser.add_argument(
-        "--task", metavar="NAME", help="with --compare: only this task, such as squad or mnli"
+        "--task",
+        type=text("line"),
+        metavar="NAME",
+        help="with --compare: only this task, such as squad or mnli",
     )
     parser.add_argument(
         "--tracking-uri",
+        type=PLACE,
         metavar="URI",
         help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
     )

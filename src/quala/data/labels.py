@@ -65,9 +65,13 @@ def label_of(row: Row, place: Place) -> Label:
         raise QualaError(
             f"{place}: `{column}` must be a number or a string, got {type(value).__name__}."
         )
-    if math.isinf(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
         raise QualaError(f"{place}: `{column}` must be finite, got {value}.")
-    return Label(float(value), place)
+    return Label(number, place)
 
 
 def label_examples(
