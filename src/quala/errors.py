@@ -21,6 +21,7 @@ SENTENCES = {
     errno.ENAMETOOLONG: "The name is too long",
     errno.ENOTDIR: "No folder",
     errno.EISDIR: "A folder is no file",
+    errno.ENOTEMPTY: "The folder is not empty",
     errno.ELOOP: "The links lead in a circle",
     errno.EMFILE: "Too many files are open",
     errno.ENFILE: "Too many files are open",

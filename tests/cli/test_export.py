@@ -116,5 +116,5 @@ def test_a_checkpoint_without_a_card_is_no_longer_than_its_positions(
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(export_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    with pytest.raises(QualaError, match=r"`--out` names a folder.*: Not a directory"):
+    with pytest.raises(QualaError, match=r"`--out` names a folder.*file` cannot be one"):
         main([str(export_folder), "--out", str(tmp_path / "file/out")])

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS
@@ -15,6 +16,8 @@ from quala.runtime.hardware import MOST_THREADS, RUNTIMES
 
 N = TypeVar("N", int, float)
 Kind = Callable[[str], Any]
+STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+"""Kinds of tracking stores, as their addresses begin; a driver may follow, `mysql+pymysql`."""
 _ARGUMENT = re.compile(r"argument (\S+): ")
 
 
@@ -90,6 +93,21 @@ def text(kind: Text) -> Kind:
         return value
 
     return read
+
+
+def address(value: str) -> str:
+    """Read the address of a tracking store."""
+    scheme = value.partition("://")[0] if "://" in value else ""
+    if scheme.partition("+")[0] not in STORES:
+        raise argparse.ArgumentTypeError(
+            f"must begin with one of {', '.join(f'{one}://' for one in STORES)}, such as "
+            f"sqlite:///mlruns/mlflow.db or https://HOST, got `{scheme or value:.40}`"
+        )
+    try:
+        urlsplit(value).port  # noqa: B018 - raises
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be an address: {error}") from error
+    return str(PLACE(value))
 
 
 def one_of(what: str, names: Collection[str]) -> Kind:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from quala.cli.arguments import PLACE, REPEATS, RUNTIME, THREADS, Parser, number, text
+from quala.cli.cost import read_architecture
 from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import out_folder, show, warn, write_json
 from quala.data.task import Span
@@ -36,25 +40,32 @@ def main(argv: Sequence[str]) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
     source = locate_model(arguments.model, arguments.tracking_uri)
+    if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
+        raise QualaError(f"`--out` must be outside of the model's own folder, got `{out}`.")
     # onnx and torch take a moment to import, which `--help` does not need.
     from quala.runtime.card import FILE, Card
     from quala.runtime.engine import GRAPH
 
     typed = {name: getattr(arguments, name) for name in BUILDING}
     typed = {name: value for name, value in typed.items() if value is not None}
-    if (source / GRAPH).is_file():
+    copied = (source / GRAPH).is_file()
+    if copied:
         if typed:
             raise QualaError(
                 f"`{arguments.model}` is an export already and is copied as it is: "
                 f"`--{'`, `--'.join(typed)}` would change nothing, leave it out."
             )
-        card = Card.read(source)
-        shutil.copytree(source, out_folder(out), dirs_exist_ok=True)
-        (out / "manifest.json").unlink(missing_ok=True)
     else:
-        card = _built(source, out, typed)
-    if arguments.register:
-        register(arguments.model, arguments.register, arguments.tracking_uri)
+        read_architecture(str(source))  # says at once what torch takes long to say
+    with drafted(out) as draft:
+        if copied:
+            card = Card.read(source)
+            shutil.copytree(source, draft, dirs_exist_ok=True)
+            (draft / "manifest.json").unlink(missing_ok=True)
+        else:
+            card = _built(source, draft, typed)
+        if arguments.register:
+            register(arguments.model, arguments.register, arguments.tracking_uri)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if arguments.json:
         write_json({"folder": str(out), "bytes": size} | card.to_json())
@@ -66,6 +77,33 @@ def main(argv: Sequence[str]) -> int:
     if card.task == Span.kind:
         show(f'Ask it: quala answer {out} --question "..." --context "..." --keep 0.5')
     return 0
+
+
+@contextmanager
+def drafted(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes its place at `out` when the block is done.
+
+    A block that fails, or is interrupted, leaves nothing. Raises QualaError where there can be no
+    such folder.
+    """
+    new = not out.exists()
+    parents = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        place = out_folder(out.parent if new else out)  # a mounted folder cannot be replaced
+        with TemporaryDirectory(prefix=".quala-", dir=place) as holder:
+            draft = Path(holder, "export")
+            draft.mkdir()
+            yield draft
+            if new:
+                draft.rename(out)
+            else:
+                for one in draft.iterdir():
+                    one.rename(out / one.name)
+    except BaseException:
+        for folder in parents:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def register(run: str, name: str, tracking_uri: str | None) -> None:
@@ -104,7 +142,7 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
         **{"name": source.name, **typed},
     )
     front = ladder(model, longest)
-    return write_export(model, tokenizer, out_folder(out), front=front, settings=settings)
+    return write_export(model, tokenizer, out, front=front, settings=settings)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from quala.cli.arguments import PLACE, Parser, text
+from quala.cli.arguments import PLACE, Parser, address, text
+from quala.cli.locate import check_known
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
 from quala.metrics.interval import metric_name, score_text
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     from quala.compare.store import Reports
     from quala.workflow.store import KIND
 
+    for name in arguments.runs:
+        check_known(arguments.tracking_uri, name)
     reports = Reports.open(arguments.tracking_uri)
     if arguments.compare:
         _compare(reports, arguments)
@@ -171,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tracking-uri",
-        type=PLACE,
+        type=address,
         metavar="URI",
         help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
     )

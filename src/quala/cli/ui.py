@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from quala.cli.arguments import PLACE, Parser, number
+from quala.cli.arguments import PLACE, Parser, address, number
 from quala.errors import QualaError
 from quala.workflow.store import SERVER, existing_store
 
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", type=PLACE, default="127.0.0.1")
     parser.add_argument(
         "--tracking-uri",
-        type=PLACE,
+        type=address,
         metavar="URI",
         help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
     )
