@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ N = TypeVar("N", int, float)
 Kind = Callable[[str], Any]
 STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 """Kinds of tracking stores, as their addresses begin; a driver may follow, `mysql+pymysql`."""
+SQLITE_HEAD = b"SQLite format 3\0"
 _ARGUMENT = re.compile(r"argument (\S+): ")
 
 
@@ -107,7 +109,22 @@ def address(value: str) -> str:
         urlsplit(value).port  # noqa: B018 - raises
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"must be an address: {error}") from error
+    if scheme == "sqlite":
+        _check_database(value.removeprefix("sqlite://").removeprefix("/"))
     return str(PLACE(value))
+
+
+def _check_database(file: str) -> None:
+    # SQLite takes a very short file for an empty database, and MLflow would write one over it.
+    try:
+        if not file or os.path.isdir(file):
+            raise argparse.ArgumentTypeError("must name a file, sqlite:///FILE")
+        with open(file, "rb") if os.path.isfile(file) else nullcontext() as stream:
+            head = stream.read(len(SQLITE_HEAD)) if stream else b""
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"must name a database, {error}") from error
+    if head and head != SQLITE_HEAD:
+        raise argparse.ArgumentTypeError(f"must name a SQLite database, which `{file}` is not")
 
 
 def one_of(what: str, names: Collection[str]) -> Kind:

@@ -89,14 +89,13 @@ def drafted(out: Path) -> Iterator[Path]:
     new = not out.exists()
     parents = [folder for folder in out.absolute().parents if not folder.exists()]
     try:
-        place = out_folder(out.parent if new else out)  # a mounted folder cannot be replaced
-        with TemporaryDirectory(prefix=".quala-", dir=place) as holder:
+        with _inside(out_folder(out.parent if new else out)) as holder:
             draft = Path(holder, "export")
             draft.mkdir()
             yield draft
             if new:
                 draft.rename(out)
-            else:
+            else:  # a folder that is mounted, or is the current one, stays
                 for one in draft.iterdir():
                     one.rename(out / one.name)
     except BaseException:
@@ -104,6 +103,13 @@ def drafted(out: Path) -> Iterator[Path]:
             with suppress(OSError):
                 folder.rmdir()
         raise
+
+
+def _inside(place: Path) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix=".quala-", dir=place)
+    except OSError as error:
+        raise QualaError(f"`{place}` takes no new folder: {error.strerror}.") from error
 
 
 def register(run: str, name: str, tracking_uri: str | None) -> None:
@@ -158,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also register the run's export in MLflow as NAME",
     )
     parser.add_argument(
-        "--name", type=text("line"), help="how the model is called (default: the folder's name)"
+        "--name", type=PLACE, help="how the model is called (default: the folder's name)"
     )
     parser.add_argument("--runtime", type=RUNTIME, help="onnxruntime (default) or openvino")
     parser.add_argument("--threads", type=THREADS, help="threads of the timing (default: 1)")

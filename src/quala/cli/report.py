@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from quala.cli.arguments import PLACE, Parser, address, text
+from quala.cli.arguments import PLACE, Parser, address
 from quala.cli.locate import check_known
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
@@ -162,13 +162,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--experiment",
-        type=text("line"),
+        type=PLACE,
         metavar="NAME",
         help="with --compare: only runs of this `tracking.experiment`",
     )
     parser.add_argument(
         "--task",
-        type=text("line"),
+        type=PLACE,
         metavar="NAME",
         help="with --compare: only this task, such as squad or mnli",
     )
