@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from quala.cli.arguments import LENGTHS, RUNTIME, THREADS, Parser, number
+from quala.cli.arguments import LENGTHS, Parser, add_runtime, number
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
@@ -111,9 +111,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="answers to print, at most 100",
     )
-    parser.add_argument(
-        "--runtime", type=RUNTIME, default="onnxruntime", help="onnxruntime (default) or openvino"
-    )
-    parser.add_argument("--threads", type=THREADS, default=1, help="threads (default: 1)")
+    add_runtime(parser)
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

@@ -155,3 +155,21 @@ REPEATS = 1000
 LENGTHS = numbers(1000, at_least=MIN_TOKENS, at_most=2**20)
 """Reads the tokens that each layer keeps."""
 RUNTIME = one_of("runtime", RUNTIMES)
+
+
+def add_store(parser: argparse.ArgumentParser, what: str = "the store") -> None:
+    """Add the address of the tracking store."""
+    parser.add_argument(
+        "--tracking-uri",
+        type=address,
+        metavar="URI",
+        help=f"{what} (default: sqlite:///<this folder>/mlruns/mlflow.db)",
+    )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add the runtime of an export and its threads."""
+    parser.add_argument(
+        "--runtime", type=RUNTIME, default="onnxruntime", help="onnxruntime (default) or openvino"
+    )
+    parser.add_argument("--threads", type=THREADS, default=1, help="threads (default: 1)")

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from quala.cli.arguments import (
-    PLACE,
-    REPEATS,
-    RUNTIME,
-    THREADS,
-    Parser,
-    number,
-    numbers,
-    one_of,
-)
+from quala.cli.arguments import PLACE, REPEATS, Parser, add_runtime, number, numbers, one_of
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, write_json
 from quala.cost import PRESETS
@@ -224,10 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         default="natural",
         help="natural (SQuAD's lengths), a number of tokens, or a SQuAD folder or file to answer",
     )
-    parser.add_argument(
-        "--runtime", type=RUNTIME, default="onnxruntime", help="onnxruntime (default) or openvino"
-    )
-    parser.add_argument("--threads", type=THREADS, default=1, help="threads (default: 1)")
+    add_runtime(parser)
     parser.add_argument(
         "--repeats",
         type=number(int, at_least=1, at_most=REPEATS),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from quala.cli.arguments import PLACE, address
+from quala.cli.arguments import PLACE, add_store
 from quala.cli.output import warn
 from quala.errors import QualaError
 
@@ -30,12 +30,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="an export folder, a run id, models:/NAME@ALIAS, or a model that comes with quala",
     )
-    parser.add_argument(
-        "--tracking-uri",
-        type=address,
-        metavar="URI",
-        help="the store of runs and models (default: sqlite:///<this folder>/mlruns/mlflow.db)",
-    )
+    add_store(parser, "the store of runs and models")
 
 
 def locate_model(model: str, tracking_uri: str | None) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from quala.cli.arguments import PLACE, Parser, address
+from quala.cli.arguments import PLACE, Parser, add_store
 from quala.cli.locate import check_known
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
@@ -172,12 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="with --compare: only this task, such as squad or mnli",
     )
-    parser.add_argument(
-        "--tracking-uri",
-        type=address,
-        metavar="URI",
-        help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
-    )
+    add_store(parser)
     return parser
 
 

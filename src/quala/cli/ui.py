@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from quala.cli.arguments import PLACE, Parser, address, number
+from quala.cli.arguments import PLACE, Parser, add_store, number
 from quala.errors import QualaError
 from quala.workflow.store import SERVER, existing_store
 
@@ -33,10 +33,5 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="quala ui", description=__doc__)
     parser.add_argument("--port", type=number(int, at_least=1, at_most=65535), default=5000)
     parser.add_argument("--host", type=PLACE, default="127.0.0.1")
-    parser.add_argument(
-        "--tracking-uri",
-        type=address,
-        metavar="URI",
-        help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
-    )
+    add_store(parser)
     return parser
