@@ -28,11 +28,11 @@ def main(argv: Sequence[str]) -> int:
     """Print a report. Raises QualaError for unknown runs and runs without a report."""
     arguments = _parser().parse_args(argv)
     _check(arguments)
+    for name in arguments.runs:
+        check_known(arguments.tracking_uri, name)
     from quala.compare.store import Reports
     from quala.workflow.store import KIND
 
-    for name in arguments.runs:
-        check_known(arguments.tracking_uri, name)
     reports = Reports.open(arguments.tracking_uri)
     if arguments.compare:
         _compare(reports, arguments)
