@@ -17,10 +17,10 @@ from layers import (
 )
 
 ORDER = [
-    "durable", "errors", "ranges", "stored", "manifest", "plugins", "process", "lengths",
-    "architecture", "cost", "metrics", "data", "onnx_builder", "models", "compress", "checkpoint",
-    "graph", "runtime", "export", "search", "results", "report", "stage", "stages", "workflow",
-    "compare", "serve", "cli",
+    "durable", "errors", "ranges", "reading", "stored", "manifest", "plugins", "process",
+    "lengths", "architecture", "cost", "metrics", "data", "onnx_builder", "models", "compress",
+    "checkpoint", "graph", "runtime", "export", "search", "results", "report", "stage", "stages",
+    "workflow", "compare", "serve", "cli",
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
 MODULES, SINGLE_IMPORTERS = 160, 27

@@ -21,6 +21,15 @@ SENTENCES = {
     errno.EACCES: "No permission",
     errno.EPERM: "No permission",
     errno.EROFS: "The disk is read-only",
+    errno.ENAMETOOLONG: "The name is too long",
+    errno.ENOTDIR: "No folder",
+    errno.EISDIR: "A folder is no file",
+    errno.ENOTEMPTY: "The folder is not empty",
+    errno.ELOOP: "The links lead in a circle",
+    errno.EMFILE: "Too many files are open",
+    errno.ENFILE: "Too many files are open",
+    errno.EIO: "The disk has failed",
+    errno.ESTALE: "The network disk is gone",
 }
 SIGNS = {
     "No space left on device": errno.ENOSPC,
@@ -118,7 +127,7 @@ def disk_trouble(error: BaseException, places: Mapping[str, Path] | None = None)
             purpose = next((name for name, at in own.items() if file.is_relative_to(at)), None)
         elif "database" in str(one) and (found := [name for name in own if "database" in name]):
             purpose, file = found[0], own[found[0]]
-        elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f"{SENTENCES[number]}."
         else:
             purpose, file = min(known.items(), key=lambda item: _free(item[1]))

@@ -17,6 +17,8 @@ ENDINGS = {
     signal.SIGHUP: "The terminal was closed",
 }
 """What is said after a signal; the exit code is 128 and its number, as shells have it."""
+LONGEST = 4000
+"""Characters of a sentence: names in it may be of any length."""
 
 RETRY_SECONDS = 0.05
 
@@ -92,7 +94,7 @@ def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
             _say(sys.stdout, json.dumps({"error": told, "exit_code": code, **facts}))
         if sentence is None or ("QUALA_DEBUG" in os.environ and code < 128):
             raise
-        _say(sys.stderr, f"error: {sentence}")
+        _say(sys.stderr, f"error: {_bounded(sentence)}")
         return code
 
 
@@ -181,3 +183,11 @@ def _say(stream: TextIO, text: str) -> None:
     with suppress(OSError):  # the terminal may be gone
         stream.write(f"{text}\n")
         stream.flush()
+
+
+def _bounded(sentence: str) -> str:
+    """Return one line, without the middle of a long one."""
+    line = one_line(sentence)
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from quala.cli import entry
-from quala.cli.answer import main, read_text
+from quala.cli.answer import main, text_of
 from quala.cli.output import warn
 from quala.errors import QualaError
 
@@ -83,14 +83,14 @@ def test_bytes_that_are_no_text_are_one_sentence(
     assert entry.main(words) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == "error: The question is not valid Unicode at character 4.\n"
+    assert shown.err == "error: The argument `Who \\udcff?` is no UTF-8 text.\n"
 
 
 def test_the_context_may_lie_in_a_file(
     export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.txt").write_text(CONTEXT, encoding="utf-8-sig")
-    assert read_text(f"@{tmp_path / 'text.txt'}") == CONTEXT
+    assert text_of(f"@{tmp_path / 'text.txt'}") == CONTEXT
     found = ask(capsys, str(export_folder), "--context", f"@{tmp_path / 'text.txt'}")
     assert found["answers"][0]["text"] in CONTEXT
 
@@ -123,7 +123,7 @@ def test_a_budget_below_the_front_is_said(
         (["--context", CONTEXT, "--lengths", "9"], "Expected 2 lengths"),
         (["--context", CONTEXT, "--budget-macs", "1", "--strict"], "No point of the front"),
         (["--context", CONTEXT, "--runtime", "onnxruntme"], "Did you mean `onnxruntime`"),
-        (["--context", CONTEXT, "--threads", "0"], "`threads` must be at least 1"),
+        (["--context", CONTEXT, "--threads", "0"], "`--threads` must be at least 1"),
         (["--context", CONTEXT, "--threads", "10000"], "and at most .*, got 10000"),
     ],
 )
@@ -134,7 +134,7 @@ def test_what_cannot_be_is_said(export_folder: Path, argv: list[str], match: str
 
 def test_a_context_that_is_no_text_is_refused(export_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(QualaError, match="not UTF-8"):
+    with pytest.raises(QualaError, match="not readable as UTF-8"):
         main([str(export_folder), "--question", QUESTION, "--context", f"@{tmp_path / 'bytes'}"])
 
 

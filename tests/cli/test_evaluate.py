@@ -101,6 +101,8 @@ def test_unknown_ids_are_counted_aloud(
         ({"q0": None}, "`q0` must be a string, got nothing"),
         ('{"q0": "A', "is the file complete"),
         ("", "is empty"),
+        ('{"q0": ' + "[" * 9999, "line 1 is nested deeper than 100"),
+        ('{\n"q0": ' + "9" * 5000 + "}", "line 2 has a number that is too long"),
         ('{"q0": "A", "q1": "B", "q0": "C"}', "have the id `q0` twice"),
     ],
 )

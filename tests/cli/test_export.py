@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from quala.cli import export
 from quala.cli.export import main
 from quala.errors import QualaError
 from quala.runtime.answerer import load
@@ -116,5 +117,62 @@ def test_a_checkpoint_without_a_card_is_no_longer_than_its_positions(
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(export_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    with pytest.raises(QualaError, match=r"`--out` names a folder.*: Not a directory"):
+    with pytest.raises(QualaError, match=r"`--out` names a folder.*file` cannot be one"):
         main([str(export_folder), "--out", str(tmp_path / "file/out")])
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_export_that_fails_leaves_nothing(
+    there: bool,
+    error: BaseException,
+    export_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    copy = shutil.copytree
+
+    def cut(source: Path, folder: Path, **options: bool) -> None:
+        copy(source, folder, **options)
+        assert len(list(tmp_path.rglob("model.onnx"))) == 1
+        raise error
+
+    monkeypatch.setattr(shutil, "copytree", cut)
+    out = tmp_path / "new" / "out"
+    if there:
+        out.mkdir(parents=True)
+    with pytest.raises(type(error)):
+        main([str(export_folder), "--out", str(out)])
+    assert list(tmp_path.rglob("*")) == ([out.parent, out] if there else [])
+
+
+def test_an_export_whose_registering_fails_leaves_nothing(
+    export_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise QualaError("The store refuses.")
+
+    monkeypatch.setattr(export, "locate_model", lambda *_: export_folder)
+    monkeypatch.setattr(export, "register", refused)
+    with pytest.raises(QualaError, match="The store refuses"):
+        main(["0" * 32, "--out", str(tmp_path / "out"), "--register", "name"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_is_kept_and_filled(export_folder: Path, tmp_path: Path) -> None:
+    kept = tmp_path.stat().st_ino
+    assert main([str(export_folder), "--out", str(tmp_path)]) == 0
+    assert tmp_path.stat().st_ino == kept  # it may be mounted, or the current folder
+    names = {file.name for file in export_folder.iterdir()}
+    assert {file.name for file in tmp_path.iterdir()} == names
+
+
+def test_a_model_is_not_exported_into_itself(export_folder: Path) -> None:
+    with pytest.raises(QualaError, match="must be outside of the model's own folder"):
+        main([str(export_folder), "--out", str(export_folder / "copy")])
+    assert not (export_folder / "copy").exists()
+
+
+def test_a_place_that_takes_no_folder_is_one_sentence(export_folder: Path) -> None:
+    with pytest.raises(QualaError, match="`/proc` takes no new folder: No such file"):
+        main([str(export_folder), "--out", "/proc/out"])

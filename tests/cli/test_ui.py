@@ -77,5 +77,5 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("port", ["0", "70000"])
 def test_an_impossible_port_is_one_sentence(port: str, tmp_path: Path) -> None:
     (tmp_path / "m.db").touch()
-    with pytest.raises(QualaError, match="from 1 to 65535"):
+    with pytest.raises(QualaError, match="`--port` must be at least 1 and at most 65535"):
         main(["--tracking-uri", f"sqlite:///{tmp_path}/m.db", "--port", port])

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from quala.data import files
 from quala.data.files import class_names, read_rows, source_path, split_files
 from quala.data.formats import GLUE_SUBSETS
 from quala.data.read import read_glue
@@ -349,3 +351,54 @@ def test_numbers_have_the_names_that_the_hub_gives_them(
     assert class_names(tmp_path / "rows.parquet") == ({"label": names} if names else {})
     (tmp_path / "rows.csv").write_text("text,label\na,1\n")
     assert class_names(tmp_path / "rows.csv") == {}
+
+
+BROKEN = pa.StringArray.from_buffers(
+    2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xff\xfe")
+)
+"""Two texts, of which the second is no UTF-8."""
+
+
+@pytest.mark.parametrize(
+    "values", [BROKEN, pa.array([0, 2**62], pa.timestamp("us"))], ids=["text", "time"]
+)
+def test_a_value_of_parquet_that_python_does_not_have_is_named_by_its_row(
+    values: pa.Array, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"text": values}), tmp_path / "train.parquet")
+    with pytest.raises(QualaError, match=r"train.parquet`, record 2 cannot be read: "):
+        list(read_rows(tmp_path / "train.parquet"))
+
+
+def test_a_small_parquet_file_of_very_many_rows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 1000}), file)
+    assert len(list(read_rows(file))) == 1000
+    monkeypatch.setattr(files, "MOST_ROWS", 999)
+    with pytest.raises(QualaError, match=r"has 1,000 rows of .* at most 999 rows and"):
+        list(read_rows(file))
+
+
+def test_a_pipe_is_neither_a_file_nor_a_split(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.json")
+    with pytest.raises(QualaError, match="is a pipe or a device"):
+        source_path(str(tmp_path / "train.json"), None, None)
+    with pytest.raises(QualaError, match="no `train` split"):
+        split_files(tmp_path, "train")
+
+
+def test_questions_that_may_be_impossible_say_so_with_true_or_false(tmp_path: Path) -> None:
+    question = {"id": "1", "question": "Who?", "answers": [], "is_impossible": "false"}
+    content = {"data": [{"paragraphs": [{"context": "a", "qas": [question]}]}]}
+    (tmp_path / "train.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(QualaError, match="question 1: `is_impossible` must be true or false"):
+        list(read_rows(tmp_path / "train.json"))
+
+
+@pytest.mark.parametrize("stored", [b"[" * 9999, b"\xff", b'{"info": {"features": {"a": 5}}}'])
+def test_facts_of_another_writer_are_no_class_names(stored: bytes, tmp_path: Path) -> None:
+    table = pa.table({"text": ["a"]}).replace_schema_metadata({"huggingface": stored})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert class_names(tmp_path / "train.parquet") == {}

@@ -60,6 +60,14 @@ def glue(path: Path, **fields: Any) -> DataSpec:
     return DataSpec(task="glue", path=str(path), **fields)
 
 
+def deep(levels: int) -> list[Any]:
+    """Return lists in one another."""
+    found: list[Any] = []
+    for _ in range(levels - 1):
+        found = [found]
+    return found
+
+
 def write(path: Path, content: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -140,6 +148,14 @@ def test_unanswerable_questions_can_be_dropped(tmp_path: Path) -> None:
         ({"context": " "}, "does not stand at"),
         ({"answers": {"text": [" "], "answer_start": [3]}}, "does not stand at"),
         ({"id": "1"}, "repeats the question id `1`"),
+        ({"id": {"a": 1}}, "`id` must be a string or a number, got dict"),
+        ({"id": [1]}, "`id` must be a string or a number, got list"),
+        ({"id": True}, "`id` must be a string or a number, got bool"),
+        ({"answers": {"text": ["The cat"], "answer_start": [False]}}, "whole number from 0"),
+        ({"answers": {"text": ["The cat"], "answer_start": [0.0]}}, "whole number from 0"),
+        ({"answers": {"text": ["The cat"], "answer_start": [-1]}}, "whole number from 0"),
+        ({"title": "\ud800"}, r"holds `\\ud800`, half of a character"),
+        ({"more": deep(101)}, "is nested deeper than 100"),
     ],
 )
 def test_malformed_records_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -158,6 +174,11 @@ def test_malformed_records_are_named(tmp_path: Path, change: dict[str, Any], mes
         ("train.json", {"data": [{"title": "x"}]}, "article 1 has no `paragraphs`"),
         ("train.json", {"data": [{"paragraphs": []}, ROW]}, "article 2 has no `paragraphs`"),
         ("train.json", {"data": []}, "holds no rows"),
+        ("train.json", '[\n{"a": ' + "[" * 9999, "line 2 is nested deeper than 100"),
+        ("train.jsonl", '\n{"a": ' + "[" * 9999, "line 2 is nested deeper than 100"),
+        ("train.json", '[\n{"id": ' + "9" * 5000 + "}]", "line 2 has a number that is too long"),
+        ("train.jsonl", '{"id": -' + "9" * 5000 + "}", "line 1 has a number that is too long"),
+        ("train.csv", "text,label\na\0b,1\n", "line 2 has a NUL character"),
         ("train.jsonl", json.dumps(ROW) + "\n{", "line 2 is not valid JSON"),
         ("train.jsonl", "[1]", "must be an object, got list"),
         ("train.parquet", "not parquet", "not a readable parquet file"),
@@ -276,6 +297,13 @@ def test_test_labels_are_indexed_as_those_of_train(tmp_path: Path) -> None:
         ([{"body": "a", "label": 1}], "has no text column"),
         ([{"text": 1, "label": 1}], "`text` must be a string"),
         ([{"text": "a", "label": [1]}], "must be a number or a string"),
+        ([{"text": "a", "label": "0" + "9" * 5000}], "`label` has 5,001 characters, a label at"),
+        ([{"text": "a", "label": 10**400}], "record 1: `label` must be finite"),
+        ([{"text": "a", "label": float("-inf")}], "record 1: `label` must be finite"),
+        (
+            [{"text": "a", "label": 1}, {"text": "b", "label": float("nan")}],
+            "record 2 has no label",
+        ),
     ],
 )
 def test_malformed_sentences_are_named(

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from quala.cli.arguments import LENGTHS, Parser, add_runtime, number
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
+from quala.reading import read_text
 
 if TYPE_CHECKING:
     from quala.runtime.card import Reply
+
+LONGEST = 2**24
+"""Bytes of a context."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,12 +33,12 @@ def main(argv: Sequence[str]) -> int:
         ms=arguments.budget_ms,
         macs=arguments.budget_macs,
         keep=arguments.keep,
-        lengths=_lengths(arguments.lengths),
+        lengths=arguments.lengths,
         strict=arguments.strict,
     )
     query = Query(
         question=arguments.question,
-        context=read_text(arguments.context),
+        context=text_of(arguments.context),
         budget=budget,
         top_k=arguments.top_k,
     )
@@ -52,32 +57,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def read_text(value: str) -> str:
+def text_of(value: str) -> str:
     """Return the text itself, the content of `@FILE`, or standard input for `-`.
 
     Raises QualaError for a file that is missing or no UTF-8 text.
     """
     if value != "-" and not value.startswith("@"):
         return value
-    place = "standard input" if value == "-" else value[1:]
+    if value.startswith("@"):
+        return read_text(Path(value[1:]), LONGEST)
     try:
-        raw = sys.stdin.buffer.read() if value == "-" else Path(place).read_bytes()
-        return raw.decode("utf-8-sig")
-    except OSError as error:
-        raise QualaError(f"The context `{place}` cannot be read: {error.strerror}.") from error
+        return sys.stdin.buffer.read(LONGEST + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise QualaError(f"The context `{place}` is not UTF-8 text.") from error
-
-
-def _lengths(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise QualaError(
-            f"`--lengths` wants whole numbers separated by commas, got `{text}`."
-        ) from error
+        raise QualaError("The context from standard input is no UTF-8 text.") from error
 
 
 def _show(reply: Reply, longest: int) -> None:
@@ -95,26 +87,30 @@ def _show(reply: Reply, longest: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala answer", description=__doc__)
+    parser = Parser(prog="quala answer", description=__doc__)
     add_model(parser)
     parser.add_argument("--question", required=True)
     parser.add_argument(
         "--context", required=True, metavar="TEXT", help="the text, @FILE, or - for standard input"
     )
     limits = parser.add_mutually_exclusive_group()
-    limits.add_argument("--budget-ms", type=float, metavar="X", help="milliseconds for the answer")
-    limits.add_argument("--budget-macs", type=float, metavar="X", help="MACs, for example 1.2e9")
-    limits.add_argument("--keep", type=float, metavar="X", help="share of the full length's MACs")
-    limits.add_argument("--lengths", metavar="A,B,...", help="tokens kept by each layer")
+    some, share = number(float, above=0), number(float, above=0, at_most=1)
+    limits.add_argument("--budget-ms", type=some, metavar="X", help="milliseconds for the answer")
+    limits.add_argument("--budget-macs", type=some, metavar="X", help="MACs, for example 1.2e9")
+    limits.add_argument("--keep", type=share, metavar="X", help="share of the full length's MACs")
+    limits.add_argument(
+        "--lengths", type=LENGTHS, metavar="A,B,...", help="tokens kept by each layer"
+    )
     parser.add_argument(
         "--strict", action="store_true", help="refuse a budget below the cheapest point"
     )
     parser.add_argument(
-        "--top-k", type=int, default=1, metavar="N", help="answers to print, at most 100"
+        "--top-k",
+        type=number(int, at_least=1, at_most=100),
+        default=1,
+        metavar="N",
+        help="answers to print, at most 100",
     )
-    parser.add_argument(
-        "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
+    add_runtime(parser)
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from quala.cli.arguments import PLACE, REPEATS, Parser, add_runtime, number, numbers, one_of
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, write_json
+from quala.cost import PRESETS
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.runtime.hardware import BUSY, check_threads
+from quala.reading import expanded
+from quala.runtime.hardware import BUSY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,15 +41,13 @@ SQUAD_TOKENS = (
 def main(argv: Sequence[str]) -> int:
     """Time and print. Raises QualaError for models, runtimes and sizes that are not valid."""
     arguments = _parser().parse_args(argv)
-    batches = _batches(arguments.batch)
-    check_threads(arguments.threads)
     folder = locate_model(arguments.model, arguments.tracking_uri)
     from quala.runtime.card import Card
     from quala.runtime.hardware import processor
     from quala.runtime.timing import compare
 
     card = Card.read(folder)
-    whole = Path(arguments.data).expanduser().exists()
+    whole = expanded(arguments.data).exists()
     if whole:
         inputs: list[Any] = _queries(arguments.data, arguments.questions)
         entries = _answering(arguments, folder, card)
@@ -54,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         inputs = _token_counts(arguments.data, card.sequence_length) * arguments.repeats
         entries = _logits_alone(arguments, folder, card)
         inputs.sort()  # a batch holds neighbors in length
-    found = [timing for size in batches for timing in compare(entries, inputs, batch=size)]
+    found = [timing for size in arguments.batch for timing in compare(entries, inputs, batch=size)]
     machine = processor()
     if arguments.json:
         facts = {name: getattr(arguments, name) for name in ("runtime", "threads", "data")}
@@ -192,39 +193,40 @@ def _table(found: Sequence[Timing], name: str) -> Table:
     return table
 
 
-def _batches(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise QualaError(f"`--batch` wants whole numbers like 1,8,32, got `{text}`.") from error
-    if min(sizes) < 1:
-        raise QualaError(f"`--batch` sizes must be at least 1, got `{text}`.")
-    return sizes
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala bench", description=__doc__)
+    parser = Parser(prog="quala bench", description=__doc__)
     add_model(parser)
     parser.add_argument(
         "--baseline",
+        type=one_of("baseline", [*PRESETS, "none"]),
         default="bert-base",
         help="a preset of `quala cost`, or none (default: bert-base)",
     )
-    parser.add_argument("--batch", default="1", metavar="N,N,...", help="batch sizes (default: 1)")
+    parser.add_argument(
+        "--batch",
+        type=numbers(16, at_least=1, at_most=1024),
+        default="1",
+        metavar="N,N,...",
+        help="batch sizes (default: 1)",
+    )
     parser.add_argument(
         "--data",
+        type=PLACE,
         default="natural",
         help="natural (SQuAD's lengths), a number of tokens, or a SQuAD folder or file to answer",
     )
+    add_runtime(parser)
     parser.add_argument(
-        "--runtime", default="onnxruntime", help="onnxruntime (default) or openvino"
+        "--repeats",
+        type=number(int, at_least=1, at_most=REPEATS),
+        default=1,
+        help="passes over the inputs (default: 1)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads (default: 1)")
     parser.add_argument(
-        "--repeats", type=int, default=1, help="passes over the inputs (default: 1)"
-    )
-    parser.add_argument(
-        "--questions", type=int, default=64, help="questions taken from a file (default: 64)"
+        "--questions",
+        type=number(int, at_least=1, at_most=100_000),
+        default=64,
+        help="questions taken from a file (default: 64)",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from rich.table import Table
 
 from quala.architecture import CONFIG, Architecture
+from quala.cli.arguments import LENGTHS, PLACE, Parser, number, one_of
 from quala.cli.output import show, write_json
 from quala.cost import (
     PRESETS,
@@ -21,7 +22,7 @@ from quala.cost import (
     size_bytes,
 )
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import MIN_TOKENS, LengthConfig
 from quala.stored import read_object
 
 MIB = 2**20
@@ -45,17 +46,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def cost_figures(
-    arch: Architecture, sequence_length: int, *, lengths: str | None
+    arch: Architecture, sequence_length: int, *, lengths: Sequence[int] | None
 ) -> dict[str, Any]:
     """Return the figures of one input; `lengths` None keeps every token in every layer."""
-    if not 2 <= sequence_length <= arch.longest:
+    if not MIN_TOKENS <= sequence_length <= arch.longest:
         raise QualaError(
-            f"`--sequence-length` must be from 2 to {arch.longest}, got {sequence_length}."
+            f"`--sequence-length` must be from {MIN_TOKENS} to {arch.longest}, got "
+            f"{sequence_length}."
         )
     full = LengthConfig.full(layers=arch.layers, sequence_length=sequence_length)
     config = full
     if lengths is not None:
-        config = LengthConfig.parse(lengths, layers=arch.layers, sequence_length=sequence_length)
+        config = LengthConfig(tuple(lengths), sequence_length)
     spent = macs(arch, config.lengths, sequence_length)
     most = macs(arch, full.lengths, sequence_length)
     return {
@@ -85,13 +87,25 @@ def _table(figures: dict[str, Any]) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala cost", description=__doc__)
+    parser = Parser(prog="quala cost", description=__doc__)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
-    model.add_argument("--model", metavar="DIR", help="a Hugging Face folder with a config.json")
-    parser.add_argument("--sequence-length", type=int, default=384, metavar="N")
+    model.add_argument(
+        "--preset",
+        type=one_of("preset", PRESETS),
+        metavar="NAME",
+        help=f"one of {', '.join(PRESETS)}",
+    )
+    model.add_argument(
+        "--model", type=PLACE, metavar="DIR", help="a Hugging Face folder with a config.json"
+    )
     parser.add_argument(
-        "--lengths", metavar="A,B,...", help="tokens kept per layer (default: all of them)"
+        "--sequence-length", type=number(int, at_least=MIN_TOKENS), default=384, metavar="N"
+    )
+    parser.add_argument(
+        "--lengths",
+        type=LENGTHS,
+        metavar="A,B,...",
+        help="tokens kept per layer (default: all of them)",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

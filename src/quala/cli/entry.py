@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
+import os
+import re
 import sys
 from collections.abc import Sequence
 
 from quala import __version__
-from quala.errors import guarded, unknown
+from quala.errors import QualaError, guarded, unknown
 
 VERBS = {
     "run": ("run:run", "run a workflow: quala run WORKFLOW [overrides] [-m] [--json]"),
@@ -23,24 +27,117 @@ VERBS = {
 }
 """Module of `quala.cli` and function by verb, with a summary."""
 
+BROKEN_PIPE = 141
+"""Exit code where nobody reads the output any more: 128 and the number of SIGPIPE."""
+_ESCAPED = re.compile("[\ud800-\udfff]")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit code."""
+    if arguments is None:
+        _prepare_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return guarded(lambda: _delivered(words), as_json="--json" in words)
+    except BrokenPipeError:  # of standard error, where the sentence was to go
+        return BROKEN_PIPE
+
+
+def _prepare_streams() -> None:
+    """Take a closed stream as an empty one, and print what an encoding lacks with its code."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # else the next file opened has its number
+            held = os.open(os.devnull, os.O_RDWR)
+            if held != number:
+                os.dup2(held, number)
+                os.close(held)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.raiseExceptions = False  # of a handler that cannot write: the result counts
+
+
+def _delivered(words: Sequence[str]) -> int:
+    """Return the exit code of the command, and of its output when that cannot be written."""
+    code = 0
+    try:
+        code = _command([_decoded(word) for word in words])
+    except OSError:
+        if (lost := _undelivered()) is None:
+            raise
+    except BaseException:
+        _undelivered()
+        raise
+    else:
+        lost = _undelivered()
+    if lost is None or isinstance(lost, BrokenPipeError):
+        return code if lost is None else BROKEN_PIPE
+    raise QualaError(f"The output cannot be written: {lost.strerror}.") from lost
+
+
+def _undelivered() -> OSError | None:
+    """Write what is left of the output; return why that is not possible, and drop it."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        null = os.open(os.devnull, os.O_WRONLY)  # else Python fails on it once more at its end
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        return error
+    return None
+
+
+def _decoded(word: str) -> str:
+    """Return a word of the command line as text; in an ASCII locale UTF-8 comes escaped.
+
+    Raises QualaError for a word that is no text, whatever the command would do with it.
+    """
+    if "\0" in word:
+        raise QualaError(f"The argument `{word:.40}` has a NUL character.")
+    if not _ESCAPED.search(word):
+        return word
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError as error:
+        raise QualaError(f"The argument `{word:.40}` is no UTF-8 text.") from error
+
+
+def _command(words: Sequence[str]) -> int:
+    try:
+        return _dispatch(words)
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # rich leaves in this way
+            return BROKEN_PIPE
+        if left.code:
+            raise
+        return 0  # after --help
+    except UnicodeEncodeError as error:
+        if error.encoding == "utf-8":
+            raise
+        raise QualaError(
+            f"The name `{error.object}` has characters that this locale ({error.encoding}) does "
+            "not have; the variable `PYTHONUTF8=1` allows all."
+        ) from error
+
+
+def _dispatch(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(_help())
         return 0
-    if words[0] == "--version":
+    verb = words[0]
+    if verb == "--version":
         sys.stdout.write(f"quala {__version__}\n")
         return 0
-    return guarded(lambda: _dispatch(words[0], words[1:]), as_json="--json" in words)
-
-
-def _dispatch(verb: str, words: list[str]) -> int:
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise QualaError("The current folder is gone: change to one that exists.") from error
     module, _, function = VERBS[verb][0].partition(":")
-    code: int = getattr(importlib.import_module(f"quala.cli.{module}"), function)(words)
+    code: int = getattr(importlib.import_module(f"quala.cli.{module}"), function)(words[1:])
     return code
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from quala.cli.arguments import PLACE, Parser
 from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
+from quala.reading import load_json, read_text
 
 if TYPE_CHECKING:
     from quala.metrics.interval import Bounds
@@ -58,7 +60,7 @@ def read_predictions(file: Path) -> dict[str, str]:
 
     Raises QualaError when the file is absent, truncated, or holds anything else.
     """
-    from quala.data.files import read_text, twice
+    from quala.data.files import twice
 
     def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
         repeated = twice(identity for identity, _ in pairs)
@@ -68,7 +70,7 @@ def read_predictions(file: Path) -> dict[str, str]:
 
     text = read_text(file)
     try:
-        content = json.loads(text, object_pairs_hook=once)
+        content = load_json(text, file, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise QualaError(
             f"Predictions `{file}`, line {error.lineno} are not valid JSON: {error.msg}; "
@@ -99,15 +101,25 @@ def _table(score: SquadScore, intervals: Mapping[str, Bounds]) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala evaluate", description=__doc__)
+    parser = Parser(prog="quala evaluate", description=__doc__)
     parser.add_argument(
-        "--data", required=True, help="SQuAD-format JSON, JSON lines, parquet, or a folder"
+        "--data",
+        type=PLACE,
+        required=True,
+        help="SQuAD-format JSON, JSON lines, parquet, or a folder",
     )
     parser.add_argument(
-        "--predictions", required=True, metavar="FILE.json", help="one object {id: answer text}"
+        "--predictions",
+        type=PLACE,
+        required=True,
+        metavar="FILE.json",
+        help="one object {id: answer text}",
     )
     parser.add_argument(
-        "--split", default="validation", help="split of a folder (default: validation)"
+        "--split",
+        type=PLACE,
+        default="validation",
+        help="split of a folder (default: validation)",
     )
     parser.add_argument(
         "--drop-unanswerable",

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from quala.architecture import CONFIG
+from quala.cli.arguments import PLACE, REPEATS, RUNTIME, THREADS, Parser, number, text
 from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import out_folder, show, warn, write_json
+from quala.cost import architecture_of
 from quala.data.task import Span
 from quala.errors import QualaError
 from quala.manifest import MANIFEST, check_folder, write_manifest
+from quala.stored import read_object
 
 if TYPE_CHECKING:
     from quala.runtime.card import Card
@@ -36,28 +43,35 @@ def main(argv: Sequence[str]) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
     source = locate_model(arguments.model, arguments.tracking_uri)
+    if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
+        raise QualaError(f"`--out` must be outside of the model's own folder, got `{out}`.")
     # onnx and torch take a moment to import, which `--help` does not need.
     from quala.runtime.card import FILE, Card
     from quala.runtime.engine import GRAPH
 
     typed = {name: getattr(arguments, name) for name in BUILDING}
     typed = {name: value for name, value in typed.items() if value is not None}
-    if (source / GRAPH).is_file():
+    copied = (source / GRAPH).is_file()
+    if copied:
         if typed:
             raise QualaError(
                 f"`{arguments.model}` is an export already and is copied as it is: "
                 f"`--{'`, `--'.join(typed)}` would change nothing, leave it out."
             )
-        card = Card.read(source)
-        shutil.copytree(source, out_folder(out), dirs_exist_ok=True)
-        if not (out / MANIFEST).is_file():  # an export of an older version
-            write_manifest(out)
-        Card.read(out)  # what was copied is whole
     else:
         check_folder(source)
-        card = _built(source, out, typed)
-    if arguments.register:
-        register(arguments.model, arguments.register, arguments.tracking_uri)
+        architecture_of(read_object(source / CONFIG))  # says at once what torch takes long to say
+    with drafted(out) as draft:
+        if copied:
+            card = Card.read(source)
+            shutil.copytree(source, draft, dirs_exist_ok=True)
+            if not (draft / MANIFEST).is_file():  # an export of an older version
+                write_manifest(draft)
+            Card.read(draft)  # what was copied is whole
+        else:
+            card = _built(source, draft, typed)
+        if arguments.register:
+            register(arguments.model, arguments.register, arguments.tracking_uri)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if arguments.json:
         write_json({"folder": str(out), "bytes": size} | card.to_json())
@@ -69,6 +83,39 @@ def main(argv: Sequence[str]) -> int:
     if card.task == Span.kind:
         show(f'Ask it: quala answer {out} --question "..." --context "..." --keep 0.5')
     return 0
+
+
+@contextmanager
+def drafted(out: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes its place at `out` when the block is done.
+
+    A block that fails, or is interrupted, leaves nothing. Raises QualaError where there can be no
+    such folder.
+    """
+    new = not out.exists()
+    parents = [folder for folder in out.absolute().parents if not folder.exists()]
+    try:
+        with _inside(out_folder(out.parent if new else out)) as holder:
+            draft = Path(holder, "export")
+            draft.mkdir()
+            yield draft
+            if new:
+                draft.rename(out)
+            else:  # a folder that is mounted, or is the current one, stays
+                for one in draft.iterdir():
+                    one.rename(out / one.name)
+    except BaseException:
+        for folder in parents:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _inside(place: Path) -> TemporaryDirectory[str]:
+    try:
+        return TemporaryDirectory(prefix=".quala-", dir=place)
+    except OSError as error:
+        raise QualaError(f"`{place}` takes no new folder: {error.strerror}.") from error
 
 
 def register(run: str, name: str, tracking_uri: str | None) -> None:
@@ -107,19 +154,30 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
         **{"name": source.name, **typed},
     )
     front = ladder(model, longest)
-    return write_export(model, tokenizer, out_folder(out), front=front, settings=settings)
+    return write_export(model, tokenizer, out, front=front, settings=settings)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala export", description=__doc__)
+    parser = Parser(prog="quala export", description=__doc__)
     add_model(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new or empty folder")
     parser.add_argument(
-        "--register", metavar="NAME", help="also register the run's export in MLflow as NAME"
+        "--out", type=PLACE, required=True, metavar="DIR", help="a new or empty folder"
     )
-    parser.add_argument("--name", help="how the model is called (default: the folder's name)")
-    parser.add_argument("--runtime", help="onnxruntime (default) or openvino")
-    parser.add_argument("--threads", type=int, help="threads of the timing (default: 1)")
-    parser.add_argument("--repeats", type=int, help="runs behind each time, 0 for none")
+    parser.add_argument(
+        "--register",
+        type=text("name"),
+        metavar="NAME",
+        help="also register the run's export in MLflow as NAME",
+    )
+    parser.add_argument(
+        "--name", type=PLACE, help="how the model is called (default: the folder's name)"
+    )
+    parser.add_argument("--runtime", type=RUNTIME, help="onnxruntime (default) or openvino")
+    parser.add_argument("--threads", type=THREADS, help="threads of the timing (default: 1)")
+    parser.add_argument(
+        "--repeats",
+        type=number(int, at_least=0, at_most=REPEATS),
+        help="runs behind each time, 0 for none",
+    )
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
+from quala.cli.arguments import PLACE, add_store
 from quala.cli.output import warn
 from quala.errors import QualaError
 
@@ -21,14 +26,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add MODEL and the address of the store of tracked models."""
     parser.add_argument(
         "model",
+        type=PLACE,
         metavar="MODEL",
         help="an export folder, a run id, models:/NAME@ALIAS, or a model that comes with quala",
     )
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="the store of runs and models (default: sqlite:///<this folder>/mlruns/mlflow.db)",
-    )
+    add_store(parser, "the store of runs and models")
 
 
 def locate_model(model: str, tracking_uri: str | None) -> Path:
@@ -47,9 +49,48 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
             f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists; models that come "
             f"with quala: {', '.join(shipped()) or 'none'}."
         )
+    check_known(tracking_uri, run[2] if run else model)
     from quala.workflow.store import OUTPUT, Tracking
 
     store = Tracking.connect(tracking_uri)
     if run:
         return store.output(f"runs:/{store.stage_run(run[2], EXPORT_STAGE)}/{OUTPUT}")
     return store.output(model)
+
+
+_RUN = "SELECT 1 FROM runs WHERE run_uuid = ?"
+_MODEL = "SELECT 1 FROM registered_models WHERE name = ?"
+_NEWEST = """
+    SELECT run_uuid FROM runs JOIN tags USING (run_uuid) WHERE status = 'FINISHED'
+    AND lifecycle_stage = 'active' AND key = 'quala.kind' AND value = 'workflow'
+    ORDER BY start_time DESC LIMIT 3
+"""
+
+
+def check_known(tracking_uri: str | None, name: str) -> None:
+    """Raise QualaError where a local store has no such run or model; importing MLflow takes long.
+
+    Other stores are not asked.
+    """
+    from quala.workflow.store import SQLITE, existing_store
+
+    uri = existing_store(tracking_uri)
+    if not uri.startswith(SQLITE):
+        return
+    file = f"file:{quote(os.path.abspath(uri.removeprefix(SQLITE)))}?mode=ro"
+    model, _, alias = name.removeprefix("models:/").partition("@")
+    try:
+        with closing(sqlite3.connect(file, uri=True)) as store:
+            if name.startswith("models:/"):
+                # Without an alias it has a version, `models:/NAME/1`.
+                model = model if alias else model.rpartition("/")[0]
+                found = store.execute(_MODEL, (model,)).fetchone()
+                hint = f"No model is registered as `{model}` in {uri}."
+            else:
+                found = store.execute(_RUN, (name,)).fetchone()
+                newest = ", ".join(one for (one,) in store.execute(_NEWEST)) or "none"
+                hint = f"There is no run `{name}` in {uri}. Newest finished workflows: {newest}."
+    except sqlite3.DatabaseError:  # locked, or no store: MLflow says which
+        return
+    if found is None:
+        raise QualaError(hint)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
+from quala.cli.arguments import PLACE, Parser, add_store
+from quala.cli.locate import check_known
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
 from quala.metrics.interval import metric_name, score_text
@@ -26,6 +28,8 @@ def main(argv: Sequence[str]) -> int:
     """Print a report. Raises QualaError for unknown runs and runs without a report."""
     arguments = _parser().parse_args(argv)
     _check(arguments)
+    for name in arguments.runs:
+        check_known(arguments.tracking_uri, name)
     from quala.compare.store import Reports
     from quala.workflow.store import KIND
 
@@ -138,16 +142,19 @@ def _sweep_table(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala report", description=__doc__)
+    parser = Parser(prog="quala report", description=__doc__)
     parser.add_argument(
         "runs",
+        type=PLACE,
         nargs="*",
         metavar="RUN",
         help="id of a workflow or sweep run (default: the newest finished workflow; with "
         "--compare all of them)",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
-    parser.add_argument("--out", metavar="DIR", help="also copy the report's files here")
+    parser.add_argument(
+        "--out", type=PLACE, metavar="DIR", help="also copy the report's files here"
+    )
     parser.add_argument(
         "--compare",
         action="store_true",
@@ -155,17 +162,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--experiment",
+        type=PLACE,
         metavar="NAME",
         help="with --compare: only runs of this `tracking.experiment`",
     )
     parser.add_argument(
-        "--task", metavar="NAME", help="with --compare: only this task, such as squad or mnli"
+        "--task",
+        type=PLACE,
+        metavar="NAME",
+        help="with --compare: only this task, such as squad or mnli",
     )
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
-    )
+    add_store(parser)
     return parser
 
 

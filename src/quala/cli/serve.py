@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from quala.cli.arguments import Parser
 from quala.cli.locate import add_model, locate_model
 from quala.errors import QualaError
 from quala.runtime.hardware import check_threads
@@ -79,7 +80,7 @@ def _announce(url: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala serve", description=__doc__)
+    parser = Parser(prog="quala serve", description=__doc__)
     add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help=f"address to listen on {GIVEN}")
     parser.add_argument(

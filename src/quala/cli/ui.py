@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from quala.cli.arguments import PLACE, Parser, add_store, number
 from quala.errors import QualaError
 from quala.workflow.settings import SERVER
 from quala.workflow.store import existing_store
@@ -30,12 +31,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="quala ui", description=__doc__)
-    parser.add_argument("--port", type=int, default=5000)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="the store (default: sqlite:///<this folder>/mlruns/mlflow.db)",
-    )
+    parser = Parser(prog="quala ui", description=__doc__)
+    parser.add_argument("--port", type=number(int, at_least=1, at_most=65535), default=5000)
+    parser.add_argument("--host", type=PLACE, default="127.0.0.1")
+    add_store(parser)
     return parser

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
 import io
 import json
 import logging
 import re
-import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +17,13 @@ import pyarrow.parquet as pq
 
 from quala.data.spec import plain_name
 from quala.errors import QualaError, unknown
+from quala.reading import DEEPEST, MOST_BYTES, expanded, load_json, read_bytes, read_text
 
 log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
+MOST_ROWS = 10_000_000
+"""Of one parquet file."""
 
 
 class Place(NamedTuple):
@@ -74,14 +75,43 @@ def _name(file: Path) -> tuple[str, str]:
 
 
 def _parquet(file: Path) -> Rows:
-    source = pa.BufferReader(_bytes(file)) if file.suffix.lower() == ".gz" else file
+    packed = file.suffix.lower() == ".gz"
     try:
+        source = pa.BufferReader(read_bytes(file)) if packed else file
+        _check_size(pq.read_metadata(source), file)
         table = pq.read_table(source)
     except (pa.ArrowException, OSError) as error:
         raise QualaError(f"`{file}` is not a readable parquet file: {_line(error)}.") from error
-    rows = (row for piece in table.to_batches(max_chunksize=4096) for row in piece.to_pylist())
-    for number, row in enumerate(rows, start=1):
-        yield Place(str(file), "record", number), row
+    number = 0
+    for piece in table.to_batches(max_chunksize=4096):
+        for row in _plain(piece, Place(str(file), "record", number + 1)):
+            number += 1
+            yield Place(str(file), "record", number), row
+
+
+def _check_size(facts: pq.FileMetaData, file: Path) -> None:
+    """Raise QualaError for more than memory holds: a few bytes of parquet may be any number."""
+    size = sum(facts.row_group(one).total_byte_size for one in range(facts.num_row_groups))
+    if facts.num_rows > MOST_ROWS or size > MOST_BYTES:
+        raise QualaError(
+            f"`{file}` has {facts.num_rows:,} rows of {size:,} bytes; one file may have at most "
+            f"{MOST_ROWS:,} rows and {MOST_BYTES:,} bytes."
+        )
+
+
+def _plain(piece: pa.RecordBatch, first: Place) -> list[Row]:
+    """Return rows as Python's values. Raises QualaError for values that Python does not have."""
+    try:
+        rows: list[Row] = piece.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException) as error:  # no UTF-8, no such date
+        if len(piece) == 1:
+            raise QualaError(f"{first} cannot be read: {_line(error)}.") from error
+        return [
+            row
+            for at in range(len(piece))
+            for row in _plain(piece.slice(at, 1), first._replace(number=first.number + at))
+        ]
+    return rows
 
 
 def class_names(file: Path) -> dict[str, tuple[str, ...]]:
@@ -90,14 +120,14 @@ def class_names(file: Path) -> dict[str, tuple[str, ...]]:
     try:
         kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
         return {name: tuple(kind["names"]) for name, kind in kinds if "names" in kind}
-    except (AttributeError, KeyError, TypeError, ValueError):  # of another writer
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # of another writer
         return {}
 
 
 def _json(file: Path) -> Rows:
     text = read_text(file)
     try:
-        content = json.loads(text, object_pairs_hook=_object)
+        content = load_json(text, file, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and error.lineno > 1:
             yield from _json_lines(file)
@@ -147,6 +177,8 @@ def _articles(articles: object, file: Path) -> Rows:
 
 def _flat(question: Row, article: Row, *, context: object, place: Place) -> Row:
     impossible = question.get("is_impossible", False)
+    if impossible not in (True, False, None):
+        raise QualaError(f"{place}: `is_impossible` must be true or false, got `{impossible}`.")
     answers = [] if impossible else _list(question.get("answers", []), "answers", place)
     return {
         "id": question.get("id"),
@@ -166,7 +198,7 @@ def _json_lines(file: Path) -> Rows:
             continue
         place = Place(str(file), "line", number)
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = load_json(line, file, number, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise QualaError(f"{place} is not valid JSON: {error.msg}.") from error
         _check(row, place)
@@ -244,29 +276,6 @@ def _has_quoted_fields(text: str, file: Path) -> bool:
     return True
 
 
-def _bytes(file: Path) -> bytes:
-    try:
-        content = file.read_bytes()
-        return gzip.decompress(content) if file.suffix.lower() == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or _line(error)
-        raise QualaError(f"`{file}` cannot be read: {reason}.") from error
-
-
-def read_text(file: Path) -> str:
-    """Return the text of a file, unpacked, without a byte order mark; line ends stay as they are.
-
-    Raises QualaError for a file that is absent, empty, or no UTF-8 text.
-    """
-    try:
-        text = _bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise QualaError(f"`{file}` is not readable as UTF-8 text: {_line(error)}.") from error
-    if not text.strip():
-        raise QualaError(f"`{file}` is empty.")
-    return text
-
-
 def _mapping(row: object, place: Place) -> Row:
     if not isinstance(row, dict):
         raise QualaError(f"{place} must be an object, got {type(row).__name__}.")
@@ -298,8 +307,10 @@ def twice(names: Iterable[str]) -> str | None:
     return None
 
 
-def _check(value: object, place: Place) -> None:
-    """Raise QualaError for a key that is there twice, and for half a character."""
+def _check(value: object, place: Place, depth: int = 0) -> None:
+    """Raise QualaError for a key that is there twice, half a character, and deep nesting."""
+    if depth > DEEPEST:
+        raise QualaError(f"{place} is nested deeper than {DEEPEST}.")
     if isinstance(value, _Repeated):
         raise QualaError(f"{place} has the key `{value.key}` twice.")
     if isinstance(value, str):
@@ -310,10 +321,10 @@ def _check(value: object, place: Place) -> None:
             )
     elif isinstance(value, dict):
         for one in (*value, *value.values()):
-            _check(one, place)
+            _check(one, place, depth + 1)
     elif isinstance(value, list):
         for one in value:
-            _check(one, place)
+            _check(one, place, depth + 1)
 
 
 def _key(row: object, key: str, place: Place) -> Any:
@@ -353,9 +364,11 @@ def source_path(path: str, subset: str | None, known: Collection[str] | None) ->
     any is) and no name in the path contradicts it. Raises QualaError in all other cases, and for
     a path that does not exist, with the nearest names.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.exists():
         raise QualaError(f"`{place}` does not exist.{_nearest(place)}")
+    if not place.is_file() and not place.is_dir():
+        raise QualaError(f"`{place}` is a pipe or a device, neither a file nor a folder.")
     if not subset:
         return place
     folders = _folders(place)

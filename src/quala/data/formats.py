@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from quala.data.spec import DEMO, DataSpec, plain_name
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
+from quala.reading import expanded
 
 if TYPE_CHECKING:
     from quala.data.features import Example, FeatureSet
@@ -59,7 +60,7 @@ class DataFormat(ABC):
         `examples` are those of the test slice.
         """
         subset = self.subset(spec)
-        if spec.path and (place := Path(spec.path).expanduser()).exists():
+        if spec.path and (place := expanded(spec.path)).exists():
             from quala.data.files import source_path  # pyarrow takes long to import
 
             subset = None if source_path(spec.path, subset, None) == place else subset

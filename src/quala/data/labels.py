@@ -32,6 +32,8 @@ _NUMBER = re.compile(
 )
 
 _DIGITS = re.compile(r"[0-9]+")
+LONGEST = 500
+"""Characters of a label. A guess."""
 _WITH_COMMA = re.compile(r"[+-]?\d+(,\d+)*(\.\d+)?")
 _UNIT = re.compile(r"^[$€£]\s*|\s*[%‰$€£°]$")
 
@@ -59,15 +61,24 @@ def label_of(row: Row, place: Place) -> Label:
         return Label(None, place)
     if isinstance(value, (str, bool)):  # CSV has the same names of booleans
         text = str(value).strip()
+        if len(text) > LONGEST:
+            raise QualaError(
+                f"{place}: `{column}` has {len(text):,} characters, a label at most {LONGEST}; "
+                "`data.columns.label` names another column."
+            )
         absent = text.lower() in MISSING or (column == "gold_label" and text == "-")
         return Label(None if absent else text, place)
     if not hasattr(value, "__float__"):  # Decimal has it
         raise QualaError(
             f"{place}: `{column}` must be a number or a string, got {type(value).__name__}."
         )
-    if math.isinf(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
         raise QualaError(f"{place}: `{column}` must be finite, got {value}.")
-    return Label(float(value), place)
+    return Label(number, place)
 
 
 def label_examples(
@@ -263,7 +274,8 @@ def outputs_of(
     places = [find(label, names) for label in own]
     nowhere, numbers = [None] * len(own), dict[str, int | None]()
     if places == nowhere and all(map(str.isdecimal, own)):
-        inside = [str(int(found[0])) for name in names if len(found := _DIGITS.findall(name)) == 1]
+        runs = [_DIGITS.findall(name[:LONGEST]) for name in names]
+        inside = [str(int(found[0])) for found in runs if len(found) == 1]
         if called and not spec.labels:
             numbers = {str(number): find(name, names) for number, name in enumerate(called)}
         elif len({*inside}) == len(names) and max(inside, key=int) in own:

@@ -16,6 +16,7 @@ from quala.data.spec import DataSpec
 from quala.data.task import Task
 from quala.errors import QualaError, unknown
 from quala.plugins import FORMATS
+from quala.reading import expanded
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,10 @@ def remarks(examples: Sequence[Example], split: str) -> list[str]:
 def _qa_example(row: Row, place: Place, *, number: int, offsets: bool) -> QAExample:
     texts, starts = _answers(row, place, offsets=offsets)
     identity = row.get("id")
+    if isinstance(identity, bool) or not isinstance(identity, str | int | float | None):
+        raise QualaError(
+            f"{place}: `id` must be a string or a number, got {type(identity).__name__}."
+        )
     return QAExample(
         id=str(number) if identity is None else str(identity),
         title=_string(row, "title", place) if row.get("title") is not None else "",
@@ -176,7 +181,7 @@ def _answers(row: Row, place: Place, *, offsets: bool) -> tuple[tuple[str, ...],
     starts = answers["answer_start"]
     if not isinstance(starts, list) or len(texts) != len(starts):
         raise QualaError(f"{place}: `text` and `answer_start` must be lists of equal length.")
-    if not all(isinstance(start, int) and start >= 0 for start in starts):
+    if not all(type(start) is int and start >= 0 for start in starts):  # True is no place
         raise QualaError(f"{place}: every `answer_start` must be a whole number from 0.")
     return tuple(texts), tuple(starts)
 
@@ -321,7 +326,7 @@ def split_sources(spec: DataSpec) -> dict[str, list[str]]:
         name = f"{spec.name}@{spec.revision}" if spec.revision else str(spec.name)
         source = f"{name} {spec.subset}" if spec.subset else name
         return {"train": [f"{source} {spec.train_split}"], "test": [f"{source} {spec.test_split}"]}
-    path = Path(spec.path).expanduser()
+    path = expanded(spec.path)
     base = path.parent if path.is_file() else path
     return {
         part: [Path(os.path.relpath(file, base)).as_posix() for file in files]

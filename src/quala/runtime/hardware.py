@@ -46,11 +46,17 @@ def saturates(instructions: str) -> bool:
     return instructions in ("avx512f", "avx2")
 
 
+RUNTIMES = ("onnxruntime", "openvino")
+"""Names of the runtimes that an export runs in; importing them takes long."""
+MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
+
+
 def check_threads(threads: object) -> None:
     """Raise QualaError unless a runtime may have so many threads: 4 for each core, or 64."""
-    most = max(64, 4 * (os.cpu_count() or 1))
-    if not isinstance(threads, int) or not 1 <= threads <= most:
-        raise QualaError(f"`threads` must be at least 1 and at most {most}, got {threads!r}.")
+    if not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise QualaError(
+            f"`threads` must be at least 1 and at most {MOST_THREADS}, got {threads!r}."
+        )
 
 
 BUSY = "†"

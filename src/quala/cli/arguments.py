@@ -1,0 +1,175 @@
+"""The words of a command: what each may be, and one sentence for what it may not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from quala.errors import QualaError, unknown
+from quala.lengths import MIN_TOKENS
+from quala.ranges import Text, check_number, check_text
+from quala.runtime.hardware import MOST_THREADS, RUNTIMES
+
+N = TypeVar("N", int, float)
+Kind = Callable[[str], Any]
+STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+"""Kinds of tracking stores, as their addresses begin; a driver may follow, `mysql+pymysql`."""
+SQLITE_HEAD = b"SQLite format 3\0"
+_ARGUMENT = re.compile(r"argument (\S+): ")
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a verb; whatever it refuses is one sentence, a QualaError."""
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return the values. Raises QualaError for words and options that are not known."""
+        found, others = self.parse_known_args(args, namespace)
+        if others and others[0].startswith("-"):
+            option = others[0].partition("=")[0]
+            raise unknown(f"option of `{self.prog}`", option, self._option_string_actions)
+        if others:
+            raise QualaError(f"`{self.prog}` takes no word more, got `{others[0]}`.")
+        return found
+
+    def error(self, message: str) -> Any:
+        """Raise QualaError with argparse's message, which names the option."""
+        told, named = message.rstrip("."), _ARGUMENT.match(message)
+        if named:
+            rest = told.removeprefix(named[0])
+            told = f"`{named[1]}`{'' if rest.startswith('must ') else ':'} {rest}"
+        if " must " not in told:
+            told = f"{told[0].upper()}{told[1:]}; `{self.prog} --help` lists the options"
+        raise QualaError(f"{told}.")
+
+
+def number(kind: type[N], **limits: float) -> Kind:
+    """Return the reader of a number within limits, as for `quala.ranges.ranged`."""
+    what = "a whole number" if kind is int else "a number"
+
+    def read(text: str) -> N:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {what}, got `{text:.40}`") from None
+        with _named():
+            check_number("", value, limits)
+        return value
+
+    return read
+
+
+def numbers(most: int, **limits: float) -> Kind:
+    """Return the reader of whole numbers within limits, separated by commas, `most` at most."""
+
+    def read(text: str) -> tuple[int, ...]:
+        parts = text.strip("() ").split(",")
+        try:
+            values = tuple(map(int, parts))
+        except ValueError:
+            values = ()
+        if not values or len(values) > most:
+            raise argparse.ArgumentTypeError(
+                f"must be 1 to {most} whole numbers separated by commas, got `{text:.40}`"
+            )
+        with _named():
+            for one in values:
+                check_number("", one, limits)
+        return values
+
+    return read
+
+
+def text(kind: Text) -> Kind:
+    """Return the reader of a text of a kind, as for `quala.ranges.check_text`."""
+
+    def read(value: str) -> str:
+        with _named():
+            check_text("", value, kind)
+        return value
+
+    return read
+
+
+def address(value: str) -> str:
+    """Read the address of a tracking store."""
+    scheme = value.partition("://")[0] if "://" in value else ""
+    if scheme.partition("+")[0] not in STORES:
+        raise argparse.ArgumentTypeError(
+            f"must begin with one of {', '.join(f'{one}://' for one in STORES)}, such as "
+            f"sqlite:///mlruns/mlflow.db or https://HOST, got `{scheme or value:.40}`"
+        )
+    try:
+        urlsplit(value).port  # noqa: B018 - raises
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be an address: {error}") from error
+    if scheme == "sqlite":
+        _check_database(value.removeprefix("sqlite://").removeprefix("/"))
+    return str(PLACE(value))
+
+
+def _check_database(file: str) -> None:
+    # SQLite takes a very short file for an empty database, and MLflow would write one over it.
+    try:
+        if not file or os.path.isdir(file):
+            raise argparse.ArgumentTypeError("must name a file, sqlite:///FILE")
+        with open(file, "rb") if os.path.isfile(file) else nullcontext() as stream:
+            head = stream.read(len(SQLITE_HEAD)) if stream else b""
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"must name a database, {error}") from error
+    if head and head != SQLITE_HEAD:
+        raise argparse.ArgumentTypeError(f"must name a SQLite database, which `{file}` is not")
+
+
+def one_of(what: str, names: Collection[str]) -> Kind:
+    """Return the reader of one of some names; `what` is what errors call it."""
+
+    def read(value: str) -> str:
+        if value not in names:
+            raise unknown(what, value, names)
+        return value
+
+    return read
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    # argparse, which knows the name of the option, adds it in front.
+    try:
+        yield
+    except QualaError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("`` ").rstrip(".")) from error
+
+
+PLACE = text("place")
+"""Reads a path, an address, or the id of a run."""
+THREADS = number(int, at_least=1, at_most=MOST_THREADS)
+REPEATS = 1000
+"""Most repetitions of a timing."""
+LENGTHS = numbers(1000, at_least=MIN_TOKENS, at_most=2**20)
+"""Reads the tokens that each layer keeps."""
+RUNTIME = one_of("runtime", RUNTIMES)
+
+
+def add_store(parser: argparse.ArgumentParser, what: str = "the store") -> None:
+    """Add the address of the tracking store."""
+    parser.add_argument(
+        "--tracking-uri",
+        type=address,
+        metavar="URI",
+        help=f"{what} (default: sqlite:///<this folder>/mlruns/mlflow.db)",
+    )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Add the runtime of an export and its threads."""
+    parser.add_argument(
+        "--runtime", type=RUNTIME, default="onnxruntime", help="onnxruntime (default) or openvino"
+    )
+    parser.add_argument("--threads", type=THREADS, default=1, help="threads (default: 1)")
