@@ -17,9 +17,10 @@ from layers import (
 )
 
 ORDER = [
-    "errors", "ranges", "plugins", "process", "lengths", "architecture", "cost", "metrics", "data",
-    "onnx_builder", "models", "compress", "checkpoint", "graph", "runtime", "export", "search",
-    "results", "report", "stage", "stages", "workflow", "compare", "serve", "cli",
+    "redact", "errors", "ranges", "plugins", "process", "lengths", "architecture", "cost",
+    "metrics", "data", "onnx_builder", "models", "compress", "checkpoint", "graph", "runtime",
+    "export", "search", "results", "report", "stage", "stages", "workflow", "compare", "serve",
+    "cli",
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
 MODULES, SINGLE_IMPORTERS = 160, 27

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from quala.redact import shown
+
 SENTENCES = {
     errno.ENOSPC: "The disk is full",
     errno.EDQUOT: "The disk quota is used up",
@@ -101,5 +103,6 @@ def _store_errors() -> tuple[type[Exception], ...]:
 
 
 def _complain(sentence: str, code: int) -> int:
-    sys.stderr.write(f"error: {sentence}\n")
+    line = shown(sentence).replace("\n", r"\n")
+    sys.stderr.write(f"error: {line}\n")
     return code

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from quala import __version__
 from quala.errors import guarded, unknown
+from quala.redact import guard_logs
 
 VERBS = {
     "run": ("run:run", "run a workflow: quala run WORKFLOW [overrides] [-m] [--json]"),
@@ -40,7 +41,9 @@ def _dispatch(verb: str, words: list[str]) -> int:
     if verb not in VERBS:
         raise unknown("verb", verb, VERBS)
     module, _, function = VERBS[verb][0].partition(":")
-    code: int = getattr(importlib.import_module(f"quala.cli.{module}"), function)(words)
+    command = getattr(importlib.import_module(f"quala.cli.{module}"), function)
+    guard_logs()
+    code: int = command(words)
     return code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,11 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.resolvers.oc import env
 
 from quala.errors import QualaError, unknown
+from quala.plugins import known_names
+from quala.redact import hide_variable
 from quala.workflow.script import WorkflowSpec, workflow_scripts
 from quala.workflow.settings import Settings, root_schema, settings
 
@@ -33,6 +37,17 @@ _EXPERIMENT = re.compile(r"~?experiment(=|$)")
 _OVERRIDE = re.compile(r"~|[^-][^=]*=")
 _HOME = re.compile(r"(?<=[=,])~[\w./-]*(?=,|$)")
 _STAGE = re.compile(r"(?:^[+~]*|@)stage[./](\w+)(?:\.(\w+))?")
+
+
+def _from_environment(name: str, *default: str | None) -> str | None:
+    """Return a variable's value as OmegaConf's own `oc.env` does, and keep it out of texts."""
+    value = env(name, *default)
+    if value is not None and name in os.environ:
+        hide_variable(name, value, known_names())
+    return value
+
+
+OmegaConf.register_new_resolver("oc.env", _from_environment, replace=True)
 
 
 def register(workflow: WorkflowSpec) -> None:

@@ -44,6 +44,8 @@ class TrackingConfig:
     """Folder for checkpoints of unfinished stages; null is `<folder>/work`."""
     experiment: str = MISSING
     """The MLflow experiment in which runs are recorded and looked up."""
+    diff: bool = False
+    """Whether the diff of uncommitted changes is stored with a run, not only its hash."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from quala.errors import QualaError
+from quala.redact import hide_password, recorded, redacted
 from quala.stage import Candidate
 from quala.workflow.identity import damaged_file, write_manifest
 from quala.workflow.settings import TrackingConfig
@@ -133,6 +134,7 @@ class Tracking:
     @classmethod
     def connect(cls, uri: str | None) -> Tracking:
         """Connect to a store that exists, by default that of this folder. Raises QualaError."""
+        hide_password(uri or "")
         uri = existing_store(uri)
         keep_quiet()
         # mlflow takes seconds to import
@@ -262,6 +264,7 @@ class Store(Tracking):
         uri = tracking.uri or f"{SQLITE}{folder / 'mlflow.db'}"
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
         keep_quiet()
+        hide_password(uri)
         with explaining(f"The tracking store {uri} cannot be used"):
             if uri.startswith(SQLITE):
                 ensure_database(Path(uri.removeprefix(SQLITE)), folder / "artifacts")
@@ -285,14 +288,14 @@ class Store(Tracking):
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
         """Create a run that is RUNNING."""
         lineage = {PARENT: parent} if parent else {}
-        own = {**tags, **lineage, "mlflow.user": getpass.getuser()}
-        return self.client.create_run(self.experiment_id, run_name=name, tags=own)
+        own = recorded({**tags, **lineage, "mlflow.user": getpass.getuser()})
+        return self.client.create_run(self.experiment_id, run_name=recorded(name), tags=own)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, all in one request."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, text[:LONGEST_TAG]) for key, text in tags.items()]
+        entries = [RunTag(key, text[:LONGEST_TAG]) for key, text in recorded(tags).items()]
         self.client.log_batch(run_id, tags=entries)
 
     def record(
@@ -310,7 +313,7 @@ class Store(Tracking):
         self.client.log_batch(
             run_id,
             metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()],
-            params=[Param(key, str(value)) for key, value in (params or {}).items()],
+            params=[Param(key, str(value)) for key, value in recorded(params or {}).items()],
         )
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
@@ -332,7 +335,7 @@ class Store(Tracking):
             for name, text in texts.items():
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                path.write_text(redacted(text, printed=False), encoding="utf-8")
             self.client.log_artifacts(run_id, folder)
 
     def publish(self, run_id: str, output: Path) -> None:

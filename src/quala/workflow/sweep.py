@@ -14,6 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from quala.errors import QualaError
+from quala.redact import recorded
 from quala.workflow.identity import fingerprint
 from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import FINGERPRINT, KIND, Store
@@ -38,7 +39,11 @@ class SweepParent(Callback):
             run_id = found[0].info.run_id
             store.client.update_run(run_id, status="RUNNING")
         else:
-            tags = {**same, "quala.workflow": config.workflow, "quala.overrides": " ".join(words)}
+            tags = {
+                **same,
+                "quala.workflow": config.workflow,
+                "quala.overrides": " ".join(recorded(words)),
+            }
             run_id = store.create(f"{config.workflow} sweep", tags, None).info.run_id
         os.environ[SWEEP_VARIABLE] = json.dumps({"run_id": run_id, "tracking": values})
 
@@ -112,6 +117,6 @@ class Job:
             "run_id": self.run_id,
             "error": error[:2000] if error else None,
         }
-        self.sweep.store.client.set_tag(
-            self.sweep.run_id, f"{JOB}{self.number}", json.dumps(entry)
+        self.sweep.store.tag(
+            self.sweep.run_id, {f"{JOB}{self.number}": json.dumps(recorded(entry))}
         )
