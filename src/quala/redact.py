@@ -121,12 +121,14 @@ def _named_secret() -> dict[str, str]:
 def recorded(value: Any, name: str = "", *, printed: bool = False) -> Any:
     """Return a value without secrets in its texts and those inside it, to be stored or exported.
 
-    `name` is that of the option; a text is hidden where it says so.
+    `name` is that of the option; a text is hidden where it says so. What is not only `printed`,
+    as JSON, has no control characters either, which stores and pages may refuse.
     """
     if isinstance(value, str):
         if value and _SECRET_OPTION.search(name) and not re.fullmatch(_OPEN, value):
             return HIDDEN
-        return redacted(value, printed=printed)
+        text = redacted(value, printed=printed)
+        return text if printed else visible(text)
     if isinstance(value, Mapping):
         return {key: recorded(one, str(key), printed=printed) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -159,6 +161,12 @@ def shown(text: object) -> str:
     return visible(redacted(str(text)))
 
 
+def markdown(text: str) -> str:
+    """Return a text for a line or a cell of Markdown, in which it makes no table, link or HTML."""
+    line = " ".join(text.splitlines())
+    return re.sub(r"[|`]|\](?=\(|\[)", r"\\\g<0>", line.replace("<", "&lt;"))
+
+
 def cell(text: object, style: str = "") -> Text:
     """Return a text for a console, or for a cell of its tables, in which nothing is markup."""
     from rich.text import Text
@@ -181,9 +189,10 @@ def json_text(content: Any, indent: int | None = None) -> str:
 
 
 def guard_logs() -> None:
-    """Let log lines of this process, and tracebacks at its end, pass through `shown` first."""
+    """Let log lines, warnings and the last traceback of this process pass through `shown`."""
     import logging
     import sys
+    import warnings
     from traceback import format_exception
 
     make = logging.getLogRecordFactory()
@@ -202,4 +211,6 @@ def guard_logs() -> None:
 
     guarded.guarded = True  # type: ignore[attr-defined]
     logging.setLogRecordFactory(guarded)
+    line = warnings.formatwarning
+    warnings.formatwarning = lambda *given, **named: shown(line(*given, **named))
     sys.excepthook = lambda *error: [sys.stderr.write(shown("".join(format_exception(*error))))]

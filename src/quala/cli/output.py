@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +15,10 @@ from quala.errors import QualaError
 from quala.redact import cell, console, json_text
 
 
-def write_json(content: Mapping[str, Any]) -> None:
-    """Write one JSON object to standard output."""
-    sys.stdout.write(json_text(content, indent=2) + "\n")
+def write_json(content: Mapping[str, Any], *, as_is: bool = False) -> None:
+    """Write one JSON object to standard output, without secrets unless `as_is`."""
+    text = json.dumps(content, indent=2) if as_is else json_text(content, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def out_folder(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quala.redact import markdown, recorded
 from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles, report_charts
 from quala.report.figure import draw_charts
 from quala.report.table import (
@@ -52,7 +53,11 @@ def build_report(
     data) to its text. `data` is as in `Report`. Raises QualaError if there are no rows.
     """
     report = Report(
-        tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title, data or {}
+        tuple(with_speedups(rows)),
+        tuple(candidates),
+        recorded(provenance or {}),
+        recorded(title),
+        recorded(data or {}),
     )
     charts, metrics = report_charts(report), report.metrics()
     shown = {
@@ -96,6 +101,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["markdown"] = to_markdown
+    environment.filters["text"] = markdown
     environment.filters["chart"] = chart_html
     environment.globals["plotly"] = get_plotlyjs
     return environment
@@ -111,7 +117,7 @@ def chart_html(chart: Chart) -> Markup:
     figure = Figure(
         layout={
             "xaxis": {**axis, "title": {"text": escape(chart.cost)}, "rangemode": "tozero"},
-            "yaxis": {**axis, "title": {"text": f"{chart.score}, percent"}},
+            "yaxis": {**axis, "title": {"text": f"{escape(chart.score)}, percent"}},
             "plot_bgcolor": "white",
             # Room for labels above the highest marks, and for a longer legend below.
             "height": 540 if chart.labeled else 460,
@@ -142,7 +148,7 @@ def chart_html(chart: Chart) -> Markup:
 def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str, Any]:
     style, marks = series.style, series.marks
     errors = [mark.error for mark in marks]
-    cost = escape(chart.cost)
+    cost, score = escape(chart.cost), escape(chart.score)
     return {
         "x": [mark.x for mark in marks],
         "y": [mark.y for mark in marks],
@@ -162,7 +168,7 @@ def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str,
         "name": escape(series.name),
         "showlegend": bool(series.name),
         "customdata": [escape(mark.text) for mark in marks],
-        "hovertemplate": f"%{{customdata}}<br>{chart.score} %{{y:.2f}}<br>{cost} %{{x:.4g}}"
+        "hovertemplate": f"%{{customdata}}<br>{score} %{{y:.2f}}<br>{cost} %{{x:.4g}}"
         "<extra></extra>",
     }
 

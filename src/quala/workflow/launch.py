@@ -42,7 +42,7 @@ from quala.workflow.plan import Plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.sweep import Job, Sweep, varied
+from quala.workflow.sweep import Job, Sweep, SweepParent, varied
 
 COLORS = {
     "cached": "green",
@@ -152,8 +152,8 @@ class HydraJob:
     as_json: bool
     varied: Sequence[str] = ()
     """The overrides of a sweep that have several values."""
-    mistakes: list[QualaError] = field(default_factory=list)
-    """Errors kept from Hydra, which would print text of its own before the sentence."""
+    mistakes: list[Exception] = field(default_factory=list)
+    """Errors kept from Hydra, which would print the overrides as they are, secrets included."""
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once."""
@@ -165,10 +165,12 @@ class HydraJob:
         if context.mode is not RunMode.MULTIRUN:
             try:
                 self._alone(workflow, config, overrides)
-            except QualaError as error:
+            except Exception as error:  # raised again by `run`
                 self.mistakes.append(error)
             return
         sweep = Sweep.current()
+        if sweep is None and SweepParent.failed:
+            return
         if sweep is None:
             raise QualaError("A sweep needs `hydra.callbacks.sweep` of conf/config.yaml.")
         with Job(sweep, context.job.num, overrides) as job, one_sentence(workflow):
@@ -215,8 +217,9 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
                 sys.stdout.write(redacted(printed.getvalue()))
             else:
                 command(job)()
-        if job.mistakes:
-            raise job.mistakes[0]
+        if mistakes := [*SweepParent.failed, *job.mistakes]:
+            SweepParent.failed.clear()
+            raise mistakes[0]
         status = "FINISHED"
     finally:
         sweep = Sweep.current()

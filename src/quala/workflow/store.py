@@ -56,7 +56,7 @@ def explaining(sentence: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # of a driver
         reason = str(error).strip().partition("\n")[0]
         raise QualaError(f"{sentence}: {reason}") from error
 
@@ -99,8 +99,10 @@ def check_server(uri: str) -> None:
         parts = urlsplit(uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "", port), SECONDS_TO_ANSWER).close()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise QualaError(f"The tracking server {uri} does not answer ({error}).") from error
+    except ValueError as error:  # which may quote a part of a password
+        raise QualaError(f"The tracking server {uri} has no port that is a number.") from error
 
 
 KIND = "quala.kind"

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -28,8 +28,17 @@ JOB = "quala.job."
 class SweepParent(Callback):
     """Hydra callback: creates the store and the sweep's run before any job starts."""
 
+    failed: ClassVar[list[QualaError]] = []
+    """Errors kept from Hydra, which would only warn of them."""
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Create the sweep's run, or continue the run of the same sweep."""
+        try:
+            self._start(config)
+        except QualaError as error:
+            self.failed.append(error)
+
+    def _start(self, config: DictConfig) -> None:
         values = OmegaConf.to_container(config.tracking, resolve=True)
         store = Store.open(build(TrackingConfig, values))  # type: ignore[arg-type]
         words = list(config.hydra.overrides.task)
