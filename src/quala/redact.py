@@ -62,7 +62,9 @@ def hide(value: str, instead: str = HIDDEN, *, printed: bool = False) -> None:
         if len(one) >= SHORTEST:
             raw = one.encode("utf-8", "surrogateescape")
             forms = {one, json.dumps(one)[1:-1], quote(raw), quote(raw, safe=""), unquote(one)}
-            _hidden.update({form: (instead, printed) for form in forms if len(form) >= SHORTEST})
+            for form in forms:
+                if len(form) >= SHORTEST and (instead != HIDDEN or form not in _hidden):
+                    _hidden[form] = instead, printed
 
 
 def hide_variable(name: str, value: str, public: Collection[str] = ()) -> None:
@@ -92,8 +94,6 @@ def _is_place(text: str) -> bool:
 
 def redacted(text: str, *, printed: bool = True) -> str:
     """Return a text without secrets."""
-    for rule in _RULES:
-        text = rule.sub(rf"\g<before>{HIDDEN}", text)
     found = _named_secret() | {
         value: instead for value, (instead, place) in _hidden.items() if not (place and printed)
     }
@@ -103,6 +103,8 @@ def redacted(text: str, *, printed: bool = True) -> str:
             edge = r"\b" if len(value) < SHORTEST_VARIABLE and value.isalpha() else ""
             instead = found[value].replace("\\", r"\\")
             text = re.sub(f"{edge}{re.escape(value)}{edge}", instead, text)
+    for rule in _RULES:
+        text = rule.sub(rf"\g<before>{HIDDEN}", text)
     return text
 
 
@@ -163,7 +165,7 @@ def shown(text: object) -> str:
 
 def markdown(text: str) -> str:
     """Return a text for a line or a cell of Markdown, in which it makes no table, link or HTML."""
-    line = " ".join(text.splitlines())
+    line = visible(" ".join(text.splitlines()))
     return re.sub(r"[|`]|\](?=\(|\[)", r"\\\g<0>", line.replace("<", "&lt;"))
 
 

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import pytest
 from commandline import quiet_logging
+from workflow.conftest import Toy
 
 from quala import redact
 from quala.cli.entry import main
 from quala.workflow.store import Tracking
-from workflow.conftest import Toy
 
 PLANTED = 'pl"anted/Zq7 x'
 """Its spellings in JSON, YAML and addresses differ."""
@@ -165,8 +165,16 @@ def test_mistakes_are_named_without_their_secret(
     assert "error: " in clean(capsys)
 
 
-@pytest.mark.parametrize("flags", [["--cfg", "job"], ["--cfg", "job", "--resolve"],
-                                   ["--cfg", "all"], ["--cfg", "hydra"], ["--info", "config"]])  # fmt: skip
+FLAGS = [
+    ["--cfg", "job"],
+    ["--cfg", "job", "--resolve"],
+    ["--cfg", "all"],
+    ["--cfg", "hydra"],
+    ["--info", "config"],
+]
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
 @pytest.mark.usefixtures("toy")
 def test_printed_configurations_have_no_secret(
     flags: list[str], capsys: pytest.CaptureFixture[str]

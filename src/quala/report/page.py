@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -52,8 +53,9 @@ def build_report(
     Speed-ups are computed here. `provenance` maps a label (run, command, seed, hardware, date,
     data) to its text. `data` is as in `Report`. Raises QualaError if there are no rows.
     """
+    named = [replace(row, model=recorded(row.model)) for row in rows]
     report = Report(
-        tuple(with_speedups(rows)),
+        tuple(with_speedups(named)),
         tuple(candidates),
         recorded(provenance or {}),
         recorded(title),
