@@ -55,6 +55,8 @@ def forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://h/k?AWSAccessKeyId=AK1", "https://h/k?AWSAccessKeyId=***"),
         ("postgresql://h/d?user=u&password=pw", "postgresql://h/d?user=u&password=***"),
         ("`stage.x.api_key=abc` has no effect", "`stage.x.api_key=***` has no effect"),
+        (r"a=x\://u\:pw@h\:1", r"a=x\://u\:***@h\:1"),
+        (r"a=https\://tok@h?sig\=pw", r"a=https\://***@h?sig\=***"),
         ("MY_TOKEN='a b' password=c", "MY_TOKEN=*** password=***"),
         ('{"a":"x://u:p@h","b":"models:/n@a"}', '{"a":"x://u:***@h","b":"models:/n@a"}'),
     ],

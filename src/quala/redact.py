@@ -34,16 +34,16 @@ _OPEN = r"\$\{[^{}]*\}"
 """An interpolation, which stays: it says where the value is."""
 _RULES = [
     re.compile(rf"(?i)(?P<before>{before})(?!{_OPEN}|\*\*\*){secret}")
-    for before, secret in (
+    for before, secret in (  # with `\:` and `\=` as Hydra has them in a sweep
         # What looks like a port and a path is none: `http://host:5000/#/models/name@alias`.
-        (r"\b[a-z][\w+.-]*://[^\s/@:\"`]*:(?!\d+[/?#]\S*@)", r"(?:[^\s\"`]|\\\")+(?=@)"),
-        (r"\bhttps?://", r"[^\s/?#@:\"`]+(?=@)"),
+        (r"\b[a-z][\w+.-]*\\?://[^\s/@:\"`]*:(?!\d+[/?#]\S*@)", r"(?:[^\s\"`]|\\\")+(?=@)"),
+        (r"\bhttps?\\?://", r"[^\s/?#@:\"`]+(?=@)"),
         (
             r"[?&][^\s=&]*(?:key|token|passw|pwd|secret|sig|credential|auth)[^\s=&]*=",
             r"[^\s&#'\"`]+",
         ),
         (
-            rf"(?<![^\W_]){_WORD}=",
+            rf"(?<![^\W_]){_WORD}\\?=",
             r"(?:\"[^\"]*\"|'[^']*'|[^\s,;&'\"`\]})]+)",
         ),
     )
