@@ -17,7 +17,7 @@ from layers import (
 )
 
 ORDER = [
-    "durable", "errors", "ranges", "reading", "stored", "manifest", "plugins", "process",
+    "durable", "redact", "errors", "ranges", "reading", "stored", "manifest", "plugins", "process",
     "lengths", "architecture", "cost", "metrics", "data", "onnx_builder", "models", "compress",
     "checkpoint", "graph", "runtime", "export", "search", "results", "report", "stage", "stages",
     "workflow", "compare", "serve", "cli",

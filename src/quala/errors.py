@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
+from quala.redact import json_text, shown, visible
+
 ENDINGS = {
     signal.SIGINT: "Interrupted",
     signal.SIGTERM: "Terminated",
@@ -38,14 +40,10 @@ class QualaError(Exception):
 
 def one_line(text: str) -> str:
     """Return a text without line breaks, and with its control characters as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else " " if one.isspace() else ascii(one)[1:-1] for one in text
-    )
+    return visible(" ".join(text.splitlines()))
 
 
-def shown(value: object, most: int = 80) -> str:
+def quoted(value: object, most: int = 80) -> str:
     """Return a value as a sentence quotes it: in one line of `most` characters."""
     text = one_line(str(value))
     return text if len(text) <= most else f"{text[:most]}..."
@@ -53,7 +51,7 @@ def shown(value: object, most: int = 80) -> str:
 
 def unknown(what: str, got: object, allowed: Iterable[str]) -> QualaError:
     """Return the error for a name that does not exist, with the nearest name that does."""
-    names, got = sorted(allowed), shown(got)
+    names, got = sorted(allowed), quoted(got)
     near = difflib.get_close_matches(got, names, n=1)
     hint = f" Did you mean `{near[0]}`?" if near else ""
     return QualaError(f"Unknown {what} `{got}`.{hint} Allowed: {', '.join(names) or 'none'}.")
@@ -86,12 +84,10 @@ def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
             told = sentence or f"{type(error).__name__}: {error}"
             if isinstance(error, SystemExit):
                 told = str(error.__context__ or "The command line is not valid.")
-            import json  # `--help` needs neither
-
             from quala.durable import chain
 
             facts = {key: value for one in chain(error) for key, value in _facts(one)}
-            _say(sys.stdout, json.dumps({"error": told, "exit_code": code, **facts}))
+            _say(sys.stdout, json_text({"error": told, "exit_code": code, **facts}))
         if sentence is None or ("QUALA_DEBUG" in os.environ and code < 128):
             raise
         _say(sys.stderr, f"error: {_bounded(sentence)}")
@@ -187,7 +183,7 @@ def _say(stream: TextIO, text: str) -> None:
 
 def _bounded(sentence: str) -> str:
     """Return one line, without the middle of a long one."""
-    line = one_line(sentence)
+    line = one_line(shown(sentence))
     if len(line) <= LONGEST:
         return line
     return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"

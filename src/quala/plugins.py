@@ -251,3 +251,9 @@ WORKFLOWS: Registry[Any] = Registry(
     {},
 )
 """Workflows of other packages; quala's own are scripts, see `quala.workflow.script`."""
+
+
+def known_names() -> set[str]:
+    """Return the names in all registries."""
+    found = [one for one in globals().values() if isinstance(one, Registry)]
+    return {name for registry in found for name in registry.names}

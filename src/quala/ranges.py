@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, field, fields
 from operator import ge, gt, le, lt
 from typing import Any, Literal
 
-from quala.errors import QualaError, shown
+from quala.errors import QualaError, quoted
 
 LARGEST_SEED = 2**32 - 1
 """As of numpy's and Lightning's own seeding."""
@@ -92,19 +92,19 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 def check_number(name: str, value: Any, limits: Mapping[str, float]) -> None:
     """Raise QualaError unless a number is within its limits; `name` is what errors call it."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise QualaError(f"`{name}` must be a number, got {shown(repr(value))}.")
+        raise QualaError(f"`{name}` must be a number, got {quoted(repr(value))}.")
     finite = isinstance(value, int) or math.isfinite(value)
     if finite and all(_LIMITS[limit](value, bound) for limit, bound in limits.items()):
         return
     allowed = [f"{limit.replace('_', ' ')} {bound}" for limit, bound in limits.items()]
     words = " and ".join(allowed if finite else [*allowed, "finite"])
-    raise QualaError(f"`{name}` must be {words}, got {shown(value)}.")
+    raise QualaError(f"`{name}` must be {words}, got {quoted(value)}.")
 
 
 def check_text(name: str, value: Any, kind: Text) -> None:
     """Raise QualaError unless a text is of a kind, as for `text`; `name` is what errors call it."""
     if not isinstance(value, str):
-        raise QualaError(f"`{name}` must be a text, got {shown(repr(value))}.")
+        raise QualaError(f"`{name}` must be a text, got {quoted(repr(value))}.")
     if len(value) > LONGEST[kind]:
         raise QualaError(
             f"`{name}` must have at most {LONGEST[kind]} characters, got {len(value)}."
@@ -117,10 +117,10 @@ def check_text(name: str, value: Any, kind: Text) -> None:
             )
     if kind == "place":
         if not value.strip():
-            raise QualaError(f"`{name}` must not be blank, got `{shown(value)}`.")
+            raise QualaError(f"`{name}` must not be blank, got `{quoted(value)}`.")
         if value.startswith("~") and os.path.expanduser(value).startswith("~"):
             user = value.partition("/")[0]
-            raise QualaError(f"`{name}` begins with `{shown(user)}`, which is no user's folder.")
+            raise QualaError(f"`{name}` begins with `{quoted(user)}`, which is no user's folder.")
         longest = max(len(part.encode()) for part in value.split("/"))
         if longest > LONGEST_PART:
             raise QualaError(
@@ -130,7 +130,7 @@ def check_text(name: str, value: Any, kind: Text) -> None:
     if kind == "name" and not _NAME.fullmatch(value):
         raise QualaError(
             f"`{name}` must be letters, digits, blanks or . _ + - ( ), and begin with a letter or "
-            f"a digit, for files are named by it; got `{shown(value)}`."
+            f"a digit, for files are named by it; got `{quoted(value)}`."
         )
 
 

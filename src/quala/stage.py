@@ -80,15 +80,20 @@ class Pace:
 
 class _Bar:
     def __init__(self, display: rich.progress.Progress, description: str, total: float) -> None:
-        self._display, self._description, self._pace = display, description, Pace(total)
-        self._task = display.add_task(description, total=total, left="")
+        from rich.markup import escape
+
+        self._display, self._description, self._pace = display, escape(description), Pace(total)
+        self._escape = escape
+        self._task = display.add_task(self._description, total=total, left="")
 
     def advance(self, amount: float = 1.0) -> None:
         self._pace.move(amount)
         self._display.update(self._task, advance=amount, left=self._pace.text())
 
     def note(self, text: str) -> None:
-        self._display.update(self._task, description=f"{self._description} [dim]{text}[/dim]")
+        self._display.update(
+            self._task, description=f"{self._description} [dim]{self._escape(text)}[/dim]"
+        )
 
 
 class _Lines:

@@ -23,6 +23,7 @@ def free_port() -> int:
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     calls: list[list[str]] = []
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "")
     monkeypatch.setattr(os, "execv", lambda _, command: calls.append(command))
     return calls
 
@@ -40,8 +41,9 @@ def test_the_store_of_this_folder_is_opened(
     (here / "mlruns" / "mlflow.db").touch()
     main(["--port", str(free_port)])
     store = f"sqlite:///{here}/mlruns/mlflow.db"
-    where = ["--backend-store-uri", store, "--host", "127.0.0.1", "--port", str(free_port)]
+    where = ["--host", "127.0.0.1", "--port", str(free_port)]
     assert started == [[sys.executable, "-m", "mlflow", "ui", *where]]
+    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == store  # a command line is seen by all users
 
 
 def test_no_store_yet_is_one_sentence(here: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_data_are_on_the_page(made_up_report: Report, tmp_path: Path) -> Non
     page, text = ((tmp_path / name).read_text() for name in ("report.html", "report.md"))
     assert "<td>mine &amp; yours</td>" in page
     assert "<td>no &lt;answer&gt;: 3</td>" in page
-    assert "- left out: no <answer>: 3" in text
+    assert "- left out: no &lt;answer>: 3" in text
     assert read_report(tmp_path).data == data
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
+from rich.text import Text
 
 from quala.cli.arguments import LENGTHS, Parser, add_runtime, number
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
 from quala.reading import read_text
+from quala.redact import visible
 
 if TYPE_CHECKING:
     from quala.runtime.card import Reply
@@ -51,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     if reply.note:
         warn(reply.note)
     if arguments.json:
-        write_json(asdict(reply))
+        write_json(asdict(reply), as_is=True)
     else:
         _show(reply, model.facts.sequence_length)
     return 0
@@ -76,7 +78,7 @@ def _show(reply: Reply, longest: int) -> None:
     table = Table("Answer", "Share", "Score", "Characters")
     for answer in reply.answers:
         table.add_row(
-            answer.text,
+            Text(visible(answer.text)),
             f"{answer.probability:.2f}",
             f"{answer.score:.2f}",
             f"{answer.start}-{answer.end}",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from quala import __version__
 from quala.errors import QualaError, guarded, unknown
+from quala.redact import guard_logs
 
 VERBS = {
     "run": ("run:run", "run a workflow: quala run WORKFLOW [overrides] [-m] [--json]"),
@@ -137,7 +138,9 @@ def _dispatch(words: Sequence[str]) -> int:
     except FileNotFoundError as error:
         raise QualaError("The current folder is gone: change to one that exists.") from error
     module, _, function = VERBS[verb][0].partition(":")
-    code: int = getattr(importlib.import_module(f"quala.cli.{module}"), function)(words[1:])
+    command = getattr(importlib.import_module(f"quala.cli.{module}"), function)
+    guard_logs()
+    code: int = command(words[1:])
     return code
 
 

@@ -150,7 +150,7 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
     warn("No measured front was found: the points have costs and no scores.")
     settings = ExportSettings(
         windows=Windows(max_length=longest, doc_stride=min(128, longest // 3)),
-        provenance={"checkpoint": str(source)},
+        provenance={"checkpoint": source.name},
         **{"name": source.name, **typed},
     )
     front = ladder(model, longest)

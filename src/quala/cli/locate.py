@@ -72,7 +72,8 @@ def check_known(tracking_uri: str | None, name: str) -> None:
 
     Other stores are not asked.
     """
-    from quala.workflow.store import SQLITE, existing_store
+    from quala.workflow.database import SQLITE
+    from quala.workflow.store import existing_store
 
     uri = existing_store(tracking_uri)
     if not uri.startswith(SQLITE):

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
 from quala.errors import QualaError
+from quala.redact import cell, console, json_text
 
 
-def write_json(content: Mapping[str, Any]) -> None:
-    """Write one JSON object to standard output."""
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+def write_json(content: Mapping[str, Any], *, as_is: bool = False) -> None:
+    """Write one JSON object to standard output, without secrets unless `as_is`."""
+    text = json.dumps(content, indent=2) if as_is else json_text(content, indent=2)
+    sys.stdout.write(text + "\n")
 
 
 def out_folder(folder: Path) -> Path:
@@ -32,13 +34,12 @@ def out_folder(folder: Path) -> Path:
 
 def show(*items: RenderableType) -> None:
     """Write tables and lines, no text of theirs as markup; in a pipe they are not folded."""
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, markup=False, emoji=False)
+    out = console(None if sys.stdout.isatty() else 160)
     for item in items:
-        console.print(item)
+        out.print(cell(item) if isinstance(item, str | Text) else item)
 
 
 def warn(text: str) -> None:
     """Write one line to standard error."""
-    line = Text.assemble(("warning:", "yellow"), " ", text)
-    Console(stderr=True).print(line, soft_wrap=True)
+    line = Text.assemble(("warning:", "yellow"), " ", cell(text))
+    console(stderr=True).print(line, soft_wrap=True)

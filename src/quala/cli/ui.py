@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from quala.cli.arguments import PLACE, Parser, add_store, number
 from quala.errors import QualaError
+from quala.redact import shown
 from quala.workflow.settings import SERVER
 from quala.workflow.store import existing_store
 
@@ -24,9 +25,10 @@ def main(argv: Sequence[str]) -> int:
 
     host, port = arguments.host, arguments.port
     bind(host, port, lowest=1).close()
-    sys.stdout.write(f"MLflow on {uri}\nOpen http://{host}:{port}\n")
+    sys.stdout.write(f"MLflow on {shown(uri)}\nOpen http://{host}:{port}\n")
     sys.stdout.flush()
-    where = ["--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # a command line is seen by all users
+    where = ["--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *where])
 
 

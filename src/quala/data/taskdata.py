@@ -23,6 +23,7 @@ from quala.data.task import Classes, Outcome, Outputs, Task, Value
 from quala.data.tokenize import FastTokenizer
 from quala.errors import QualaError
 from quala.metrics.glue import check_metrics
+from quala.redact import recorded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -310,7 +311,7 @@ class TaskData:
 
     def save_summary(self, folder: Path, *, whole: bool = False) -> None:
         """Write the summary to data.json."""
-        text = json.dumps(self.summary(whole=whole), indent=1, ensure_ascii=False)
+        text = json.dumps(recorded(self.summary(whole=whole)), indent=1, ensure_ascii=False)
         (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
     def _tokenize(self, name: str, examples: list[Example]) -> FeatureSet:

@@ -20,6 +20,7 @@ from quala.lengths import LengthConfig, constant_drop
 from quala.manifest import write_manifest
 from quala.metrics.interval import metric_name, score_text
 from quala.models.load import label_names
+from quala.redact import markdown, recorded
 from quala.runtime.card import FILE, Card, Point
 from quala.runtime.engine import GRAPH, open_engine
 from quala.runtime.hardware import Conditions, processor
@@ -76,7 +77,7 @@ def model_card(card: Card, folder: Path) -> str:
     conditions = Conditions(**found) if found else None
     timing = ", ".join(f"{key} {value}" for key, value in facts.items() if card.timing)
     return TEXT.format(
-        name=card.name,
+        name=markdown(card.name),
         use=ASK if card.task == Span.kind else BENCH,
         precision=card.precision,
         task=card.task.replace("-", " "),
@@ -87,11 +88,14 @@ def model_card(card: Card, folder: Path) -> str:
         sequence_length=card.sequence_length,
         doc_stride=card.doc_stride,
         significance=card.significance,
-        outputs=", ".join(card.labels) or card.arch.outputs,
+        outputs=markdown(", ".join(card.labels)) or card.arch.outputs,
         timing=timing or "nothing",
         table=_table(card, middle),
         notes=_notes(card, middle, conditions),
-        provenance="\n".join(f"- {key}: {value}" for key, value in card.provenance.items()) or "-",
+        provenance="\n".join(
+            f"- {key}: {markdown(value)}" for key, value in card.provenance.items()
+        )
+        or "-",
         license=card.licence,
     )
 
@@ -118,7 +122,7 @@ def _table(card: Card, tokens: int) -> str:
     heads = [
         "Tokens per layer",
         metric_name(card.metric),
-        *(f"Speed-up over {name}" for name in bases),
+        *(markdown(f"Speed-up over {name}") for name in bases),
     ]
     heads += ["GMACs padded", "GMACs mean", "ms"]
     rows = [heads, ["---"] * len(heads), *(_row(one, tokens, bases) for one in card.front)]
@@ -177,7 +181,7 @@ def write_export(
     (folder / GRAPH).write_bytes(graph.SerializeToString())
     tokenizer.save_pretrained(folder)
     card = Card(
-        name=settings.name,
+        name=recorded(settings.name),
         task=model.task.kind,
         metric=model.task.metric,
         precision=precision_of(model),
@@ -190,7 +194,7 @@ def write_export(
         arch=model.arch,
         labels=label_names(model.task),
         front=tuple(front),
-        provenance=settings.provenance,
+        provenance=recorded(settings.provenance),
     )
     if settings.repeats:
         card = _timed(card, graph, settings)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quala.redact import visible
 from quala.report.charts import BLUE, GRID, INK, LABEL_DISTANCE, MUTED, Chart, label_angles
 
 if TYPE_CHECKING:
@@ -34,17 +37,28 @@ LINE_CHARACTERS = 75
 def draw_charts(charts: Sequence[Chart], file: Path) -> None:
     """Write the charts beside one another as a PNG; the score axis and the legend are shared."""
     columns = max(1, len(charts))
-    figure = _figure(WIDTH * columns, HEIGHT)
-    axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
-    for axis, chart in zip(axes, charts):
-        _draw(axis, chart)
-    if charts:
-        axes[0].set_ylabel(f"{charts[0].score}, percent", color=INK)
-    _legend(figure)
-    figure.canvas.draw()  # computes the layout, which the places of the labels depend on
-    for axis, chart in zip(axes, charts):
-        _label(axis, chart)
-    figure.savefig(file)
+    with _plain_text():
+        figure = _figure(WIDTH * columns, HEIGHT)
+        axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
+        for axis, chart in zip(axes, charts):
+            _draw(axis, chart)
+        if charts:
+            axes[0].set_ylabel(visible(f"{charts[0].score}, percent"), color=INK)
+        _legend(figure)
+        figure.canvas.draw()  # computes the layout, which the places of the labels depend on
+        for axis, chart in zip(axes, charts):
+            _label(axis, chart)
+        figure.savefig(file)
+
+
+@contextmanager
+def _plain_text() -> Iterator[None]:
+    """Let dollar signs be no formulas, and letters that the font lacks no warnings."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def draw_history(result: SearchResult, file: Path, *, metric: str) -> None:
@@ -83,7 +97,7 @@ def _draw(axis: Axes, chart: Chart) -> None:
         color=chart.line.color,
         linewidth=1.6,
         drawstyle="steps-post" if chart.line.steps else "default",
-        label=chart.line.name or None,
+        label=_name(chart.line.name),
         zorder=2,
     )
     for series in chart.series:
@@ -103,19 +117,24 @@ def _draw(axis: Axes, chart: Chart) -> None:
             markeredgewidth=0.8,
             elinewidth=1.3,
             capsize=3,
-            label=series.name or None,
+            label=_name(series.name),
             zorder=3 if faint else 4,
         )
     axis.margins(x=0.09, y=0.09)
     if not chart.ticks:
         axis.set_xlim(left=0)
     axis.set_ylim(bottom=chart.lowest)
-    axis.set_xlabel(textwrap.fill(chart.cost, LINE_CHARACTERS), color=INK)
+    axis.set_xlabel(textwrap.fill(visible(chart.cost), LINE_CHARACTERS), color=INK)
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(colors=MUTED)
     axis.spines[["top", "right"]].set_visible(False)
     axis.spines[["left", "bottom"]].set_color(MUTED)
+
+
+def _name(text: str) -> str | None:
+    """Return the name of a line in the legend; matplotlib leaves out those that start with `_`."""
+    return visible(f"\u2009{text}" if text.startswith("_") else text) or None
 
 
 def _legend(figure: Figure) -> None:
@@ -146,7 +165,7 @@ def _label(axis: Axes, chart: Chart) -> None:
     scale = axis.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
     for (mark, style), angle in zip(marks, label_angles(points / scale)):
         axis.annotate(
-            mark.label,
+            visible(mark.label),
             (mark.x, mark.y),
             xytext=(LABEL_DISTANCE * np.cos(angle), LABEL_DISTANCE * np.sin(angle)),
             textcoords="offset points",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quala.redact import markdown, recorded
 from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles, report_charts
 from quala.report.figure import draw_charts
 from quala.report.table import (
@@ -51,8 +53,13 @@ def build_report(
     Speed-ups are computed here. `provenance` maps a label (run, command, seed, hardware, date,
     data) to its text. `data` is as in `Report`. Raises QualaError if there are no rows.
     """
+    named = [replace(row, model=recorded(row.model)) for row in rows]
     report = Report(
-        tuple(with_speedups(rows)), tuple(candidates), dict(provenance or {}), title, data or {}
+        tuple(with_speedups(named)),
+        tuple(candidates),
+        recorded(provenance or {}),
+        recorded(title),
+        recorded(data or {}),
     )
     charts, metrics = report_charts(report), report.metrics()
     shown = {
@@ -96,6 +103,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["markdown"] = to_markdown
+    environment.filters["text"] = markdown
     environment.filters["chart"] = chart_html
     environment.globals["plotly"] = get_plotlyjs
     return environment
@@ -111,7 +119,7 @@ def chart_html(chart: Chart) -> Markup:
     figure = Figure(
         layout={
             "xaxis": {**axis, "title": {"text": escape(chart.cost)}, "rangemode": "tozero"},
-            "yaxis": {**axis, "title": {"text": f"{chart.score}, percent"}},
+            "yaxis": {**axis, "title": {"text": f"{escape(chart.score)}, percent"}},
             "plot_bgcolor": "white",
             # Room for labels above the highest marks, and for a longer legend below.
             "height": 540 if chart.labeled else 460,
@@ -142,7 +150,7 @@ def chart_html(chart: Chart) -> Markup:
 def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str, Any]:
     style, marks = series.style, series.marks
     errors = [mark.error for mark in marks]
-    cost = escape(chart.cost)
+    cost, score = escape(chart.cost), escape(chart.score)
     return {
         "x": [mark.x for mark in marks],
         "y": [mark.y for mark in marks],
@@ -162,7 +170,7 @@ def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str,
         "name": escape(series.name),
         "showlegend": bool(series.name),
         "customdata": [escape(mark.text) for mark in marks],
-        "hovertemplate": f"%{{customdata}}<br>{chart.score} %{{y:.2f}}<br>{cost} %{{x:.4g}}"
+        "hovertemplate": f"%{{customdata}}<br>{score} %{{y:.2f}}<br>{cost} %{{x:.4g}}"
         "<extra></extra>",
     }
 

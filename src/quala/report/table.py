@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from quala.metrics.interval import Bounds, metric_name, score_text
+from quala.redact import cell, markdown, visible
 from quala.results import GIGA, Row, float_model, speedup_base
 from quala.runtime.hardware import BUSY
 
@@ -37,17 +38,27 @@ def to_frame(records: Iterable[Mapping[str, object]]) -> DataFrame:
 
 
 def to_csv(records: Iterable[Mapping[str, object]]) -> str:
-    """Return the records as CSV with a header; None is empty."""
-    return to_frame(records).to_csv(index=False, lineterminator="\n")
+    """Return the records as CSV with a header; None is empty.
+
+    Text that a spreadsheet would compute, such as `=1+1`, gets an apostrophe in front.
+    """
+    frame = to_frame(records).map(_still).rename(columns=_still)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def _still(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return visible(f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value)
 
 
 def to_markdown(frame: DataFrame, *, bold: Collection[int] = ()) -> str:
     """Return a frame of texts as a Markdown table; `bold` are the numbers of bold rows."""
-    lines = [list(frame.columns), ["---"] * len(frame.columns)]
-    for number, texts in enumerate(frame.to_numpy().tolist()):
+    lines = [list(map(markdown, frame.columns)), ["---"] * len(frame.columns)]
+    for number, row in enumerate(frame.to_numpy().tolist()):
+        texts = list(map(markdown, row))
         lines.append([f"**{text}**" for text in texts] if number in bold else texts)
-    escaped = ([text.replace("|", "\\|") for text in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,22 +95,22 @@ class TerminalTable:
         self, frame: DataFrame, widths: Sequence[int] = (), out: Sequence[str] = ()
     ) -> Table:
         from rich.table import Table
-        from rich.text import Text
 
         left_out = [f"Left out in this width: {', '.join(out)}."] if out else []
+        notes = [*self.notes, *left_out]
         table = Table(
-            title=self.title and Text(self.title, "table.title"),
+            title=cell(self.title, "table.title") if self.title else None,
             title_justify="left",
             header_style="bold",
-            caption="\n".join([*self.notes, *left_out]) or None,
+            caption=cell("\n".join(notes), "table.caption") if notes else None,
             caption_justify="left",
         )
         sizes: Sequence[int | None] = widths or [None] * len(frame.columns)
         for name, width in zip(frame.columns, sizes, strict=True):
             justify: Literal["left", "right"] = "left" if name in self.left else "right"
-            table.add_column(name, justify=justify, overflow="fold", width=width)
+            table.add_column(cell(name), justify=justify, overflow="fold", width=width)
         for number, texts in enumerate(frame.to_numpy().tolist()):
-            table.add_row(*map(Text, texts), style="bold green" if number in self.bold else None)
+            table.add_row(*map(cell, texts), style="bold green" if number in self.bold else None)
         return table
 
 

@@ -13,7 +13,7 @@ from quala.architecture import CONFIG
 from quala.compress.quantize.config import QuantizeConfig
 from quala.cost import OFFLINE, PRESETS, architecture_of, offline_folder
 from quala.data.spec import LONGEST_INPUT
-from quala.errors import QualaError, shown, unknown
+from quala.errors import QualaError, quoted, unknown
 from quala.lengths import MIN_TOKENS
 from quala.plugins import FAMILIES, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
@@ -56,7 +56,7 @@ def start_facts(source: Any) -> dict[str, Any] | None:
         return None  # a package is missing, which is said where it is loaded
     if not folder.is_dir():
         if not _HUB_NAME.fullmatch(value) or value.startswith("."):
-            raise QualaError(f"`{source.name}`: there is no model folder at `{shown(value)}`.")
+            raise QualaError(f"`{source.name}`: there is no model folder at `{quoted(value)}`.")
         return None
     try:
         return model_facts(folder)

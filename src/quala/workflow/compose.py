@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,11 @@ from hydra.errors import (
 )
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
+from omegaconf.resolvers.oc import env
 
-from quala.errors import QualaError, shown, unknown
+from quala.errors import QualaError, quoted, unknown
+from quala.plugins import known_names
+from quala.redact import hide_variable
 from quala.workflow.identity import leaves
 from quala.workflow.script import WorkflowSpec, workflow_scripts
 from quala.workflow.settings import Settings, root_schema, settings
@@ -34,6 +38,17 @@ _EXPERIMENT = re.compile(r"~?experiment(=|$)")
 _OVERRIDE = re.compile(r"~|[^-][^=]*=")
 _HOME = re.compile(r"(?<=[=,])~[\w./-]*(?=,|$)")
 _STAGE = re.compile(r"(?:^[+~]*|@)stage[./](\w+)(?:\.(\w+))?")
+
+
+def _from_environment(name: str, *default: str | None) -> str | None:
+    """Return a variable's value as OmegaConf's own `oc.env` does, and keep it out of texts."""
+    value = env(name, *default)
+    if value is not None and name in os.environ:
+        hide_variable(name, value, known_names())
+    return value
+
+
+OmegaConf.register_new_resolver("oc.env", _from_environment, replace=True)
 
 
 def register(workflow: WorkflowSpec) -> None:
@@ -274,4 +289,4 @@ def _unknown_key(key: str, workflow: WorkflowSpec) -> QualaError | None:
 
 
 def _first(error: BaseException) -> str:
-    return shown(str(error).strip().partition("\n")[0], 300)
+    return quoted(str(error).strip().partition("\n")[0], 300)

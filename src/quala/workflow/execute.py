@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from quala.durable import disk_trouble
 from quala.errors import QualaError, noted
+from quala.redact import recorded
 from quala.stage import StageContext
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import ORIGIN, leaves
@@ -143,9 +144,11 @@ class Executor:
         output.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
         function = node.stage.function()
-        # MLflow refuses to change a param; the identity is the same when the run is resumed.
-        self.store.record(lease.run_id, {}, dict(leaves(node.identity["config"])))
-        identity = {IDENTITY: json.dumps(node.identity, indent=1)}
+        # MLflow refuses to change a param, and a resumed run has them already.
+        known = self.store.client.get_run(lease.run_id).data.params
+        params = {key: one for key, one in leaves(node.identity["config"]) if key not in known}
+        self.store.record(lease.run_id, {}, params)
+        identity = {IDENTITY: json.dumps(recorded(node.identity), indent=1)}
         self.store.attach(lease.run_id, identity | self.record.texts())
         inputs = {
             key: item.path if isinstance(item, Artifact) else item.value
@@ -153,7 +156,8 @@ class Executor:
         }
         metrics = function(node.config, self._context(node, lease, work), inputs) or {}
         if origin := node.origin():
-            (output / ORIGIN).write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(recorded(origin), indent=1)
+            (output / ORIGIN).write_text(f"{text}\n", encoding="utf-8")
         self.store.publish(lease.run_id, output)
         self.store.record(lease.run_id, metrics)
         self.store.tag(lease.run_id, {"quala.final": json.dumps(sorted(metrics))})
@@ -257,6 +261,7 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
         seed=settings.seed,
         data=sources.data_used,
         code=code_state(workflow.script),
+        diff=settings.tracking.diff,
     )
     found = acquire(store, _claim(plan, store, record, invocation), lambda run: True)
     reused = not isinstance(found, Lease)

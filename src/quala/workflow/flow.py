@@ -74,7 +74,7 @@ class Node:
             if isinstance(item, Source):
                 folder = Path(item.value) if isinstance(item.value, str) else None
                 known = made_of(folder) if folder and folder.is_dir() else item.fingerprint
-                found[key] = {"is": known, "detail": dict(item.detail)}
+                found[key] = {"is": known, "detail": _without_folders(item.detail)}
             elif item is not None and item.folder is not None:
                 found[key] = {"is": made_of(item.folder), "detail": {}}
         return found
@@ -109,6 +109,12 @@ class Node:
             figures = "; its scores are of that one" if self.stage.about else ""
             found.append(f"{text}{figures}.")
         return found
+
+
+def _without_folders(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of an input, without where it is on this machine."""
+    named = {"value": Path(detail["value"]).name} if "value" in detail else {}
+    return {key: one for key, one in detail.items() if key != "path"} | named
 
 
 class Driver(Protocol):

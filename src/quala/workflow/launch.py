@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quala.errors import QualaError, noted, unknown
+from quala.redact import cell, console, guard_logs, json_text, recorded, redacted
 from quala.results import REPORT, read_report
 from quala.workflow.compose import (
     CONFIG,
@@ -40,7 +42,7 @@ from quala.workflow.plan import Plan, check_plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.sweep import Job, Sweep, varied
+from quala.workflow.sweep import Job, Sweep, SweepParent, varied
 
 COLORS = {
     "cached": "green",
@@ -61,8 +63,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     """Print the stages in order, each with its status and the reason."""
     table = Table("stage", "status", "why", title=f"Plan of {plan.workflow}", title_justify="left")
     for entry in plan.entries.values():
-        table.add_row(entry.name, _colored(entry.status.value), Text(entry.reason))
-    console.print(table, *(Text(f"Note: {note}") for note in plan.notes), sep="\n")
+        table.add_row(cell(entry.name), _colored(entry.status.value), cell(entry.reason))
+    console.print(table, *(cell(f"Note: {note}") for note in plan.notes), sep="\n")
 
 
 def show_result(result: Result, console: Console) -> None:
@@ -71,20 +73,20 @@ def show_result(result: Result, console: Console) -> None:
     for outcome in result.outcomes:
         place = _short(outcome.folder) if outcome.folder else ""
         seconds = duration(outcome.seconds)
-        table.add_row(outcome.name, _colored(outcome.status), seconds, Text(place))
+        table.add_row(cell(outcome.name), _colored(outcome.status), seconds, cell(place))
     state = "was finished before" if result.reused else f"took {duration(result.seconds)}"
     folders = [outcome.folder for outcome in result.outcomes if outcome.folder is not None]
     report = f"Report    quala report {result.run_id}\n"
-    where = Text(
+    where = cell(
         f"Run       {result.run_id} ({state})\n"
         f"Store     {result.store.uri} (experiment {result.store.experiment})\n"
         f"{report if any((one / REPORT).is_file() for one in folders) else ''}"
-        f"Compare   quala ui",
-        overflow="fold",
+        f"Compare   quala ui"
     )
+    where.overflow = "fold"
     for folder in folders:
         _show_front(folder, console)
-    console.print(Panel(Group(table, "", where), title=Text(result.workflow), expand=False))
+    console.print(Panel(Group(table, "", where), title=cell(result.workflow), expand=False))
 
 
 def _show_front(folder: Path, console: Console) -> None:
@@ -95,7 +97,7 @@ def _show_front(folder: Path, console: Console) -> None:
         report = read_report(folder)
         console.print(terminal_table(report.rows, title=report.title))
         for name in ("front.png", "report.html"):
-            console.print(Text(_short(folder / name)))
+            console.print(cell(_short(folder / name)))
 
 
 def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
@@ -104,12 +106,12 @@ def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> 
         return
     table = Table("job", "overrides", "status", "run", title="Sweep", title_justify="left")
     for job, words in zip(jobs, varied([job["overrides"] for job in jobs]), strict=True):
-        table.add_row(str(job["job"]), Text(words), _colored(job["status"]), job["run_id"] or "")
+        table.add_row(str(job["job"]), cell(words), _colored(job["status"]), job["run_id"] or "")
     console.print(table)
     for job in jobs:
         if job["error"]:
-            console.print(Text(f"Job {job['job']} failed: {job['error']}", style="red"))
-    console.print(Text(f"Compare   quala report {sweep}"))
+            console.print(cell(f"Job {job['job']} failed: {job['error']}", "red"))
+    console.print(cell(f"Compare   quala report {sweep}"))
 
 
 def duration(seconds: float) -> str:
@@ -152,21 +154,25 @@ class HydraJob:
     as_json: bool
     varied: Sequence[str] = ()
     """The overrides of a sweep that have several values."""
-    mistakes: list[QualaError] = field(default_factory=list)
-    """Errors kept from Hydra, which would print text of its own before the sentence."""
+    mistakes: list[Exception] = field(default_factory=list)
+    """Errors kept from Hydra, which would print the overrides as they are, secrets included."""
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once."""
+        guard_logs()  # of a worker's process
         workflow = find_workflow(self.workflow)
         context = HydraConfig.get()
+        _without_secrets(context)
         overrides = list(context.overrides.task)
         if context.mode is not RunMode.MULTIRUN:
             try:
                 self._alone(workflow, config, overrides)
-            except QualaError as error:
+            except Exception as error:  # raised again by `run`
                 self.mistakes.append(error)
             return
         sweep = Sweep.current()
+        if sweep is None and SweepParent.failed:
+            return
         if sweep is None:
             raise QualaError("A sweep needs `hydra.callbacks.sweep` of conf/config.yaml.")
         with Job(sweep, context.job.num, overrides) as job, one_sentence(workflow):
@@ -182,7 +188,7 @@ class HydraJob:
             invocation = _invocation(workflow, config, overrides, self.as_json, notes)
         result = run_workflow(workflow, invocation)
         if self.as_json:
-            sys.stdout.write(json.dumps(result.to_json()) + "\n")
+            sys.stdout.write(json_text(result.to_json()) + "\n")
         else:
             show_result(result, _console())
 
@@ -203,15 +209,22 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             check_options(config, words)
             check_plan(workflow, typed(config, workflow))
     register(workflow)
+    guard_logs()
     job = HydraJob(workflow.place, as_json=JSON in arguments, varied=varied)
     command = hydra.main(
         version_base=VERSION_BASE, config_path=str(workflow.conf.absolute()), config_name=CONFIG
     )
     try:
         with _command_line(workflow.name, words), one_sentence(workflow):
-            command(job)()
-        if job.mistakes:
-            raise job.mistakes[0]
+            if {word.partition("=")[0] for word in words} & {"-c", "--cfg", "-i", "--info"}:
+                with redirect_stdout(StringIO()) as printed:
+                    command(job)()
+                sys.stdout.write(redacted(printed.getvalue()))
+            else:
+                command(job)()
+        if mistakes := [*SweepParent.failed, *job.mistakes]:
+            SweepParent.failed.clear()
+            raise mistakes[0]
     except BaseException as error:
         if sweep := Sweep.current():
             sweep.close("FAILED" if isinstance(error, Exception) else "KILLED")
@@ -245,7 +258,9 @@ def _print_config(workflow: WorkflowSpec, words: Sequence[str]) -> bool:
     absent = object()
     with one_sentence(workflow):
         config = composed(workflow, overrides)
-        shown: Any = OmegaConf.create(own_values(config, workflow, resolve=asked.resolve))
+        shown: Any = OmegaConf.create(
+            recorded(own_values(config, workflow, resolve=asked.resolve))
+        )
         if asked.package not in (None, "_global_"):
             shown = OmegaConf.select(shown, asked.package, default=absent)
     if shown is absent:
@@ -282,8 +297,7 @@ def _columns(rows: Sequence[tuple[str, str]]) -> str:
 
 def _console() -> Console:
     # A file or a pipe has no width, and 80 columns would fold every table.
-    width = None if sys.stdout.isatty() else WIDTH
-    return Console(width=width, markup=False, emoji=False)
+    return console(None if sys.stdout.isatty() else WIDTH)
 
 
 def _close(sweep: Sweep, as_json: bool) -> int:
@@ -291,7 +305,7 @@ def _close(sweep: Sweep, as_json: bool) -> int:
     failed = len([job for job in jobs if job["status"] != "FINISHED"])
     sweep.close("FAILED" if failed else "FINISHED")
     if as_json:
-        sys.stdout.write(json.dumps({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
+        sys.stdout.write(json_text({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
     else:
         show_sweep(sweep.run_id, jobs, _console())
     return failed
@@ -313,10 +327,19 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     store = Store.open(settings.tracking)
     made = make_plan(workflow, settings, store, Sources(store), notes)
     if JSON in arguments:
-        sys.stdout.write(json.dumps(made.to_json()) + "\n")
+        sys.stdout.write(json_text(made.to_json()) + "\n")
     else:
         show_plan(made, _console())
     return 0
+
+
+def _without_secrets(context: HydraConf) -> None:
+    """Take the secrets out of the files that Hydra writes before a job starts."""
+    job = Path(context.runtime.output_dir, context.output_subdir or "")
+    for file in (*job.glob("*.yaml"), Path(context.sweep.dir, "multirun.yaml")):
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if (clean := redacted(text, printed=False)) != text:
+            file.write_text(clean, encoding="utf-8")
 
 
 def _invocation(
@@ -332,8 +355,8 @@ def _invocation(
     interactive = sys.stderr.isatty() and not as_json and sweep is None and "CI" not in os.environ
     return Invocation(
         settings=settings,
-        config=OmegaConf.to_yaml(OmegaConf.create(own_values(config, workflow))),
-        overrides=overrides,
+        config=OmegaConf.to_yaml(OmegaConf.create(recorded(own_values(config, workflow)))),
+        overrides=recorded(overrides),
         notes=notes,
         sweep=sweep,
         bars=settings.progress and interactive,

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
+from quala.redact import recorded
 from quala.stage import imported
 from quala.stored import read_object
 from quala.workflow.flow import Artifact, Flow, Node
@@ -307,7 +308,8 @@ def _why_new(
         after = f", after {', '.join(waits)}" if waits else ""
         return Status.TO_RUN, f"never run{after}", None
     known = [(run, _identity(run, store)) for run in earlier[:COMPARED]]
-    found = [(differences(old, node.identity), run) for run, old in known if old]
+    own = recorded(node.identity)
+    found = [(differences(old, own), run) for run, old in known if old]
     nearest, run = min(found, key=lambda one: len(one[0]), default=([], earlier[0]))
     return Status.STALE, "; ".join(dict.fromkeys(nearest)) or "the last run differs", run
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
+import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +25,10 @@ from typing import Any
 
 import psutil
 
+from quala.redact import recorded
 from quala.runtime.hardware import cpu
+
+log = logging.getLogger(__name__)
 
 INSTRUCTIONS = (
     "avx2",
@@ -30,36 +40,119 @@ INSTRUCTIONS = (
     "amx_bf16",
 )
 LARGEST_DIFF = 2_000_000
+"""Bytes of a diff that are kept."""
+SECONDS_FOR_GIT = 10.0
+"""For all that is asked of git, a guess: in a folder of a million files it takes longer."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """State of the git repository around a workflow script; `commit` is None without one."""
+    """State of the git repository around a workflow script; `commit` is None without one.
 
-    commit: str | None
-    dirty: bool
-    diff: str
+    `dirty` is None where git did not say in time. `diff` is its SHA-256, empty without changes of
+    tracked files, and `text` its beginning.
+    """
+
+    commit: str | None = None
+    dirty: bool | None = False
+    diff: str = ""
+    text: str = ""
 
 
 def code_state(script: Path) -> Code:
-    """Return the state of the repository around `script`, or around here for an installed one."""
-    folder = Path.cwd() if "site-packages" in script.parts else script.parent
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return Code(None, dirty=False, diff="")
-    diff = _git(folder, "diff", "--no-ext-diff", "--no-textconv", "HEAD") or ""
-    status = _git(folder, "status", "--porcelain") or ""
-    return Code(commit.strip(), dirty=bool(status.strip()), diff=diff[:LARGEST_DIFF])
+    """Return the state of the repository around `script`, or around here for an installed one.
+
+    Nothing that the repository names is run, such as filters, hooks and helpers: git compares the
+    files in a folder of its own, with an empty configuration, that borrows objects and index.
+    """
+    start = (Path.cwd() if "site-packages" in script.parts else script.parent).absolute()
+    top = next((one for one in (start, *start.parents) if (one / ".git").exists()), None)
+    if top is None:
+        return Code()
+    git = _Git(top)
+    # This reads the repository's configuration, and nothing in it is run for that.
+    names = (f"--git-path {name}" for name in ("objects", "index", "info/exclude"))
+    asked = ["rev-parse", "--show-toplevel", "--show-object-format", *" ".join(names).split()]
+    said = git.read("-c", "safe.bareRepository=explicit", *asked, "HEAD").decode(errors="replace")
+    found = said.split("\n")
+    if git.failed or len(found) < 6 or Path(found[0]).resolve() != top.resolve():
+        return Code()
+    kind, objects, index, excluded, commit = found[1:6]
+    with tempfile.TemporaryDirectory(prefix="quala-git-") as folder:
+        own = _empty_repository(Path(folder), kind, commit, top / excluded)
+        alone = _Git(top, git.deadline, {"GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_DIR": str(own), "GIT_WORK_TREE": str(top), "GIT_INDEX_FILE": str(top / index),
+            "GIT_OBJECT_DIRECTORY": str(top / objects), "GIT_CONFIG_GLOBAL": os.devnull,
+        })  # fmt: skip
+        skipped = "--ignore-submodules=all"
+        plain = ("--no-ext-diff", "--no-textconv", "--no-color", "--full-index", skipped)
+        status = alone.read("status", "--porcelain", skipped, most=1)
+        hashed = hashlib.sha256()
+        diff = alone.read("diff", *plain, commit, most=LARGEST_DIFF, hashed=hashed)
+    if alone.failed:
+        log.warning(
+            "The state of the repository %s is not known: git failed, or took more than %.0f s.",
+            top,
+            SECONDS_FOR_GIT,
+        )
+        return Code(commit, dirty=None)
+    text = diff.decode(errors="replace")
+    return Code(commit, bool(status), hashed.hexdigest() if diff else "", text)
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
-    # Nothing that the folder's own settings name is run.
-    command = ["git", "--no-pager", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+def _empty_repository(folder: Path, kind: str, commit: str, excluded: Path) -> Path:
+    """Make a git folder without a configuration, at `commit`, with hashes of `kind`."""
+    for name in ("objects", "refs", "info"):
+        (folder / name).mkdir()
+    (folder / "HEAD").write_text(f"{commit}\n")
+    version = "repositoryformatversion = 1\n[extensions]\nobjectFormat = "
+    (folder / "config").write_text(f"[core]\n{version}{kind}\n")
+    if excluded.is_file():
+        shutil.copyfile(excluded, folder / "info" / "exclude")
+    return folder
+
+
+@dataclass
+class _Git:
+    """Calls of git in a folder, all within one time limit, without variables that steer it."""
+
+    folder: Path
+    deadline: float = field(default_factory=lambda: time.monotonic() + SECONDS_FOR_GIT)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    failed: bool = False
+
+    def read(self, *words: str, most: int = LARGEST_DIFF, hashed: Any = None) -> bytes:
+        """Return the first `most` bytes of what git says; the rest is hashed or not waited for."""
+        calm = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+        options = ("--no-pager", "-c", "core.fsmonitor=false", "-c", "diff.autoRefreshIndex=false")
+        try:
+            process = subprocess.Popen(
+                ["git", *options, "-C", str(self.folder), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**kept, **calm, **self.variables},
+            )
+        except OSError:
+            self.failed = True
+            return b""
+        late = threading.Timer(max(0.0, self.deadline - time.monotonic()), process.kill)
+        late.start()
+        found, cut = b"", False
+        with process:
+            assert process.stdout is not None  # a pipe
+            while part := process.stdout.read(1 << 16):
+                found += part[: most - len(found)]
+                if hashed is not None:
+                    hashed.update(part)
+                elif len(found) >= most:
+                    cut = True
+                    process.kill()
+                    break
+        late.cancel()
+        self.failed |= process.returncode != 0 and not cut
+        return found
 
 
 def versions() -> dict[str, str]:
@@ -96,6 +189,12 @@ def _torch() -> dict[str, Any]:
     }
 
 
+_PLACE = re.compile(
+    r"(?<![\w/:.$}-])(?:~[\w.-]*|[a-z][\w+.]*:///?)?/(?:[^/'\",\]}=]+/)*(?=[^/\s])"
+)
+"""The folders of an absolute path."""
+
+
 @dataclass(frozen=True)
 class Record:
     """The provenance of one command."""
@@ -107,6 +206,8 @@ class Record:
     data: str
     """Fingerprint of the data."""
     code: Code
+    diff: bool = False
+    """Whether the diff is stored, which may hold a key that was never committed."""
 
     @cached_property
     def packages(self) -> str:
@@ -119,24 +220,32 @@ class Record:
         commit = {"mlflow.source.git.commit": self.code.commit} if self.code.commit else {}
         return {
             **commit,
-            "quala.dirty": str(self.code.dirty).lower(),
+            "quala.dirty": self._changes(unknown="unknown", dirty="true", clean="false"),
+            **({"quala.diff": self.code.diff} if self.code.diff else {}),
             "quala.seed": str(self.seed),
             "quala.data": self.data,
             "quala.overrides": " ".join(self.overrides) or "-",
         }
 
+    def _changes(self, *, unknown: str, dirty: str, clean: str) -> str:
+        return unknown if self.code.dirty is None else dirty if self.code.dirty else clean
+
     def summary(self, workflow: str, run: str) -> dict[str, str]:
-        """Return the provenance that a report shows, by its label."""
+        """Return the provenance that reports and exports show, by its label.
+
+        It names no folders, host or user: others read it too.
+        """
         machine = hardware()
         threads = machine.get("torch_threads", machine["cores"])
         processor = " ".join([f"{machine['cpu']}, {threads} threads,", *machine["instructions"]])
-        commit = f"{self.code.commit or 'none'}{' with changes' if self.code.dirty else ''}"
+        changes = self._changes(unknown=", changes unknown", dirty=" with changes", clean="")
+        words = [_PLACE.sub(".../", word) for word in recorded(list(self.overrides))]
         return {
-            "command": shlex.join(["quala", "run", workflow, *self.overrides]),
+            "command": shlex.join(["quala", "run", workflow, *words]),
             "run": run,
             "seed": str(self.seed),
             "data": self.data[:16],
-            "commit": commit,
+            "commit": f"{self.code.commit or 'none'}{changes}",
             "hardware": processor,
             "date": datetime.now(UTC).date().isoformat(),
         }
@@ -149,6 +258,6 @@ class Record:
             "provenance/versions.json": self.packages,
             "provenance/hardware.json": json.dumps(hardware(), indent=1),
         }
-        if self.code.diff:
-            texts["provenance/dirty.diff"] = self.code.diff
+        if self.diff and self.code.text:
+            texts["provenance/dirty.diff"] = self.code.text
         return texts

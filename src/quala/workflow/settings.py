@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING
 
-from quala.errors import QualaError, shown, unknown
+from quala.errors import QualaError, quoted, unknown
 from quala.ranges import LARGEST_SEED, check_number, check_ranges, check_text, text
 from quala.stage import StageConfig
 
@@ -55,13 +55,15 @@ class TrackingConfig:
     experiment: str = text("place")
     """The MLflow experiment in which runs are recorded and looked up; in a store without a server
     a folder is named by it."""
+    diff: bool = False
+    """Whether the diff of uncommitted changes is stored with a run, not only its hash."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.uri is not None and "://" not in self.uri:
             raise QualaError(
                 "`uri` must be an address, such as sqlite:///mlruns/mlflow.db or https://HOST, "
-                f"got `{shown(self.uri)}`."
+                f"got `{quoted(self.uri)}`."
             )
         if not str(self.uri).startswith(SERVER):
             check_text("experiment", self.experiment, "name")
@@ -239,10 +241,10 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         if len(kinds) == 1:
             return _value(kinds[0], value, name)
         if not isinstance(value, SCALARS):
-            raise QualaError(f"`{name}` takes one of {kinds}, got {shown(repr(value))}.")
+            raise QualaError(f"`{name}` takes one of {kinds}, got {quoted(repr(value))}.")
         return value
     if isinstance(value, str) and _UNSTORABLE.search(value):
         raise QualaError(
-            f"`{name}` holds a character that no file can hold, got {shown(repr(value))}."
+            f"`{name}` holds a character that no file can hold, got {quoted(repr(value))}."
         )
     return Path(value) if hint is Path else value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quala.errors import QualaError, shown
+from quala.errors import QualaError, quoted
 from quala.manifest import check_folder
 from quala.plugins import FORMATS, source_hash
 from quala.workflow.identity import config_identity, content_hash, fingerprint
@@ -127,7 +127,7 @@ def _folder(value: str) -> Path:
     folder = Path(value).expanduser()
     if not value or not folder.is_dir():  # the path of an empty text is here
         raise QualaError(
-            f"`{shown(value)}` is no folder, run id, runs:/ID or models:/name@alias that exists."
+            f"`{quoted(value)}` is no folder, run id, runs:/ID or models:/name@alias that exists."
         )
     return folder.absolute()
 

@@ -20,6 +20,7 @@ from quala.durable import settle
 from quala.errors import QualaError
 from quala.manifest import damage, write_manifest
 from quala.process import user_name
+from quala.redact import hide_password, recorded, redacted
 from quala.stage import Candidate
 from quala.workflow.database import (
     SQLITE,
@@ -66,7 +67,7 @@ def explaining(sentence: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+    except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # of a driver
         reason = str(error).strip().partition("\n")[0]
         raise QualaError(f"{sentence}: {reason}") from error
 
@@ -77,8 +78,10 @@ def check_server(uri: str) -> None:
         parts = urlsplit(uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         socket.create_connection((parts.hostname or "", port), SECONDS_TO_ANSWER).close()
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise QualaError(f"The tracking server {uri} does not answer ({error}).") from error
+    except ValueError as error:  # which may quote a part of a password
+        raise QualaError(f"The tracking server {uri} has no port that is a number.") from error
 
 
 KIND = "quala.kind"
@@ -112,6 +115,7 @@ class Tracking:
     @classmethod
     def connect(cls, uri: str | None) -> Tracking:
         """Connect to a store that exists, by default that of this folder. Raises QualaError."""
+        hide_password(uri or "")
         uri = existing_store(uri)
         keep_quiet()
         # mlflow takes seconds to import
@@ -276,6 +280,7 @@ class Store(Tracking):
         uri = tracking.uri or f"{SQLITE}{folder / 'mlflow.db'}"
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
         keep_quiet()
+        hide_password(uri)
         with explaining(f"The tracking store {uri} cannot be used"):
             if path := database_of(uri):
                 ensure_database(path, folder / "artifacts")
@@ -305,14 +310,14 @@ class Store(Tracking):
     def create(self, name: str, tags: Mapping[str, str], parent: str | None) -> Run:
         """Create a run that is RUNNING."""
         lineage = {PARENT: parent} if parent else {}
-        own = {**tags, **lineage, "mlflow.user": user_name()}
-        return self.client.create_run(self.experiment_id, run_name=name, tags=own)
+        own = recorded({**tags, **lineage, "mlflow.user": user_name()})
+        return self.client.create_run(self.experiment_id, run_name=recorded(name), tags=own)
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags, all in one request."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(key, text[:LONGEST_TAG]) for key, text in tags.items()]
+        entries = [RunTag(key, text[:LONGEST_TAG]) for key, text in recorded(tags).items()]
         self.client.log_batch(run_id, tags=entries)
 
     def record(
@@ -330,7 +335,7 @@ class Store(Tracking):
         self.client.log_batch(
             run_id,
             metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()],
-            params=[Param(key, str(value)) for key, value in (params or {}).items()],
+            params=[Param(key, str(value)) for key, value in recorded(params or {}).items()],
         )
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
@@ -352,7 +357,7 @@ class Store(Tracking):
             for name, text in texts.items():
                 path = Path(folder) / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, encoding="utf-8")
+                path.write_text(redacted(text, printed=False), encoding="utf-8")
             self.client.log_artifacts(run_id, folder)
 
     def publish(self, run_id: str, output: Path) -> None:

@@ -8,12 +8,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from quala.errors import QualaError
+from quala.redact import recorded
 from quala.workflow.identity import fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.settings import TrackingConfig, build
@@ -28,8 +29,17 @@ JOB = "quala.job."
 class SweepParent(Callback):
     """Hydra callback: creates the store and the sweep's run before any job starts."""
 
+    failed: ClassVar[list[QualaError]] = []
+    """Errors kept from Hydra, which would only warn of them."""
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Create the sweep's run, or continue the run of the same sweep."""
+        try:
+            self._start(config)
+        except QualaError as error:
+            self.failed.append(error)
+
+    def _start(self, config: DictConfig) -> None:
         values = OmegaConf.to_container(config.tracking, resolve=True)
         store = Store.open(build(TrackingConfig, values))  # type: ignore[arg-type]
         words = list(config.hydra.overrides.task)
@@ -39,7 +49,11 @@ class SweepParent(Callback):
             run_id = found[0].info.run_id
             store.client.update_run(run_id, status="RUNNING")
         else:
-            tags = {**same, "quala.workflow": config.workflow, "quala.overrides": " ".join(words)}
+            tags = {
+                **same,
+                "quala.workflow": config.workflow,
+                "quala.overrides": " ".join(recorded(words)),
+            }
             run_id = store.create(f"{config.workflow} sweep", tags, None).info.run_id
         os.environ[SWEEP_VARIABLE] = json.dumps({"run_id": run_id, "tracking": values})
 
@@ -62,7 +76,7 @@ class Sweep:
 
     def note(self, job: dict[str, Any]) -> None:
         """Store the record of a job."""
-        self.store.client.set_tag(self.run_id, f"{JOB}{job['job']}", json.dumps(job))
+        self.store.client.set_tag(self.run_id, f"{JOB}{job['job']}", json.dumps(recorded(job)))
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the record of each job, in order."""
