@@ -125,8 +125,6 @@ async def _ask(session: httpx2.AsyncClient, body: dict[str, Any], load: Load) ->
 
 
 HEAVY_BYTES = 515_000
-PATIENCE_S = 900
-"""Seconds that a client waits for its reply."""
 
 
 def overload(arguments: argparse.Namespace, questions: Sequence[dict[str, str]]) -> int:
@@ -151,6 +149,7 @@ def overload(arguments: argparse.Namespace, questions: Sequence[dict[str, str]])
                 rate=share * capacity,
                 heavy=heavy,
                 seconds=arguments.seconds,
+                patience=arguments.patience,
             )
         )
         middle, high = percentiles(short.seconds or [math.nan])
@@ -178,7 +177,13 @@ async def _capacity(url: str, bodies: Sequence[dict[str, Any]], *, seconds: floa
 
 
 async def _open_loop(
-    url: str, bodies: Sequence[dict[str, Any]], *, rate: float, heavy: int, seconds: float
+    url: str,
+    bodies: Sequence[dict[str, Any]],
+    *,
+    rate: float,
+    heavy: int,
+    seconds: float,
+    patience: float,
 ) -> tuple[Load, Load]:
     """Send requests at fixed times; return what the short and the heavy ones came to."""
     short, long, started = Load(elapsed=seconds), Load(), time.perf_counter()
@@ -193,7 +198,10 @@ async def _open_loop(
     for moment, body, load in sorted(due, key=lambda item: item[0]):
         await asyncio.sleep(started + moment - time.perf_counter())
         tasks.append(asyncio.create_task(_post(url, body, load)))
-    await asyncio.gather(*tasks)
+    _, late = await asyncio.wait(tasks, timeout=patience)
+    for task in late:
+        task.cancel()
+        (long if heavy else short).fail("given up")
     return short, long
 
 
@@ -210,14 +218,13 @@ async def _post(url: str, body: bytes, load: Load) -> None:
         f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            reader, writer = await asyncio.open_connection(host, int(port or 80))
-            try:
-                writer.write(head.encode() + body)
-                status = (await reader.read()).split(b" ", 2)[1].decode()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, IndexError) as error:
+        reader, writer = await asyncio.open_connection(host, int(port or 80))
+        try:
+            writer.write(head.encode() + body)
+            status = (await reader.read()).split(b" ", 2)[1].decode()
+        finally:
+            writer.close()
+    except (OSError, IndexError) as error:
         load.fail(type(error).__name__)
         return
     if status == "200":
@@ -300,6 +307,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--heavy", type=int, default=0, metavar="N", help="half-megabyte requests, with --rate"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=600, help="seconds for the last replies, with --rate"
     )
     parser.add_argument("--data", metavar="FILE.jsonl", help="questions and contexts to ask")
     return parser

@@ -266,8 +266,8 @@ class Worker:
 
 LOG = logging.getLogger("quala.serve")
 LONG = 16_384
-"""Characters of a request above which its text is cut and its answers are found in a thread for
-long ones: half a megabyte takes a second, for which short requests do not wait."""
+"""Characters of a request above which a thread for long ones cuts its text and finds its answers:
+half a megabyte takes a second, for which short requests do not wait."""
 PATIENCE_S = 60
 """Longest time after which a client is told to come back."""
 TRIM_S = 1.0
@@ -361,7 +361,7 @@ class Dispatcher:
                 self._waiting.add(job)
                 self._changed.set()
                 await job.future
-                return await self._aside(queries, lambda: list(map(self._steps.finish, works)))
+                return await self._finish(queries, works)
         except TimeoutError:
             limit = f"{self.settings.timeout_s:g} s"
             wait = self._wait()
@@ -408,6 +408,16 @@ class Dispatcher:
             return await self._aside(queries, lambda: self._steps.prepare(queries))
         finally:
             self._preparing -= len(queries)
+
+    async def _finish(self, queries: Sequence[Query], works: Sequence[Work]) -> list[Reply]:
+        if self._thread(queries) == "long":
+            return await self._aside(queries, lambda: list(map(self._steps.finish, works)))
+        # Under a millisecond for a short text, which must not wait behind texts to be prepared.
+        try:
+            return list(map(self._steps.finish, works))
+        # As in _aside.
+        except Exception as error:
+            raise _failure(error) from None
 
     @staticmethod
     def _thread(queries: Sequence[Query]) -> str:
