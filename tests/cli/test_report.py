@@ -333,5 +333,5 @@ def test_a_file_that_is_no_database_is_one_sentence(
     uri = f"sqlite:///{tmp_path / 'notes.txt'}"
     assert quala(["report", "--tracking-uri", uri]) == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"error: The tracking store {uri} cannot be read: ")
+    assert told.startswith("error: `--tracking-uri` must name a SQLite database, which `")
     assert told.count("\n") == 1
