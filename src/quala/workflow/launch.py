@@ -171,7 +171,7 @@ class HydraJob:
                 self.mistakes.append(error)
             return
         sweep = Sweep.current()
-        if sweep is None and SweepParent.failed:
+        if sweep is None and SweepParent._failed:
             return
         if sweep is None:
             raise QualaError("A sweep needs `hydra.callbacks.sweep` of conf/config.yaml.")
@@ -222,8 +222,8 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
                 sys.stdout.write(redacted(printed.getvalue()))
             else:
                 command(job)()
-        if mistakes := [*SweepParent.failed, *job.mistakes]:
-            SweepParent.failed.clear()
+        if mistakes := [*SweepParent._failed, *job.mistakes]:
+            SweepParent._failed.clear()
             raise mistakes[0]
     except BaseException as error:
         if sweep := Sweep.current():

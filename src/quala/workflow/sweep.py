@@ -29,7 +29,7 @@ JOB = "quala.job."
 class SweepParent(Callback):
     """Hydra callback: creates the store and the sweep's run before any job starts."""
 
-    failed: ClassVar[list[QualaError]] = []
+    _failed: ClassVar[list[QualaError]] = []
     """Errors kept from Hydra, which would only warn of them."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ class SweepParent(Callback):
         try:
             self._start(config)
         except QualaError as error:
-            self.failed.append(error)
+            self._failed.append(error)
 
     def _start(self, config: DictConfig) -> None:
         values = OmegaConf.to_container(config.tracking, resolve=True)
