@@ -96,6 +96,10 @@ def _raw(status: str, sentence: str) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+MOST = "most_connections"
+"""Of the server's own configuration, which each connection is given."""
+
+
 class Connection(H11Protocol):
     """A connection that is closed when its client takes too long, or when there are too many."""
 
@@ -106,9 +110,10 @@ class Connection(H11Protocol):
         """Begin; of too many connections the one that has been silent longest is closed."""
         super().connection_made(transport)
         self.check(math.inf)
-        if len(self.connections) <= self.config.most_connections:
+        if len(self.connections) <= getattr(self.config, MOST):
             return
-        silent = [one for one in self.connections if one is not self and one.waits_for == "head"]
+        others = [one for one in self.connections if isinstance(one, Connection)]
+        silent = [one for one in others if one is not self and one.waits_for == "head"]
         if silent:
             min(silent, key=lambda one: one.since).transport.abort()
         else:
@@ -176,7 +181,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=GOODBYE_S,
             )
         )
-        self.config.most_connections = most
+        setattr(self.config, MOST, most)
         self._ready = ready
         self._leaving = False
         self._lacked = -math.inf
@@ -200,7 +205,8 @@ class Server(uvicorn.Server):
         """
         if counter % 10 == 0:
             for connection in list(self.server_state.connections):
-                connection.check(self._dispatcher.settings.timeout_s)
+                if isinstance(connection, Connection):
+                    connection.check(self._dispatcher.settings.timeout_s)
         if self._leaving:
             self._dispatcher.close()
             self.should_exit = self.should_exit or self._dispatcher.idle
