@@ -30,9 +30,7 @@ from quala.models.load import (
 )
 from quala.runtime.engine import open_model
 
-needs_backbone = pytest.mark.skipif(
-    offline_folder() is None, reason="needs the offline backbone"
-)
+needs_backbone = pytest.mark.skipif(offline_folder() is None, reason="needs the offline backbone")
 
 
 def test_a_folder_resolves_to_itself(tmp_path: Path) -> None:

@@ -16,14 +16,22 @@ from quala.stages.options import row_name
 @pytest.mark.parametrize(
     ("stage", "options", "sentence"),
     [
-        ("finetune", {"learning_rate": -1.0}, "`learning_rate` must be at least 0 and .*, got -1.0"),
+        (
+            "finetune",
+            {"learning_rate": -1.0},
+            "`learning_rate` must be at least 0 and .*, got -1.0",
+        ),
         ("finetune", {"warmup_ratio": 1.5}, "`warmup_ratio` must be at least 0 and at most 1"),
         ("finetune", {"hidden_dropout": 1.0}, "`hidden_dropout` must be at least 0 and below 1"),
         ("finetune", {"epochs": 0}, "`epochs` must be above 0 and .*, got 0"),
         ("finetune", {"checkpoint_minutes": 0}, "`checkpoint_minutes` must be above 0"),
         ("length_adapt", {"significance": "colum_sum"}, "Did you mean `column_sum`"),
         ("length_adapt", {"bound": 1.0}, "`bound` must be at least 0 and below 1, got 1.0"),
-        ("length_adapt", {"temperature": 0.0}, "`temperature` must be at least 0.01 and .*, got 0.0"),
+        (
+            "length_adapt",
+            {"temperature": 0.0},
+            "`temperature` must be at least 0.01 and .*, got 0.0",
+        ),
         ("length_adapt", {"num_sandwich": -1}, "`num_sandwich` must be at least 0 and .*, got -1"),
         (
             "length_adapt",
@@ -44,7 +52,11 @@ from quala.stages.options import row_name
         ("measure", {"latency_inputs": 0}, "`latency_inputs` must be at least 1 and .*, got 0"),
         ("export", {"threads": 0}, "`threads` must be at least 1 and .*, got 0"),
         ("measure", {"name": "../../x"}, "`name` must be letters, digits"),
-        ("report", {"title": "a\nb"}, "`title` must be one line without control characters, got U"),
+        (
+            "report",
+            {"title": "a\nb"},
+            "`title` must be one line without control characters, got U",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_one_sentence(

@@ -204,9 +204,7 @@ class DistillConfig(QuantizedConfig):
         super().__post_init__()
         name = self.significance
         if name == "span" or (
-            name
-            and name not in SIGNIFICANCE.own
-            and SIGNIFICANCE.find(name).needs_span_head
+            name and name not in SIGNIFICANCE.own and SIGNIFICANCE.find(name).needs_span_head
         ):
             raise span_head_untrained(name)
         check_ranking(self.significance, self.semantics)

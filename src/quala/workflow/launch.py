@@ -139,6 +139,16 @@ FLAGS = (
 """Long options of `quala run`; all but the first are Hydra's."""
 WIDTH = 140
 FULL_ERROR = "HYDRA_FULL_ERROR"
+NOT_STARTED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ImportError,
+    AttributeError,
+    RuntimeError,
+)
+"""What Hydra raises for options of its own."""
 HYDRA_VALUE = "${hydra:"
 """Of a value that is known only while Hydra runs."""
 
@@ -154,9 +164,12 @@ class HydraJob:
     """The overrides of a sweep that have several values."""
     mistakes: list[QualaError] = field(default_factory=list)
     """Errors kept from Hydra, which would print text of its own before the sentence."""
+    begun: list[int] = field(default_factory=list)
+    """Numbers of the jobs that Hydra has called."""
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once."""
+        self.begun.append(len(self.begun))
         workflow = find_workflow(self.workflow)
         context = HydraConfig.get()
         overrides = list(context.overrides.task)
@@ -214,6 +227,12 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
         if job.mistakes:
             raise job.mistakes[0]
         status = "FINISHED"
+    except NOT_STARTED as error:
+        if job.begun or ((sweep := Sweep.current()) and sweep.jobs()):
+            raise
+        raise QualaError(
+            f"Hydra cannot start with these words: {type(error).__name__}: {error}."
+        ) from error
     finally:
         sweep = Sweep.current()
         failed = _close(sweep, status, job.as_json) if sweep else 0

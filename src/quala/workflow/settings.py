@@ -242,5 +242,7 @@ def _value(hint: Any, value: Any, name: str) -> Any:
             raise QualaError(f"`{name}` takes one of {kinds}, got {shown(repr(value))}.")
         return value
     if isinstance(value, str) and _UNSTORABLE.search(value):
-        raise QualaError(f"`{name}` holds a character that no file can hold, got {shown(repr(value))}.")
+        raise QualaError(
+            f"`{name}` holds a character that no file can hold, got {shown(repr(value))}."
+        )
     return Path(value) if hint is Path else value
