@@ -102,7 +102,7 @@ def check_number(name: str, value: Any, limits: Mapping[str, float]) -> None:
 
 
 def check_text(name: str, value: Any, kind: Text) -> None:
-    """Raise QualaError unless a text is of a kind, as for `text`; `name` is what errors call it."""
+    """Raise QualaError unless a text is of a kind, as `text` has them; errors call it `name`."""
     if not isinstance(value, str):
         raise QualaError(f"`{name}` must be a text, got {quoted(repr(value))}.")
     if len(value) > LONGEST[kind]:

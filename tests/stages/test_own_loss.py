@@ -138,7 +138,7 @@ def test_answers_come_from_a_cache_and_whole_states_do_not(run: Any) -> None:
     cached = run("cached", **NOTHING, losses={"own_losses.Margin": 1.0}, max_steps=1, cache=cache)
     name = "train/own_losses.Margin"
     assert cached[0][name] == pytest.approx(live[0][name], rel=1e-4)
-    with pytest.raises(QualaError, match="`cache` stores .*: `cosine`, which needs hidden, must"):
+    with pytest.raises(QualaError, match=r"`cache` stores .*: `cosine`, which needs hidden, must"):
         run("refused", **NOTHING, losses={"cosine": 1.0}, cache=cache)
 
 

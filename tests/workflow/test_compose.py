@@ -70,7 +70,7 @@ def test_a_mistake_is_one_sentence(toy: Toy, override: str, sentence: str) -> No
         ("stage.distill.layer_map=[]", "`stage.distill.layer_map` must name a layer"),
         (
             "+stage.distill.losses={fractions.Fraction:nan}",
-            "`stage.distill.losses`: The distillation loss `fractions.Fraction` must be a subclass",
+            "`stage.distill.losses`: The distillation loss `fractions.Fraction` must be",
         ),
         (
             "stage.measure.max_loss=-1",

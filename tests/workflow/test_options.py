@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from functools import cache
@@ -224,7 +226,7 @@ ODD = st.one_of(
     st.integers(),
     st.floats(),
     st.lists(st.one_of(st.integers(), st.text(max_size=5), st.none()), max_size=4),
-    st.dictionaries(st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5)), max_size=3),
+    st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3),
 )  # fmt: skip
 QUICK = settings(
     max_examples=150,
@@ -255,19 +257,28 @@ def test_no_value_of_an_option_is_more_than_a_sentence(data: st.DataObject) -> N
 WORDS = st.one_of(
     st.sampled_from(
         [
-            "seed", "+seed=1", "++seed=x", "~seed", "~seed=1", "=", "=1", "a=", "+", "~", "++", "@",
-            "stage=1", "stage.search=null", "stage.search={}", "~stage.search", "+stage.search.x=1",
-            "stage/distill=nope", "+stage/distill=kdlsq", "stage/distill=null", "stage/distill=[a]",
+            "seed", "+seed=1", "++seed=x", "~seed", "~seed=1", "=", "=1", "a=", "+", "~",
+            "++", "@",
+            "stage=1", "stage.search=null", "stage.search={}", "~stage.search",
+            "+stage.search.x=1",
+            "stage/distill=nope", "+stage/distill=kdlsq", "stage/distill=null",
+            "stage/distill=[a]",
             "data=null", "data=nope", "~data", "experiment=../x", "experiment=/etc/passwd",
-            "experiment=[demo,demo]", "experiment={a:1}", "~experiment=x", "model=null", "model={}",
+            "experiment=[demo,demo]", "experiment={a:1}", "~experiment=x", "model=null",
+            "model={}",
             "model.teacher={a:1}", "tracking=nope", "hydra.run.dir=/proc/x", "hydra=null",
             "hydra.sweeper=nope", "hydra/sweeper=nope", "hydra/launcher=nope", "hydra.verbose=[",
-            "stage.search.chunk=choice(1,2)", "seed=range(0,3)", "seed=glob(*)", "seed=interval(1,2",
-            "stage.distill.losses={a.b:1}", "+stage.distill.losses.x.y=1", "data.columns.text=null",
+            "stage.search.chunk=choice(1,2)", "seed=range(0,3)", "seed=glob(*)",
+            "seed=interval(1,2",
+            "stage.distill.losses={a.b:1}", "+stage.distill.losses.x.y=1",
+            "data.columns.text=null",
             "+data.columns={a:b}", "data.labels=[a,a]", "data.labels=a", "defaults=[]", "???=1",
-            "seed=${", "seed=${seed}", "seed=${oc.env:HOME}", "data.path=${oc.env:NOPE}", "-m", "--",
-            "stage.report.title='[/x]'", "stage.report.title=[/x]", "a.b.c.d.e=1", "seed='", 'seed="',
-            "stage.measure.name='../x'", "+a.b=1", "+workflow=x", "workflow=null", "progress=maybe",
+            "seed=${", "seed=${seed}", "seed=${oc.env:HOME}", "data.path=${oc.env:NOPE}",
+            "-m", "--",
+            "stage.report.title='[/x]'", "stage.report.title=[/x]", "a.b.c.d.e=1",
+            "seed='", 'seed="',
+            "stage.measure.name='../x'", "+a.b=1", "+workflow=x", "workflow=null",
+            "progress=maybe",
         ]
     ),
     st.builds(
@@ -290,4 +301,61 @@ def test_no_override_is_more_than_a_sentence(name: str, words: list[str]) -> Non
             check_options(config, words)
             check_plan(workflow, typed(config, workflow))
     except QualaError as error:
-        assert one_line(str(error)), repr(str(error))
+        refused = str(error)
+    else:
+        refused = ""
+    assert one_line(refused), repr(refused)
+
+
+NOES = """
+import contextlib, io, pathlib, sys
+from quala.cli.entry import main
+
+for words in {cases}:
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        code = main(words)
+    heavy = {{"torch", "transformers", "mlflow", "pandas", "optuna"}} & set(sys.modules)
+    made = [path.name for path in pathlib.Path().iterdir() if path.name != "there"]
+    assert (code, heavy, made) == (2, set(), []), (words, code, heavy, made, told.getvalue())
+    assert told.getvalue().startswith("error: ") and told.getvalue().count("\\n") == 1, words
+"""
+
+
+def test_a_no_comes_before_torch_mlflow_and_a_store(tmp_path: Path) -> None:
+    for name, text in (("list", "[]"), ("kind", '{"model_type": "llama"}'), ("none", "{")):
+        (tmp_path / "there" / name).mkdir(parents=True)
+        (tmp_path / "there" / name / "config.json").write_text(text)
+    bad = [
+        ["nope"],
+        ["quala_minilm", "sed=3"],
+        ["quala_minilm", "seed=-1"],
+        ["quala_minilm", "stage.measure.runtime=onnx"],
+        ["quala_minilm", "stage.length_adapt.significance=spn"],
+        ["quala_minilm", "stage.search.step=1000"],
+        ["quala_minilm", "stage.distill.layers=7"],
+        ["quala_minilm", "+stage.distill.losses={fractions.Fraction:1}"],
+        ["quala_minilm", "stage.search.strategy=fractions.Fraction"],
+        ["quala_minilm", "data.name=null", "data.path=there/nope"],
+        ["quala_minilm", "data.name=null", "data.path=there"],
+        ["quala_minilm", "model.teacher=./there/nope"],
+        ["quala_minilm", "model.teacher=there"],
+        *(["quala_minilm", f"model.teacher=there/{name}"] for name in ("list", "kind", "none")),
+        ["quala_minilm", "stage.finetune.given=there/nope"],
+        ["quala_minilm", "stage.finetune.given=there"],
+        ["quala_minilm", "stage.search.given=there"],
+        ["quala_minilm", "flow.until=nope"],
+        ["quala_minilm", "tracking.uri=nope"],
+        ["kdlsq", "stage.distill.latent=maybe"],
+    ]
+    cases = [
+        [verb, *words] for verb, some in (("plan", bad), ("run", bad[1::4])) for words in some
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", NOES.format(cases=cases)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

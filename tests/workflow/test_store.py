@@ -45,9 +45,8 @@ def test_a_server_that_does_not_answer_is_refused(tmp_path: Path, uri: str) -> N
 
 
 def test_an_address_without_a_scheme_is_refused(tmp_path: Path) -> None:
-    tracking = TrackingConfig(uri="nonsense", folder=str(tmp_path), work=None, experiment="x")
-    with pytest.raises(QualaError, match=r"`tracking.uri` must be an address.*got `nonsense`"):
-        Store.open(tracking)
+    with pytest.raises(QualaError, match=r"`uri` must be an address.*got `nonsense`"):
+        TrackingConfig(uri="nonsense", folder=str(tmp_path), work=None, experiment="x")
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:

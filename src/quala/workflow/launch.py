@@ -22,6 +22,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from quala.durable import disk_trouble
 from quala.errors import QualaError, noted, unknown
 from quala.redact import cell, console, guard_logs, json_text, recorded, redacted
 from quala.results import REPORT, read_report
@@ -141,6 +142,16 @@ FLAGS = (
 """Long options of `quala run`; all but the first are Hydra's."""
 WIDTH = 140
 FULL_ERROR = "HYDRA_FULL_ERROR"
+NOT_STARTED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ImportError,
+    AttributeError,
+    RuntimeError,
+)
+"""What Hydra raises for options of its own."""
 HYDRA_VALUE = "${hydra:"
 """Of a value that is known only while Hydra runs."""
 
@@ -156,9 +167,12 @@ class HydraJob:
     """The overrides of a sweep that have several values."""
     mistakes: list[Exception] = field(default_factory=list)
     """Errors kept from Hydra, which would print the overrides as they are, secrets included."""
+    begun: list[int] = field(default_factory=list)
+    """Numbers of the jobs that Hydra has called."""
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once."""
+        self.begun.append(len(self.begun))
         guard_logs()  # of a worker's process
         workflow = find_workflow(self.workflow)
         context = HydraConfig.get()
@@ -231,6 +245,11 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             noted(error, sweep=sweep.run_id, jobs=sweep.jobs())
             if not job.as_json:
                 show_sweep(sweep.run_id, sweep.jobs(), _console())
+        begun = job.begun or (sweep and sweep.jobs())
+        if isinstance(error, NOT_STARTED) and not begun and disk_trouble(error) is None:
+            raise QualaError(
+                f"Hydra cannot start with these words: {type(error).__name__}: {error}."
+            ) from error
         raise
     sweep = Sweep.current()
     return 1 if sweep and _close(sweep, job.as_json) else 0
