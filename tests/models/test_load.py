@@ -310,6 +310,14 @@ def test_a_hostile_config_takes_no_memory(saved: Path, facts: dict[str, Any], sa
         load_model(saved, task=SPANS)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_is_not_waited_for(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(QualaError, match=f"There is no file .*{name}"):
+        load_model(saved, task=SPANS)
+
+
 def test_an_adapter_is_no_model(saved: Path) -> None:
     (saved / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name"}')
     with pytest.raises(QualaError, match="an adapter of another model"):
