@@ -11,7 +11,9 @@ import pytest
 from quala.cli import export
 from quala.cli.export import main
 from quala.errors import QualaError
+from quala.manifest import check_folder
 from quala.runtime.answerer import load
+from quala.runtime.card import LOADED
 
 
 def test_a_checkpoint_becomes_an_export(
@@ -41,6 +43,25 @@ def test_an_export_is_copied(
     assert (tmp_path / "copy" / "model.onnx").read_bytes() == (
         export_folder / "model.onnx"
     ).read_bytes()
+    check_folder(tmp_path / "copy", LOADED)
+
+
+def test_a_copy_of_an_older_export_has_a_manifest(export_folder: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(export_folder, tmp_path / "old")
+    (old / "manifest.json").unlink()
+    assert main([str(old), "--out", str(tmp_path / "copy")]) == 0
+    assert (tmp_path / "copy/manifest.json").read_bytes() == (
+        export_folder / "manifest.json"
+    ).read_bytes()
+
+
+def test_a_damaged_export_is_not_copied(export_folder: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(export_folder, tmp_path / "damaged")
+    with (damaged / "model.onnx").open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(QualaError, match=r"model.onnx` has another content"):
+        main([str(damaged), "--out", str(tmp_path / "copy")])
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_folder_with_something_in_it_is_left_alone(export_folder: Path, tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ import hashlib
 import importlib.util
 import json
 import logging
+import os
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -241,6 +244,82 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto}))
     with pytest.raises(QualaError, match="code of its own, which quala does not run"):
         load_model(tmp_path, task=SPANS)
+
+
+class _Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self._folder),)
+
+
+PICKLES = ("pytorch_model.bin", "training_args.bin", "optimizer.pt", "rng_state.pth", "last.ckpt")
+
+
+def test_nothing_in_a_folder_is_run(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_tokenizer_folder: Path
+) -> None:
+    """Neither modules that are named by the three files, nor pickles; and nobody is asked."""
+    ran = tmp_path / "ran"
+    (saved / "mine.py").write_text(f"import os\nos.mkdir({str(ran)!r})\n")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_tokenizer_folder / name, saved / name)
+    named = {
+        "config.json": {
+            "AutoConfig": "mine.C", "AutoModel": "mine.M",
+            "AutoModelForQuestionAnswering": "mine.M", "AutoTokenizer": ["mine.T", "mine.T"],
+        },
+        "tokenizer_config.json": {"AutoTokenizer": ["mine.T", "mine.T"]},
+    }  # fmt: skip
+    for name, auto in named.items():
+        facts = json.loads((saved / name).read_text()) | {"auto_map": auto}
+        facts["chat_template"] = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+        (saved / name).write_text(json.dumps(facts))
+    for name in PICKLES:
+        (saved / name).write_bytes(pickle.dumps(_Payload(ran)))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    load_model(saved, task=SPANS)
+    load_tokenizer(saved)
+    (saved / "model.safetensors").unlink()
+    with pytest.raises(QualaError, match="Only safetensors are read"):
+        load_model(saved, task=SPANS)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"num_labels": 10**9}, "`num_labels` must be at least 1 and at most"),
+        ({"id2label": 5}, "`id2label` must be an object"),
+        ({"num_hidden_layers": 10**9}, "`layers` must be at least 1 and at most"),
+        ({"num_hidden_layers": 500}, "asks for .* parameters, its safetensors files have"),
+        ({"vocab_size": 10**7}, "asks for .* parameters, its safetensors files have"),
+        ({"hidden_size": "32"}, "Could not read a model|must be a whole number"),
+        ({"attn_implementation": "owner/kernel"}, "asks for code from the hub"),
+    ],
+)
+def test_a_hostile_config_takes_no_memory(saved: Path, facts: dict[str, Any], said: str) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps(config | facts))
+    with pytest.raises(QualaError, match=said):
+        load_model(saved, task=SPANS)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_is_not_waited_for(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(QualaError, match=f"There is no file .*{name}"):
+        load_model(saved, task=SPANS)
+
+
+def test_an_adapter_is_no_model(saved: Path) -> None:
+    (saved / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name"}')
+    with pytest.raises(QualaError, match="an adapter of another model"):
+        load_model(saved, task=SPANS)
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:

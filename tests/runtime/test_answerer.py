@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import quala
 from quala.errors import QualaError
+from quala.manifest import check_folder
 from quala.runtime.answerer import QuestionAnswerer, load
-from quala.runtime.card import Budget, Query
+from quala.runtime.card import LOADED, SHIPPED, Budget, Query, shipped
 
 QUESTION = "Who wrote the report?"
 CONTEXT = "The committee met in Paris. Its report was written by Anna, a lawyer, in the spring."
@@ -301,6 +305,76 @@ def test_a_damaged_folder_is_refused(
     if content is not None:
         (folder / file).write_text(content, encoding="utf-8")
     with pytest.raises(QualaError, match=match):
+        load(folder)
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
+    "`n_best` must be a whole number": lambda facts: facts.update(n_best="x"),
+    "`significance` must be text, got null": lambda facts: facts.update(significance=None),
+    "`front` must be a list": lambda facts: facts.update(front=5),
+    "`front[0].ms.8` must be a finite number": lambda facts: facts["front"][0]["ms"].update(
+        {"8": "1"}
+    ),
+    "`front[0].ms` must hold times above 0": lambda facts: facts["front"][0]["ms"].update(
+        {"8": -1.0}
+    ),
+    "the first point of `front` must be the full length": lambda facts: facts["front"].pop(0),
+    "`layers` must be at least 1": lambda facts: facts["arch"].update(layers=10**9),
+    "`arch.hidden` must be a whole number": lambda facts: facts["arch"].update(hidden=10**30),
+    "`sequence_length` is 500": lambda facts: facts.update(sequence_length=500, front=[
+        {**facts["front"][0], "lengths": [500, 500]}]),
+    "it has 2 layers and 2 outputs, the card 3 and 2": lambda facts: (
+        facts["arch"].update(layers=3),
+        [one["lengths"].append(one["lengths"][-1]) for one in facts["front"]],
+    ),
+    "is the tokenizer of another model": lambda facts: facts["arch"].update(vocabulary=9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_a_wrong_card_is_one_sentence(export_folder: Path, tmp_path: Path, said: str) -> None:
+    folder = shutil.copytree(export_folder, tmp_path / "copy")
+    (folder / "manifest.json").unlink()
+    facts = json.loads((folder / "quala.json").read_text(encoding="utf-8"))
+    WRONG[said](facts)
+    (folder / "quala.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(QualaError, match=re.escape(said)):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", LOADED)
+def test_a_file_of_another_export_is_refused(
+    export_folder: Path, tmp_path: Path, name: str
+) -> None:
+    folder = shutil.copytree(export_folder, tmp_path / "copy")
+    shutil.copy(SHIPPED / "minilm-squad" / name, folder / name)
+    with pytest.raises(QualaError, match=rf"{name}` has .* bytes instead of .*is damaged"):
+        load(folder)
+
+
+def test_a_read_me_may_be_edited(export_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(export_folder, tmp_path / "copy")
+    (folder / "README.md").write_text("Ours.")
+    (folder / "LICENSE").write_text("Ours, too.")
+    assert load(folder).facts.name == "tiny"
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_what_comes_with_quala_is_whole(name: str) -> None:
+    listed = json.loads((shipped()[name] / "manifest.json").read_text(encoding="utf-8"))
+    assert set(LOADED) <= set(listed)
+    check_folder(shipped()[name])
+
+
+def test_a_tokenizer_that_makes_the_library_panic_is_refused(
+    export_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(export_folder, tmp_path / "copy")
+    (folder / "manifest.json").unlink()
+    facts = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    facts["post_processor"]["special_tokens"] = {}
+    (folder / "tokenizer.json").write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(QualaError, match="Could not read a tokenizer"):
         load(folder)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -15,10 +18,12 @@ from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model
 from quala.runtime import engine as room
+from quala.runtime.card import Card
 from quala.runtime.engine import (
     GraphEngine,
     TorchEngine,
     open_engine,
+    open_export,
     open_model,
     read_graph,
 )
@@ -182,3 +187,56 @@ def test_a_model_is_opened_in_any_runtime(
     found = engine.logits(inputs, LengthConfig((16, 8), 32))
     wanted = expected(model.eval(), inputs, LengthConfig((16, 8), 32))
     np.testing.assert_allclose(found, wanted, atol=5e-3)
+
+
+def _external(graph: onnx.ModelProto) -> None:
+    tensor = max(graph.graph.initializer, key=lambda one: len(one.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+
+
+def _external_in_a_branch(graph: onnx.ModelProto) -> None:
+    branch = next(one for one in graph.graph.node if one.op_type == "If").attribute[0].g
+    tensor = branch.initializer.add(name="inner", data_type=1, dims=[1])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+
+
+def _all_ones(graph: onnx.ModelProto) -> None:
+    tensor = max(graph.graph.initializer, key=lambda one: one.data_type == 1 and len(one.raw_data))
+    tensor.raw_data = b"\xff" * len(tensor.raw_data)
+
+
+HOSTILE: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "is not in the file": _external,
+    "`inner` is not in the file": _external_in_a_branch,
+    "it has the operators onnx 21, evil 1": lambda graph: graph.opset_import.append(
+        onnx.helper.make_opsetid("evil", 1)
+    ),
+    "it maps other, attention_mask": lambda graph: setattr(graph.graph.input[0], "name", "other"),
+    "cannot load the graph": lambda graph: setattr(graph.graph.node[3], "op_type", "Nonsense"),
+    "it gives values that are no logits": _all_ones,
+    "The graph is none that quala wrote": lambda graph: [
+        one.ClearField("attribute") for one in graph.graph.node if one.op_type == "If"
+    ],
+}
+
+
+@pytest.mark.parametrize("said", HOSTILE)
+def test_a_graph_of_others_is_one_sentence(
+    export_folder: Path, tmp_path: Path, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    graph = read_graph(export_folder)
+    HOSTILE[said](graph)
+    (tmp_path / "model.onnx").write_bytes(graph.SerializeToString())
+    with pytest.raises(QualaError, match=re.escape(said)):
+        open_export(tmp_path, Card.read(export_folder), runtime="onnxruntime", threads=1)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_graph_is_no_larger_than_its_card_says(export_folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "model.onnx").open("wb") as file:
+        file.truncate(2**30)  # a hole, which takes no disk
+    with pytest.raises(QualaError, match=r"has 1,073,741,824 bytes, more than the"):
+        open_export(tmp_path, Card.read(export_folder), runtime="onnxruntime", threads=1)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quala.errors import QualaError
+from quala.manifest import write_manifest
 from quala.workflow.settings import TrackingConfig
-from quala.workflow.store import Store
+from quala.workflow.store import MANIFEST_TAG, Store
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -113,3 +114,52 @@ def test_a_full_disk_leaves_no_draft_of_an_output(
     with pytest.raises(OSError, match="No space"):
         store.publish(run.run_id, output)
     assert not list((tmp_path / "mlruns" / "artifacts").rglob(f"{run.run_id}/artifacts/output"))
+
+
+def _first(toy: Toy) -> tuple[Store, str, Path]:
+    done = toy.run("flow.until=first")
+    folder, run_id = done.outcomes[0].folder, done.outcomes[0].run_id
+    assert folder is not None
+    assert run_id is not None
+    return done.store, run_id, folder
+
+
+DAMAGES = {
+    "changed": lambda folder: (folder / "text.txt").write_text("other"),
+    "missing": lambda folder: (folder / "text.txt").unlink(),
+    "joined": lambda folder: (folder / "quala.safetensors").touch(),
+    "forged": write_manifest,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("option", ["stage.second.given", "model.start"])
+def test_a_damaged_output_is_not_given(toy: Toy, kind: str, option: str) -> None:
+    store, run_id, folder = _first(toy)
+    if kind == "forged":
+        (folder / "text.txt").write_text("other")
+    DAMAGES[kind](folder)
+    with pytest.raises(QualaError, match=rf"of run `{run_id}` .* is damaged\. Its workflow comp"):
+        toy.run(f"{option}={run_id}")
+    with pytest.raises(QualaError, match=r"is damaged\."):
+        store.output(f"runs:/{run_id}/output")
+
+
+def test_a_damaged_output_is_not_read_by_name_of_a_model(toy: Toy) -> None:
+    store, run_id, folder = _first(toy)
+    store.register("model", run_id, "chosen")
+    for name in ("models:/model@chosen", "models:/model/1"):
+        assert store.output(name) == folder
+    (folder / "text.txt").write_text("other")
+    for name in ("models:/model@chosen", "models:/model/1"):
+        with pytest.raises(QualaError, match=rf"`text.txt` of run `{run_id}` has .* bytes"):
+            store.output(name)
+
+
+def test_an_output_without_checksums_is_read_with_a_warning(
+    toy: Toy, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, run_id, folder = _first(toy)
+    store.client.delete_tag(run_id, MANIFEST_TAG)
+    assert store.output(f"runs:/{run_id}/output") == folder
+    assert "its files are not verified" in caplog.text

@@ -74,23 +74,33 @@ class FastTokenizer:
         return cls(tokenizer.backend_tokenizer, int(tokenizer.pad_token_id))
 
     @classmethod
-    def read(cls, folder: Path) -> FastTokenizer:
-        """Read tokenizer.json without transformers. Raises QualaError when it is damaged."""
+    def read(cls, folder: Path, *, words: int | None = None) -> FastTokenizer:
+        """Read tokenizer.json without transformers, for a model with `words` ids.
+
+        Raises QualaError when it is damaged, and where it has other ids.
+        """
         try:
             check_size(folder / FILE, LARGEST)
-            backend = Tokenizer.from_file(str(folder / FILE))
             facts = read_object(folder / FACTS)
-        except QualaError as error:
-            raise QualaError(f"Could not read a tokenizer from `{folder}`: {error}") from error
-        except Exception as error:  # the library raises bare Exception for damaged files
+            backend = Tokenizer.from_file(str(folder / FILE))
+            pad = backend.token_to_id(str(facts.get("pad_token", "[PAD]")))
+            if pad is None:
+                raise QualaError("it needs a padding token, got none.")
+            made = cls(backend, pad)
+            largest = made._largest_id()
+        except BaseException as error:  # the library raises bare ones, and its panics are those
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             reason = str(error).partition("\n")[0]
             raise QualaError(f"Could not read a tokenizer from `{folder}`: {reason}") from error
-        pad = backend.token_to_id(str(facts.get("pad_token", "[PAD]")))
-        if pad is None:
-            raise QualaError(f"The tokenizer in `{folder}` needs a padding token, got none.")
-        return cls(backend, pad)
+        if words is not None and largest >= words:
+            raise QualaError(
+                f"The tokenizer in `{folder}` has the id {largest}, its model {words} words: it "
+                "is the tokenizer of another model."
+            )
+        return made
 
-    def largest_id(self) -> int:
+    def _largest_id(self) -> int:
         """Return the largest id that a text can have, special tokens of a pair included."""
         layout = self.layout()
         marks = np.concatenate((layout.before, layout.between, layout.after)).tolist()

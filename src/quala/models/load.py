@@ -126,8 +126,10 @@ def load_model(
 def read_config(source: str | Path) -> PreTrainedConfig:
     """Read config.json. Raises QualaError when it is missing, damaged or of another family."""
     place = resolve_source(source)
-    if isinstance(place, Path) and (place / CONFIG).is_file():
+    if isinstance(place, Path) and (place / CONFIG).exists():
         check_config(place)
+        for file in place.glob("*.safetensors"):
+            check_size(file, 2**40)  # above all that this is a file: a pipe is waited for
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
     except Exception as error:  # transformers raises errors of many kinds for wrong values

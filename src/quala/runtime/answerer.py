@@ -292,11 +292,6 @@ def load(model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1) -
     card = Card.read(folder)
     if card.task != Span.kind:
         raise QualaError(f"`{model}` is not for question answering: its task is {card.task}.")
-    tokenizer = FastTokenizer.read(folder)
-    if (largest := tokenizer.largest_id()) >= card.arch.vocabulary:
-        raise QualaError(
-            f"The tokenizer in `{folder}` has the id {largest}, the model {card.arch.vocabulary} "
-            "words: it is that of another model."
-        )
+    tokenizer = FastTokenizer.read(folder, words=card.arch.vocabulary)
     engine = open_export(folder, card, runtime=runtime, threads=threads)
     return QuestionAnswerer(card, tokenizer, engine)

@@ -349,7 +349,7 @@ class Card:
     @classmethod
     def _from_json(cls, facts: Mapping[str, Any]) -> Card:
         points = typed(list[Mapping[str, Any]], facts.get("front"), "front")
-        metric, longest = facts.get("metric"), facts.get("sequence_length")
+        metric, longest = typed(str, facts.get("metric"), "metric"), facts.get("sequence_length")
         front = []
         for point in points:
             score = {"score": point[metric]} if metric in point else {}

@@ -16,11 +16,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from quala.cost import parameters
 from quala.errors import QualaError, unknown
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
 from quala.onnx_builder import OUTPUT, check_graph
 from quala.runtime.hardware import processor, saturates
+from quala.stored import check_size
 
 if TYPE_CHECKING:
     from quala.models.adaptive import LengthAdaptiveModel
@@ -169,10 +171,14 @@ class GraphEngine(ABC):
             return known
 
 
-def read_graph(folder: Path) -> onnx.ModelProto:
-    """Read model.onnx, and no other file. Raises QualaError when it is missing or damaged."""
+def read_graph(folder: Path, *, largest: int = 2**31) -> onnx.ModelProto:
+    """Read model.onnx, of at most `largest` bytes, and no other file.
+
+    Raises QualaError when it is missing or damaged.
+    """
     from google.protobuf.message import DecodeError
 
+    check_size(folder / GRAPH, largest)
     try:
         graph = onnx.load(folder / GRAPH, load_external_data=False)
     except (OSError, DecodeError, ValueError) as error:
@@ -215,7 +221,9 @@ def open_export(folder: Path, card: Card, *, runtime: str, threads: int) -> Grap
 
     Raises QualaError as `read_graph` and `open_engine`, and for a graph that is not the card's.
     """
-    arch, longest, graph = card.arch, card.sequence_length, read_graph(folder)
+    arch, longest = card.arch, card.sequence_length
+    # 4 bytes for each weight, twice that for scales and the like, and what has no weights.
+    graph = read_graph(folder, largest=2**25 + 8 * parameters(arch))
     try:
         check_graph(graph, layers=arch.layers, outputs=arch.outputs)
     except QualaError as error:
@@ -269,7 +277,7 @@ class OrtEngine(GraphEngine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised, and need not be logged as well
         # Each graph has threads of its own; those of the last call must not spin on in the next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self.shared_arena:
