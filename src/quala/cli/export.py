@@ -49,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
                 f"`--{'`, `--'.join(typed)}` would change nothing, leave it out."
             )
         card = Card.read(source)
-        shutil.copytree(source, out_folder(out), dirs_exist_ok=True)
+        try:
+            shutil.copytree(source, out_folder(out), dirs_exist_ok=True)
+        except shutil.Error as error:
+            raise QualaError(f"`{source}` cannot be copied: {error.args[0][0][-1]}.") from error
         if not (out / MANIFEST).is_file():  # an export of an older version
             write_manifest(out)
         Card.read(out)  # what was copied is whole
