@@ -64,7 +64,12 @@ def main(argv: Sequence[str]) -> int:
     with drafted(out) as draft:
         if copied:
             card = Card.read(source)
-            shutil.copytree(source, draft, dirs_exist_ok=True)
+            try:
+                shutil.copytree(source, draft, dirs_exist_ok=True)
+            except shutil.Error as error:
+                raise QualaError(
+                    f"`{source}` cannot be copied: {error.args[0][0][-1]}."
+                ) from error
             if not (draft / MANIFEST).is_file():  # an export of an older version
                 write_manifest(draft)
             Card.read(draft)  # what was copied is whole

@@ -134,7 +134,10 @@ def load_structured(folder: str | Path) -> PreTrainedModel:
     try:
         hf.load_state_dict(dense_state(load_file(weights_file(folder)), hf.state_dict()))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise QualaError(f"The weights in `{folder}` do not fit its structure: {error}") from error
+        reason = " ".join(str(error).split())
+        raise QualaError(
+            f"The weights in `{folder}` do not fit its structure: {reason}"
+        ) from error
     hf.eval()
     return hf
 

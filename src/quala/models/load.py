@@ -166,7 +166,7 @@ def _safetensors(place: Path | str) -> list[Path]:
 
 
 def _reason(error: Exception) -> str:
-    return str(error).strip() or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:

@@ -304,6 +304,8 @@ def _check(wanted: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) 
             f"foreign {foreign[:3] or 'none'}."
         )
     for name, tensor in got.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise QualaError(f"The weights in `{path}` are not all finite: {name}.")
         if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
             raise QualaError(
                 f"`{name}` in `{path}` is {tensor.dtype} {tuple(tensor.shape)}; "
