@@ -64,7 +64,7 @@ def check_ranges(config: Any, call: Callable[[str], str] = str) -> None:
             raise QualaError(
                 f"`{call(item.name)}` must have at most {MOST_ENTRIES} entries, got {len(value)}."
             )
-        if isinstance(value, dict):
+        if isinstance(value, dict) and told.keys() & {"range", "text"}:
             for key in value:
                 check_text(f"{call(item.name)} key", key, "line")
         if (registry := told.get("plugins")) is not None:

@@ -151,7 +151,7 @@ def test_a_folder_chosen_by_another_spelling_has_the_metric_of_its_task(tmp_path
 
 def rows(file: Path, content: str | bytes, **options: Any) -> list[Any]:
     raw = content.encode() if isinstance(content, str) else content
-    file.write_bytes(gzip.compress(raw) if file.suffix == ".gz" else raw)
+    file.write_bytes(gzip.compress(raw, mtime=0) if file.suffix == ".gz" else raw)
     return [dict(row) for _, row in read_rows(file, **options)]
 
 
@@ -182,7 +182,7 @@ def test_packed_parquet_is_read(tmp_path: Path) -> None:
     assert rows(tmp_path / "x.parquet.gz", sink.getvalue().to_pybytes()) == [{"text": "a"}]
 
 
-@pytest.mark.parametrize("broken", [b"no gzip", gzip.compress(b"text,label\na,0\n" * 99)[:-20]])
+@pytest.mark.parametrize("broken", [b"no gzip", gzip.compress(b"text,label\na,0\n" * 99, mtime=0)[:-20]])
 def test_a_broken_archive_is_refused(tmp_path: Path, broken: bytes) -> None:
     file = tmp_path / "train.csv.gz"
     file.write_bytes(broken)
