@@ -34,7 +34,11 @@ def test_a_text_is_read_packed_or_not(tmp_path: Path) -> None:
         ("a.txt", b"a\n\nb\0c", "line 3 has a NUL character"),
         ("a.txt", b"a" * 101, "more than 100 bytes, which"),
         ("a.gz", b"plain", r"cannot be read: Not a gzipped file \(b'pl'\)\."),
-        ("a.gz", gzip.compress(b"text" * 9, mtime=0)[:-9], "cannot be read: Compressed file ended"),
+        (
+            "a.gz",
+            gzip.compress(b"text" * 9, mtime=0)[:-9],
+            "cannot be read: Compressed file ended",
+        ),
         ("a.gz", gzip.compress(b"text" * 30, mtime=0), "more than 100 bytes when it is unpacked"),
     ],
 )
@@ -50,7 +54,9 @@ def test_an_unpacked_file_is_not_far_larger_than_the_packed_one(
 ) -> None:
     monkeypatch.setattr(reading, "PACKED", 2)
     with pytest.raises(QualaError, match="67,108,864 bytes when it is unpacked"):
-        read_bytes(put(tmp_path, "a.gz", gzip.compress(bytes(2**26 + 1), compresslevel=1, mtime=0)))
+        read_bytes(
+            put(tmp_path, "a.gz", gzip.compress(bytes(2**26 + 1), compresslevel=1, mtime=0))
+        )
 
 
 def test_what_has_no_end_is_not_opened(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def one_line(text: str) -> str:
 
 def quoted(value: object, most: int = 80) -> str:
     """Return a value as a sentence quotes it: in one line of `most` characters."""
-    text = one_line(str(value))
+    text = one_line(str(value).replace("\r", r"\r").replace("\n", r"\n"))
     return text if len(text) <= most else f"{text[:most]}..."
 
 

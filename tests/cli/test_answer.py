@@ -169,7 +169,7 @@ def test_a_folder_wins_over_a_shipped_model_in_every_verb(
     if verb == "answer":
         assert found["lengths"] == [128, 128]  # the toy has two layers, the shipped model six
     elif verb == "serve":
-        assert seen[0]._answerer.facts.name == "tiny"
+        assert seen[0]._steps.facts.name == "tiny"
     else:
         assert found["model" if verb == "bench" else "name"] == "tiny"
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from quala.cli.ui import main
 from quala.errors import QualaError
+
+
+def made_database(file: Path) -> None:
+    """Make a database that has a table, as one of MLflow has."""
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE runs (run_uuid TEXT)")
 
 
 @pytest.fixture
@@ -38,7 +46,7 @@ def test_the_store_of_this_folder_is_opened(
     here: Path, started: list[list[str]], free_port: int
 ) -> None:
     (here / "mlruns").mkdir()
-    (here / "mlruns" / "mlflow.db").touch()
+    made_database(here / "mlruns" / "mlflow.db")
     main(["--port", str(free_port)])
     store = f"sqlite:///{here}/mlruns/mlflow.db"
     where = ["--host", "127.0.0.1", "--port", str(free_port)]
@@ -67,7 +75,7 @@ def test_a_server_that_is_away_is_one_sentence(free_port: int) -> None:
 
 @pytest.mark.usefixtures("started")
 def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "m.db").touch()
+    made_database(tmp_path / "m.db")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -78,6 +86,6 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("port", ["0", "70000"])
 def test_an_impossible_port_is_one_sentence(port: str, tmp_path: Path) -> None:
-    (tmp_path / "m.db").touch()
+    made_database(tmp_path / "m.db")
     with pytest.raises(QualaError, match="`--port` must be at least 1 and at most 65535"):
         main(["--tracking-uri", f"sqlite:///{tmp_path}/m.db", "--port", port])

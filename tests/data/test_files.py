@@ -182,7 +182,9 @@ def test_packed_parquet_is_read(tmp_path: Path) -> None:
     assert rows(tmp_path / "x.parquet.gz", sink.getvalue().to_pybytes()) == [{"text": "a"}]
 
 
-@pytest.mark.parametrize("broken", [b"no gzip", gzip.compress(b"text,label\na,0\n" * 99, mtime=0)[:-20]])
+@pytest.mark.parametrize(
+    "broken", [b"no gzip", gzip.compress(b"text,label\na,0\n" * 99, mtime=0)[:-20]]
+)
 def test_a_broken_archive_is_refused(tmp_path: Path, broken: bytes) -> None:
     file = tmp_path / "train.csv.gz"
     file.write_bytes(broken)

@@ -291,7 +291,7 @@ def test_a_path_is_no_name() -> None:
         ("quala.json", '{"kind": "export", "format": 1}', "damaged"),
         ("tokenizer.json", None, "tokenizer"),
         ("tokenizer.json", "{}", "tokenizer"),
-        ("model.onnx", None, "graph"),
+        ("model.onnx", None, "no file"),
         ("model.onnx", "no graph at all", "graph"),
     ],
 )

@@ -87,7 +87,7 @@ def test_padded_inputs_have_one_cost(tiny_checkpoint: Path, spec: DataSpec) -> N
     assert search.macs_cost(opened, lengths) == macs(opened.model.arch, (64, 32), 128) / 1e9
 
 
-@pytest.mark.parametrize("limit", [{"max_cost": 1e-6}, {"min_score": 100.5}])
+@pytest.mark.parametrize("limit", [{"max_cost": 1e-6}, {"min_score": 100.0}])
 def test_a_budget_that_nothing_meets_is_one_sentence(
     integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, limit: dict[str, float]
 ) -> None:

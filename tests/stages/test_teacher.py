@@ -221,9 +221,9 @@ def test_a_cache_goes_on_where_it_was_killed(
     with monkeypatch.context() as patched:
         original = AnswerStore.commit
 
-        def killed(self: AnswerStore, number: int) -> None:
-            original(self, number)
-            if number == batches:
+        def killed(self: AnswerStore, written: Any) -> None:
+            original(self, written)
+            if len(written) == batches:
                 raise Killed
 
         patched.setattr(AnswerStore, "commit", killed)
