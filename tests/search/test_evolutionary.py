@@ -109,9 +109,8 @@ def test_all_candidates_are_asked_once_and_then_the_study_stops(jobs: int) -> No
     study = opened(sample())
     study.optimize(score, n_trials=3 * SIZE, n_jobs=jobs)
     assert len(asked(study)) == len(set(asked(study))) == SIZE
-    rest = [trial.state for trial in study.trials if trial.state != TrialState.COMPLETE]
-    assert len(rest) < jobs
-    assert set(rest) <= {TrialState.PRUNED}
+    rest = {trial.state for trial in study.trials if trial.state != TrialState.COMPLETE}
+    assert rest <= ({TrialState.PRUNED} if jobs > 1 else set())
 
 
 def test_asking_an_exhausted_study_says_so() -> None:
@@ -160,13 +159,18 @@ def test_what_breaks_a_constraint_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("parts", "kind"), [((1, 12, 27), "journal"), ((1, 7, 7), "sqlite")], ids=["journal", "sqlite"]
+    ("kind", "space", "parts"),
+    [
+        ("journal", SPACE, (1, 12, 27)),
+        ("journal", None, (1, 12, 27)),
+        ("sqlite", None, (1, 6, 5)),
+    ],
+    ids=["journal", "journal, space unknown", "sqlite"],
 )
-@pytest.mark.parametrize("space", [SPACE, None], ids=["space", "none"])
 def test_a_stopped_study_goes_on_as_if_it_had_not(
-    parts: tuple[int, ...], kind: str, space: Any, tmp_path: Path
+    kind: str, space: Any, parts: tuple[int, ...], tmp_path: Path
 ) -> None:
-    options: dict[str, Any] = {"non_increasing": [NAMES], "population_size": 6}
+    options: dict[str, Any] = {"non_increasing": [NAMES], "population_size": 4}
     whole, other = (opened(EvolutionarySampler(space, **options, seed=seed)) for seed in (5, 6))
     for study in (whole, other):
         study.optimize(score, n_trials=sum(parts))

@@ -150,9 +150,8 @@ class EvolutionarySampler(BaseSampler):
         if state == TrialState.FAIL or not distributions:
             return  # what failed is tried once more
         space = Parameters.of(distributions, self._groups)
-        if space.countable and not any(
-            _Known(study, space, study.get_trials(deepcopy=False)).unseen()
-        ):
+        taken = _Known(study, space, study.get_trials(deepcopy=False)).taken()
+        if space.countable and all(one in taken for one in space.every()):
             with suppress(RuntimeError):  # outside of `study.optimize` there is nothing to stop
                 study.stop()
 
@@ -175,7 +174,7 @@ class EvolutionarySampler(BaseSampler):
         elif self._groups and place in (1, 2):
             children = iter([space.end(rng, highest=place == 1)])
         drawn = (space.draw(rng) for _ in range(_TRIES))
-        rest = known.unseen() if space.countable else iter(())
+        rest = space.every() if space.countable else iter(())
         return next((one for one in chain(children, drawn, rest) if one not in taken), None)
 
     def _child(self, space: Parameters, parents: Sequence[Candidate], rng: Random) -> Candidate:
@@ -251,11 +250,6 @@ class _Known:
         failures = Counter(self[one] for one in failed)
         standing = {self[one] for one in self._trials if one.state != TrialState.FAIL}
         return standing | {one for one, times in failures.items() if times > 1}
-
-    def unseen(self) -> Iterator[Candidate]:
-        """Yield the candidates that are not taken."""
-        taken = self.taken()
-        return (one for one in self._space.all() if one not in taken)
 
     def parents(self) -> list[Candidate]:
         """Return the Pareto front, with the next ones while it has less than `_PARENTS`.

@@ -86,9 +86,8 @@ class Parameter:
     def values(self) -> Iterator[float]:
         """Yield all values of a grid."""
         step = self.step or 1.0  # without a step there is one value only
-        return (
-            self.low + step * place for place in range(1 + round((self.high - self.low) / step))
-        )
+        count = 1 + round((self.high - self.low) / step)
+        return (self.low + step * place for place in range(count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,7 @@ class Parameters:
         """Whether every parameter has a grid."""
         return all(field.step is not None or field.low == field.high for field in self.fields)
 
-    def all(self, start: Candidate = ()) -> Iterator[Candidate]:
+    def every(self, start: Candidate = ()) -> Iterator[Candidate]:
         """Yield every candidate that begins with `start`; the space must be countable."""
         place = len(start)
         if place == len(self.fields):
@@ -221,4 +220,4 @@ class Parameters:
             before = min((start[one] for one in group[:at] if one < place), default=value)
             after = max((start[one] for one in group[at:] if one < place), default=value)
             if after <= value <= before:
-                yield from self.all((*start, value))
+                yield from self.every((*start, value))
