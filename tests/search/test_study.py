@@ -283,3 +283,13 @@ def test_parallel_workers_share_a_study_without_repeating_a_candidate(
     assert LengthConfig.full(layers=4, sequence_length=32) in {
         point.lengths for point in result.candidates
     }
+
+
+def test_generations_are_stored_under_the_name_that_earlier_studies_have(
+    tmp_path: Path, fake: Any
+) -> None:
+    run_search(fake(), SPACE, small(), tmp_path)
+    study = load(tmp_path)
+    assert study.trials[0].system_attrs["EvolutionarySampler:generation"] == 0
+    stored = study._storage.get_study_system_attrs(study._study_id)
+    assert {f"EvolutionarySampler:parent:{generation}" for generation in (1, 2, 3)} <= set(stored)

@@ -1,4 +1,4 @@
-"""Optuna's sampler for a search: a strategy's proposals in slots, and what trials record."""
+"""Optuna's sampler for lengths: a strategy's proposals in slots, and what trials record."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def original_of(
     return None, undecided
 
 
-class EvolutionarySampler(BaseGASampler):
+class LengthSampler(BaseGASampler):
     """Samples `length_1` to `length_L`, non-increasing and never the same lengths twice.
 
     A trial takes the first free slot of the search. The slot decides the generation and, with
@@ -112,6 +112,15 @@ class EvolutionarySampler(BaseGASampler):
         self._seeds = strategy.seeds()
         self._settings = settings
         self._worker = list(astuple(Process.this()))
+
+    # Optuna's keys hold the class's name: studies of earlier versions have this one.
+    @classmethod
+    def _get_generation_key(cls) -> str:
+        return "EvolutionarySampler:generation"
+
+    @classmethod
+    def _get_parent_cache_key_prefix(cls) -> str:
+        return "EvolutionarySampler:parent:"
 
     def generation(self, slot: int) -> int:
         """Return the generation of a slot; the seeds are generation 0."""

@@ -37,7 +37,7 @@ from quala.search.sampler import (
     SLOT,
     STOPPED,
     WORKER,
-    EvolutionarySampler,
+    LengthSampler,
     abandoned,
     free_slot,
     lengths_of,
@@ -157,7 +157,7 @@ class StudyWorker:
     study: optuna.Study
     space: Space
     settings: SearchSettings
-    sampler: EvolutionarySampler
+    sampler: LengthSampler
     target: int
     _recalled: set[int] = field(default_factory=set)
     _exhausted_at: int = -1
@@ -378,7 +378,7 @@ def _work(
     on_candidate: OnCandidate | None,
 ) -> SearchResult:
     strategy = build_strategy(settings, space, evaluator.cost)
-    sampler = EvolutionarySampler(space, strategy, settings)
+    sampler = LengthSampler(space, strategy, settings)
     study = open_study(Path(storage_path), sampler, identity=identity_of(space, settings))
     worker = StudyWorker(study, space, settings, sampler, settings.evaluations(strategy))
     if _FINISHED not in study.user_attrs:
