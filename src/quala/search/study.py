@@ -52,10 +52,8 @@ def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    path = (folder / _FILE).resolve()
-    _mend(path)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
+        storage=open_journal((folder / _FILE).resolve()),
         sampler=sampler,
         study_name=STUDY,
         directions=["maximize", "minimize"],
@@ -71,6 +69,12 @@ def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any
             "use another folder."
         )
     return study
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Open the file of a study; what a kill left of a line is cut off."""
+    _mend(path)
+    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _mend(path: Path) -> None:
