@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra.utils import get_class, get_method, instantiate
+from hydra.utils import instantiate
+from numpy.random import SeedSequence
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.distributions import (
     BaseDistribution,
@@ -32,6 +34,7 @@ from optuna.trial import Trial, TrialState
 
 from hydra_plugins.quala_optuna_sweeper import SAMPLERS
 from quala.errors import QualaError, unknown
+from quala.plugins import Registry
 from quala.process import Process
 from quala.ranges import check_ranges, ranged
 from quala.search.sampler import WORKER, abandoned
@@ -53,6 +56,10 @@ OBJECTIVES, ERROR = "objectives", "error"
 """Attributes of a study, and of a failed trial."""
 RESULTS = "optimization_results.yaml"
 """In Hydra's folder of the sweep and with its tracked run, in the plugin's form."""
+SAMPLER: Registry[Any] = Registry(
+    "sampler", "quala.samplers", {}, classes=True, base="optuna.samplers:BaseSampler"
+)
+SPACE: Registry[Any] = Registry("search space", "quala.search_spaces", {})
 
 
 @dataclass(frozen=True)
@@ -180,15 +187,7 @@ class SweepOptions:
         given = {name: value for name, value in self.sampler.items() if value is not None}
         target = str(given.pop("_target_", ""))
         given.pop("_partial_", None)
-        try:
-            kind = get_class(target)
-            nested = {name: one for name, one in given.items() if isinstance(one, dict)}
-            given.update({name: instantiate(one) for name, one in nested.items()})
-        except Exception as error:  # whatever the import of a module raises
-            reason = str(error).partition("\n")[0]
-            raise QualaError(f"The sampler `{target}` cannot be imported: {reason}") from error
-        if not issubclass(kind, BaseSampler):
-            raise QualaError(f"`{target}` is no sampler of Optuna's.")
+        kind: Any = SAMPLER.find(target)
         known = inspect.signature(kind).parameters
         for name in [name for name in given if name not in known]:
             # Only `_target_` was set: what is left of the default sampler is not meant.
@@ -197,14 +196,38 @@ class SweepOptions:
         if issubclass(kind, GridSampler):
             given["search_space"] = space.grid()
         elif "seed" in given and not issubclass(kind, QMCSampler):
-            given["seed"] += number
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return kind(**given)
-        except (TypeError, ValueError, ImportError) as error:
-            reason = str(error).partition("\n")[0]
-            raise QualaError(f"The sampler {target} cannot be made: {reason}") from error
+            given["seed"] = int(SeedSequence([given["seed"], number]).generate_state(1)[0])
+        with _explained(f"The sampler {target} cannot be made"):
+            nested = {name: one for name, one in given.items() if isinstance(one, dict)}
+            given.update({name: instantiate(one) for name, one in nested.items()})
+            sampler: BaseSampler = kind(**given)
+        return sampler
+
+    def try_sampler(self, space: SearchSpace) -> str:
+        """Return the name of the sampler's class. Raises QualaError if it cannot choose a trial."""
+        sampler = self.make_sampler(0, space)
+        name = type(sampler).__name__
+        if not isinstance(sampler, GridSampler):
+            directions: Any = self.direction
+            trial = optuna.create_study(directions=directions, sampler=sampler)
+            with _explained(f"{name} cannot choose values for this sweep"):
+                for _ in range(3):
+                    trial.tell(trial.ask(dict(space.varied)), [0.0] * len(directions))
+        return name
+
+
+@contextmanager
+def _explained(sentence: str) -> Iterator[None]:
+    """Raise QualaError with the sentence and the reason when Optuna, or what it needs, fails."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    except QualaError:
+        raise
+    except Exception as error:  # also of a database's driver
+        reason = str(error).strip().partition("\n")[0]
+        raise QualaError(f"{sentence}: {reason or type(error).__name__}") from error
 
 
 def open_study(options: SweepOptions, name: str, folder: Path) -> optuna.Study:
@@ -212,9 +235,8 @@ def open_study(options: SweepOptions, name: str, folder: Path) -> optuna.Study:
 
     Raises QualaError for a storage that cannot be used, and for a study of other objectives.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     place = options.storage or str(folder / "sweeps" / f"{name}.journal")
-    try:
+    with _explained(f"The storage of the study `{name}` cannot be used"):
         Path("." if "://" in place else place).parent.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
             storage=place if "://" in place else open_journal(Path(place).absolute()),
@@ -222,15 +244,11 @@ def open_study(options: SweepOptions, name: str, folder: Path) -> optuna.Study:
             directions=options.direction,  # type: ignore[arg-type]
             load_if_exists=True,
         )
-    except Exception as error:  # of the database's driver
-        reason = str(error).strip().partition("\n")[0]
-        raise QualaError(f"The storage of the study `{name}` cannot be used: {reason}") from error
     asked = [options.objectives, options.direction]
     directions = [one.name.lower() for one in study.directions]
     if OBJECTIVES not in study.user_attrs and directions == options.direction:
-        study.set_user_attr(OBJECTIVES, asked)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with _explained(f"The study `{name}` cannot be written"):
+            study.set_user_attr(OBJECTIVES, asked)
             study.set_metric_names(options.objectives)
     found = study.user_attrs.get(OBJECTIVES, directions)
     if found != asked:
@@ -297,7 +315,7 @@ class StudySweep:
         sampler = self.study.sampler = self.options.make_sampler(len(trials), self.space)
         left = [trial for trial in running if abandoned(trial)][: self.options.n_jobs]
         if left:
-            return [self._chosen(Trial(self.study, trial._trial_id)) for trial in left]
+            return [self._chosen(Trial(self.study, one._trial_id)) for one in left]
         target = self.options.n_trials
         if isinstance(sampler, GridSampler):
             target = min(target, math.prod(len(values) for values in self.space.grid().values()))
@@ -308,13 +326,14 @@ class StudySweep:
     def _chosen(self, trial: Trial) -> Trial:
         """Return a trial with all its values; those that it has already stay."""
         trial.set_user_attr(WORKER, list(astuple(Process.this())))
-        for name, distribution in self.space.varied.items():
-            trial._suggest(name, distribution)
+        with _explained(f"The study `{self.study.study_name}` cannot choose a trial"):
+            for name, distribution in self.space.varied.items():
+                trial._suggest(name, distribution)
         if self.options.custom_search_space is not None:
             for name, override in self.space.fixed.items():
                 if not override.is_delete():
                     trial.set_user_attr(name, override.get_value_element_as_str())
-            get_method(self.options.custom_search_space)(self.config, trial)
+            SPACE.find(self.options.custom_search_space)(self.config, trial)
             if both := sorted(trial.params.keys() & self.space.fixed.keys()):
                 raise QualaError(f"`{both[0]}` is suggested by the search space, and given too.")
         return trial
@@ -427,7 +446,10 @@ def run_sweep(
             "Nothing varies in this sweep: `hydra.sweeper.params` or the command must give an "
             "option several values, such as `seed=range(0,9)`."
         )
-    sampler, study_name = checked.make_sampler(0, space), study_of(config)
+    if checked.custom_search_space is not None:
+        SPACE.find(checked.custom_search_space)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler, study_name = checked.try_sampler(space), study_of(config)
     if not isinstance(task, HydraJob) or study_name is None:
         raise QualaError("`hydra/sweeper=optuna` is for workflows of quala.")
     task = replace(task, varied=[*task.varied, *(f"{name}=" for name in space.varied)])
@@ -439,7 +461,7 @@ def run_sweep(
     sweep = begin(config)
     aims = map(" ".join, zip(checked.direction, checked.objectives, strict=True))
     log.info(
-        f"Study {study_name}, {type(sampler).__name__}: {', '.join(aims)}; {len(study.trials)} of "
+        f"Study {study_name}, {sampler}: {', '.join(aims)}; {len(study.trials)} of "
         f"{checked.n_trials} trials exist."
     )
     told = StudySweep(study, checked, space, launcher, sweep, config)
