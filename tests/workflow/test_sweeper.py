@@ -241,6 +241,7 @@ def test_an_interrupted_sweep_goes_on_as_if_nothing_had_been(
     words = [*BOTH, "hydra.sweeper.n_trials=3", "hydra/sweeper/sampler=random"]
     words += [REPEAT, "stage.first.repeat=int(interval(1,9))"]
     whole = swept(toy, *words, "hydra.sweeper.study_name=whole")[1]
+    assert len({tuple(job["overrides"]) for job in whole["jobs"]}) == 3
     begun, run_workflow = list[Any](), launch.run_workflow
 
     def interrupted(*arguments: Any) -> Any:
@@ -278,7 +279,7 @@ def test_failed_trials_are_told_and_counted(
     code, found = swept(toy, *words, "hydra.sweeper.n_jobs=2")
     assert (code, len(found["jobs"])) == (1, 2)
     said = capsys.readouterr().err
-    assert re.search(r"Trial \d failed: RuntimeError: told to fail", said)
+    assert re.search(r"Job \d failed: told to fail", said)
     assert "1 of 2 trials failed, `hydra.sweeper.max_failure_rate` is 0.0" in said
     states = {one.params["stage.second.text"]: one for one in study().trials}
     assert [states[key].state.name for key in "bc"] == ["COMPLETE", "FAIL"]
@@ -319,11 +320,20 @@ def test_a_space_of_ones_own(toy: Toy) -> None:
         swept(toy, *SIZE, REPEAT, own, "stage.third.repeat=2")
 
 
-def test_trials_run_beside_each_other(toy: Toy) -> None:
+def test_trials_run_beside_each_other_and_one_may_be_killed(toy: Toy) -> None:
+    path = toy.folder / "toy_stages.py"
+    dead = "    if config.text == 'dead':\n        os._exit(9)\n    if config.fail:"
+    path.write_text(path.read_text().replace("    if config.fail:", dead))
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"]
-    grid = ["hydra/sweeper/sampler=grid", "stage.second.text=b,c", "stage.first.sleep=1"]
-    process = toy.start("-m", "--json", "hydra/sweeper=optuna", *SIZE, *words, *grid)
+    grid = ["hydra/sweeper/sampler=grid", "stage.second.text=b,c,dead"]
+    process = toy.start("-m", "--json", "hydra/sweeper=optuna", *SIZE, *words, *grid,
+                        "hydra.sweeper.max_failure_rate=1")  # fmt: skip
     out, err = process.communicate(timeout=400)
-    assert process.returncode == 0, err
-    assert [job["status"] for job in json.loads(out)["jobs"]] == ["FINISHED"] * 2
-    assert sorted(toy.done) == ["first", "second", "second", "third", "third"]
+    assert process.returncode == 1, err
+    jobs = {job["overrides"][-1].partition("=")[2]: job for job in json.loads(out)["jobs"]}
+    assert (len(jobs), jobs["dead"]["status"]) == (3, "FAILED")
+    assert "a process of the launcher ended" in jobs["dead"]["error"]
+    states = {one.params["stage.second.text"]: one.state.name for one in study().trials}
+    assert states["dead"] == "FAIL"
+    # The trial beside it may have ended with it.
+    assert "COMPLETE" in states.values()

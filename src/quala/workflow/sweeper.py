@@ -47,7 +47,7 @@ from quala.workflow.script import find_workflow
 from quala.workflow.settings import build
 from quala.workflow.sources import Sources
 from quala.workflow.store import KIND, Store
-from quala.workflow.sweep import Sweep, begin, study_of
+from quala.workflow.sweep import Job, Sweep, begin, study_of
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class SweepOptions:
         return sampler
 
     def try_sampler(self, space: SearchSpace) -> str:
-        """Return the name of the sampler's class. Raises QualaError if it cannot choose a trial."""
+        """Return the name of the sampler. Raises QualaError if it cannot choose a trial."""
         sampler = self.make_sampler(0, space)
         name = type(sampler).__name__
         if not isinstance(sampler, GridSampler):
@@ -353,10 +353,14 @@ class StudySweep:
             job, told = jobs.get(trial.number), returned.get(trial.number)
             if job is not None and job["status"] == "FINISHED":
                 failed += not self._tell_metrics(trial, job["run_id"])
-            else:
-                reason = (job and job["error"]) or broken or (told and told._return_value)
-                self._tell(trial, None, str(reason or "the job did not start"))
-                failed += 1
+                continue
+            failed += 1
+            reason = (job and job["error"]) or broken or (told and told._return_value)
+            reason = str(reason or "it did not start")
+            self._tell(trial, None, reason)
+            if job is None or job["status"] == "RUNNING":
+                with Job(self.sweep, trial.number, self.space.overrides(trial.params)):
+                    raise QualaError(reason)
         return failed
 
     def _tell_metrics(self, trial: Trial, run_id: str) -> bool:
@@ -374,12 +378,13 @@ class StudySweep:
         if bad[0] not in metrics and not self.study.get_trials(states=[TrialState.COMPLETE]):
             self._tell(trial, None, f"no metric {bad[0]}")
             raise unknown("objective", bad[0], metrics)
-        self._tell(trial, None, f"run {run_id} has no finite `{bad[0]}`")
+        reason = f"run {run_id} has no finite `{bad[0]}`"
+        log.warning("Trial %d failed: %s", trial.number, reason)
+        self._tell(trial, None, reason)
         return False
 
     def _tell(self, trial: Trial, values: list[float] | None, error: str = "") -> None:
         if error:
-            log.warning("Trial %d failed: %s", trial.number, error)
             trial.set_user_attr(ERROR, error)
         state = TrialState.COMPLETE if values else TrialState.FAIL
         try:
