@@ -24,7 +24,7 @@ ORDER = [
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
 MODULES, SINGLE_IMPORTERS = 160, 27
-LONGEST, ALL_LINES = 500, 30_200
+LONGEST, ALL_LINES = 500, 31_200
 
 NAMES = sorted(modules())
 PACKAGES = [name for name in NAMES if modules()[name].is_package]

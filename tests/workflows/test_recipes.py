@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import QUESTIONS, Toy, output
+from commandline import QUESTIONS, Toy, output, quiet_logging
+from omegaconf import OmegaConf
 
 from quala.cli.entry import main as quala
 from quala.models.load import weights_file
@@ -126,3 +127,31 @@ def test_budgets_are_one_sweep_over_one_teacher(
     assert [job["status"] for job in jobs] == ["FINISHED", "FINISHED"]
     found = [toy("plan", f"stage.distill.max_steps={steps}")["stages"] for steps in (1, 2)]
     assert [[one["status"] for one in stages[:2]] for stages in found] == [["cached"] * 2] * 2
+
+
+def test_a_study_chooses_the_weights_of_a_distillation(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    migrated_database: Path,
+    fast: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    toy = Toy(tmp_path, tiny_checkpoint, migrated_database, QUESTIONS, workflow="kdlsq")
+    sweep = [
+        "hydra/sweeper=optuna", "hydra.sweeper.n_trials=2",
+        "hydra.sweeper.objectives=[f1_full,gmacs_full]",
+        "hydra.sweeper.direction=[maximize,minimize]", "stage.distill.soft=interval(0.1,1)",
+        "stage.distill.hidden=tag(log,interval(0.01,1))", "flow.until=report",
+    ]  # fmt: skip
+    with quiet_logging():
+        assert quala(["run", "kdlsq", "-m", *toy.words, *sweep, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [job["status"] for job in told["jobs"]] == ["FINISHED", "FINISHED"]
+    weights = {tuple(job["overrides"][-2:]) for job in told["jobs"]}
+    assert len(weights) == 2
+    (results,) = toy.store.rglob("hydra/**/optimization_results.yaml")
+    front = OmegaConf.load(results).solutions
+    where = ["--tracking-uri", f"sqlite:///{toy.store / 'mlflow.db'}"]
+    assert quala(["report", told["sweep"], "--json", *where]) == 0
+    shown = json.loads(capsys.readouterr().out)["jobs"]
+    assert {point["values"][0] for point in front} <= {one["score_full"] for one in shown}

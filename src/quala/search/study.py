@@ -60,10 +60,8 @@ def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    path = (folder / _FILE).resolve()
-    _mend(path)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path), JournalLock(path))),
+        storage=open_journal((folder / _FILE).resolve()),
         sampler=sampler,
         study_name=STUDY,
         directions=["maximize", "minimize"],
@@ -79,6 +77,12 @@ def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any
             "use another folder."
         )
     return study
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Open the file of a study; what a kill or a power cut left of its end is cut off."""
+    _mend(path)
+    return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
 
 
 class JournalLock(JournalFileSymlinkLock):

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from quala.errors import QualaError
 from quala.redact import recorded
@@ -26,6 +26,11 @@ SWEEP_VARIABLE = "QUALA_SWEEP"
 JOB = "quala.job."
 
 
+PLUGIN = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+"""The plugin that does not know Optuna 5; a configuration may name it."""
+OPTUNA = "hydra_plugins.quala_optuna_sweeper.OptunaSweeper"
+
+
 class SweepParent(Callback):
     """Hydra callback: creates the store and the sweep's run before any job starts."""
 
@@ -33,29 +38,53 @@ class SweepParent(Callback):
     """Errors kept from Hydra, which would only warn of them."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Create the sweep's run, or continue the run of the same sweep."""
+        """Create the sweep's run, or continue the run of the same sweep.
+
+        An Optuna sweep begins its run itself, once its options are checked.
+        """
         try:
-            self._start(config)
+            sweeper = config.hydra.sweeper
+            if sweeper._target_ == PLUGIN:
+                with read_write(sweeper):
+                    sweeper._target_ = OPTUNA
+            if study_of(config) is None:
+                begin(config)
         except QualaError as error:
             self._failed.append(error)
 
-    def _start(self, config: DictConfig) -> None:
-        values = OmegaConf.to_container(config.tracking, resolve=True)
-        store = Store.open(build(TrackingConfig, values))  # type: ignore[arg-type]
-        words = list(config.hydra.overrides.task)
-        same = {KIND: "sweep", FINGERPRINT: fingerprint([config.workflow, words])}
-        found = store.find(same)
-        if found:
-            run_id = found[0].info.run_id
-            store.client.update_run(run_id, status="RUNNING")
-        else:
-            tags = {
-                **same,
-                "quala.workflow": config.workflow,
-                "quala.overrides": " ".join(recorded(words)),
-            }
-            run_id = store.create(f"{config.workflow} sweep", tags, None).info.run_id
-        os.environ[SWEEP_VARIABLE] = json.dumps({"run_id": run_id, "tracking": values})
+
+def begin(config: DictConfig) -> Sweep:
+    """Create the run of a sweep, or continue that of the same sweep."""
+    values = OmegaConf.to_container(config.tracking, resolve=True)
+    store = Store.open(build(TrackingConfig, values))  # type: ignore[arg-type]
+    words, study = list(config.hydra.overrides.task), study_of(config)
+    identity = [config.workflow, words] if study is None else [config.workflow, words, study]
+    same = {KIND: "sweep", FINGERPRINT: fingerprint(identity)}
+    found = store.find(same)
+    if found:
+        run_id = found[0].info.run_id
+        store.client.update_run(run_id, status="RUNNING")
+    else:
+        tags = {
+            **same,
+            "quala.workflow": config.workflow,
+            "quala.overrides": " ".join(recorded(words)),
+        }
+        own = {"quala.study": study} if study else {}
+        run_id = store.create(f"{config.workflow} sweep", tags | own, None).info.run_id
+    os.environ[SWEEP_VARIABLE] = json.dumps({"run_id": run_id, "tracking": values})
+    return Sweep(store, run_id)
+
+
+def study_of(config: DictConfig) -> str | None:
+    """Return the name of the study of an Optuna sweep, None for another sweep."""
+    sweeper = config.hydra.sweeper
+    if sweeper._target_ != OPTUNA or sweeper.study_name is not None:
+        return str(sweeper.study_name) if sweeper._target_ == OPTUNA else None
+    chosen = ("params", "objectives", "direction", "sampler", "custom_search_space")
+    plain: Any = OmegaConf.to_container(sweeper, resolve=True)
+    identity = [list(config.hydra.overrides.task), {name: plain.get(name) for name in chosen}]
+    return f"{config.workflow}-{fingerprint(identity)[:12]}"
 
 
 @dataclass(frozen=True)
