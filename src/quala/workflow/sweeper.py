@@ -37,7 +37,9 @@ from quala.errors import QualaError, unknown
 from quala.plugins import Registry
 from quala.process import Process
 from quala.ranges import check_ranges, ranged
+from quala.redact import hide_password
 from quala.search.sampler import WORKER, abandoned
+from quala.search.strategy import MOST
 from quala.search.study import open_journal
 from quala.workflow.compose import check_options, typed
 from quala.workflow.execute import WORKFLOW
@@ -151,8 +153,8 @@ class SweepOptions:
     study_name: str | None
     params: dict[str, Any] | None
     custom_search_space: str | None
-    n_trials: int = ranged(at_least=1)
-    n_jobs: int = ranged(at_least=1)
+    n_trials: int = ranged(at_least=1, at_most=MOST)
+    n_jobs: int = ranged(at_least=1, at_most=1024)
     max_failure_rate: float = ranged(at_least=0.0, at_most=1.0)
 
     @classmethod
@@ -236,6 +238,7 @@ def open_study(options: SweepOptions, name: str, folder: Path) -> optuna.Study:
     Raises QualaError for a storage that cannot be used, and for a study of other objectives.
     """
     place = options.storage or str(folder / "sweeps" / f"{name}.journal")
+    hide_password(place)
     with _explained(f"The storage of the study `{name}` cannot be used"):
         Path("." if "://" in place else place).parent.mkdir(parents=True, exist_ok=True)
         study = optuna.create_study(
