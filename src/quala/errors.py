@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-from quala.redact import json_text, shown, visible
+from quala.redact import json_text, shown
 
 ENDINGS = {
     signal.SIGINT: "Interrupted",
@@ -40,7 +40,11 @@ class QualaError(Exception):
 
 def one_line(text: str) -> str:
     """Return a text without line breaks, and with its control characters as escapes."""
-    return visible(" ".join(text.splitlines()))
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else " " if one.isspace() else ascii(one)[1:-1] for one in text
+    )
 
 
 def quoted(value: object, most: int = 80) -> str:

@@ -57,8 +57,12 @@ def test_a_plan_knows_interrupted_damaged_given_and_disabled_stages(toy: Toy) ->
     assert lines(plan(toy))["second"][0] == "resume"
     folder = toy.run().outcomes[0].folder
     assert folder is not None
+    whole = (folder / "text.txt").read_bytes()
     (folder / "text.txt").unlink()
     assert lines(plan(toy))["first"][0] == "damaged"
+    with pytest.raises(QualaError, match=r"text.txt` is missing: the folder is damaged"):
+        plan(toy, f"stage.first.given={folder}")
+    (folder / "text.txt").write_bytes(whole)
     made = lines(plan(toy, f"stage.first.given={folder}", "stage.second.enabled=false"))
     assert made["first"][0] == "given"
     assert made["second"][0] == "disabled"

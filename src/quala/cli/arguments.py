@@ -108,7 +108,8 @@ def address(value: str) -> str:
     try:
         urlsplit(value).port  # noqa: B018 - raises
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be an address: {error}") from error
+        # The reason may quote a part of a password.
+        raise argparse.ArgumentTypeError("must have a number as its port") from error
     if scheme == "sqlite":
         _check_database(value.removeprefix("sqlite://").removeprefix("/"))
     return str(PLACE(value))
