@@ -24,7 +24,7 @@ LONGEST: dict[Text, int] = {"line": 500, "name": 64, "place": 2000}
 """Characters of each kind of text. Guesses, far above what is usual."""
 LONGEST_PART = 255
 """Bytes of a name in a file system."""
-MOST_ENTRIES = 1000
+MOST_ENTRIES = 10_000
 """Of a list or a mapping in a config."""
 _NAME = re.compile(r"\w([\w .+()-]*[\w+)])?")
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
