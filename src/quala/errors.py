@@ -43,6 +43,11 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.splitlines()))
 
 
+def ended(sentence: str) -> str:
+    """Return a sentence with a full stop, which those of libraries lack."""
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
 def quoted(value: object, most: int = 80) -> str:
     """Return a value as a sentence quotes it: in one line of `most` characters."""
     text = one_line(str(value))
@@ -87,7 +92,7 @@ def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
             from quala.durable import chain
 
             facts = {key: value for one in chain(error) for key, value in _facts(one)}
-            _say(sys.stdout, json_text({"error": told, "exit_code": code, **facts}))
+            _say(sys.stdout, json_text({"error": ended(told), "exit_code": code, **facts}))
         if sentence is None or ("QUALA_DEBUG" in os.environ and code < 128):
             raise
         _say(sys.stderr, f"error: {_bounded(sentence)}")
@@ -183,7 +188,7 @@ def _say(stream: TextIO, text: str) -> None:
 
 def _bounded(sentence: str) -> str:
     """Return one line, without the middle of a long one."""
-    line = one_line(shown(sentence))
+    line = ended(one_line(shown(sentence)))
     if len(line) <= LONGEST:
         return line
     return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"

@@ -46,7 +46,7 @@ def test_a_server_that_does_not_answer_is_refused(tmp_path: Path, uri: str) -> N
 
 
 def test_an_address_without_a_scheme_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QualaError, match=r"`uri` must be an address.*got `nonsense`"):
+    with pytest.raises(QualaError, match=r"`uri` must begin with one of .*got `nonsense`"):
         TrackingConfig(uri="nonsense", folder=str(tmp_path), work=None, experiment="x")
 
 

@@ -68,7 +68,7 @@ def read_predictions(file: Path) -> dict[str, str]:
             raise QualaError(f"Predictions `{file}` have the id `{repeated}` twice.")
         return dict(pairs)
 
-    text = read_text(file)
+    text = read_text(file, piped=True)
     try:
         content = load_json(text, file, object_pairs_hook=once)
     except json.JSONDecodeError as error:

@@ -30,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     _check(arguments)
     for name in arguments.runs:
         check_known(arguments.tracking_uri, name)
+    if arguments.out:
+        check_folder_place("--out", arguments.out)
     from quala.compare.store import Reports
     from quala.workflow.store import KIND
 

@@ -25,6 +25,7 @@ from omegaconf.resolvers.oc import env
 
 from quala.errors import QualaError, quoted, unknown
 from quala.plugins import known_names
+from quala.ranges import LONGEST_PART
 from quala.redact import hide_variable
 from quala.workflow.identity import leaves
 from quala.workflow.script import WorkflowSpec, workflow_scripts
@@ -77,6 +78,8 @@ def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
     """
     words = [word if set(word) & {"'", '"'} else _HOME.sub(r"'\g<0>'", word) for word in words]
     for word in words:
+        if len((key := word.partition("=")[0]).encode()) > LONGEST_PART:  # files are looked for
+            raise QualaError(f"The override `{quoted(key)}` has a key that is too long.")
         _check_stage(workflow, word)
     chosen = [word for word in words if _EXPERIMENT.match(word)]
     for word in chosen:
@@ -203,10 +206,11 @@ def one_sentence(workflow: WorkflowSpec) -> Iterator[None]:
         raise _missing(error, workflow) from error
     except OverrideParseException as error:
         key, _, value = str(error.override).partition("=")
-        quoted = shlex.quote('{}="{}"'.format(key, value.replace('"', r"\"")))
+        wanted = shlex.quote('{}="{}"'.format(key, value.replace('"', r"\"")))
+        hint = "; a text with blanks, brackets, commas or letters beyond a to z is quoted: "
         raise QualaError(
-            f"`{error.override}` is not an override: {_first(error)}"
-            + (f"; a text with blanks, brackets or commas is quoted: {quoted}" if value else "")
+            f"`{quoted(error.override, 300)}` is not an override, KEY=VALUE"
+            + (f"{hint}{quoted(wanted, 300)}" if value else "")
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, workflow) from error
