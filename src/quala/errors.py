@@ -86,13 +86,13 @@ def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
     except BaseException as error:
         sentence, code = _verdict(error, came)
         if as_json and code:
-            told = sentence or f"{type(error).__name__}: {error}"
+            told = ended(sentence) if sentence else f"{type(error).__name__}: {error}"
             if isinstance(error, SystemExit):
                 told = str(error.__context__ or "The command line is not valid.")
             from quala.durable import chain
 
             facts = {key: value for one in chain(error) for key, value in _facts(one)}
-            _say(sys.stdout, json_text({"error": ended(told), "exit_code": code, **facts}))
+            _say(sys.stdout, json_text({"error": told, "exit_code": code, **facts}))
         if sentence is None or ("QUALA_DEBUG" in os.environ and code < 128):
             raise
         _say(sys.stderr, f"error: {_bounded(sentence)}")

@@ -52,8 +52,8 @@ def damage(
     """Return the first file that is not as the manifest says, and what is wrong; None if none is.
 
     `seal` is the manifest's own SHA-256, where it is known. `only` names the files that are looked
-    at; without it there may be no others, but hidden ones. Links out of the folder are damage where
-    the seal is known; elsewhere they are usual, as in a cache of the hub, and their content counts.
+    at; without it there may be no others, but hidden ones. A link out of the folder is damage
+    where the seal is known; elsewhere its content counts, for the hub's cache is made of links.
     """
     manifest = folder / MANIFEST
     try:

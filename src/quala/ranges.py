@@ -49,8 +49,9 @@ def text(kind: Text, default: Any = MISSING, *, identity: Any = True, **metadata
     """Return a dataclass field for a text, or for texts in a list or a mapping.
 
     `line` is read by people or compared with what a file says, `name` is part of the name of a
-    file or a run, `place` is a path, an address or a run, `store` the address of a tracking store. A `default` that is a class makes it.
-    `metadata` is more of the field's, `identity` is as for `ranged`.
+    file or a run, `place` is a path, an address or a run, `store` the address of a store.
+    A `default` that is a class makes it. `metadata` is more of the field's, `identity` is as for
+    `ranged`.
     """
     told = {"text": kind, "identity": identity, **metadata}
     if isinstance(default, type):

@@ -142,3 +142,21 @@ def test_a_short_file_is_not_taken_for_an_empty_database(tmp_path: Path) -> None
     (tmp_path / "notes").write_text("x", encoding="utf-8")
     with pytest.raises(argparse.ArgumentTypeError, match="SQLite database, which"):
         text("store")(f"sqlite:///{tmp_path / 'notes'}")
+
+
+@pytest.mark.parametrize("verb", ["answer", "evaluate"])
+def test_two_hyphens_are_no_value(verb: str) -> None:
+    option = {"answer": "--context", "evaluate": "--data"}[verb]
+    with pytest.raises(QualaError, match=f"`{option}` needs a value, got `--`"):
+        parser_of(verb).parse_args(
+            {
+                "answer": ["m", "--question", "x", "--context=--"],
+                "evaluate": ["--data=--", "--predictions", "x"],
+            }[verb]
+        )
+
+
+def test_the_home_folder_is_known_where_no_shell_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = parser_of("evaluate").parse_args(["--data=~/a", "--predictions", "~/b"])
+    assert (found.data, found.predictions) == ("/home/me/a", "/home/me/b")

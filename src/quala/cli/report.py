@@ -15,6 +15,7 @@ from quala.cli.locate import check_known
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
 from quala.metrics.interval import metric_name, score_text
+from quala.ranges import check_folder_place
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

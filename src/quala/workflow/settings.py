@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,7 +70,8 @@ class TrackingConfig:
         check_ranges(self)
         for name in ("folder", "work"):
             if (place := getattr(self, name)) is not None:
-                check_folder_place(name, place)
+                setattr(self, name, os.path.expanduser(place))
+                check_folder_place(name, getattr(self, name))
         if not str(self.uri).startswith(SERVER):
             check_text("experiment", self.experiment, "name")
 

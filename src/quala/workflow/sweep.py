@@ -29,14 +29,14 @@ JOB = "quala.job."
 class SweepParent(Callback):
     """Hydra callback: creates the store and the sweep's run before any job starts."""
 
-    _failed: ClassVar[list[QualaError]] = []
+    _failed: ClassVar[list[Exception]] = []
     """Errors kept from Hydra, which would only warn of them."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Create the sweep's run, or continue the run of the same sweep."""
         try:
             self._start(config)
-        except QualaError as error:
+        except Exception as error:  # raised again by `quala.workflow.launch.run`
             self._failed.append(error)
 
     def _start(self, config: DictConfig) -> None:
