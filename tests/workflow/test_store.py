@@ -138,7 +138,7 @@ def test_a_damaged_output_is_not_given(toy: Toy, kind: str, option: str) -> None
     if kind == "forged":
         (folder / "text.txt").write_text("other")
     DAMAGES[kind](folder)
-    with pytest.raises(QualaError, match=rf"of run `{run_id}` .* is damaged\. Its workflow comp"):
+    with pytest.raises(QualaError, match=rf"of run `{run_id}` .* is damaged; its workflow comp"):
         toy.run(f"{option}={run_id}")
     with pytest.raises(QualaError, match=r"is damaged\."):
         store.output(f"runs:/{run_id}/output")
