@@ -120,7 +120,8 @@ def raising(error: BaseException) -> int:
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (QualaError("sentence"), 2, "sentence"),
+        (QualaError("sentence"), 2, "sentence."),
+        (QualaError("Is it?"), 2, "Is it?"),
         (OSError(errno.ENOSPC, "reason", "file"), 2, "The disk is full: file."),
         (KeyboardInterrupt(), 130, "Interrupted; the same command goes on from here."),
     ],

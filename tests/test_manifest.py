@@ -110,3 +110,14 @@ def test_a_pipe_is_not_waited_for(folder: Path) -> None:
     (folder / "b").unlink()
     os.mkfifo(folder / "b")
     assert damage(folder) == ("b", "is missing")
+
+
+def test_a_link_out_of_a_folder_of_others_counts_by_its_content(folder: Path) -> None:
+    """As in the cache of the hub, where files are links."""
+    write_manifest(folder)
+    (folder / "b").rename(folder.parent / "blob")
+    (folder / "b").symlink_to("../blob")
+    check_folder(folder)
+    (folder.parent / "blob").write_text("2")
+    with pytest.raises(QualaError, match="has 1 bytes instead of 3"):
+        check_folder(folder)

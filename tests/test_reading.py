@@ -98,3 +98,30 @@ def test_other_json_is_as_python_reads_it() -> None:
 def test_a_home_that_is_not_there_is_left_as_it_is() -> None:
     assert expanded("~nosuchuser/a") == Path("~nosuchuser/a")
     assert expanded("~/a") == Path.home() / "a"
+
+
+def test_a_pipe_that_a_shell_made_is_read_where_that_is_allowed() -> None:
+    read, write = os.pipe()
+    try:
+        os.write(write, b"text")
+        os.close(write)
+        with pytest.raises(QualaError, match="it is a pipe or a device, no file"):
+            read_text(Path(f"/dev/fd/{read}"))
+        assert read_text(Path(f"/dev/fd/{read}"), piped=True) == "text"
+    finally:
+        os.close(read)
+
+
+def test_a_pipe_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reading, "PIPED", 3)
+    read, write = os.pipe()
+    try:
+        os.write(write, b"text")  # and stays open
+        with pytest.raises(QualaError, match="has more than 3 bytes"):
+            read_text(Path(f"/dev/fd/{read}"), piped=True)
+    finally:
+        os.close(write)
+        os.close(read)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(QualaError, match="it is a pipe or a device, no file"):
+        read_text(tmp_path / "pipe", piped=True)

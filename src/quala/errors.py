@@ -47,6 +47,11 @@ def one_line(text: str) -> str:
     )
 
 
+def ended(sentence: str) -> str:
+    """Return a sentence with a full stop, which those of libraries lack."""
+    return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
+
+
 def quoted(value: object, most: int = 80) -> str:
     """Return a value as a sentence quotes it: in one line of `most` characters."""
     text = one_line(str(value).replace("\r", r"\r").replace("\n", r"\n"))
@@ -85,7 +90,7 @@ def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
     except BaseException as error:
         sentence, code = _verdict(error, came)
         if as_json and code:
-            told = sentence or f"{type(error).__name__}: {error}"
+            told = ended(sentence) if sentence else f"{type(error).__name__}: {error}"
             if isinstance(error, SystemExit):
                 told = str(error.__context__ or "The command line is not valid.")
             from quala.durable import chain
@@ -187,7 +192,7 @@ def _say(stream: TextIO, text: str) -> None:
 
 def _bounded(sentence: str) -> str:
     """Return one line, without the middle of a long one."""
-    line = one_line(shown(sentence))
+    line = ended(one_line(shown(sentence)))
     if len(line) <= LONGEST:
         return line
     return f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"

@@ -52,7 +52,8 @@ def damage(
     """Return the first file that is not as the manifest says, and what is wrong; None if none is.
 
     `seal` is the manifest's own SHA-256, where it is known. `only` names the files that are looked
-    at; without it there may be no others, but hidden ones.
+    at; without it there may be no others, but hidden ones. A link out of the folder is damage
+    where the seal is known; elsewhere its content counts, for the hub's cache is made of links.
     """
     manifest = folder / MANIFEST
     try:
@@ -61,7 +62,7 @@ def damage(
         if seal is not None and digest(manifest) != seal:
             return MANIFEST, "is not the one that was written"
         listed = read_stored(Mapping[str, _Entry], manifest)
-        return next(_damages(folder, listed, only), None)
+        return next(_damages(folder, listed, only, linked=seal is None), None)
     except QualaError:
         return MANIFEST, "is no manifest"
     except OSError as error:
@@ -70,7 +71,7 @@ def damage(
 
 
 def _damages(
-    folder: Path, listed: Mapping[str, _Entry], only: Collection[str] | None
+    folder: Path, listed: Mapping[str, _Entry], only: Collection[str] | None, *, linked: bool
 ) -> Iterator[tuple[str, str]]:
     root = folder.resolve()
     for name in listed:
@@ -84,7 +85,7 @@ def _damages(
         path = folder / name
         if not path.is_file():
             yield name, "is missing"
-        if not path.resolve().is_relative_to(root):
+        if not (linked or path.resolve().is_relative_to(root)):
             yield name, "is a link out of its folder"
         if (size := path.stat().st_size) != entry.size:
             yield name, f"has {size:,} bytes instead of {entry.size:,}"

@@ -7,9 +7,12 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import MISSING, Field, field, fields
 from operator import ge, gt, le, lt
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from quala.errors import QualaError, quoted
 
@@ -19,11 +22,14 @@ MANY = 1_000_000_000
 """Of rows, steps or units of cost: more are a slip."""
 _LIMITS = {"above": gt, "at_least": ge, "below": lt, "at_most": le}
 
-Text = Literal["line", "name", "place"]
-LONGEST: dict[Text, int] = {"line": 500, "name": 64, "place": 2000}
+Text = Literal["line", "name", "place", "store"]
+LONGEST: dict[Text, int] = {"line": 500, "name": 64, "place": 2000, "store": 2000}
 """Characters of each kind of text. Guesses, far above what is usual."""
 LONGEST_PART = 255
 """Bytes of a name in a file system."""
+STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+"""Kinds of tracking stores, as their addresses begin; a driver may follow, `mysql+pymysql`."""
+SQLITE_HEAD = b"SQLite format 3\0"
 MOST_ENTRIES = 10_000
 """Of a list or a mapping in a config."""
 _NAME = re.compile(r"\w([\w .+()-]*[\w+)])?")
@@ -43,8 +49,9 @@ def text(kind: Text, default: Any = MISSING, *, identity: Any = True, **metadata
     """Return a dataclass field for a text, or for texts in a list or a mapping.
 
     `line` is read by people or compared with what a file says, `name` is part of the name of a
-    file or a run, `place` is a path, an address or a run. A `default` that is a class makes it.
-    `metadata` is more of the field's, `identity` is as for `ranged`.
+    file or a run, `place` is a path, an address or a run, `store` the address of a store.
+    A `default` that is a class makes it. `metadata` is more of the field's, `identity` is as for
+    `ranged`.
     """
     told = {"text": kind, "identity": identity, **metadata}
     if isinstance(default, type):
@@ -115,7 +122,7 @@ def check_text(name: str, value: Any, kind: Text) -> None:
                 f"`{name}` must be one line without control characters, got U+{ord(one):04X} as "
                 f"character {place}."
             )
-    if kind == "place":
+    if kind in ("place", "store"):
         if not value.strip():
             raise QualaError(f"`{name}` must not be blank, got `{quoted(value)}`.")
         if value.startswith("~") and os.path.expanduser(value).startswith("~"):
@@ -127,11 +134,47 @@ def check_text(name: str, value: Any, kind: Text) -> None:
                 f"`{name}` must have at most {LONGEST_PART} bytes between two slashes, got "
                 f"{longest}."
             )
+    if kind == "store":
+        _check_store(name, value)
     if kind == "name" and not _NAME.fullmatch(value):
         raise QualaError(
             f"`{name}` must be letters, digits, blanks or . _ + - ( ), and begin with a letter or "
             f"a digit, for files are named by it; got `{quoted(value)}`."
         )
+
+
+def _check_store(name: str, value: str) -> None:
+    scheme = value.partition("://")[0] if "://" in value else ""
+    if scheme.partition("+")[0] not in STORES:
+        raise QualaError(
+            f"`{name}` must begin with one of {', '.join(f'{one}://' for one in STORES)}, such as "
+            f"sqlite:///mlruns/mlflow.db or https://HOST, got `{quoted(scheme or value, 40)}`."
+        )
+    try:
+        urlsplit(value).port  # noqa: B018 - raises
+    except ValueError as error:
+        raise QualaError(f"`{name}` must be an address: {error}.") from error
+    if scheme != "sqlite":
+        return
+    # SQLite takes a very short file for an empty database, and MLflow would write one over it.
+    file = value.removeprefix("sqlite://").removeprefix("/")
+    try:
+        if not file or os.path.isdir(file):
+            raise QualaError(f"`{name}` must name a file, sqlite:///FILE, got `{quoted(value)}`.")
+        with open(file, "rb") if os.path.isfile(file) else nullcontext() as stream:
+            head = stream.read(len(SQLITE_HEAD)) if stream else b""
+    except OSError as error:
+        raise QualaError(f"`{name}` must name a database, {error}.") from error
+    if (head and head != SQLITE_HEAD) or (os.path.exists(file) and not os.path.isfile(file)):
+        raise QualaError(f"`{name}` must name a SQLite database, which `{quoted(file)}` is not.")
+
+
+def check_folder_place(name: str, place: str) -> None:
+    """Raise QualaError where a folder cannot be, because a part of its path is no folder."""
+    path = Path(place).absolute()
+    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    if not there.is_dir():
+        raise QualaError(f"`{name}` must be a folder, got `{quoted(place)}`: `{there}` is none.")
 
 
 def counts(option: Field[Any], value: Any) -> bool:

@@ -17,6 +17,10 @@ MOST_BYTES = 4 * 2**30
 """Of one file, unpacked."""
 PACKED = 100
 """Times that an unpacked file may be larger than the packed one, from 64 MiB on; texts are ten."""
+PIPED = 2**28
+"""Bytes from a pipe, which may have no end."""
+_HELD = re.compile(r"/(?:dev|proc/self)/fd/([0-9]{1,9})|/dev/stdin")
+"""Names of what the process holds open."""
 DEEPEST = 100
 """Lists and objects of JSON in one another."""
 _NESTING = re.compile(r'"(?:[^"\\]|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
@@ -29,20 +33,24 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
+def read_bytes(file: Path, most: int = MOST_BYTES, *, piped: bool = False) -> bytes:
     """Return the content of a regular file, unpacked where its name ends in .gz.
 
-    Raises QualaError, at once, for what cannot be read, for pipes and devices, and for more than
-    `most` bytes.
+    `piped` allows a pipe that the command was started with, such as `<(...)` of a shell makes.
+    Raises QualaError, at once, for what cannot be read, for other pipes and devices, and for more
+    than `most` bytes.
     """
     packed = file.suffix.lower() == ".gz"
     try:
         facts = file.stat()
-        if not stat.S_ISREG(facts.st_mode):
+        held = _HELD.fullmatch(str(file)) if piped and stat.S_ISFIFO(facts.st_mode) else None
+        if not held and not stat.S_ISREG(facts.st_mode):
             kind = "a folder" if stat.S_ISDIR(facts.st_mode) else "a pipe or a device"
             raise QualaError(f"`{file}` cannot be read: it is {kind}, no file.")
         most = min(most, max(2**26, PACKED * facts.st_size)) if packed else most
-        with gzip.open(file) if packed else file.open("rb") as stream:
+        where = os.dup(int(held[1] or 0)) if held else file  # a second opening could wait
+        most = min(most, PIPED) if held else most
+        with gzip.open(file) if packed else open(where, "rb") as stream:
             content = stream.read(most + 1)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
@@ -55,12 +63,12 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def read_text(file: Path, most: int = MOST_BYTES) -> str:
+def read_text(file: Path, most: int = MOST_BYTES, *, piped: bool = False) -> str:
     """Return the text of a file as `read_bytes`, without a byte order mark; line ends stay.
 
     Raises QualaError also for a file that is empty, or no UTF-8 text.
     """
-    content = read_bytes(file, most)
+    content = read_bytes(file, most, piped=piped)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

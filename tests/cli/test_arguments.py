@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quala.cli.arguments import Parser, address, number, one_of
+from quala.cli.arguments import Parser, number, one_of, text
 from quala.errors import QualaError
 from quala.runtime.card import MOST_ANSWERS
 
@@ -126,7 +126,7 @@ def test_readers_return_what_they_read() -> None:
     "uri", ["https://me:secret@host:5000/x", "postgresql+psycopg2://host/db", "sqlite:///no/file"]
 )
 def test_an_address_stays_as_it_is(uri: str) -> None:
-    assert address(uri) == uri
+    assert text("store")(uri) == uri
 
 
 @pytest.mark.parametrize(
@@ -135,10 +135,28 @@ def test_an_address_stays_as_it_is(uri: str) -> None:
 )  # fmt: skip
 def test_what_is_no_store_is_refused(uri: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        address(uri)
+        text("store")(uri)
 
 
 def test_a_short_file_is_not_taken_for_an_empty_database(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("x", encoding="utf-8")
     with pytest.raises(argparse.ArgumentTypeError, match="SQLite database, which"):
-        address(f"sqlite:///{tmp_path / 'notes'}")
+        text("store")(f"sqlite:///{tmp_path / 'notes'}")
+
+
+@pytest.mark.parametrize("verb", ["answer", "evaluate"])
+def test_two_hyphens_are_no_value(verb: str) -> None:
+    option = {"answer": "--context", "evaluate": "--data"}[verb]
+    with pytest.raises(QualaError, match=f"`{option}` needs a value, got `--`"):
+        parser_of(verb).parse_args(
+            {
+                "answer": ["m", "--question", "x", "--context=--"],
+                "evaluate": ["--data=--", "--predictions", "x"],
+            }[verb]
+        )
+
+
+def test_the_home_folder_is_known_where_no_shell_puts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    found = parser_of("evaluate").parse_args(["--data=~/a", "--predictions", "~/b"])
+    assert (found.data, found.predictions) == ("/home/me/a", "/home/me/b")

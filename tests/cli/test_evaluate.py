@@ -125,3 +125,12 @@ def test_absent_predictions_are_one_sentence(tmp_path: Path) -> None:
 def test_absent_data_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(QualaError, match="nowhere"):
         main(["--data", "nowhere.json", "--predictions", _predictions(tmp_path, {})])
+
+
+def test_a_mistake_in_the_data_names_options_of_the_command(tmp_path: Path) -> None:
+    question = {"id": "q", "question": "?", "answers": []}
+    file = tmp_path / "dev.json"
+    paragraph = {"context": "Ada Bell sings.", "qas": [question]}
+    file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]}))
+    with pytest.raises(QualaError, match="; `--drop-unanswerable` leaves"):
+        main(["--data", str(file), "--predictions", _predictions(tmp_path, {"q": "x"})])

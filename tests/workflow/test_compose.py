@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -40,7 +41,15 @@ if TYPE_CHECKING:
         ("seed=???", "`seed` has no value"),
         ("seed=[1", "not an override"),
         ("data.path=../reviews (1).csv", r"is quoted: 'data\.path=\"../reviews \(1\)\.csv\"'$"),
-        ("(", r"not an override: [^;]*$"),
+        ("(", r"not an override such as [^;]*$"),
+        ("x" * 300, r"`x{80}[.]{3}` has a key that is too long"),
+        ("tracking.uri=ftp://x", r"`tracking.uri` must begin with one of .*, got `ftp`"),
+        ("tracking.uri=sqlite:////etc/passwd", "SQLite database, which `/etc/passwd` is not"),
+        (
+            "tracking.folder=/etc/passwd/x",
+            "`tracking.folder` must be a folder",
+        ),
+        ("tracking.work=/dev/null", r"`tracking.work` must be a folder"),
         ("seed=${sed}", "sed"),
         ("seed=1,2", "`seed=1,2` gives several values: a list is .*, a sweep needs `-m`"),
         ("workflow=other", "`workflow` is `toy` here, got `other`"),
@@ -294,3 +303,5 @@ def test_a_path_in_the_home_folder_needs_no_quotes(toy: Toy) -> None:
     words = with_experiment(toy.workflow, ["~seed", "data.path=~/a,~/b", "data.title='x,~y,z'"])
     assert words == ["~seed", "data.path='~/a','~/b'", "data.title='x,~y,z'"]
     assert swept(words) == words[1:2]
+    stored = composed(toy.workflow, ["tracking.folder=~/runs"])
+    assert stored.tracking.folder == os.path.expanduser("~/runs")  # where Hydra writes, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from quala.errors import QualaError
 from quala.workflow.compose import composed, typed
 from quala.workflow.plan import Plan, make_plan
-from quala.workflow.sources import Sources
+from quala.workflow.sources import Sources, UnreadSources
 from quala.workflow.store import Store
 
 if TYPE_CHECKING:
@@ -102,3 +103,26 @@ def test_variables_of_mlflow_are_not_used_in_silence(
     ]
     uri = f"sqlite:///{toy.folder / 'mlruns/mlflow.db'}"
     assert plan(toy, f"tracking.uri={uri}", "tracking.experiment=mine").notes == []
+
+
+@pytest.mark.parametrize(
+    "place", ["models:/", "models:/a@b@c", "models:/name", "runs:/zz", "runs:/", "models:/@x"]
+)
+def test_a_place_that_no_store_can_have_is_refused_before_it_is_asked(place: str) -> None:
+    with pytest.raises(QualaError, match="must be runs:/ID, models:/NAME@ALIAS or"):
+        UnreadSources().given(place)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["0" * 32, f"runs:/{'0' * 32}", f"runs:/{'0' * 32}/output", "models:/My name@chosen",
+     "models:/name/3", f"models:/m-{'0' * 32}"],
+)  # fmt: skip
+def test_a_place_that_a_store_may_have_is_left_to_it(place: str) -> None:
+    assert UnreadSources().given(place)[0] is None
+
+
+def test_a_given_checkpoint_is_looked_at_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(QualaError, match="Unknown `model_type` `gpt2`"):
+        UnreadSources().given(str(tmp_path))

@@ -46,16 +46,15 @@ def test_a_server_that_does_not_answer_is_refused(tmp_path: Path, uri: str) -> N
 
 
 def test_an_address_without_a_scheme_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QualaError, match=r"`uri` must be an address.*got `nonsense`"):
+    with pytest.raises(QualaError, match=r"`uri` must begin with one of .*got `nonsense`"):
         TrackingConfig(uri="nonsense", folder=str(tmp_path), work=None, experiment="x")
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = str(tmp_path / "file/mlruns")
-    tracking = TrackingConfig(uri=None, folder=folder, work=None, experiment="x")
-    with pytest.raises(QualaError, match=r"cannot be used: .*Not a directory"):
-        Store.open(tracking)
+    with pytest.raises(QualaError, match=r"`folder` must be a folder, got .*file` is none"):
+        TrackingConfig(uri=None, folder=folder, work=None, experiment="x")
 
 
 def test_a_local_output_is_read_in_place(toy: Toy) -> None:
@@ -139,7 +138,7 @@ def test_a_damaged_output_is_not_given(toy: Toy, kind: str, option: str) -> None
     if kind == "forged":
         (folder / "text.txt").write_text("other")
     DAMAGES[kind](folder)
-    with pytest.raises(QualaError, match=rf"of run `{run_id}` .* is damaged\. Its workflow comp"):
+    with pytest.raises(QualaError, match=rf"of run `{run_id}` .* is damaged; its workflow comp"):
         toy.run(f"{option}={run_id}")
     with pytest.raises(QualaError, match=r"is damaged\."):
         store.output(f"runs:/{run_id}/output")

@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -16,7 +15,7 @@ from quala.cli.arguments import LENGTHS, Parser, add_runtime, number
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
-from quala.reading import read_text
+from quala.reading import expanded, read_text
 from quala.redact import visible
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def text_of(value: str) -> str:
     if value != "-" and not value.startswith("@"):
         return value
     if value.startswith("@"):
-        return read_text(Path(value[1:]), LONGEST)
+        return read_text(expanded(value[1:]), LONGEST, piped=True)
     try:
         return sys.stdin.buffer.read(LONGEST + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:

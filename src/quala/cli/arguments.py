@@ -6,9 +6,8 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS
@@ -17,9 +16,6 @@ from quala.runtime.hardware import MOST_THREADS, RUNTIMES
 
 N = TypeVar("N", int, float)
 Kind = Callable[[str], Any]
-STORES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
-"""Kinds of tracking stores, as their addresses begin; a driver may follow, `mysql+pymysql`."""
-SQLITE_HEAD = b"SQLite format 3\0"
 _ARGUMENT = re.compile(r"argument (\S+): ")
 
 
@@ -31,6 +27,9 @@ class Parser(argparse.ArgumentParser):
     ) -> argparse.Namespace:
         """Return the values. Raises QualaError for words and options that are not known."""
         found, others = self.parse_known_args(args, namespace)
+        for action in self._actions:  # argparse takes the `--` of `--option=--` for its own
+            if action.nargs is None and getattr(found, action.dest, None) == []:
+                raise QualaError(f"`{'/'.join(action.option_strings)}` needs a value, got `--`.")
         if others and others[0].startswith("-"):
             option = others[0].partition("=")[0]
             raise unknown(f"option of `{self.prog}`", option, self._option_string_actions)
@@ -87,45 +86,14 @@ def numbers(most: int, **limits: float) -> Kind:
 
 
 def text(kind: Text) -> Kind:
-    """Return the reader of a text of a kind, as for `quala.ranges.check_text`."""
+    """Return the reader of a text of a kind, as for `quala.ranges.check_text`; `~` is expanded."""
 
     def read(value: str) -> str:
         with _named():
             check_text("", value, kind)
-        return value
+        return os.path.expanduser(value) if kind == "place" else value  # also in `--out=~/x`
 
     return read
-
-
-def address(value: str) -> str:
-    """Read the address of a tracking store."""
-    scheme = value.partition("://")[0] if "://" in value else ""
-    if scheme.partition("+")[0] not in STORES:
-        raise argparse.ArgumentTypeError(
-            f"must begin with one of {', '.join(f'{one}://' for one in STORES)}, such as "
-            f"sqlite:///mlruns/mlflow.db or https://HOST, got `{scheme or value:.40}`"
-        )
-    try:
-        urlsplit(value).port  # noqa: B018 - raises
-    except ValueError as error:
-        # The reason may quote a part of a password.
-        raise argparse.ArgumentTypeError("must have a number as its port") from error
-    if scheme == "sqlite":
-        _check_database(value.removeprefix("sqlite://").removeprefix("/"))
-    return str(PLACE(value))
-
-
-def _check_database(file: str) -> None:
-    # SQLite takes a very short file for an empty database, and MLflow would write one over it.
-    try:
-        if not file or os.path.isdir(file):
-            raise argparse.ArgumentTypeError("must name a file, sqlite:///FILE")
-        with open(file, "rb") if os.path.isfile(file) else nullcontext() as stream:
-            head = stream.read(len(SQLITE_HEAD)) if stream else b""
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"must name a database, {error}") from error
-    if head and head != SQLITE_HEAD:
-        raise argparse.ArgumentTypeError(f"must name a SQLite database, which `{file}` is not")
 
 
 def one_of(what: str, names: Collection[str]) -> Kind:
@@ -162,7 +130,7 @@ def add_store(parser: argparse.ArgumentParser, what: str = "the store") -> None:
     """Add the address of the tracking store."""
     parser.add_argument(
         "--tracking-uri",
-        type=address,
+        type=text("store"),
         metavar="URI",
         help=f"{what} (default: sqlite:///<this folder>/mlruns/mlflow.db)",
     )

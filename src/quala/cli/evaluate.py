@@ -38,7 +38,11 @@ def main(argv: Sequence[str]) -> int:
         train_split="" if arguments.split == "train" else "train",
     )
     predictions = read_predictions(Path(arguments.predictions))
-    examples = read_squad(spec, arguments.split, offsets=False)
+    try:
+        examples = read_squad(spec, arguments.split, offsets=False)
+    except QualaError as error:  # which names the options of a workflow
+        told = str(error).replace("data.unanswerable=drop", "--drop-unanswerable")
+        raise QualaError(told.replace("`test_split`", "`--split`")) from error
     score = evaluate_predictions(examples, predictions)
     unknown = len(predictions.keys() - {example.id for example in examples})
     if unknown:
@@ -68,7 +72,7 @@ def read_predictions(file: Path) -> dict[str, str]:
             raise QualaError(f"Predictions `{file}` have the id `{repeated}` twice.")
         return dict(pairs)
 
-    text = read_text(file)
+    text = read_text(file, piped=True)
     try:
         content = load_json(text, file, object_pairs_hook=once)
     except json.JSONDecodeError as error:

@@ -15,6 +15,7 @@ from quala.cli.locate import check_known
 from quala.cli.output import out_folder, show, write_json
 from quala.errors import QualaError
 from quala.metrics.interval import metric_name, score_text
+from quala.ranges import check_folder_place
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> int:
     _check(arguments)
     for name in arguments.runs:
         check_known(arguments.tracking_uri, name)
+    if arguments.out:
+        check_folder_place("--out", arguments.out)
     from quala.compare.store import Reports
     from quala.workflow.store import KIND
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.errors import QualaError, unknown
+from quala.manifest import MANIFEST
 from quala.results import Report, read_report
 from quala.stored import read_object
 from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
@@ -109,11 +110,14 @@ class Reports(Tracking):
             return read_object(self.artifact(run_id, path, Path(folder)))
 
     def export(self, run: Run, folder: Path) -> None:
-        """Copy a workflow's report files into `folder`. Raises QualaError when it has none."""
+        """Copy a workflow's report files into `folder`, which may have a manifest of its own.
+
+        Raises QualaError when it has none.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as copies:
             for file in self._verified(run, copies).iterdir():
-                if file.is_file():
+                if file.is_file() and file.name != MANIFEST:
                     shutil.copyfile(file, folder / file.name)
 
     def _verified(self, run: Run, copies: str) -> Path:

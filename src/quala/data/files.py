@@ -366,6 +366,8 @@ def source_path(path: str, subset: str | None, known: Collection[str] | None) ->
     """
     place = expanded(path)
     if not place.exists():
+        if place.is_symlink():
+            raise QualaError(f"`{place}` is a link that leads nowhere.")
         raise QualaError(f"`{place}` does not exist.{_nearest(place)}")
     if not place.is_file() and not place.is_dir():
         raise QualaError(f"`{place}` is a pipe or a device, neither a file nor a folder.")

@@ -25,6 +25,7 @@ from omegaconf.resolvers.oc import env
 
 from quala.errors import QualaError, quoted, unknown
 from quala.plugins import known_names
+from quala.ranges import LONGEST_PART
 from quala.redact import hide_variable
 from quala.workflow.identity import leaves
 from quala.workflow.script import WorkflowSpec, workflow_scripts
@@ -75,8 +76,10 @@ def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
     Raises:
         QualaError: for an experiment or an option of a stage that only other workflows have.
     """
-    words = [word if set(word) & {"'", '"'} else _HOME.sub(r"'\g<0>'", word) for word in words]
+    words = [word if set(word) & {"'", '"'} else _HOME.sub(_quoted_home, word) for word in words]
     for word in words:
+        if len((key := word.partition("=")[0]).encode()) > LONGEST_PART:  # files are looked for
+            raise QualaError(f"The override `{quoted(key)}` has a key that is too long.")
         _check_stage(workflow, word)
     chosen = [word for word in words if _EXPERIMENT.match(word)]
     for word in chosen:
@@ -88,6 +91,12 @@ def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
     # Right before the first override, for options may not stand between them; else in front.
     place = next((n for n, word in enumerate(words) if _OVERRIDE.match(word)), 0)
     return [*words[:place], f"experiment={demo}", *words[place:]]
+
+
+def _quoted_home(found: re.Match[str]) -> str:
+    # Hydra's own files lie in `tracking.folder` too, and it knows no `~`.
+    ours = re.match(r"\+*tracking\.(folder|work)=", found.string)
+    return f"'{os.path.expanduser(found[0]) if ours else found[0]}'"
 
 
 def _stage_options(word: str) -> list[tuple[str, str]]:
@@ -203,10 +212,11 @@ def one_sentence(workflow: WorkflowSpec) -> Iterator[None]:
         raise _missing(error, workflow) from error
     except OverrideParseException as error:
         key, _, value = str(error.override).partition("=")
-        quoted = shlex.quote('{}="{}"'.format(key, value.replace('"', r"\"")))
+        wanted = shlex.quote('{}="{}"'.format(key, value.replace('"', r"\"")))
+        hint = "; a text with blanks, brackets, commas or letters beyond a to z is quoted: "
         raise QualaError(
-            f"`{error.override}` is not an override: {_first(error)}"
-            + (f"; a text with blanks, brackets or commas is quoted: {quoted}" if value else "")
+            f"`{quoted(error.override, 300)}` is not an override such as `seed=1`"
+            + (f"{hint}{quoted(wanted, 300)}" if value else "")
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, workflow) from error

@@ -150,6 +150,7 @@ NOT_STARTED = (
     ImportError,
     AttributeError,
     RuntimeError,
+    AssertionError,
 )
 """What Hydra raises for options of its own."""
 HYDRA_VALUE = "${hydra:"
@@ -238,7 +239,8 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
                 command(job)()
         if mistakes := [*SweepParent._failed, *job.mistakes]:
             SweepParent._failed.clear()
-            raise mistakes[0]
+            with one_sentence(workflow):
+                raise mistakes[0]
     except BaseException as error:
         if sweep := Sweep.current():
             sweep.close("FAILED" if isinstance(error, Exception) else "KILLED")
@@ -248,7 +250,7 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
         begun = job.begun or (sweep and sweep.jobs())
         if isinstance(error, NOT_STARTED) and not begun and disk_trouble(error) is None:
             raise QualaError(
-                f"Hydra cannot start with these words: {type(error).__name__}: {error}."
+                f"Hydra cannot start with these words: {type(error).__name__} {error}"
             ) from error
         raise
     sweep = Sweep.current()

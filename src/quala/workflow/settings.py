@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from omegaconf import MISSING
 
 from quala.errors import QualaError, quoted, unknown
-from quala.ranges import LARGEST_SEED, check_number, check_ranges, check_text, text
+from quala.ranges import (
+    LARGEST_SEED,
+    check_folder_place,
+    check_number,
+    check_ranges,
+    check_text,
+    text,
+)
 from quala.stage import StageConfig
 
 SCALARS = (str, int, float, bool)
@@ -46,7 +54,7 @@ class FlowConfig:
 class TrackingConfig:
     """Where runs and artifacts are kept."""
 
-    uri: str | None = text("place")
+    uri: str | None = text("store")
     """An MLflow tracking server or database; null is SQLite in `folder`."""
     folder: str = text("place")
     """Folder of the embedded store, relative to the working directory."""
@@ -60,11 +68,10 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.uri is not None and "://" not in self.uri:
-            raise QualaError(
-                "`uri` must be an address, such as sqlite:///mlruns/mlflow.db or https://HOST, "
-                f"got `{quoted(self.uri)}`."
-            )
+        for name in ("folder", "work"):
+            if (place := getattr(self, name)) is not None:
+                setattr(self, name, os.path.expanduser(place))
+                check_folder_place(name, getattr(self, name))
         if not str(self.uri).startswith(SERVER):
             check_text("experiment", self.experiment, "name")
 

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quala.architecture import CONFIG
+from quala.cost import architecture_of
 from quala.errors import QualaError, quoted
 from quala.manifest import check_folder
 from quala.plugins import FORMATS, source_hash
+from quala.stored import read_object
 from quala.workflow.identity import config_identity, content_hash, fingerprint
 from quala.workflow.store import OUTPUT, Store
 
@@ -116,11 +119,26 @@ class UnreadSources(Sources):
 
     def model(self, key: str, value: str) -> Source:
         """Return a folder or a name as it was given; a run has no value yet."""
-        return Source(f"model.{key}", None if _tracked(value) else value, UNREAD)
+        return Source(f"model.{key}", None if _named(value) else value, UNREAD)
 
     def given(self, value: str) -> tuple[Path | None, str]:
         """Return a folder, None for what is tracked; raise QualaError if there is none."""
-        return None if _tracked(value) else _folder(value), UNREAD
+        folder = None if _named(value) else _folder(value)
+        if folder and (folder / CONFIG).is_file():  # a checkpoint; what torch takes long to say
+            architecture_of(read_object(folder / CONFIG))
+        return folder, UNREAD
+
+
+_NAMED = re.compile(r"(runs:/)?[0-9a-f]{32}(/.+)?|models:/(m-[0-9a-f]{32}|[^/@:]+[/@][\w-]+)")
+
+
+def _named(value: str) -> bool:
+    """Return whether a place is in a store. Raises QualaError for what no store can have."""
+    if _tracked(value) and not _NAMED.fullmatch(value):
+        raise QualaError(
+            f"`{quoted(value)}` must be runs:/ID, models:/NAME@ALIAS or models:/NAME/VERSION."
+        )
+    return _tracked(value)
 
 
 def _folder(value: str) -> Path:

@@ -193,13 +193,14 @@ class Tracking:
             ours = place.startswith("runs:/") and PurePosixPath(path).parts[:1] == (OUTPUT,)
             tags = self.client.get_run(run_id).data.tags if ours else {}
         if MANIFEST_TAG not in tags:
+            folder = self.download(place, cached)
             log.warning("No checksums are known of `%s`: its files are not verified.", place)
-            return self.download(place, cached)
+            return folder
         folder = self.download(f"runs:/{run_id}/{OUTPUT}", cached)
         if found := damage(folder, tags[MANIFEST_TAG]):
             name, wrong = found
             raise QualaError(
-                f"`{name}` of run `{run_id}` {wrong}: its output in {folder} is damaged. Its "
+                f"`{name}` of run `{run_id}` {wrong}: its output in {folder} is damaged; its "
                 "workflow computes it again; from a remote store, download it again."
             )
         return folder.joinpath(*PurePosixPath(path).parts[1:])

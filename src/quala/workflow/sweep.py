@@ -34,7 +34,7 @@ OPTUNA = "hydra_plugins.quala_optuna_sweeper.OptunaSweeper"
 class SweepParent(Callback):
     """Hydra callback: creates the store and the sweep's run before any job starts."""
 
-    _failed: ClassVar[list[QualaError]] = []
+    _failed: ClassVar[list[Exception]] = []
     """Errors kept from Hydra, which would only warn of them."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ class SweepParent(Callback):
                     sweeper._target_ = OPTUNA
             if study_of(config) is None:
                 begin(config)
-        except QualaError as error:
+        except Exception as error:  # raised again by `quala.workflow.launch.run`
             self._failed.append(error)
 
 
