@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -154,6 +156,28 @@ def test_a_failure_comes_back_as_it_was() -> None:
 
     with pytest.raises(LookupError, match="gone"):
         _run(fail)
+
+
+class Panic(BaseException):
+    """As libraries of Rust raise them."""
+
+
+def test_a_panic_ends_neither_the_thread_nor_the_event_loop() -> None:
+    def panic() -> None:
+        raise Panic("a secret")
+
+    worker = Worker("test")
+
+    async def scene() -> str:
+        async with asyncio.timeout(10):
+            with pytest.raises(RuntimeError, match="a secret"):
+                await worker.run(panic)
+            return await worker.run(lambda: "alive")
+
+    try:
+        assert asyncio.run(scene()) == "alive"
+    finally:
+        worker.close()
 
 
 def test_replies_must_be_as_many_as_queries() -> None:
@@ -440,6 +464,46 @@ def test_a_failure_in_a_step_is_that_of_its_request(
     assert "a secret" in caplog.text
 
 
+def test_the_rest_of_a_failed_request_is_not_run(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene(dispatcher: Dispatcher, cutter: Cutter) -> None:
+        cutter.gate.release(999)
+        with pytest.raises(Refusal):
+            await dispatcher.submit(_long("fail", 40))
+        assert dispatcher.depth == 0
+
+    assert len(_cut(scene).batches) == 1
+    assert caplog.text.count("The model failed.") == 1
+
+
+def test_a_text_without_windows_is_answered_at_once() -> None:
+    async def scene(dispatcher: Dispatcher, cutter: Cutter) -> None:
+        cutter.prepare = lambda queries: [Pieces("empty", [])]  # type: ignore[method-assign]
+        assert (await dispatcher.submit(_long("empty", 1)))[0].windows == 0
+
+    assert _cut(scene, timeout_s=5).batches == []
+
+
+def test_nothing_of_a_request_is_held_after_it() -> None:
+    async def scene(dispatcher: Dispatcher, cutter: Cutter) -> None:
+        cutter.gate.release(999)
+        kept: list[weakref.ref[Pieces]] = []
+        prepare = cutter.prepare
+
+        def noting(queries: Sequence[Query]) -> list[Pieces]:
+            works = prepare(queries)
+            kept.extend(map(weakref.ref, works))
+            return works
+
+        cutter.prepare = noting  # type: ignore[method-assign]
+        await dispatcher.submit(_long("first", 3))
+        await asyncio.sleep(0.05)
+        gc.collect()
+        assert kept
+        assert [one() for one in kept] == [None]
+
+    _cut(scene)
+
+
 def test_the_time_limit_empties_the_place_in_the_queue(toy: Any) -> None:
     async def scene() -> None:
         async with _running(toy, timeout_s=0.05) as dispatcher:
@@ -500,6 +564,20 @@ def test_memory_is_given_back_after_a_long_text(monkeypatch: pytest.MonkeyPatch)
         await _soon(given.is_set)
 
     _cut(scene)
+
+
+def test_the_model_is_waited_for_when_the_process_ends(toy: Any) -> None:
+    dispatcher = Dispatcher(toy, settings=Settings(batch_wait_ms=0), metrics=Metrics())
+
+    async def scene() -> None:
+        dispatcher.start()
+        await _occupied(toy, dispatcher)  # and no stop: a second signal ends the event loop
+
+    _play(scene)
+    threading.Timer(0.2, toy.gate.set).start()
+    dispatcher.leave()
+    assert toy.gate.is_set()
+    assert not {"quala-model", "quala-short"} & {one.name for one in threading.enumerate()}
 
 
 def test_memory_can_be_given_back() -> None:

@@ -105,6 +105,8 @@ def test_counts(client: TestClient) -> None:
         ("[", 421),
         (":80", 421),
         ("127.0.0.1@evil", 421),
+        ("[::1].evil.example", 421),
+        ("localhost:80.evil.example", 421),
     ],
 )
 def test_foreign_hosts_are_refused(toy: Any, host: str, status: int) -> None:
@@ -119,6 +121,17 @@ def test_foreign_hosts_are_refused(toy: Any, host: str, status: int) -> None:
     assert response.status_code == status
     if status == 421:
         assert "`--allowed-hosts`" in response.json()["error"]
+        assert response.headers["Connection"] == "close"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_length_and_chunks_at_once_are_refused(toy: Any, method: str) -> None:
+    both = {"Content-Length": "5", "Transfer-Encoding": "chunked"}
+    with TestClient(create_app(toy, Settings())) as client:
+        response = client.request(method, "/health", headers=both)
+    assert response.status_code == 400
+    assert response.headers["Connection"] == "close"
+    assert "not both" in response.json()["error"]
 
 
 def test_bodies_together_are_bounded() -> None:

@@ -139,6 +139,38 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
     assert (process.returncode, complaints) == (0, "")
 
 
+def test_a_second_signal_ends_it_without_a_traceback(tmp_path: Path, until: Until) -> None:
+    conftest = Path(__file__).with_name("conftest.py")
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(conftest)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": f"{conftest.parents[1]}:{conftest.parents[2] / 'src'}"},
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[1]
+        release = tmp_path / "release"
+        body = json.dumps(GOOD | {"question": f"hold {release}"}).encode()
+        head = f"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        with socket.create_connection(_address(url), timeout=30) as client:
+            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            until((tmp_path / "release.entered").exists)
+            process.send_signal(signal.SIGTERM)
+            until(lambda: httpx2.get(f"{url}/health").status_code == 503)
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(ConnectionError):
+                reply = client.recv(65536)
+                assert reply[:10] in (b"", b"HTTP/1.1 5"), reply
+        release.touch()
+        _, complaints = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, complaints) == (0, "")
+
+
 def _address(url: str) -> tuple[str, int]:
     host, _, port = url.removeprefix("http://").partition(":")
     return host, int(port)

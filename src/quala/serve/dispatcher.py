@@ -233,7 +233,8 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        threading.Thread(target=self._serve, name=f"quala-{name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name=f"quala-{name}", daemon=True)
+        self._thread.start()
 
     def start(self, call: Callable[[], T]) -> Future[T]:
         """Return the future result of a call, which is skipped when that is cancelled before."""
@@ -245,9 +246,10 @@ class Worker:
         """Return what the call returns, or raise what it raises."""
         return await asyncio.wrap_future(self.start(call))
 
-    def close(self) -> None:
-        """End the thread after the calls that wait."""
+    def close(self, wait_s: float = 0) -> None:
+        """End the thread after the calls that wait; wait for that, but not for ever."""
         self._calls.put(None)
+        self._thread.join(wait_s)
 
     def _serve(self) -> None:
         while (item := self._calls.get()) is not None:
@@ -255,12 +257,12 @@ class Worker:
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                found = call()
-            # Whatever the call raises belongs to the caller; this thread must outlive it.
-            except Exception as error:
-                future.set_exception(error)
-            else:
-                future.set_result(found)
+                future.set_result(call())
+            # Whatever the call raises belongs to the caller; this thread must outlive it. A panic
+            # of the tokenizer is no Exception, and would end the event loop.
+            except BaseException as error:
+                known = isinstance(error, Exception)
+                future.set_exception(error if known else RuntimeError(repr(error)))
             del item, call, future  # nothing of a request is held while there is none
 
 
@@ -271,13 +273,12 @@ half a megabyte takes a second, for which short requests do not wait."""
 PATIENCE_S = 60
 """Longest time after which a client is told to come back."""
 TRIM_S = 1.0
+LEAVE_S = 5.0
+"""Longest wait for a batch of the model, or for a text that is prepared, when the process ends."""
 
 
 def give_memory_back() -> None:
-    """Return free memory to the system, where the C library can (glibc).
-
-    It would keep up to 200 MB after some texts of half a megabyte.
-    """
+    """Return free memory to the system (glibc), which else keeps up to 200 MB of long texts."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -341,6 +342,14 @@ class Dispatcher:
         for worker in self._workers.values():
             worker.close()
 
+    def leave(self) -> None:
+        """End the threads; called after the event loop.
+
+        One that came back from the model while the interpreter ends would abort the process.
+        """
+        for worker in self._workers.values():
+            worker.close(LEAVE_S)
+
     async def submit(self, queries: Sequence[Query]) -> list[Reply]:
         """Return the replies, all or none.
 
@@ -358,14 +367,14 @@ class Dispatcher:
                 works = await self._prepare(queries)
                 job = Job(works, loop.create_future(), came)
                 self._require_room(job.left)
-                self._waiting.add(job)
-                self._changed.set()
-                await job.future
+                if job.left:
+                    self._waiting.add(job)
+                    self._changed.set()
+                    await job.future
                 return await self._finish(queries, works)
         except TimeoutError:
-            limit = f"{self.settings.timeout_s:g} s"
-            wait = self._wait()
-            raise Refusal(504, f"There was no answer within {limit}.", retry_after=wait) from None
+            sentence = f"There was no answer within {self.settings.timeout_s:g} s."
+            raise Refusal(504, sentence, retry_after=self._wait()) from None
         finally:
             self._open -= 1
             if job is not None:
@@ -437,11 +446,9 @@ class Dispatcher:
             await self._until(lambda: len(self._waiting) > 0)
             await self._gather()
             if len(self._waiting):  # all of them may have left meanwhile
-                windows = self._waiting.take(self.settings.max_batch)
-                self._metrics.batch(len(windows))
                 started = time.perf_counter()
-                await self._run(windows)
-                pace = (time.perf_counter() - started) / len(windows)
+                size = await self._run(self._waiting.take(self.settings.max_batch))
+                pace = (time.perf_counter() - started) / size
                 self._pace += (pace - self._pace) / 8  # the mean of about the last 8 batches
 
     async def _gather(self) -> None:
@@ -457,8 +464,9 @@ class Dispatcher:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _run(self, windows: Sequence[Window]) -> None:
-        """Run windows; where a batch fails, each request in it is tried alone."""
+    async def _run(self, windows: Sequence[Window]) -> int:
+        """Run windows and return their number; where a batch fails, each request runs alone."""
+        self._metrics.batch(len(windows))
         jobs = list(dict.fromkeys(window.job for window in windows))
         pairs = [(window.work, window.number) for window in windows]
         try:
@@ -466,25 +474,19 @@ class Dispatcher:
         # As above.
         except Exception as error:
             if len(jobs) == 1:
-                _settle(jobs[0], _failure(error))
-                return
-            for job in jobs:
+                self._waiting.discard(jobs[0])  # now: the request itself goes on after the next
+                failure = _failure(error)
+                if not jobs[0].future.done():
+                    jobs[0].future.set_exception(failure)
+            for job in jobs if len(jobs) > 1 else ():
                 if not job.future.done():
                     await self._run([window for window in windows if window.job is job])
         else:
             for window in windows:
                 window.job.left -= 1
-                if not window.job.left:
-                    _settle(window.job, None)
-
-
-def _settle(job: Job, error: Exception | None) -> None:
-    if job.future.done():
-        return
-    if error is not None:
-        job.future.set_exception(error)
-    else:
-        job.future.set_result(None)
+                if not window.job.left and not window.job.future.done():
+                    window.job.future.set_result(None)
+        return len(windows)
 
 
 def _failure(error: Exception) -> Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,10 @@ from quala.serve.errors import Refusal, error_response
 from quala.serve.settings import KIB, fits
 
 BODILESS = ("GET", "HEAD", "OPTIONS")
+NAMED = re.compile(r"(\[[^]]*\]|[^:]+)(?::\d*)?")
+"""A host and its port."""
+CLOSE = {"Connection": "close"}
+"""Of a response before the body was read: what comes next on the connection is not trusted."""
 
 
 class CheckHost:
@@ -29,13 +34,13 @@ class CheckHost:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on when its host is one of them; HTTP/1.0 may name none."""
         named = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
-        end = named.find("]") + 1 if named.startswith("[") else named.find(":")
-        host = (named[:end] if end > 0 else named).rstrip(".").lower()
+        parts = NAMED.fullmatch(named)
+        host = (parts[1] if parts else named).rstrip(".").lower()
         if not host or host in self._hosts:
             await self._app(scope, receive, send)
             return
         sentence = f"The host `{host[:100]}` is not served here; `--allowed-hosts` names others."
-        await error_response(421, sentence)(scope, receive, send)
+        await error_response(421, sentence, headers=CLOSE)(scope, receive, send)
 
 
 MOST_BODIES = 32
@@ -65,7 +70,15 @@ class LimitBodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, then pass the request on with it."""
-        if scope["type"] != "http" or scope["method"] in BODILESS:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if {"content-length", "transfer-encoding"}.issubset(Headers(scope=scope)):
+            # A proxy that reads the one would take the rest for another client's request.
+            sentence = "A request has a length or comes in chunks, not both."
+            await error_response(400, sentence, headers=CLOSE)(scope, receive, send)
+            return
+        if scope["method"] in BODILESS:
             await self._app(scope, receive, send)
             return
         body, whole = bytearray(), False
@@ -76,8 +89,8 @@ class LimitBodies:
                 await self._app(scope, _replayed(bytes(body), receive), send)
         except Refusal as refusal:
             response = refusal.response()
-            if not whole:  # the rest is not read: the connection cannot be used again
-                response.headers["Connection"] = "close"
+            if not whole:
+                response.headers.update(CLOSE)
             await response(scope, receive, send)
         finally:
             self._held -= len(body)

@@ -190,6 +190,8 @@ class Server(uvicorn.Server):
         """Note the signal without raising it again at the end: stopping is not a failure."""
         if self._leaving:
             self.should_exit = self.force_exit = True
+            # The end of the event loop cancels what runs, which uvicorn takes for a failure.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._leaving = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -245,6 +247,8 @@ def serve(app: FastAPI, held: socket.socket, *, ready: Callable[[str], None]) ->
             raise
         # Another process has begun to listen since the socket was bound.
         raise _cannot_listen(host, port, error) from error
+    finally:
+        app.state.dispatcher.leave()
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> QualaError:
