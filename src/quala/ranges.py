@@ -153,7 +153,8 @@ def _check_store(name: str, value: str) -> None:
     try:
         urlsplit(value).port  # noqa: B018 - raises
     except ValueError as error:
-        raise QualaError(f"`{name}` must be an address: {error}.") from error
+        # The reason may quote a part of a password.
+        raise QualaError(f"`{name}` must have a number as its port.") from error
     if scheme != "sqlite":
         return
     # SQLite takes a very short file for an empty database, and MLflow would write one over it.

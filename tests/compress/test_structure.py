@@ -111,7 +111,7 @@ def test_weights_of_other_sizes_are_refused(build_hf: BuildHf, tmp_path: Path) -
 def test_a_record_of_another_depth_is_refused(build_hf: BuildHf, tmp_path: Path) -> None:
     compressed(build_hf().float()).save_pretrained(tmp_path)
     edited(tmp_path, lambda facts: facts["layers"].pop())
-    with pytest.raises(QualaError, match="2 layers, the model 3|needs 3 layers, got 2"):
+    with pytest.raises(QualaError, match=r"2 layers, the model 3|needs 3 layers, got 2"):
         load_structured(tmp_path)
 
 
