@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from quala.durable import disk_trouble, is_whole_zip, read_whole, replacing, settle, write_whole
+from quala.durable import (
+    disk_trouble,
+    is_whole_zip,
+    located,
+    read_whole,
+    replacing,
+    settle,
+    write_whole,
+)
 
 
 @pytest.fixture(params=[0o002, 0o022, 0o077])
@@ -131,3 +139,22 @@ def test_the_file_that_is_written_is_named_not_the_one_that_is_read(tmp_path: Pa
     assert disk_trouble(full) == "The disk is full: to."
     several = shutil.Error([("from", "to", "[Errno 28] No space left on device: 'from' -> 'to'")])
     assert disk_trouble(several) == "The disk is full: to."
+
+
+@pytest.mark.parametrize("words", ["I/O error: No space left on device", None])
+def test_the_disk_that_was_full_is_named_though_it_has_room_again(
+    words: str | None, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    failed = Exception(words) if words else OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space") as caught, replacing(tmp_path / "full"):
+        raise failed
+    sentence = disk_trouble(caught.value, {"the fullest": other})
+    assert sentence == f"The disk is full: {tmp_path / 'full'}."
+
+
+def test_an_error_of_another_kind_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), replacing(tmp_path / "file"):
+        raise KeyError("a")
+    with pytest.raises(FileNotFoundError, match="elsewhere"), located(tmp_path):
+        (tmp_path / "elsewhere").read_text()

@@ -56,15 +56,30 @@ def replacing(file: Path) -> Iterator[Path]:
     """
     partial = file.with_name(f"{file.name}.partial")
     try:
-        yield partial
-        _settle(partial)
-        partial.replace(file)
-        _sync(file.parent)
-    except OSError as error:
-        error.filename = error.filename or str(file)  # a failed write does not say where
-        raise
+        with located(file):
+            yield partial
+            _settle(partial)
+            partial.replace(file)
+            _sync(file.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def located(place: Path) -> Iterator[None]:
+    """Raise OSError with `place` for an error of the disk that names no file, as failed writes.
+
+    It must be found out here: once what was begun is removed, the disk has room again.
+    """
+    try:
+        yield
+    except Exception as error:
+        for one in chain(error):
+            if (number := _number_of(one, {"": place})) is not None:
+                if _file_of(one) is None and "database" not in str(one):
+                    raise OSError(number, os.strerror(number), str(place)) from error
+                break
+        raise
 
 
 def settle(folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from quala.cli import export
 from quala.cli.export import main
+from quala.durable import disk_trouble
 from quala.errors import QualaError
 from quala.manifest import check_folder
 from quala.runtime.answerer import load
@@ -197,3 +198,16 @@ def test_a_model_is_not_exported_into_itself(export_folder: Path) -> None:
 def test_a_place_that_takes_no_folder_is_one_sentence(export_folder: Path) -> None:
     with pytest.raises(QualaError, match="`/proc` takes no new folder: No such file"):
         main([str(export_folder), "--out", "/proc/out"])
+
+
+@pytest.mark.parametrize(
+    "failed", [OSError(28, "No space left on device"), Exception("No space left on device")]
+)
+def test_a_full_disk_is_named_by_out_though_the_draft_is_gone(
+    failed: Exception, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match="No space") as caught, export.drafted(out):
+        raise failed
+    assert disk_trouble(caught.value) == f"The disk is full: {out}."
+    assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,7 @@ from quala.stages import distill, finetune, length_adapt
 from quala.stages.distill_options import DistillConfig, ShrinkConfig
 from quala.stages.options import FinetuneConfig, LengthAdaptConfig, Schedule, TrainingConfig
 from quala.stages.training import (
+    AtomicCheckpointIO,
     ClockCallback,
     FiniteCallback,
     Plan,
@@ -415,3 +416,11 @@ def test_an_interrupted_training_ends_with_its_code_and_a_sentence(
     assert "the same command goes on from here" in capsys.readouterr().err
     assert (getsignal(SIGINT), getsignal(SIGTERM)) == before
     assert not list((tmp_path / "output").iterdir())
+
+
+def test_a_checkpoint_does_not_pass_through_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+    AtomicCheckpointIO().save_checkpoint({"a": torch.ones(2)}, tmp_path / "step=1.ckpt")
+    assert torch.load(tmp_path / "step=1.ckpt")["a"].tolist() == [1.0, 1.0]

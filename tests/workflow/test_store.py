@@ -13,6 +13,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.manifest import write_manifest
+from quala.workflow import Candidate
 from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import MANIFEST_TAG, Store
 
@@ -162,3 +163,38 @@ def test_an_output_without_checksums_is_read_with_a_warning(
     store.client.delete_tag(run_id, MANIFEST_TAG)
     assert store.output(f"runs:/{run_id}/output") == folder
     assert "its files are not verified" in caplog.text
+
+
+@pytest.mark.parametrize("step", ["record", "finish"])
+def test_a_candidate_that_an_interruption_left_is_finished_by_the_next(
+    step: str, toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _, _ = _first(toy)
+    parent = store.create("search", {}, None).info.run_id
+    found = [Candidate("c", {"f1": 1.0}, {"n": "1"})]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.candidates(parent, found)
+    store.candidates(parent, found)
+    runs = store.find({"mlflow.parentRunId": parent})
+    assert [(run.info.status, run.data.metrics["f1"]) for run in runs] == [("FINISHED", 1.0)]
+
+
+def test_a_candidate_that_is_interrupted_is_marked(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _, _ = _first(toy)
+    parent = store.create("search", {}, None).info.run_id
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "record", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.candidates(parent, [Candidate("c", {"f1": 1.0})])
+    assert [run.info.status for run in store.find({"mlflow.parentRunId": parent})] == ["KILLED"]

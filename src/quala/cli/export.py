@@ -17,6 +17,7 @@ from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import out_folder, show, warn, write_json
 from quala.cost import architecture_of
 from quala.data.task import Span
+from quala.durable import disk_trouble, located, settle
 from quala.errors import QualaError
 from quala.manifest import MANIFEST, check_folder, write_manifest
 from quala.stored import read_object
@@ -67,6 +68,8 @@ def main(argv: Sequence[str]) -> int:
             try:
                 shutil.copytree(source, draft, dirs_exist_ok=True)
             except shutil.Error as error:
+                if disk_trouble(error):
+                    raise
                 raise QualaError(
                     f"`{source}` cannot be copied: {error.args[0][0][-1]}."
                 ) from error
@@ -102,13 +105,15 @@ def drafted(out: Path) -> Iterator[Path]:
     try:
         with _inside(out_folder(out.parent if new else out)) as holder:
             draft = Path(holder, "export")
-            draft.mkdir()
-            yield draft
-            if new:
-                draft.rename(out)
-            else:  # a folder that is mounted, or is the current one, stays
-                for one in draft.iterdir():
-                    one.rename(out / one.name)
+            with located(out):
+                draft.mkdir()
+                yield draft
+                settle(draft)
+                if new:
+                    draft.rename(out)
+                else:  # a folder that is mounted, or is the current one, stays
+                    for one in draft.iterdir():
+                        one.rename(out / one.name)
     except BaseException:
         for folder in parents:
             with suppress(OSError):

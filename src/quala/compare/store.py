@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quala.durable import replacing
 from quala.errors import QualaError, unknown
 from quala.manifest import MANIFEST
 from quala.results import Report, read_report
@@ -118,7 +119,8 @@ class Reports(Tracking):
         with tempfile.TemporaryDirectory() as copies:
             for file in self._verified(run, copies).iterdir():
                 if file.is_file() and file.name != MANIFEST:
-                    shutil.copyfile(file, folder / file.name)
+                    with replacing(folder / file.name) as partial:
+                        shutil.copyfile(file, partial)
 
     def _verified(self, run: Run, copies: str) -> Path:
         """Return the output of a workflow's report stage; a remote one is copied."""

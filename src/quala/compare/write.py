@@ -10,6 +10,7 @@ from pathlib import Path
 from quala.compare import text
 from quala.compare.group import Comparison, Line, Table
 from quala.compare.trials import TEACHER, Place, Trial
+from quala.durable import located, replacing
 from quala.metrics.interval import metric_name
 from quala.report.charts import (
     INK,
@@ -58,9 +59,11 @@ def build_comparison(folder: Path, comparison: Comparison) -> list[Path]:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in texts.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        with replacing(folder / name) as partial:
+            partial.write_text(content, encoding="utf-8")
     for name, charts in drawn.items():
-        draw_charts(charts, folder / name)
+        with located(folder / name):
+            draw_charts(charts, folder / name)
     return [folder / name for name in (*texts, *drawn)]
 
 

@@ -44,13 +44,16 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint so that a kill or a power cut leaves no partial file."""
+    """Write a checkpoint so that a kill or a power cut leaves no partial file.
+
+    Lightning would write it to memory and to the folder of temporary files before.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         with replacing(Path(path)) as partial:
-            super().save_checkpoint(checkpoint, partial, storage_options)
+            torch.save(checkpoint, partial)
 
 
 class ClockCallback(Callback):

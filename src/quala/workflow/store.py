@@ -340,16 +340,24 @@ class Store(Tracking):
         )
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
-        """Record each candidate whose name the run does not have yet as a finished child run."""
-        tags = {PARENT: run_id, KIND: "candidate"}
-        found = self.find_runs([self.experiment_id], tags, "FINISHED")
-        known = {run.info.run_name for run in found}
+        """Record each candidate whose name the run does not have yet as a finished child run.
+
+        A child run that a kill left unfinished is finished.
+        """
+        runs = self.find_runs([self.experiment_id], {PARENT: run_id, KIND: "candidate"})
+        known = {run.info.run_name for run in runs if run.info.status == "FINISHED"}
+        begun = {run.info.run_name: run.info.run_id for run in runs}
         for candidate in candidates:
             if candidate.name not in known:
                 known.add(candidate.name)
                 own = {**candidate.tags, KIND: "candidate"}
-                child = self.create(candidate.name, own, run_id).info.run_id
-                self.record(child, candidate.metrics, candidate.params)
+                child = begun.get(candidate.name)
+                child = child or self.create(candidate.name, own, run_id).info.run_id
+                try:
+                    self.record(child, candidate.metrics, candidate.params)
+                except BaseException:
+                    self.finish(child, "KILLED")
+                    raise
                 self.finish(child)
 
     def attach(self, run_id: str, texts: Mapping[str, str]) -> None:
