@@ -49,6 +49,7 @@ if TYPE_CHECKING:
             "tracking.folder=/etc/passwd/x",
             "`tracking.folder` must be a folder",
         ),
+        ("tracking.folder=/tmp" + "/abcdefghi" * 50, "at most 400 bytes with the folders above"),
         ("tracking.work=/dev/null", r"`tracking.work` must be a folder"),
         ("seed=${sed}", "sed"),
         ("seed=1,2", "`seed=1,2` gives several values: a list is .*, a sweep needs `-m`"),
@@ -305,3 +306,11 @@ def test_a_path_in_the_home_folder_needs_no_quotes(toy: Toy) -> None:
     assert swept(words) == words[1:2]
     stored = composed(toy.workflow, ["tracking.folder=~/runs"])
     assert stored.tracking.folder == os.path.expanduser("~/runs")  # where Hydra writes, too
+
+
+def test_a_sweep_without_an_end_is_refused_before_it_is_listed() -> None:
+    with pytest.raises(QualaError, match="at most 10000 jobs"):
+        swept(["seed=range(0,100000000)"])
+    with pytest.raises(QualaError, match="at most 10000 jobs"):
+        swept(["seed=range(0,1000)", "data.seed=range(0,1000)"])
+    assert swept(["seed=range(0,9)", "data.seed=1"]) == ["seed=range(0,9)"]

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
@@ -34,6 +35,7 @@ from quala.workflow.settings import Settings, root_schema, settings
 SCHEMA = "quala_schema"
 CONFIG = "config"
 DEMO = "demo"
+MOST_JOBS = 10_000
 VERSION_BASE = "1.3"
 _EXPERIMENT = re.compile(r"~?experiment(=|$)")
 _OVERRIDE = re.compile(r"~|[^-][^=]*=")
@@ -116,7 +118,16 @@ def swept(words: Sequence[str]) -> list[str]:
     """Return the overrides of a command line that have several values."""
     parser = OverridesParser.create()
     known = [word for word in words if _OVERRIDE.match(word) and "=" in word]
-    return [word for word in known if parser.parse_override(word).is_sweep_override()]
+    varied = {
+        word: one for word in known if (one := parser.parse_override(word)).is_sweep_override()
+    }
+    jobs = 1
+    for word, one in varied.items():
+        if one.is_discrete_sweep():
+            jobs *= sum(1 for _ in islice(one.sweep_iterator(), MOST_JOBS + 1))
+        if jobs > MOST_JOBS:  # Hydra composes them all first
+            raise QualaError(f"A sweep has at most {MOST_JOBS} jobs, `{quoted(word)}` gives more.")
+    return list(varied)
 
 
 def check_options(

@@ -30,6 +30,8 @@ ROOT = ("workflow", "data", "model", "stage", "flow", "tracking", "seed", "progr
 """The keys of a configuration."""
 SERVER = ("http://", "https://")
 """How the address of a tracking server begins."""
+LONGEST_PATH = 400
+"""Bytes: SQLite's own limit is 512, with the names of drafts and journals."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -72,6 +74,14 @@ class TrackingConfig:
             if (place := getattr(self, name)) is not None:
                 setattr(self, name, os.path.expanduser(place))
                 check_folder_place(name, getattr(self, name))
+        if (
+            self.uri is None
+            and (size := len(os.path.abspath(self.folder).encode())) > LONGEST_PATH
+        ):
+            raise QualaError(
+                f"`folder` must have at most {LONGEST_PATH} bytes with the folders above it, for "
+                f"SQLite opens no longer path, got {size}."
+            )
         if not str(self.uri).startswith(SERVER):
             check_text("experiment", self.experiment, "name")
 
