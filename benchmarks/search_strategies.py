@@ -44,7 +44,13 @@ from search_objectives import Store, checkpoint_store, synthetic_store
 from quala.lengths import LengthConfig
 from quala.metrics.pareto import hypervolume
 from quala.search.space import Space
-from quala.search.strategy import EvaluatedLengths, SearchSettings, build_strategy, frontier
+from quala.search.strategy import (
+    MOST,
+    EvaluatedLengths,
+    SearchSettings,
+    build_strategy,
+    frontier,
+)
 
 NAMES = ("quala", "published", "nsga2")
 CHOICES = (*NAMES, "bayesian")
@@ -191,7 +197,7 @@ def settings(name: str, *, seed: int) -> SearchSettings:
     return SearchSettings(
         seed=seed,
         strategy=name,
-        max_evaluations=sys.maxsize,  # the caller's budget ends the search
+        max_evaluations=MOST,  # the caller's budget ends the search
         generations=1,
         population=population,
         mutations=mutations,

@@ -213,7 +213,7 @@ def test_errors_are_one_line_without_secrets(capsys: pytest.CaptureFixture[str])
         raise QualaError(f"no store at x://u:{SECRET}@h\nerror: \x1b[2Jfake")
 
     assert guarded(fail) == 2
-    assert capsys.readouterr().err == "error: no store at x://u:***@h error: \\x1b[2Jfake\n"
+    assert capsys.readouterr().err == "error: no store at x://u:***@h error: \\x1b[2Jfake.\n"
 
 
 @pytest.fixture

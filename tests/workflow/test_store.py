@@ -41,9 +41,8 @@ def test_processes_that_meet_a_fresh_store_do_not_race(tmp_path: Path) -> None:
     "uri", ["http://127.0.0.1:9", "https://no-such-host.invalid", "http://localhost:port"]
 )
 def test_a_server_that_does_not_answer_is_refused(tmp_path: Path, uri: str) -> None:
-    tracking = TrackingConfig(uri=uri, folder=str(tmp_path), work=None, experiment="x")
-    with pytest.raises(QualaError, match=r"does not answer|no port that is a number"):
-        Store.open(tracking)
+    with pytest.raises(QualaError, match=r"does not answer|a number as its port"):
+        Store.open(TrackingConfig(uri=uri, folder=str(tmp_path), work=None, experiment="x"))
 
 
 def test_an_address_without_a_scheme_is_refused(tmp_path: Path) -> None:
@@ -141,7 +140,7 @@ def test_a_damaged_output_is_not_given(toy: Toy, kind: str, option: str) -> None
     DAMAGES[kind](folder)
     with pytest.raises(QualaError, match=rf"of run `{run_id}` .* is damaged; its workflow comp"):
         toy.run(f"{option}={run_id}")
-    with pytest.raises(QualaError, match=r"is damaged\."):
+    with pytest.raises(QualaError, match=r"is damaged;"):
         store.output(f"runs:/{run_id}/output")
 
 

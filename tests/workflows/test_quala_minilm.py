@@ -131,7 +131,7 @@ def test_a_folder_that_is_no_checkpoint_is_one_sentence(
     with quiet_logging():
         own = options_of("quala_minilm", [*toy.words, *words])
         assert main(["run", "quala_minilm", *own]) == 2
-    assert "error: Could not read" in capsys.readouterr().err
+    assert "error: `stage.distill.given`: There is no file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

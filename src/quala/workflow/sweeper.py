@@ -59,7 +59,7 @@ OBJECTIVES, ERROR = "objectives", "error"
 RESULTS = "optimization_results.yaml"
 """In Hydra's folder of the sweep and with its tracked run, in the plugin's form."""
 SAMPLER: Registry[Any] = Registry(
-    "sampler", "quala.samplers", {}, classes=True, base="optuna.samplers:BaseSampler"
+    "sampler", "quala.samplers", {}, classes=True, base="optuna.samplers._base:BaseSampler"
 )
 SPACE: Registry[Any] = Registry("search space", "quala.search_spaces", {})
 
