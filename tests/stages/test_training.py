@@ -114,6 +114,22 @@ def run(stage: str, checkpoint: Path, folder: Path, **changes: Any) -> dict[str,
     return function(config, StageContext.alone(stage, folder), inputs)  # type: ignore[operator]
 
 
+def run_whole_and_killed(
+    stage: str,
+    checkpoint: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+    **changes: Any,
+) -> None:
+    """Run a training to its end in `whole`, and once more until it is killed in `resumed`."""
+    run(stage, checkpoint, folder / "whole", **changes)
+    with monkeypatch.context() as patched:
+        kill_at(patched, step)
+        with pytest.raises(Killed):
+            run(stage, checkpoint, folder / "resumed", **changes)
+
+
 @pytest.mark.parametrize("stage", sorted(STAGES))
 @pytest.mark.parametrize("step", [4, 7, 11])
 def test_an_interrupted_training_ends_with_the_same_weights(
@@ -123,11 +139,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run(stage, tiny_checkpoint, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        kill_at(patched, step)
-        with pytest.raises(Killed):
-            run(stage, tiny_checkpoint, tmp_path / "resumed")
+    run_whole_and_killed(stage, tiny_checkpoint, tmp_path, monkeypatch, step)
     assert list((tmp_path / "resumed" / "scratch").glob("*.ckpt"))
     run(stage, tiny_checkpoint, tmp_path / "resumed")
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
@@ -140,17 +152,13 @@ def test_a_training_with_torn_checkpoints_ends_with_the_same_weights(
     harm: str, torn: int, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"max_steps": 6, "selection_every": 2}
-    run("finetune", tiny_checkpoint, tmp_path / "whole", **changes)
-    with monkeypatch.context() as patched:
-        kill_at(patched, 5)
-        with pytest.raises(Killed):
-            run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
-    files = checkpoints(tmp_path / "torn" / "scratch")
+    run_whole_and_killed("finetune", tiny_checkpoint, tmp_path, monkeypatch, 5, **changes)
+    files = checkpoints(tmp_path / "resumed" / "scratch")
     assert len(files) == 2
     for file in files[:torn]:
         tear(file, harm)
-    run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "torn")
+    run("finetune", tiny_checkpoint, tmp_path / "resumed", **changes)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
@@ -159,15 +167,11 @@ def test_a_training_whose_selected_weights_are_torn_selects_again(
     harm: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = {"max_steps": 6, "selection_every": 2}
-    run("finetune", tiny_checkpoint, tmp_path / "whole", **changes)
-    with monkeypatch.context() as patched:
-        kill_at(patched, 5)
-        with pytest.raises(Killed):
-            run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
-    for file in (tmp_path / "torn" / "scratch").glob("selected-*"):
+    run_whole_and_killed("finetune", tiny_checkpoint, tmp_path, monkeypatch, 5, **changes)
+    for file in (tmp_path / "resumed" / "scratch").glob("selected-*"):
         tear(file, harm)
-    run("finetune", tiny_checkpoint, tmp_path / "torn", **changes)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "torn")
+    run("finetune", tiny_checkpoint, tmp_path / "resumed", **changes)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "resumed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
