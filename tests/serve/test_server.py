@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +97,31 @@ def test_a_client_that_leaves_frees_its_place(
     assert len(toy.batches) == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
-def test_a_signal_finishes_what_is_queued_and_exits_with_0(
-    number: signal.Signals, tmp_path: Path, until: Until
-) -> None:
+@contextlib.contextmanager
+def started(code: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a service in a process of its own, after some code; it is killed at the end."""
     conftest = Path(__file__).with_name("conftest.py")
     process = subprocess.Popen(
-        [sys.executable, "-c", PROCESS, str(conftest)],
+        [sys.executable, "-c", code + PROCESS, str(conftest)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": f"{conftest.parents[1]}:{conftest.parents[2] / 'src'}"},
     )
-    replies: list[httpx2.Response] = []
-    stack = contextlib.ExitStack()
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().split()[1]
+        yield process, process.stdout.readline().split()[1]
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["term", "int"])
+def test_a_signal_finishes_what_is_queued_and_exits_with_0(
+    number: signal.Signals, tmp_path: Path, until: Until
+) -> None:
+    replies: list[httpx2.Response] = []
+    with started() as (process, url), contextlib.ExitStack() as stack:
         release = tmp_path / "release"
         held = GOOD | {"question": f"hold {release}"}
         asking = threading.Thread(
@@ -131,26 +139,12 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         release.touch()
         asking.join()
         _, complaints = process.communicate(timeout=60)
-    finally:
-        stack.close()
-        process.kill()
-        process.wait()
     assert replies[0].json()["answers"][0]["text"] == "Ada Bell"
     assert (process.returncode, complaints) == (0, "")
 
 
 def test_a_second_signal_ends_it_without_a_traceback(tmp_path: Path, until: Until) -> None:
-    conftest = Path(__file__).with_name("conftest.py")
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROCESS, str(conftest)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": f"{conftest.parents[1]}:{conftest.parents[2] / 'src'}"},
-    )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[1]
+    with started() as (process, url):
         release = tmp_path / "release"
         body = json.dumps(GOOD | {"question": f"hold {release}"}).encode()
         head = f"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
@@ -165,9 +159,6 @@ def test_a_second_signal_ends_it_without_a_traceback(tmp_path: Path, until: Unti
                 assert reply[:10] in (b"", b"HTTP/1.1 5"), reply
         release.touch()
         _, complaints = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
     assert (process.returncode, complaints) == (0, "")
 
 
@@ -289,9 +280,10 @@ def test_connections_at_work_are_not_closed_for_others(
         threading.Thread(target=lambda: replies.append(httpx2.post(f"{url}/answer", json=GOOD)))
         for _ in range(2)
     ]
-    for thread in threads:
-        thread.start()
-    until(lambda: toy.entered.is_set() and app.state.dispatcher.depth == 1)
+    threads[0].start()
+    until(toy.entered.is_set)  # else both requests may be of one batch, and none waits
+    threads[1].start()
+    until(lambda: app.state.dispatcher.depth == 1)
     assert _send(url, b"").startswith(b"HTTP/1.1 503 ")
     toy.gate.set()
     for thread in threads:
@@ -328,18 +320,8 @@ UNBOUNDED = "import quala.serve.server as s; s.connections = lambda _: (1000, 20
 
 @pytest.mark.parametrize("bounded", [True, False])
 def test_more_clients_than_files_end_nothing(bounded: bool) -> None:
-    conftest = Path(__file__).with_name("conftest.py")
     code = FEW.format(files=80) + ("" if bounded else UNBOUNDED)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code + PROCESS, str(conftest)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": f"{conftest.parents[1]}:{conftest.parents[2] / 'src'}"},
-    )
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[1]
+    with started(code) as (process, url):
         with contextlib.ExitStack() as stack:
             for _ in range(200):
                 client = stack.enter_context(socket.socket())
@@ -351,9 +333,6 @@ def test_more_clients_than_files_end_nothing(bounded: bool) -> None:
         assert httpx2.post(f"{url}/answer", json=GOOD, timeout=30).is_success
         process.send_signal(signal.SIGTERM)
         _, complaints = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
     assert process.returncode == 0
     lines = [line.rpartition(": ")[2] for line in complaints.splitlines()]
     assert lines == ([] if bounded else ["Too many open files."])
