@@ -80,7 +80,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_fol
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database; tests copy it, which saves them the migrations."""
-    from quala.workflow.store import ensure_database
+    from quala.workflow.database import ensure_database
 
     folder = tmp_path_factory.mktemp("mlflow")
     database = folder / "mlflow.db"

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 
 from quala.workflow import Workflow
 from quala.workflow.compose import composed, one_sentence, typed
+from quala.workflow.database import ensure_database
 from quala.workflow.execute import Invocation, Result, run_workflow
 from quala.workflow.script import conf_folder, load_workflow
-from quala.workflow.store import ensure_database
 
 SCRIPT = '''
 from dataclasses import dataclass, field

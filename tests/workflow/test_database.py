@@ -16,7 +16,8 @@ from quala.errors import QualaError
 from quala.workflow import database
 from quala.workflow.database import LockedError, check_database, patient_client
 from quala.workflow.settings import TrackingConfig
-from quala.workflow.store import Store, existing_store
+from quala.workflow.store import Store
+from quala.workflow.tracking import existing_store
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.workflow.execute import Executor
-from quala.workflow.store import PARENT
+from quala.workflow.tracking import PARENT
 
 if TYPE_CHECKING:
     from conftest import Toy

@@ -15,7 +15,7 @@ from workflow.conftest import Toy
 
 from quala import redact
 from quala.cli.entry import main
-from quala.workflow.store import Tracking
+from quala.workflow.tracking import Tracking
 
 PLANTED = 'pl"anted/Zq7 x'
 """Its spellings in JSON, YAML and addresses differ."""

@@ -15,7 +15,8 @@ from quala.errors import QualaError
 from quala.manifest import write_manifest
 from quala.workflow import Candidate
 from quala.workflow.settings import TrackingConfig
-from quala.workflow.store import MANIFEST_TAG, Store
+from quala.workflow.store import Store
+from quala.workflow.tracking import MANIFEST_TAG
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -64,7 +65,7 @@ def test_a_local_output_is_read_in_place(toy: Toy) -> None:
 
 
 def test_runs_are_read_page_by_page(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quala.workflow.store.RUNS_A_PAGE", 2)
+    monkeypatch.setattr("quala.workflow.tracking.RUNS_A_PAGE", 2)
     store = toy.run().store
     tags, experiments = {"quala.kind": "stage"}, [store.experiment_id]
     assert len(store.find_runs(experiments, tags, "FINISHED")) == 3

@@ -133,7 +133,7 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
 
     Raises QualaError when the store refuses.
     """
-    from quala.workflow.store import Tracking
+    from quala.workflow.tracking import Tracking
 
     store = Tracking.connect(tracking_uri)
     owner = store.stage_run(run.removeprefix("runs:/"), EXPORT_STAGE)

@@ -50,7 +50,7 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
             f"with quala: {', '.join(shipped()) or 'none'}."
         )
     check_known(tracking_uri, run[2] if run else model)
-    from quala.workflow.store import OUTPUT, Tracking
+    from quala.workflow.tracking import OUTPUT, Tracking
 
     store = Tracking.connect(tracking_uri)
     if run:
@@ -73,7 +73,7 @@ def check_known(tracking_uri: str | None, name: str) -> None:
     Other stores are not asked.
     """
     from quala.workflow.database import SQLITE
-    from quala.workflow.store import existing_store
+    from quala.workflow.tracking import existing_store
 
     uri = existing_store(tracking_uri)
     if not uri.startswith(SQLITE):

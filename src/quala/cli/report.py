@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.out:
         check_folder_place("--out", arguments.out)
     from quala.compare.store import Reports
-    from quala.workflow.store import KIND
+    from quala.workflow.tracking import KIND
 
     reports = Reports.open(arguments.tracking_uri)
     if arguments.compare:
@@ -230,7 +230,7 @@ def _trials(reports: Reports, arguments: argparse.Namespace) -> tuple[list[Trial
 
 def _runs(reports: Reports, name: str) -> list[Run]:
     """Return the workflow run of this name, or the runs of a sweep's finished jobs."""
-    from quala.workflow.store import KIND
+    from quala.workflow.tracking import KIND
 
     run = reports.run(name)
     if run.data.tags[KIND] == "workflow":

@@ -11,7 +11,7 @@ from quala.cli.arguments import PLACE, Parser, add_store, number
 from quala.errors import QualaError
 from quala.redact import shown
 from quala.workflow.settings import SERVER
-from quala.workflow.store import existing_store
+from quala.workflow.tracking import existing_store
 
 
 def main(argv: Sequence[str]) -> int:

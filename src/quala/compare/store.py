@@ -15,8 +15,8 @@ from quala.errors import QualaError, unknown
 from quala.manifest import MANIFEST
 from quala.results import Report, read_report
 from quala.stored import read_object
-from quala.workflow.store import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
 from quala.workflow.sweep import JOB, varied
+from quala.workflow.tracking import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -16,7 +16,7 @@ from quala.workflow.execute import WORKFLOW
 from quala.workflow.identity import leaves
 from quala.workflow.lease import attempt
 from quala.workflow.plan import IDENTITY
-from quala.workflow.store import STAGE
+from quala.workflow.tracking import STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

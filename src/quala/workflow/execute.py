@@ -24,7 +24,8 @@ from quala.workflow.provenance import Record, code_state
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
 from quala.workflow.sources import Source, Sources
-from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE, Store
+from quala.workflow.store import Store
+from quala.workflow.tracking import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

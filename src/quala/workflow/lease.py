@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Self
 from quala.errors import QualaError
 from quala.process import Process
 from quala.workflow.database import LockedError
-from quala.workflow.store import ERROR, FINGERPRINT, KIND, PARENT, Store
+from quala.workflow.store import Store
+from quala.workflow.tracking import ERROR, FINGERPRINT, KIND, PARENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -17,7 +17,8 @@ from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings, named
 from quala.workflow.sources import Source, Sources, UnreadSources
-from quala.workflow.store import DAMAGED, FINGERPRINT, KIND, NODE, STAGE, Store, unused_variables
+from quala.workflow.store import Store, unused_variables
+from quala.workflow.tracking import DAMAGED, FINGERPRINT, KIND, NODE, STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -126,6 +126,10 @@ class _Git:
         calm = {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0"}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
         options = ("--no-pager", "-c", "core.fsmonitor=false", "-c", "diff.autoRefreshIndex=false")
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            self.failed = True
+            return b""
         try:
             process = subprocess.Popen(
                 ["git", *options, "-C", str(self.folder), *words],
@@ -137,7 +141,7 @@ class _Git:
         except OSError:
             self.failed = True
             return b""
-        late = threading.Timer(max(0.0, self.deadline - time.monotonic()), process.kill)
+        late = threading.Timer(left, process.kill)
         late.start()
         found, cut = b"", False
         with process:

@@ -15,7 +15,8 @@ from quala.manifest import check_folder
 from quala.plugins import FORMATS, source_hash
 from quala.stored import read_object
 from quala.workflow.identity import config_identity, content_hash, fingerprint
-from quala.workflow.store import OUTPUT, Store
+from quala.workflow.store import Store
+from quala.workflow.tracking import OUTPUT
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 TRACKED = ("runs:/", "models:/")

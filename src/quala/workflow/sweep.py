@@ -18,7 +18,8 @@ from quala.redact import recorded
 from quala.workflow.identity import fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.settings import TrackingConfig, build
-from quala.workflow.store import FINGERPRINT, KIND, PARENT, Store
+from quala.workflow.store import Store
+from quala.workflow.tracking import FINGERPRINT, KIND, PARENT
 
 log = logging.getLogger(__name__)
 

@@ -48,8 +48,9 @@ from quala.workflow.plan import SETTLED, Plan, Status, make_plan
 from quala.workflow.script import find_workflow
 from quala.workflow.settings import build
 from quala.workflow.sources import Sources
-from quala.workflow.store import KIND, Store
+from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep, begin, study_of
+from quala.workflow.tracking import KIND
 
 log = logging.getLogger(__name__)
 
