@@ -229,7 +229,7 @@ class Recorder(Protocol):
         """Record metrics of a run."""
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
-        """Record one finished child run per candidate that the run does not have yet."""
+        """Record all candidates of a run as a table, and as child runs where these are wanted."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ class StageContext:
             self.recorder.record(self.run_id, values, step=step or 0)
 
     def log_candidates(self, candidates: Sequence[Candidate]) -> None:
-        """Record search candidates as child runs; names recorded before are left alone."""
+        """Record all candidates of a search, once it has ended."""
         if self.recorder is not None:
             self.recorder.candidates(self.run_id, candidates)
 

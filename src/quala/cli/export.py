@@ -133,11 +133,12 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
 
     Raises QualaError when the store refuses.
     """
+    from quala.workflow import registry
     from quala.workflow.tracking import Tracking
 
-    store = Tracking.connect(tracking_uri)
-    owner = store.stage_run(run.removeprefix("runs:/"), EXPORT_STAGE)
-    version = store.register(name, owner, ALIAS)
+    store, run = Tracking.connect(tracking_uri), run.removeprefix("runs:/")
+    exported = store.stage_run(run, EXPORT_STAGE)
+    version = registry.register(store, name, run, exported, ALIAS)
     show(f"Registered as models:/{name}@{ALIAS}, version {version}.")
 
 

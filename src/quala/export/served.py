@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("quala.export")
 FILE = "MLmodel"
 COLUMNS = ("answer", "probability", "start", "end")
+EXAMPLE = {
+    "question": "Who designed the engine?",
+    "context": "Charles Babbage designed the difference engine in the 1820s.",
+}
+SERVING = ("quala", "mlflow", "onnxruntime", "tokenizers", "numpy")
 
 
 class Served:
@@ -78,6 +85,21 @@ def make_servable(folder: Path) -> None:
         outputs=Schema([ColSpec(kind, name) for kind, name in kinds]),
         params=ParamSchema(limits),
     )
-    model = Model(signature=signature)
+    model = Model(signature=signature, saved_input_example_info=_example(folder))
     mlflow.pyfunc.add_to_model(model, loader_module=__name__, data=".")
     model.save(str(folder / FILE))
+    (folder / "requirements.txt").write_text(_requirements(), encoding="utf-8")
+
+
+def _example(folder: Path) -> dict[str, Any]:
+    """Write an input that the model answers, and return what MLflow's file says of it."""
+    table = {"columns": list(EXAMPLE), "data": [list(EXAMPLE.values())]}
+    name = "input_example.json"
+    (folder / name).write_text(json.dumps(table), encoding="utf-8")
+    return {"artifact_path": name, "type": "dataframe", "pandas_orient": "split"}
+
+
+def _requirements() -> str:
+    """Return what serving takes, in the versions that are installed here."""
+    found = (f"{name}=={version(name)}" for name in SERVING)
+    return "\n".join(found) + "\n"

@@ -190,7 +190,6 @@ def run(
 
         def record(found: SearchCandidate) -> None:
             progress.advance()
-            context.log_candidates([_as_run(priced(found), metric)])
 
         if config.workers > 1:
             result = run_workers(factory, space, config, folder)
@@ -201,7 +200,6 @@ def run(
         candidates=tuple(map(priced, result.candidates)),
         unit="ms" if clock else "gmacs",
     )
-    # Workers record no runs, and a kill may come between a score and its run; others are kept.
     context.log_candidates([_as_run(found, metric) for found in result.candidates])
     if not result.front:
         raise QualaError(

@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 from quala.durable import disk_trouble
 from quala.errors import QualaError, noted
 from quala.redact import recorded
+from quala.results import REPORT
 from quala.stage import StageContext
 from quala.workflow.flow import Artifact, Flow, Node
 from quala.workflow.identity import ORIGIN, leaves
 from quala.workflow.lease import Claim, Lease, acquire
 from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record, code_state
+from quala.workflow.registry import MODEL, log_model
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
-from quala.workflow.sources import Source, Sources
+from quala.workflow.sources import NO_DATA, Source, Sources
 from quala.workflow.store import Store
+from quala.workflow.summary import dataset, parameters, show_report
 from quala.workflow.tracking import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE
 
 if TYPE_CHECKING:
@@ -66,6 +69,8 @@ class Executor:
     record: Record
     parent: str
     bars: bool
+    reused: bool = False
+    """Whether the workflow's run was finished before: nothing is recorded on it then."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, node: Node) -> Artifact:
@@ -107,7 +112,8 @@ class Executor:
         seconds = time.monotonic() - start
         outcome = Outcome(node.name, status, seconds, run_id, folder, metrics)
         self.outcomes.append(outcome)
-        self._note_on_parent(node, outcome)
+        if not self.reused:
+            self._note_on_parent(node, outcome)
         return Artifact(node.name, node.fingerprint, folder, run_id, metrics)
 
     def _claim(self, node: Node, entry: Entry) -> Claim:
@@ -179,12 +185,24 @@ class Executor:
         )
 
     def _note_on_parent(self, node: Node, outcome: Outcome) -> None:
-        named = {f"{node.name}.{key}": value for key, value in outcome.metrics.items()}
         headline = {
             key: value for key, value in outcome.metrics.items() if key in node.stage.headline
         }
+        # A slash would make a section of charts for each stage, before that of the front.
+        named = {
+            f"{node.name}.{key}".replace("/", "."): value
+            for key, value in outcome.metrics.items()
+            if key not in headline
+        }
         self.store.record(self.parent, {**named, **headline})
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
+        folder, run_id = outcome.folder, outcome.run_id
+        if folder is None or run_id is None:
+            return
+        if (folder / REPORT).is_file():
+            show_report(self.store, self.parent, folder)
+        if (folder / MODEL).is_file():
+            log_model(self.store, self.parent, run_id, folder)
 
 
 @contextmanager
@@ -267,14 +285,15 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
     found = acquire(store, _claim(plan, store, record, invocation), lambda run: True)
     reused = not isinstance(found, Lease)
     run_id = found.run_id if isinstance(found, Lease) else found.info.run_id
-    executor = Executor(plan, store, record, run_id, invocation.bars)
+    executor = Executor(plan, store, record, run_id, invocation.bars, reused)
     flow = Flow(settings, workflow.stages, sources, executor)
     with _accounted(executor), _once(logging.getLogger("quala.data.taskdata")):
         if isinstance(found, Lease):
             if found.resumed:
                 log.info("Going on with the interrupted workflow run %s.", run_id)
-            with found:
+            with found, _watched(store, run_id, settings):
                 store.attach(run_id, record.texts())
+                _describe(store, run_id, plan, invocation, sources)
                 workflow(flow)
                 store.finish(run_id)
         else:
@@ -282,6 +301,37 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
             workflow(flow)
     seconds = time.monotonic() - start
     return Result(workflow.name, run_id, reused, seconds, executor.outcomes, store)
+
+
+def _describe(
+    store: Store, run_id: str, plan: Plan, invocation: Invocation, sources: Sources
+) -> None:
+    """Record the options and the data of a workflow's run, once."""
+    settings, known = invocation.settings, store.client.get_run(run_id)
+    taking_part = {entry.node.stage.name for entry in plan.entries.values() if entry.node}
+    params = parameters(settings, sorted(taking_part), invocation.overrides)
+    new = {key: one for key, one in params.items() if key not in known.data.params}
+    store.record(run_id, {}, new)
+    inputs = known.inputs.dataset_inputs if known.inputs else []
+    if sources.data_used != NO_DATA and not inputs:
+        store.client.log_inputs(run_id, [dataset(settings.data, sources.data_used)])
+
+
+@contextmanager
+def _watched(store: Store, run_id: str, settings: Settings) -> Iterator[None]:
+    """Record the load of the machine while a workflow runs, if that is wanted."""
+    if not settings.tracking.system_metrics:
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)
+    monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=store.uri)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 @contextmanager

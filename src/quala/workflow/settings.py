@@ -67,6 +67,10 @@ class TrackingConfig:
     a folder is named by it."""
     diff: bool = False
     """Whether the diff of uncommitted changes is stored with a run, not only its hash."""
+    candidates: bool = False
+    """Whether each candidate of a search is a child run, not only a line of a table."""
+    system_metrics: bool = False
+    """Whether load of processor, memory, disk, network and GPU is recorded every 10 s."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -20,6 +20,7 @@ from quala.workflow.tracking import OUTPUT
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 TRACKED = ("runs:/", "models:/")
+NO_DATA = "-"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Sources:
     @property
     def data_used(self) -> str:
         """Fingerprint of the data, or `-` for a workflow that uses none."""
-        return self._known["data"].fingerprint if "data" in self._known else "-"
+        return self._known["data"].fingerprint if "data" in self._known else NO_DATA
 
     def data(self, spec: Any) -> Source:
         """Return the data with the fingerprint of its content."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -40,9 +41,15 @@ from quala.workflow.tracking import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Param, Run
 
 LONGEST_TAG = 8000
+LONGEST_PARAM = 6000
+PARAMS_A_BATCH = 100
+"""MLflow's limit."""
+TABLES = "mlflow.loggedArtifacts"
+"""The tag by which MLflow's interface knows tables."""
+CANDIDATES = "candidates.json"
 LOOKED_AT = 200
 """Runs of one fingerprint that are looked at: enough for all that were killed or forced."""
 
@@ -55,6 +62,8 @@ class Store(Tracking):
     experiment_id: str
     work: Path
     folder: Path
+    candidate_runs: bool = False
+    """Whether candidates of a search become child runs."""
     _whole: dict[str, Path] = field(default_factory=dict)
     """Outputs whose checksums this process has verified."""
 
@@ -76,7 +85,9 @@ class Store(Tracking):
 
             client = patient_client(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
             experiment_id = _experiment(client, tracking.experiment, uri, folder / "artifacts")
-        return cls(client, uri, tracking.experiment, experiment_id, work, folder)
+        return cls(
+            client, uri, tracking.experiment, experiment_id, work, folder, tracking.candidates
+        )
 
     @property
     def places(self) -> dict[str, Path]:
@@ -113,21 +124,67 @@ class Store(Tracking):
         *,
         step: int = 0,
     ) -> None:
-        """Record metrics and params, all in one request."""
-        from mlflow.entities import Metric, Param
+        """Record metrics and params, in as few requests as the server takes."""
+        from mlflow.entities import Param
+
+        texts = [
+            Param(key, str(value)[:LONGEST_PARAM]) for key, value in recorded(params or {}).items()
+        ]
+        first, rest = texts[:PARAMS_A_BATCH], texts[PARAMS_A_BATCH:]
+        self.history(run_id, [(key, value, step) for key, value in metrics.items()], first)
+        for start in range(0, len(rest), PARAMS_A_BATCH):
+            self.client.log_batch(run_id, params=rest[start : start + PARAMS_A_BATCH])
+
+    def history(
+        self,
+        run_id: str,
+        values: Sequence[tuple[str, float, int]],
+        params: Sequence[Param] = (),
+    ) -> None:
+        """Record values of metrics, each with its step, in one request; params join them."""
+        from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self.client.log_batch(
-            run_id,
-            metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()],
-            params=[Param(key, str(value)) for key, value in recorded(params or {}).items()],
-        )
+        metrics = [Metric(key, float(value), now, step) for key, value, step in values]
+        self.client.log_batch(run_id, metrics=metrics, params=params)
+
+    def table(self, run_id: str, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Store a table that MLflow's interface draws, and `mlflow.load_table` reads.
+
+        A table of that name is replaced; MLflow's own `log_table` would append to it.
+        """
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        text = json.dumps({"columns": list(columns), "data": rows})
+        self.attach(run_id, {name: text})
+        known = json.loads(self.client.get_run(run_id).data.tags.get(TABLES, "[]"))
+        entry = {"path": name, "type": "table"}
+        if entry not in known:
+            self.tag(run_id, {TABLES: json.dumps([*known, entry])})
+
+    def share(self, file: Path, run_id: str) -> None:
+        """Give a run a file of another run, which takes no room of its own in a local store."""
+        address = urlsplit(self.client.get_run(run_id).info.artifact_uri)
+        if address.scheme == "file":
+            place = Path(url2pathname(address.path)) / file.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.unlink(missing_ok=True)
+            try:
+                os.link(file, place)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(file, place)
+        else:
+            self.client.log_artifact(run_id, str(file))
 
     def candidates(self, run_id: str, candidates: Sequence[Candidate]) -> None:
-        """Record each candidate whose name the run does not have yet as a finished child run.
+        """Record candidates as a table; with `tracking.candidates` also as finished child runs.
 
-        A child run that a kill left unfinished is finished.
+        A child run that a kill left unfinished is finished, and none is made twice.
         """
+        rows = [{"name": one.name, **one.metrics, **one.tags} for one in candidates]
+        keys = dict.fromkeys(key for row in rows for key in row)
+        self.table(run_id, CANDIDATES, {key: [row.get(key) for row in rows] for key in keys})
+        if not self.candidate_runs:
+            return
         runs = self.find_runs([self.experiment_id], {PARENT: run_id, KIND: "candidate"})
         known = {run.info.run_name for run in runs if run.info.status == "FINISHED"}
         begun = {run.info.run_name: run.info.run_id for run in runs}

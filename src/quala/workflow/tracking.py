@@ -239,19 +239,6 @@ class Tracking:
             tags = self.client.get_run(run_id).data.tags
         return str(tags.get(f"{STAGE}.{stage}") or run_id)
 
-    def register(self, name: str, run_id: str, alias: str) -> str:
-        """Make a run's output a version of a registered model and return its number.
-
-        Raises:
-            QualaError: when the store refuses.
-        """
-        with explaining(f"`{name}` could not be registered in {self.uri}"):
-            if not self.client.search_registered_models(f"name = '{name}'"):
-                self.client.create_registered_model(name)
-            version = self.client.create_model_version(name, f"runs:/{run_id}/{OUTPUT}", run_id)
-            self.client.set_registered_model_alias(name, alias, version.version)
-        return str(version.version)
-
 
 def keep_quiet() -> None:
     """Stop MLflow from writing progress and addresses to the terminal, unless the user set it."""

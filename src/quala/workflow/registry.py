@@ -1,0 +1,102 @@
+"""Exported models in MLflow: logged models of runs, and versions of registered models."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.workflow.store import Store
+from quala.workflow.tracking import OUTPUT, PARENT, Tracking, explaining
+from quala.workflow.views import FRONT
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel, Run
+
+MODEL = "MLmodel"
+"""The file of an export that makes it a model of MLflow."""
+EXPORTED = "quala.export"
+"""Tag of a logged model: the stage run that exported it."""
+WORKFLOW = "quala.workflow"
+NOTE = "mlflow.note.content"
+LONGEST_DESCRIPTION = 5000
+FIGURES = ("gmacs", "milliseconds", "mib", "speedup")
+SERVED = "ONNX model of quala with its front of lengths; `models serve` takes `budget_ms`."
+
+
+def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
+    """Make the export of a stage run a logged model of a workflow's run, with its figures.
+
+    Workflow runs that share an export share its logged model.
+    """
+    from mlflow.entities import LoggedModelOutput, Metric
+
+    run = store.client.get_run(run_id)
+    model = logged_model(store, run.info.experiment_id, exported)
+    if model is None:
+        model = store.client.create_logged_model(
+            run.info.experiment_id,
+            name=run.data.tags.get(WORKFLOW, "model"),
+            source_run_id=run_id,
+            tags={EXPORTED: exported},
+            params={key: value[:500] for key, value in run.data.params.items()},
+            model_type="quala",
+        )
+        store.client.log_model_artifacts(model.model_id, str(folder))
+        store.client.finalize_logged_model(model.model_id, "READY")
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(key, value, now, 0, model_id=model.model_id, run_id=run_id)
+            for key, value in run.data.metrics.items()
+            if "/" not in key and "." not in key
+        ]
+        store.client.log_batch(run_id, metrics=metrics)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    if all(one.model_id != model.model_id for one in outputs):
+        store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def logged_model(store: Tracking, experiment_id: str, exported: str) -> LoggedModel | None:
+    """Return the logged model that was made of a stage run's export."""
+    found = store.client.search_logged_models(
+        [experiment_id], filter_string=f"tags.`{EXPORTED}` = '{exported}'"
+    )
+    ready = [one for one in found if one.status == "READY"]
+    return ready[0] if ready else None
+
+
+def register(store: Tracking, name: str, run: str, exported: str, alias: str) -> str:
+    """Make a run's export a version of a registered model and return its number.
+
+    `run` is the workflow's run, or that of the stage that exported. The version has the figures
+    of the workflow's run as tags and in its description, and gets the alias.
+
+    Raises:
+        QualaError: when the store refuses.
+    """
+    with explaining(f"`{name}` could not be registered in {store.uri}"):
+        client = store.client
+        owner = client.get_run(run)
+        if run == exported and PARENT in owner.data.tags:
+            owner = client.get_run(owner.data.tags[PARENT])
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name, description=SERVED)
+        model = logged_model(store, owner.info.experiment_id, exported)
+        version = client.create_model_version(
+            name,
+            f"runs:/{exported}/{OUTPUT}",
+            exported,
+            tags=_tags(owner),
+            description=owner.data.tags.get(NOTE, SERVED)[:LONGEST_DESCRIPTION],
+            model_id=model.model_id if model else None,
+        )
+        client.set_registered_model_alias(name, alias, version.version)
+    return str(version.version)
+
+
+def _tags(run: Run) -> dict[str, Any]:
+    """Return what tells the versions of a registered model apart."""
+    metrics = run.data.metrics
+    scores = [key for key in metrics if f"{FRONT}{key}" in metrics and key not in FIGURES]
+    found = {key: f"{metrics[key]:.4g}" for key in (*scores, *FIGURES) if key in metrics}
+    return {"workflow": run.data.tags.get(WORKFLOW, ""), "run": run.info.run_id, **found}
