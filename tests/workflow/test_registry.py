@@ -61,7 +61,7 @@ def test_a_version_says_what_it_is(toy: Toy, export: Path) -> None:
     assert version.source == f"runs:/{stage}/output"
     model = logged_model(store, store.experiment_id, stage)
     assert model
-    assert version.model_id == model.model_id
+    assert version.tags["model"] == model.model_id
 
 
 def test_a_name_that_the_registry_refuses_is_an_error(toy: Toy) -> None:

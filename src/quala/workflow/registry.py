@@ -81,14 +81,15 @@ def register(store: Tracking, name: str, run: str, exported: str, alias: str) ->
             owner = client.get_run(owner.data.tags[PARENT])
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=SERVED)
-        model = logged_model(store, owner.info.experiment_id, exported)
+        tags, model = _tags(owner), logged_model(store, owner.info.experiment_id, exported)
+        if model is not None:
+            tags["model"] = model.model_id
         version = client.create_model_version(
             name,
             f"runs:/{exported}/{OUTPUT}",
             exported,
-            tags=_tags(owner),
+            tags=tags,
             description=owner.data.tags.get(NOTE, SERVED)[:LONGEST_DESCRIPTION],
-            model_id=model.model_id if model else None,
         )
         client.set_registered_model_alias(name, alias, version.version)
     return str(version.version)
