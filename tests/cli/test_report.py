@@ -44,7 +44,7 @@ class _Store:
         return run_id
 
     def report(self, score: float) -> str:
-        run_id = self.run({"quala.kind": "stage", "quala.stage": "report"})
+        run_id = self.run({"quala.kind": "stage", "mlflow.quala.stage": "report"})
         row = Row(
             model="integer",
             precision="int8",
@@ -61,12 +61,12 @@ class _Store:
         return run_id
 
     def workflow(self, score: float | None, status: str = "FINISHED") -> str:
-        made = {} if score is None else {"quala.stage.report": self.report(score)}
+        made = {} if score is None else {"mlflow.quala.stage.report": self.report(score)}
         return self.run({"quala.kind": "workflow", **made}, status)
 
     def sweep(self, jobs: list[tuple[str, str | None]]) -> str:
         noted = {
-            f"quala.job.{number}": json.dumps(
+            f"mlflow.quala.job.{number}": json.dumps(
                 {"job": number, "overrides": [f"seed={number}"], "status": status, "run_id": run}
             )
             for number, (status, run) in enumerate(jobs)
@@ -229,7 +229,7 @@ def test_a_sweep_stands_for_its_finished_jobs(
     reports = Reports.open(filled.tracked.uri)
     jobs = [("FINISHED", filled.runs["kdlsq"]), ("FAILED", None), ("FINISHED", filled.runs["xtc"])]
     noted = {
-        f"quala.job.{number}": json.dumps(
+        f"mlflow.quala.job.{number}": json.dumps(
             {"job": number, "overrides": [], "status": status, "run_id": run}
         )
         for number, (status, run) in enumerate(jobs)
@@ -259,8 +259,8 @@ def test_a_run_that_cannot_be_read_is_left_out_unless_it_was_named(
     uri = f"sqlite:///{store / 'mlflow.db'}"
     client = Reports.open(uri).client
     tags = client.get_run(filled.runs["xtc"]).data.tags
-    stage = tags["quala.stage.measure"]
-    client.delete_tag(filled.runs["xtc"], "quala.stage.measure")
+    stage = tags["mlflow.quala.stage.measure"]
+    client.delete_tag(filled.runs["xtc"], "mlflow.quala.stage.measure")
     assert stage
     assert main(["--compare", "--json", "--tracking-uri", uri]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -297,7 +297,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     tags = Reports.open(filled.tracked.uri).client.get_run(filled.runs["xtc"]).data.tags
     known = {
         **{name.upper(): run for name, run in filled.runs.items()},
-        "STAGE": tags["quala.stage.report"],
+        "STAGE": tags["mlflow.quala.stage.report"],
         "FILE": str(tmp_path / "file"),
     }
     typed = [known[word] if word in known else word for word in words]

@@ -115,7 +115,7 @@ def test_several_trainings_are_added_up(tracked: Tracked, questions: DataSpec) -
 def test_a_cached_teacher_is_part_of_the_price(tracked: Tracked, questions: DataSpec) -> None:
     run = tracked.run("kdlsq", data=questions, distill={"max_steps": 6})
     reports = Reports.open(tracked.uri)
-    stage = reports.run(run).data.tags["quala.stage.distill"]
+    stage = reports.run(run).data.tags["mlflow.quala.stage.distill"]
     reports.client.log_metric(stage, "cache/seconds", 1.5)
     assert trials(tracked, run)["full"].costs.total("seconds") == 6 / 2 + 1.5
 
@@ -123,7 +123,7 @@ def test_a_cached_teacher_is_part_of_the_price(tracked: Tracked, questions: Data
 def test_a_given_output_makes_the_training_partial(tracked: Tracked, questions: DataSpec) -> None:
     first = tracked.run("kdlsq", data=questions)
     reports = Reports.open(tracked.uri)
-    stage = reports.run(first).data.tags["quala.stage.distill"]
+    stage = reports.run(first).data.tags["mlflow.quala.stage.distill"]
     run = tracked.run("kdlsq", data=questions, distill={"given": stage}, measure={"force": True})
     found = trials(tracked, run)
     assert found["full"].costs.missing == ("distill",)
@@ -140,7 +140,7 @@ def test_an_older_training_that_was_resumed_is_partial(
     tags = reports.run(run).data.tags
     assert not trials(tracked, run)["full"].costs.partial
     for stage in ("length_adapt", "search", "finetune"):
-        reports.client.log_param(tags[f"quala.stage.{stage}"], f"{TAKEOVER}1", "{}")
+        reports.client.log_param(tags[f"mlflow.quala.stage.{stage}"], f"{TAKEOVER}1", "{}")
     found = trials(tracked, run)
     assert found["full"].costs.partial
     assert found["chosen"].partial("other_seconds")
@@ -152,7 +152,7 @@ def test_a_measurement_from_outside_cannot_be_compared(
     tracked: Tracked, questions: DataSpec
 ) -> None:
     first = tracked.run("kdlsq", data=questions)
-    stage = Reports.open(tracked.uri).run(first).data.tags["quala.stage.measure"]
+    stage = Reports.open(tracked.uri).run(first).data.tags["mlflow.quala.stage.measure"]
     run = tracked.run("kdlsq", data=questions, measure={"given": stage}, report={"force": True})
     with pytest.raises(QualaError, match="was given its `measure` from outside"):
         trials(tracked, run)

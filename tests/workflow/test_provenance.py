@@ -312,7 +312,7 @@ def test_without_git_nothing_is_known(
 def test_the_diff_is_stored_on_an_option_only(*, stored: bool) -> None:
     code = Code("c", dirty=True, diff="hash", text="+key = 'hunter22'\n")
     record = Record("", [], 0, "-", code, diff=stored)
-    assert record.tags["quala.diff"] == "hash"
+    assert record.tags["mlflow.quala.diff"] == "hash"
     assert ("hunter22" in str(recorded(record.texts()))) is stored
 
 

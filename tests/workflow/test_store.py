@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 from quala.errors import QualaError
 from quala.manifest import write_manifest
 from quala.workflow import Candidate
+from quala.workflow.registry import register
 from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import Store
 from quala.workflow.tracking import MANIFEST_TAG
@@ -147,7 +149,7 @@ def test_a_damaged_output_is_not_given(toy: Toy, kind: str, option: str) -> None
 
 def test_a_damaged_output_is_not_read_by_name_of_a_model(toy: Toy) -> None:
     store, run_id, folder = _first(toy)
-    store.register("model", run_id, "chosen")
+    register(store, "model", run_id, run_id, "chosen")
     for name in ("models:/model@chosen", "models:/model/1"):
         assert store.output(name) == folder
     (folder / "text.txt").write_text("other")
@@ -169,7 +171,7 @@ def test_an_output_without_checksums_is_read_with_a_warning(
 def test_a_candidate_that_an_interruption_left_is_finished_by_the_next(
     step: str, toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, _, _ = _first(toy)
+    store = replace(_first(toy)[0], candidate_runs=True)
     parent = store.create("search", {}, None).info.run_id
     found = [Candidate("c", {"f1": 1.0}, {"n": "1"})]
 
@@ -188,7 +190,7 @@ def test_a_candidate_that_an_interruption_left_is_finished_by_the_next(
 def test_a_candidate_that_is_interrupted_is_marked(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, _, _ = _first(toy)
+    store = replace(_first(toy)[0], candidate_runs=True)
     parent = store.create("search", {}, None).info.run_id
 
     def interrupted(*_: object, **__: object) -> None:

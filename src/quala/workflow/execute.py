@@ -27,8 +27,8 @@ from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import Settings
 from quala.workflow.sources import NO_DATA, Source, Sources
 from quala.workflow.store import Store
-from quala.workflow.summary import dataset, parameters, show_report
-from quala.workflow.tracking import DAMAGED, FINGERPRINT, KIND, NODE, PARENT, STAGE
+from quala.workflow.summary import dataset, parameters, show_report, titled
+from quala.workflow.tracking import DAMAGED, FINAL, FINGERPRINT, KIND, NODE, PARENT, STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -108,7 +108,7 @@ class Executor:
         folder, broken = self.store.fetch(run)
         if broken is not None:
             raise QualaError(f"`{broken}` of run {run_id} cannot be read back from the store.")
-        metrics = {key: run.data.metrics[key] for key in json.loads(run.data.tags["quala.final"])}
+        metrics = {key: run.data.metrics[key] for key in json.loads(run.data.tags[FINAL])}
         seconds = time.monotonic() - start
         outcome = Outcome(node.name, status, seconds, run_id, folder, metrics)
         self.outcomes.append(outcome)
@@ -167,7 +167,7 @@ class Executor:
             (output / ORIGIN).write_text(f"{text}\n", encoding="utf-8")
         self.store.publish(lease.run_id, output)
         self.store.record(lease.run_id, metrics)
-        self.store.tag(lease.run_id, {"quala.final": json.dumps(sorted(metrics))})
+        self.store.tag(lease.run_id, {FINAL: json.dumps(sorted(metrics))})
         self.store.finish(lease.run_id)
         shutil.rmtree(work, ignore_errors=True)
 
@@ -260,6 +260,8 @@ class Invocation:
     """What is to be said of the overrides."""
     sweep: str | None = None
     """Id of the sweep's run, for a job of a sweep."""
+    varied: Sequence[str] = ()
+    """Those of the overrides in which jobs of the sweep differ."""
     bars: bool = False
 
 
@@ -309,7 +311,9 @@ def _describe(
     """Record the options and the data of a workflow's run, once."""
     settings, known = invocation.settings, store.client.get_run(run_id)
     taking_part = {entry.node.stage.name for entry in plan.entries.values() if entry.node}
-    params = parameters(settings, sorted(taking_part), invocation.overrides)
+    words = invocation.overrides
+    store.client.update_run(run_id, name=titled(plan.workflow, invocation.varied or words))
+    params = parameters(settings, sorted(taking_part), words)
     new = {key: one for key, one in params.items() if key not in known.data.params}
     store.record(run_id, {}, new)
     inputs = known.inputs.dataset_inputs if known.inputs else []

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,9 @@ class HydraJob:
             invocation = _invocation(
                 workflow, config, overrides, self.as_json, notes, sweep=sweep.run_id
             )
+            keys = {word.partition("=")[0] for word in self.varied}
+            varied = [one for one in overrides if one.partition("=")[0] in keys]
+            invocation = replace(invocation, varied=recorded(varied))
             job.run_id = run_workflow(workflow, invocation).run_id
 
     def _alone(self, workflow: WorkflowSpec, config: DictConfig, overrides: list[str]) -> None:

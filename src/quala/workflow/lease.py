@@ -22,17 +22,17 @@ from quala.errors import QualaError
 from quala.process import Process
 from quala.workflow.database import LockedError
 from quala.workflow.store import Store
-from quala.workflow.tracking import ERROR, FINGERPRINT, KIND, PARENT
+from quala.workflow.tracking import ERROR, FINGERPRINT, HIDDEN, KIND, PARENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
-OWNER = "quala.owner"
-HEARTBEAT = "quala.heartbeat"
-RELEASED = "quala.released"
-HELD = "quala.held"
+OWNER = f"{HIDDEN}owner"
+HEARTBEAT = f"{HIDDEN}heartbeat"
+RELEASED = f"{HIDDEN}released"
+HELD = f"{HIDDEN}held"
 TAKEOVER = "takeover."
 SECONDS_BETWEEN_BEATS = 5.0
 SECONDS_TO_LIVE = 60.0

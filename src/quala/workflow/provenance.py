@@ -225,9 +225,9 @@ class Record:
         return {
             **commit,
             "quala.dirty": self._changes(unknown="unknown", dirty="true", clean="false"),
-            **({"quala.diff": self.code.diff} if self.code.diff else {}),
+            **({"mlflow.quala.diff": self.code.diff} if self.code.diff else {}),
             "quala.seed": str(self.seed),
-            "quala.data": self.data,
+            "mlflow.quala.data": self.data,
             "quala.overrides": " ".join(self.overrides) or "-",
         }
 

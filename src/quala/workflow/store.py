@@ -35,6 +35,7 @@ from quala.workflow.tracking import (
     PARENT,
     Tracking,
     check_server,
+    client_of,
     explaining,
     keep_quiet,
 )
@@ -81,9 +82,7 @@ class Store(Tracking):
                 check_database(path)
             elif uri.startswith(SERVER):
                 check_server(uri)
-            from mlflow import MlflowClient
-
-            client = patient_client(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
+            client = patient_client(lambda: client_of(uri), uri)
             experiment_id = _experiment(client, tracking.experiment, uri, folder / "artifacts")
         return cls(
             client, uri, tracking.experiment, experiment_id, work, folder, tracking.candidates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from quala.results import GIGA, Report, read_report
 from quala.workflow.identity import leaves
 from quala.workflow.settings import Settings
 from quala.workflow.store import Store
-from quala.workflow.views import FRONT, show_fronts
+from quala.workflow.views import FRONT, short, show_fronts
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -23,7 +23,7 @@ MIB = 2**20
 PAGES = ("front.png", "report.html")
 """Files of a report that the workflow's run has too."""
 TABLE = "front.json"
-LONGEST_DIGEST, LONGEST_NOTE = 36, 7500
+LONGEST_DIGEST, LONGEST_NOTE, LONGEST_NAME = 36, 7500, 100
 _HANDLED = ("enabled", "force")
 """Options of a stage that say whether it runs, not what it does."""
 _ELSEWHERE = ("tracking", "flow", "progress", "hydra", "local")
@@ -37,11 +37,6 @@ def parameters(
 
     Of the stages only those that take part; what was chosen by a group has the group's name.
     """
-    chosen: dict[str, Any] = {}
-    for word in overrides:
-        key, is_value, value = word.lstrip("+~").partition("=")
-        if is_value and key.partition(".")[0].partition("/")[0] not in _ELSEWHERE:
-            chosen[key] = value
     found: dict[str, Any] = {"seed": settings.seed}
     found |= leaves(dataclasses.asdict(settings.data), "data")
     found |= {f"model.{key}": value for key, value in settings.model.items()}
@@ -50,8 +45,22 @@ def parameters(
         kept = {key: value for key, value in options.items() if key not in _HANDLED}
         found |= leaves(kept, f"stage.{name}")
     set_ones = {key: one for key, one in found.items() if one not in (None, "", [], (), {})}
-    groups = {key: one for key, one in chosen.items() if key not in found}
+    groups = {key: one for key, one in _typed(overrides) if key not in found}
     return {**groups, **set_ones}
+
+
+def titled(workflow: str, overrides: Sequence[str]) -> str:
+    """Return a name for a run, its workflow and what was typed, in few words."""
+    words = [f"{short(key)}={Path(value).name}" for key, value in _typed(overrides)]
+    text = " ".join([workflow, *words])
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..."
+
+
+def _typed(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for word in overrides:
+        key, is_value, value = word.lstrip("+~").partition("=")
+        if is_value and key.partition(".")[0].partition("/")[0] not in _ELSEWHERE:
+            yield key, value
 
 
 def dataset(spec: Any, fingerprint: str) -> DatasetInput:

@@ -19,12 +19,12 @@ from quala.workflow.identity import fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import Store
-from quala.workflow.tracking import FINGERPRINT, KIND, PARENT
+from quala.workflow.tracking import FINGERPRINT, HIDDEN, KIND, PARENT
 
 log = logging.getLogger(__name__)
 
 SWEEP_VARIABLE = "QUALA_SWEEP"
-JOB = "quala.job."
+JOB = f"{HIDDEN}job."
 
 
 PLUGIN = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"

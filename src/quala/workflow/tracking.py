@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from quala.errors import QualaError
@@ -27,6 +28,7 @@ from quala.workflow.settings import SERVER
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
 
 
 log = logging.getLogger(__name__)
@@ -78,13 +80,21 @@ def check_server(uri: str) -> None:
 
 
 KIND = "quala.kind"
-FINGERPRINT = "quala.fingerprint"
-STAGE = "quala.stage"
-NODE = "quala.node"
-PARENT = "mlflow.parentRunId"
-MANIFEST_TAG = "quala.manifest"
-DAMAGED = "quala.damaged"
 ERROR = "quala.error"
+PARENT = "mlflow.parentRunId"
+HIDDEN = "mlflow.quala."
+"""Begins tags that are no use to a reader; MLflow's interface shows none that begins `mlflow.`."""
+FINGERPRINT = f"{HIDDEN}fingerprint"
+STAGE = f"{HIDDEN}stage"
+NODE = f"{HIDDEN}node"
+MANIFEST_TAG = f"{HIDDEN}manifest"
+FINAL = f"{HIDDEN}final"
+DAMAGED = f"{HIDDEN}damaged"
+_ONCE_SHOWN = re.compile(
+    r"quala\.(fingerprint|stage|node|manifest|final|damaged|job|owner|heartbeat|released|held|data"
+    r"|diff)\b"
+)
+"""Tags that older versions wrote without `mlflow.` before them."""
 OUTPUT = "output"
 RUNS_A_PAGE = 1000
 """MLflow's servers refuse much larger pages."""
@@ -108,13 +118,8 @@ class Tracking:
         hide_password(uri or "")
         uri = existing_store(uri)
         keep_quiet()
-        # mlflow takes seconds to import
-        from mlflow import MlflowClient
-
         with explaining(f"The tracking store {uri} cannot be read"):
-            return Tracking(
-                patient_client(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri), uri), uri
-            )
+            return Tracking(patient_client(lambda: client_of(uri), uri), uri)
 
     def find_runs(
         self,
@@ -128,22 +133,28 @@ class Tracking:
 
         `newest` limits their number; without it all pages are read.
         """
-        terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
-        if status:
-            terms.append(f"attributes.status = '{status}'")
+        names = [tags]
+        if any(key.startswith(HIDDEN) for key in tags):
+            names.append({key.replace(HIDDEN, "quala."): value for key, value in tags.items()})
         found: list[Run] = []
-        page: str | None = None
-        while page != "":
-            runs = self.client.search_runs(
-                list(experiments),
-                filter_string=" AND ".join(terms),
-                max_results=newest or RUNS_A_PAGE,
-                order_by=["attributes.start_time DESC"],
-                page_token=page,
-            )
-            found += runs
-            page = "" if newest else runs.token or ""
-        return found
+        for one in names:
+            terms = [f"tags.`{key}` = '{value}'" for key, value in one.items()]
+            if status:
+                terms.append(f"attributes.status = '{status}'")
+            page: str | None = None
+            while page != "":
+                runs = self.client.search_runs(
+                    list(experiments),
+                    filter_string=" AND ".join(terms),
+                    max_results=newest or RUNS_A_PAGE,
+                    order_by=["attributes.start_time DESC"],
+                    page_token=page,
+                )
+                found += runs
+                page = "" if newest else runs.token or ""
+        if len(names) > 1:
+            found.sort(key=lambda run: run.info.start_time, reverse=True)
+        return found[:newest]
 
     def experiment_ids(self) -> dict[str, str]:
         """Return the ids of all experiments by name. Raises QualaError for an unreadable store."""
@@ -238,6 +249,31 @@ class Tracking:
         with explaining(f"`{run_id}` cannot be read from {self.uri}"):
             tags = self.client.get_run(run_id).data.tags
         return str(tags.get(f"{STAGE}.{stage}") or run_id)
+
+
+def client_of(uri: str) -> MlflowClient:
+    """Return a client whose runs have the tags of older versions by their names of today."""
+    # mlflow takes seconds to import
+    from mlflow import MlflowClient
+
+    class Client(MlflowClient):
+        def get_run(self, run_id: str) -> Run:
+            return _named(super().get_run(run_id))
+
+        def search_runs(self, *args: Any, **options: Any) -> PagedList[Run]:
+            found = super().search_runs(*args, **options)
+            for run in found:
+                _named(run)
+            return found
+
+    return Client(tracking_uri=uri, registry_uri=uri)
+
+
+def _named(run: Run) -> Run:
+    tags = run.data.tags
+    for key in [one for one in tags if _ONCE_SHOWN.match(one)]:
+        tags.setdefault(f"mlflow.{key}", tags[key])
+    return run
 
 
 def keep_quiet() -> None:
