@@ -20,6 +20,16 @@ def view(store: Store, key: str) -> dict[str, Any]:
     return found
 
 
+def test_an_experiment_opens_on_its_runs(toy: Toy) -> None:
+    store = toy.run().store
+    kind = "mlflow.experimentKind"
+    tags = store.client.get_experiment(store.experiment_id).tags
+    assert tags[kind] == "custom_model_development"
+    store.client.delete_experiment_tag(store.experiment_id, kind)  # as older versions left it
+    toy.run()
+    assert kind in store.client.get_experiment(store.experiment_id).tags
+
+
 def test_the_fronts_of_all_runs(toy: Toy) -> None:
     store = toy.run().store
     views.show_fronts(store.client, store.experiment_id, "f1")

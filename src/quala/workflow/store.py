@@ -39,6 +39,7 @@ from quala.workflow.tracking import (
     explaining,
     keep_quiet,
 )
+from quala.workflow.views import OPENED
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -266,7 +267,8 @@ def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> s
     if found is None:
         location = None if uri.startswith(SERVER) else (artifacts / name).as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            made = client.create_experiment(name, artifact_location=location, tags=OPENED)
+            return str(made)
         except MlflowException:
             # Another process created it in the meantime.
             found = client.get_experiment_by_name(name)
@@ -274,4 +276,6 @@ def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> s
                 raise
     if found.lifecycle_stage != "active":
         raise QualaError(f"The experiment `{name}` was deleted from {uri}: choose another name.")
+    for key in OPENED.keys() - found.tags.keys():
+        client.set_experiment_tag(found.experiment_id, key, OPENED[key])
     return str(found.experiment_id)
