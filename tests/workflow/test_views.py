@@ -83,6 +83,16 @@ def test_many_jobs_fit_into_a_view(toy: Toy) -> None:
     assert "parentRunId" in view(store, views.sweep_key("b" * 32))["searchFilter"]
 
 
+def test_the_newest_view_is_opened_first(toy: Toy) -> None:
+    store = toy.run().store
+    here = "http://here"
+    assert views.landing(store.client, here).startswith(f"{here}/#/experiments/1/runs?")
+    views.show_fronts(store.client, store.experiment_id, "f1")
+    assert "quala-fronts-f1" in views.landing(store.client, here)
+    views.show_sweep(store.client, store.experiment_id, "ab" * 16, ["a"], "f1", ["seed"])
+    assert views.sweep_key("ab" * 16) in views.landing(store.client, here)
+
+
 def test_pages() -> None:
     page = views.address("http://here:5000/", "7", view="quala-fronts-f1")
     place, _, asked = page.partition("?")

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -262,6 +263,7 @@ def unused_variables(tracking: TrackingConfig) -> list[str]:
 
 def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> str:
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -276,6 +278,7 @@ def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> s
                 raise
     if found.lifecycle_stage != "active":
         raise QualaError(f"The experiment `{name}` was deleted from {uri}: choose another name.")
-    for key in OPENED.keys() - found.tags.keys():
-        client.set_experiment_tag(found.experiment_id, key, OPENED[key])
+    with suppress(MlflowException, SQLAlchemyError):  # of a store that may only be read
+        for key in OPENED.keys() - found.tags.keys():
+            client.set_experiment_tag(found.experiment_id, key, OPENED[key])
     return str(found.experiment_id)

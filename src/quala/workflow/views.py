@@ -103,6 +103,21 @@ def show_sweep(
         client.delete_experiment_tag(experiment_id, key)
 
 
+def landing(client: MlflowClient, server: str) -> str:
+    """Return the page to open first: the newest view of a store, else its newest experiment."""
+    found = client.search_experiments(order_by=["last_update_time DESC"])
+    dated = [
+        (_created(one.tags[f"{_SHARED}{key}"]), one.experiment_id, key)
+        for one in found
+        for key in views(one.tags)[:1]
+    ]
+    if dated:
+        _, experiment_id, key = max(dated)
+        return address(server, experiment_id, view=key)
+    used = [one for one in found if one.name != "Default"]
+    return address(server, used[0].experiment_id) if used else f"{server.rstrip('/')}/"
+
+
 def views(tags: Mapping[str, str]) -> list[str]:
     """Return the keys of quala's views among the tags of an experiment, newest first."""
     found = [key for key in tags if key.startswith(f"{_SHARED}quala-")]
