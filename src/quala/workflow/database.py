@@ -76,7 +76,7 @@ def check_database(path: Path) -> None:
     else:
         _until_free(path, time.monotonic() + SECONDS_TO_WAIT, "SELECT count(*) FROM sqlite_master")
         try:
-            with closing(_connect(path)) as database:
+            with closing(connect(path)) as database:
                 database.execute("SELECT count(*) FROM sqlite_master")
             return
         except sqlite3.OperationalError:
@@ -129,7 +129,7 @@ def _until_free(path: Path, limit: float, statement: str) -> None:
     began, said = time.monotonic(), False
     while True:
         try:
-            with closing(_connect(path)) as database:
+            with closing(connect(path)) as database:
                 database.execute(statement)
             return
         except sqlite3.Error as error:
@@ -146,6 +146,7 @@ def _until_free(path: Path, limit: float, statement: str) -> None:
             log.warning("`%s` is locked by another process; waiting for it.", path)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a database that exists, in transactions that are stated."""
     address = f"file:{quote(str(path))}?mode=rw"
     return sqlite3.connect(address, uri=True, timeout=1.0, isolation_level=None)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from quala.errors import QualaError
 from quala.manifest import damage
 from quala.redact import hide_password
+from quala.workflow.addresses import follow
 from quala.workflow.database import (
     SQLITE,
     check_database,
@@ -47,6 +48,7 @@ def existing_store(uri: str | None) -> str:
                 "`--tracking-uri` selects another."
             )
         check_database(path)
+        follow(path)
     if uri.startswith(SERVER):
         check_server(uri)
     return uri
