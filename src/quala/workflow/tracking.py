@@ -125,10 +125,12 @@ class Tracking:
         status: str | None = None,
         *,
         newest: int | None = None,
+        deleted: bool = False,
     ) -> list[Run]:
         """Return the runs of some experiments that carry `tags`, newest first.
 
-        `newest` limits their number; without it all pages are read.
+        `newest` limits their number; without it all pages are read. With `deleted` it is those in
+        MLflow's trash.
         """
         terms = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         if status:
@@ -139,6 +141,7 @@ class Tracking:
             runs = self.client.search_runs(
                 list(experiments),
                 filter_string=" AND ".join(terms),
+                run_view_type=2 if deleted else 1,  # as mlflow.entities.ViewType has them
                 max_results=newest or RUNS_A_PAGE,
                 order_by=["attributes.start_time DESC"],
                 page_token=page,
@@ -253,6 +256,16 @@ class Tracking:
             version = self.client.create_model_version(name, f"runs:/{run_id}/{OUTPUT}", run_id)
             self.client.set_registered_model_alias(name, alias, version.version)
         return str(version.version)
+
+
+def stage_runs(run: Run) -> dict[str, str]:
+    """Return the ids of the runs whose outputs a workflow run used, by stage."""
+    named = {
+        key.removeprefix(f"{STAGE}."): one
+        for key, one in run.data.tags.items()
+        if key.startswith(f"{STAGE}.")
+    }
+    return {name: one for name, one in named.items() if one}
 
 
 def keep_quiet() -> None:
