@@ -76,18 +76,17 @@ def _list(arguments: argparse.Namespace) -> int:
             table.add_column(column, justify="right" if right else "left", no_wrap=True)
         for line in lines:
             if line["experiment"] == name:
-                sizes = (_mib(line[key]) for key in ("bytes", "bytes_alone"))
+                sizes = (_mib(line[key]) if totals else "-" for key in ("bytes", "bytes_alone"))
                 words = (line["run"][:8], line["name"], line["begun"], line["status"])
                 table.add_row(*map(cell, words), str(len(line["stages"])), *sizes)
         tables.append(table)
-    kept = ", ".join(f"{name} {_mib(size)} MiB" for name, size in totals.items())
-    show(
-        f"Store {inventory.tracking.uri}",
-        *tables,
-        f"On disk: {kept}." if totals else "Sizes are known of stores on this disk only.",
-        "MiB counts all stages of a run, `alone` those that no other run uses: what removing it "
-        "frees.",
+    kept = ", ".join(f"{name} {_mib(size)}" for name, size in totals.items())
+    meaning = (
+        f"MiB on disk: {kept}.",
+        "A run's MiB count all its stages, `alone` those that no other run uses: what it frees.",
     )
+    local = meaning if totals else ("Sizes are known of stores on this disk only.",)
+    show(f"Store {inventory.tracking.uri}", *tables, *local)
     return 0
 
 
@@ -212,10 +211,10 @@ def _import(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json({"runs": took.ids, "new": took.new})
         return 0
-    changed = [f"{old} is {new} here." for old, new in took.ids.items() if old != new]
-    reports = [f"quala report {took.ids[one]}" for one in took.fronts]
-    show(f"{len(took.new)} runs are new, {len(took.ids) - len(took.new)} were there.", *changed,
-         *reports)  # fmt: skip
+    many = f"{len(took.new)} runs are new, {len(took.ids) - len(took.new)} were there"
+    others = any(old != new for old, new in took.ids.items())
+    renamed = " with other ids than before, which `--json` lists" if others else ""
+    show(f"{many}{renamed}.", *(f"quala report {took.ids[one]}" for one in took.fronts))
     return 0
 
 

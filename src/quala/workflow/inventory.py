@@ -297,6 +297,8 @@ class Removal:
             for run_id, run in gone.items():
                 if run.info.lifecycle_stage == "active":
                     client.delete_run(run_id)
+                for one in children[run_id] if inventory.root is None else ():
+                    client.delete_run(one)
             # What is on a server stays in the trash.
             gone = {run_id: run for run_id, run in gone.items() if inventory.folder(run)}
             if inventory.root is None:

@@ -169,7 +169,8 @@ def _write_run(inventory: Inventory, run: Run, parent: str | None, folder: Path)
 
 
 def _own_tags(run: Run, parent: str | None) -> dict[str, str]:
-    tags = {key: one for key, one in run.data.tags.items() if key not in (*OF_A_PROCESS, PARENT)}
+    left_out = {*OF_A_PROCESS, PARENT, IMPORTED}
+    tags = {key: one for key, one in run.data.tags.items() if key not in left_out}
     return tags | ({PARENT: parent} if parent else {})
 
 
@@ -434,7 +435,8 @@ def _log(store: Store, run_id: str, record: Record, ids: Mapping[str, str]) -> N
             RUN_ID.sub(lambda found: ids.get(found[0], found[0]), value) if names_runs else value
         )
 
-    labels = [RunTag(k, here(k, one)) for k, one in record.tags.items() if k not in OF_A_PROCESS]
+    left_out = {*OF_A_PROCESS, IMPORTED}
+    labels = [RunTag(k, here(k, one)) for k, one in record.tags.items() if k not in left_out]
     labels.sort(key=lambda label: label.key == FINGERPRINT)
     for some in _parts(labels, ENTRIES_AT_ONCE):
         client.log_batch(run_id, tags=some)
