@@ -247,6 +247,18 @@ def test_a_run_goes_on_when_its_addresses_were_renewed_by_another_path(
     assert not os.listdir(elsewhere)
 
 
+def test_a_database_that_is_locked_is_waited_for(
+    toy: Toy, done: Result, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = toy.folder / "new"
+    shutil.copytree(toy.folder / "mlruns", new / "mlruns")
+    with closing(sqlite3.connect(database(new), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        monkeypatch.setattr(addresses, "until_free", lambda path: other.execute("ROLLBACK"))
+        follow(database(new))
+    assert recorded(new) == {address(new)}
+
+
 def test_a_database_of_others_is_left_alone(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "other.db")) as opened:
         opened.execute("CREATE TABLE runs (run_uuid TEXT)")

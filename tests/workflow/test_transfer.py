@@ -244,6 +244,13 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "an experiment with a path": (edited(experiment="../../x"), "`.*experiment` must"),
     "a number as text": (edited(start="1"), "start` must be a whole number"),
     "tags that are a list": (edited(tags=[]), "tags` must be an object"),
+    "a metric that is no number": (
+        edited(metrics={"a": [["x", 0, 0]]}),
+        "`.*metrics.a` must hold numbers, got `x`",
+    ),
+    "a time without a date": (edited(end=2**60), "must be times"),
+    "a tag that is too long": (edited(tags={"a": "x" * 9000}), "longer than MLflow allows"),
+    "another kind": (edited(tags={"quala.kind": "x"}), "is not of the run that it is named by"),
     "a run that is a path": (index(runs=["../x"]), "is no id of a run"),
     "a later format": (index(format=2), "has the format 2"),
     "an output that was changed": (
@@ -294,7 +301,10 @@ def test_an_export_that_was_changed_is_refused(toy: Toy, done: Result, other: st
         import_runs(folder, other)
 
 
-@pytest.mark.parametrize("name", ["../out.txt", "/tmp/out.txt", "a/../../out.txt", "c:\\out.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["../out.txt", "/tmp/out.txt", "a/../../out.txt", "c:\\out.txt", "a/" * 40, "x" * 300],
+)
 def test_a_file_outside_of_an_archive_is_refused(toy: Toy, name: str, other: str) -> None:
     with zipfile.ZipFile(toy.folder / "x.zip", "w") as archive:
         archive.writestr(name, "x")
@@ -307,6 +317,14 @@ def test_what_grows_is_refused(toy: Toy, other: str) -> None:
     with zipfile.ZipFile(toy.folder / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("large", bytes(2**20))
     with pytest.raises(QualaError, match=r"holds more than its size"):
+        import_runs(toy.folder / "x.zip", other)
+
+
+def test_a_name_that_comes_twice_is_refused(toy: Toy, other: str) -> None:
+    with zipfile.ZipFile(toy.folder / "x.zip", "w") as archive:
+        archive.writestr("a", "x")
+        archive.writestr("a/b", "x")
+    with pytest.raises(QualaError, match=r"is no whole export"):
         import_runs(toy.folder / "x.zip", other)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from quala.workflow.database import connect
+from quala.workflow.database import connect, until_free
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,10 @@ def follow(path: Path) -> None:
             for before, now in moves.items():
                 _rewrite(database, before, now)
             database.execute("COMMIT")
-    except sqlite3.Error:  # read-only, locked, or no store of MLflow's
+    except sqlite3.Error as error:  # read-only, locked, or no store of MLflow's
+        if "locked" in str(error) and str(path) not in _views:
+            until_free(path)
+            follow(path)
         return
     _views.pop(str(path), None)
     for before, now in moves.items():

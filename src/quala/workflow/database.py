@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sqlite3
@@ -74,7 +75,7 @@ def check_database(path: Path) -> None:
     if path.is_file() and path.stat().st_size == 0:
         reason = "it is empty"
     else:
-        _until_free(path, time.monotonic() + SECONDS_TO_WAIT, "SELECT count(*) FROM sqlite_master")
+        until_free(path)
         try:
             with closing(connect(path)) as database:
                 database.execute("SELECT count(*) FROM sqlite_master")
@@ -121,12 +122,15 @@ def _waiting(call: Callable[[], Any], path: Path) -> Any:
         except (MlflowException, SQLAlchemyError) as error:
             if "database is locked" not in str(error):
                 raise
-            _until_free(path, limit, "BEGIN IMMEDIATE")
+            until_free(path, limit, "BEGIN IMMEDIATE")
 
 
-def _until_free(path: Path, limit: float, statement: str) -> None:
-    """Wait until the statement is not refused for a lock; at `limit` raise LockedError."""
+def until_free(
+    path: Path, limit: float = math.inf, statement: str = "SELECT count(*) FROM sqlite_master"
+) -> None:
+    """Wait until the statement is not refused for a lock; raise LockedError in the end."""
     began, said = time.monotonic(), False
+    limit = min(limit, began + SECONDS_TO_WAIT)
     while True:
         try:
             with closing(connect(path)) as database:

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 from quala import __version__
 from quala.durable import settle
 from quala.errors import QualaError
-from quala.manifest import MANIFEST, checksums, damage, write_manifest
+from quala.manifest import damage, write_manifest
 from quala.ranges import check_text
+from quala.redact import recorded
 from quala.stored import read_json, read_stored, stored
 from quala.workflow.addresses import HEARTBEAT, local_folder
 from quala.workflow.database import database_of
 from quala.workflow.inventory import KINDS, RUN_ID, Inventory
 from quala.workflow.lease import HELD, OWNER, RELEASED, TAKEOVER
 from quala.workflow.settings import TrackingConfig
-from quala.workflow.store import Store
+from quala.workflow.store import LONGEST_TAG, Store
 from quala.workflow.sweep import JOB
 from quala.workflow.tracking import (
     DAMAGED,
@@ -47,8 +48,15 @@ FORMAT = 1
 IMPORTED = "quala.imported"
 """Of a run that came from another store: its id there."""
 OF_A_PROCESS = {OWNER, HEARTBEAT, HELD, RELEASED}
+DEEPEST, LONGEST_NAME = 32, 255
+"""Folders in one another, and bytes of a name: what file systems take."""
 LARGEST_RECORD = 2**29
 """Bytes of the record of a run; a metric of a million steps takes a tenth. A guess."""
+LONGEST_KEY, LONGEST_PARAM = 250, 6000
+"""Characters that MLflow takes."""
+LAST = 253_402_300_799_000
+"""The last millisecond of the year 9999."""
+_NUMBER = re.compile(r"-?(\d+(\.\d+)?(e[+-]?\d+)?|inf)|nan")
 METRICS_AT_ONCE, ENTRIES_AT_ONCE = 1000, 100
 """What MLflow takes in one request."""
 
@@ -85,6 +93,16 @@ class Record:
         if not RUN_ID.fullmatch(self.run_id):
             raise QualaError(f"`run_id` must be 32 hexadecimal digits, got `{self.run_id:.40}`.")
         check_text("experiment", self.experiment, "name")
+        if not 0 <= self.start <= self.end <= LAST:
+            raise QualaError(f"`start` and `end` must be times, got {self.start} and {self.end}.")
+        for key, history in self.metrics.items():
+            for value, *_ in history:
+                if not _NUMBER.fullmatch(value):
+                    raise QualaError(f"`metrics.{key}` must hold numbers, got `{value:.40}`.")
+        for kind, most in (("tags", LONGEST_TAG), ("params", LONGEST_PARAM)):
+            for key, value in getattr(self, kind).items():
+                if len(key) > LONGEST_KEY or len(value) > most:
+                    raise QualaError(f"`{kind}.{key:.40}` is longer than MLflow allows.")
 
 
 @dataclass(frozen=True)
@@ -270,7 +288,13 @@ def _opened(place: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=room, prefix=".import-") as folder:
         try:
             _unpack(place, Path(folder))
-        except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        except (
+            zipfile.BadZipFile,
+            RuntimeError,
+            EOFError,
+            FileExistsError,
+            NotADirectoryError,
+        ) as error:
             raise QualaError(f"`{place}` is no whole export: {error}.") from error
         yield Path(folder)
 
@@ -282,10 +306,13 @@ def _unpack(place: Path, folder: Path) -> None:
             raise QualaError(f"`{place}` holds more than its size: it is no export.")
         for entry in entries:
             name = PurePosixPath(entry.filename)
-            plain = not (
-                name.is_absolute() or ".." in name.parts or re.search(r"[\\:\0]", str(name))
+            parts = name.parts
+            inside = not (name.is_absolute() or ".." in parts or re.search(r"[\\:\0]", str(name)))
+            short = len(parts) <= DEEPEST and all(
+                len(os.fsencode(one)) <= LONGEST_NAME for one in parts
             )
-            if not plain or entry.compress_type != zipfile.ZIP_STORED:
+            stored_as_is = entry.compress_type == zipfile.ZIP_STORED and not entry.is_dir()
+            if not (inside and short and stored_as_is):
                 raise QualaError(f"`{entry.filename:.80}` in `{place}` is not of an export.")
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +336,8 @@ def _checked(folder: Path) -> tuple[Index, dict[str, tuple[Record, ...]]]:
             tuple[Record, ...], read_json(file, largest=LARGEST_RECORD), file
         )
         below = all(one.tags.get(PARENT) == run_id for one in read[1:])
-        if not (read and read[0].run_id == run_id and below and KIND in read[0].tags):
+        kinds = [one.tags.get(KIND) in KINDS for one in read]
+        if not (read and read[0].run_id == run_id and below and kinds[0] and sum(kinds) == 1):
             raise QualaError(f"`{file}` is not of the run that it is named by.")
         seal = read[0].tags.get(MANIFEST_TAG)
         output = folder / "runs" / run_id / FILES / OUTPUT
@@ -399,9 +427,10 @@ def _send(store: Store, run_id: str, files: Path) -> None:
         store.client.log_artifacts(run_id, str(files))
         return
     shutil.rmtree(local, ignore_errors=True)
-    for name in [*checksums(files), *([MANIFEST] if (files / MANIFEST).exists() else [])]:
-        (local / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(files / name, local / name)
+    for file in [one for one in files.rglob("*") if one.is_file()]:
+        copy = local / file.relative_to(files)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
     if local.exists():
         settle(local)
 
@@ -416,7 +445,7 @@ def _log(store: Store, run_id: str, record: Record, ids: Mapping[str, str]) -> N
         for key, history in record.metrics.items()
         for value, step, time in history
     ]
-    params = [Param(key, value) for key, value in record.params.items()]
+    params = [Param(key, value) for key, value in recorded(record.params).items()]
     for some in _parts(points, METRICS_AT_ONCE):
         client.log_batch(run_id, metrics=some)
     for some in _parts(params, ENTRIES_AT_ONCE):
@@ -425,8 +454,8 @@ def _log(store: Store, run_id: str, record: Record, ids: Mapping[str, str]) -> N
         inputs = []
         for one in record.datasets:
             plain = {item.name: getattr(one, item.name) for item in dataclasses.fields(one)}
-            tags = [InputTag(key, value) for key, value in plain.pop("tags").items()]
-            inputs.append(DatasetInput(Dataset(**plain), tags))
+            of = [InputTag(key, value) for key, value in plain.pop("tags").items()]
+            inputs.append(DatasetInput(Dataset(**plain), of))
         client.log_inputs(run_id, inputs)
 
     def here(key: str, value: str) -> str:
@@ -435,8 +464,8 @@ def _log(store: Store, run_id: str, record: Record, ids: Mapping[str, str]) -> N
             RUN_ID.sub(lambda found: ids.get(found[0], found[0]), value) if names_runs else value
         )
 
-    left_out = {*OF_A_PROCESS, IMPORTED}
-    labels = [RunTag(k, here(k, one)) for k, one in record.tags.items() if k not in left_out]
+    left_out, tags = {*OF_A_PROCESS, IMPORTED}, recorded(record.tags)
+    labels = [RunTag(k, here(k, one)) for k, one in tags.items() if k not in left_out]
     labels.sort(key=lambda label: label.key == FINGERPRINT)
     for some in _parts(labels, ENTRIES_AT_ONCE):
         client.log_batch(run_id, tags=some)
