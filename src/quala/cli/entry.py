@@ -24,6 +24,7 @@ VERBS = {
     "serve": ("serve:main", "answer questions over HTTP, with a page to try the model on"),
     "bench": ("bench:main", "time an export beside a baseline: medians and ratios"),
     "report": ("report:main", "print the table of a run or a sweep, or compare systems on a page"),
+    "store": ("store:main", "list what is stored, check it, remove, export and import runs"),
     "ui": ("ui:main", "open the MLflow UI on the right store"),
 }
 """Module of `quala.cli` and function by verb, with a summary."""

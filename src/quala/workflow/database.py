@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import sqlite3
@@ -74,9 +75,9 @@ def check_database(path: Path) -> None:
     if path.is_file() and path.stat().st_size == 0:
         reason = "it is empty"
     else:
-        _until_free(path, time.monotonic() + SECONDS_TO_WAIT, "SELECT count(*) FROM sqlite_master")
+        until_free(path)
         try:
-            with closing(_connect(path)) as database:
+            with closing(connect(path)) as database:
                 database.execute("SELECT count(*) FROM sqlite_master")
             return
         except sqlite3.OperationalError:
@@ -121,15 +122,18 @@ def _waiting(call: Callable[[], Any], path: Path) -> Any:
         except (MlflowException, SQLAlchemyError) as error:
             if "database is locked" not in str(error):
                 raise
-            _until_free(path, limit, "BEGIN IMMEDIATE")
+            until_free(path, limit, "BEGIN IMMEDIATE")
 
 
-def _until_free(path: Path, limit: float, statement: str) -> None:
-    """Wait until the statement is not refused for a lock; at `limit` raise LockedError."""
+def until_free(
+    path: Path, limit: float = math.inf, statement: str = "SELECT count(*) FROM sqlite_master"
+) -> None:
+    """Wait until the statement is not refused for a lock; raise LockedError in the end."""
     began, said = time.monotonic(), False
+    limit = min(limit, began + SECONDS_TO_WAIT)
     while True:
         try:
-            with closing(_connect(path)) as database:
+            with closing(connect(path)) as database:
                 database.execute(statement)
             return
         except sqlite3.Error as error:
@@ -146,6 +150,7 @@ def _until_free(path: Path, limit: float, statement: str) -> None:
             log.warning("`%s` is locked by another process; waiting for it.", path)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a database that exists, in transactions that are stated."""
     address = f"file:{quote(str(path))}?mode=rw"
     return sqlite3.connect(address, uri=True, timeout=1.0, isolation_level=None)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Self
 
 from quala.errors import QualaError
 from quala.process import Process
+from quala.workflow.addresses import HEARTBEAT, SECONDS_TO_LIVE
 from quala.workflow.database import LockedError
 from quala.workflow.store import Store
 from quala.workflow.tracking import ERROR, FINGERPRINT, HIDDEN, KIND, PARENT
@@ -30,12 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OWNER = f"{HIDDEN}owner"
-HEARTBEAT = f"{HIDDEN}heartbeat"
 RELEASED = f"{HIDDEN}released"
 HELD = f"{HIDDEN}held"
 TAKEOVER = "takeover."
 SECONDS_BETWEEN_BEATS = 5.0
-SECONDS_TO_LIVE = 60.0
 SECONDS_TO_SETTLE = 0.5
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -98,6 +97,9 @@ class Lease:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
+        # From now on no process renews the addresses of the store.
+        self.store.client.set_tag(self.run_id, HEARTBEAT, f"{time.time():.0f}")
+        self.store.follow()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self

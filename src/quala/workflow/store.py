@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from quala.durable import settle
 from quala.errors import QualaError
@@ -21,6 +19,7 @@ from quala.manifest import damage, write_manifest
 from quala.process import user_name
 from quala.redact import hide_password, recorded, redacted
 from quala.stage import Candidate
+from quala.workflow.addresses import ARTIFACTS, follow, local_folder
 from quala.workflow.database import (
     SQLITE,
     check_database,
@@ -80,12 +79,13 @@ class Store(Tracking):
         hide_password(uri)
         with explaining(f"The tracking store {uri} cannot be used"):
             if path := database_of(uri):
-                ensure_database(path, folder / "artifacts")
+                ensure_database(path, folder / ARTIFACTS)
                 check_database(path)
+                follow(path)
             elif uri.startswith(SERVER):
                 check_server(uri)
             client = patient_client(lambda: client_of(uri), uri)
-            experiment_id = _experiment(client, tracking.experiment, uri, folder / "artifacts")
+            experiment_id = _experiment(client, tracking.experiment, uri, folder / ARTIFACTS)
         return cls(
             client, uri, tracking.experiment, experiment_id, work, folder, tracking.candidates
         )
@@ -99,6 +99,11 @@ class Store(Tracking):
             "unfinished work, see `tracking.work`": self.work,
             "artifacts, see `tracking.folder`": self.folder,
         }
+
+    def follow(self) -> None:
+        """Find the artifacts where they are now, whatever another process did to the addresses."""
+        if path := database_of(self.uri):
+            follow(path)
 
     def find(self, tags: Mapping[str, str], status: str | None = None) -> list[Run]:
         """Return the newest runs of the experiment that carry `tags`, newest first."""
@@ -215,8 +220,7 @@ class Store(Tracking):
         """Store a finished output and make its checksums part of the run."""
         seal = write_manifest(output)
         settle(output)
-        address = urlsplit(self.client.get_run(run_id).info.artifact_uri)
-        local = Path(url2pathname(address.path)) if address.scheme == "file" else None
+        local = local_folder(self.client.get_run(run_id).info.artifact_uri)
         try:
             self.client.log_artifacts(run_id, str(output), OUTPUT)
             if local is not None:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from quala.errors import QualaError
 from quala.manifest import damage
 from quala.redact import hide_password
+from quala.workflow.addresses import follow
 from quala.workflow.database import (
     SQLITE,
     check_database,
@@ -49,6 +50,7 @@ def existing_store(uri: str | None) -> str:
                 "`--tracking-uri` selects another."
             )
         check_database(path)
+        follow(path)
     if uri.startswith(SERVER):
         check_server(uri)
     return uri
@@ -128,10 +130,12 @@ class Tracking:
         status: str | None = None,
         *,
         newest: int | None = None,
+        deleted: bool = False,
     ) -> list[Run]:
         """Return the runs of some experiments that carry `tags`, newest first.
 
-        `newest` limits their number; without it all pages are read.
+        `newest` limits their number; without it all pages are read. With `deleted` it is those in
+        MLflow's trash.
         """
         names = [tags]
         if any(key.startswith(HIDDEN) for key in tags):
@@ -146,6 +150,7 @@ class Tracking:
                 runs = self.client.search_runs(
                     list(experiments),
                     filter_string=" AND ".join(terms),
+                    run_view_type=2 if deleted else 1,  # as mlflow.entities.ViewType has them
                     max_results=newest or RUNS_A_PAGE,
                     order_by=["attributes.start_time DESC"],
                     page_token=page,
@@ -274,6 +279,16 @@ def _named(run: Run) -> Run:
     for key in [one for one in tags if _ONCE_SHOWN.match(one)]:
         tags.setdefault(f"mlflow.{key}", tags[key])
     return run
+
+
+def stage_runs(run: Run) -> dict[str, str]:
+    """Return the ids of the runs whose outputs a workflow run used, by stage."""
+    named = {
+        key.removeprefix(f"{STAGE}."): one
+        for key, one in run.data.tags.items()
+        if key.startswith(f"{STAGE}.")
+    }
+    return {name: one for name, one in named.items() if one}
 
 
 def keep_quiet() -> None:
