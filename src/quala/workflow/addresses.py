@@ -37,7 +37,7 @@ _COLUMNS = (
     ("trace_tags", "value"),
 )
 _UNDER_WAY = f"""
-    SELECT 1 FROM runs LEFT JOIN tags ON tags.run_uuid = runs.run_uuid 
+    SELECT 1 FROM runs LEFT JOIN tags ON tags.run_uuid = runs.run_uuid
     AND key IN ('{HEARTBEAT}', 'quala.heartbeat')
     WHERE status = 'RUNNING' AND lifecycle_stage = 'active'
     AND max(start_time / 1000, coalesce(CAST(value AS REAL), 0)) > ?

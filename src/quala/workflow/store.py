@@ -169,9 +169,9 @@ class Store(Tracking):
 
     def share(self, file: Path, run_id: str) -> None:
         """Give a run a file of another run, which takes no room of its own in a local store."""
-        address = urlsplit(self.client.get_run(run_id).info.artifact_uri)
-        if address.scheme == "file":
-            place = Path(url2pathname(address.path)) / file.name
+        folder = local_folder(self.client.get_run(run_id).info.artifact_uri)
+        if folder is not None:
+            place = folder / file.name
             place.parent.mkdir(parents=True, exist_ok=True)
             place.unlink(missing_ok=True)
             try:
