@@ -25,6 +25,7 @@ VERBS = {
     "bench": ("bench:main", "time an export beside a baseline: medians and ratios"),
     "report": ("report:main", "print the table of a run or a sweep, or compare systems on a page"),
     "ui": ("ui:main", "open the MLflow UI on the right store"),
+    "completion": ("completion:main", "print what completes commands in bash, zsh or fish"),
 }
 """Module of `quala.cli` and function by verb, with a summary."""
 
@@ -145,7 +146,7 @@ def _dispatch(words: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{summary}" for verb, (_, summary) in VERBS.items())
     return (
         "usage: quala <verb> ...\n\n"
         "Small, length-adaptive, integer transformer encoders for any latency budget.\n\n"
