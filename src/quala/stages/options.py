@@ -335,7 +335,7 @@ class MeasureConfig(StageConfig):
     threads: int = ranged(at_least=1, at_most=MOST_THREADS)
     runtime: Runtime
     """Where rows are scored and timed: torch, or a runtime that serves the exported model."""
-    reference: str | None = text("line", None)
+    reference: str | None = text("line", None, names=PRESETS)
     """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
 
     def __post_init__(self) -> None:

@@ -113,7 +113,7 @@ def with_experiment(
             raise QualaError(f"The override `{quoted(key)}` has a key that is too long.")
         _check_stage(workflow, word)
     chosen = [word for word in words if _EXPERIMENT.match(word)]
-    own = options_of(conf_folders(workflow, where, words)[1:], EXPERIMENT) if chosen else {}
+    own = options_of(conf_folders(workflow, where, words)[1:], EXPERIMENT)
     for word in chosen:
         for name in word.partition("=")[2].split(","):
             if (one := name.strip("'\" ")) not in own:
@@ -317,6 +317,11 @@ def _missing(error: MissingConfigException, workflow: WorkflowSpec) -> QualaErro
 def _explained(error: Exception, workflow: WorkflowSpec) -> QualaError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = _key(error, cause)
+    if "hydra.searchpath is only supported" in str(error):
+        return QualaError(
+            "`hydra.searchpath` stands on the command line or in the primary configuration "
+            f"(`--config-name`), no other file can set it: {_first(cause)}"
+        )
     if isinstance(cause, ValidationError) and key:
         return QualaError(f"`{key}` cannot have this value: {_first(cause)}")
     several = re.match(r"Ambiguous value for argument '(.*)'", str(error))

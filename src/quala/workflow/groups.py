@@ -76,24 +76,33 @@ def conf_folders(
     """Return the folders of configurations in the order in which Hydra looks for a file.
 
     They are the workflow's, that of `--config-dir`, and those of `hydra.searchpath`, which is an
-    override among `words` or stands in the primary configuration.
+    override among `words` or stands in the primary configuration. Raises QualaError for a place
+    that does not exist.
     """
     folders = [workflow.conf, *([Path(where.folder)] if where.folder else [])]
     typed = [found[1] for word in words if (found := _SEARCH.fullmatch(word))]
     hydra = primary(folders, where.name).get("hydra")
     own = hydra.get("searchpath") if isinstance(hydra, dict) else None
     for place in typed[-1].strip("'\"[]").split(",") if typed else own or ():
-        scheme, _, rest = str(place).strip("'\" ").rpartition("://")
-        folders += _package(rest) if scheme == "pkg" else [Path(rest)]
+        folders += _search_folders(str(place).strip("'\" "))
     return folders
 
 
-def _package(name: str) -> list[Path]:
-    try:
-        spec = importlib.util.find_spec(name.replace("/", "."))
-    except (ImportError, ValueError):
-        spec = None
-    return [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+def _search_folders(place: str) -> list[Path]:
+    """Return the folders of a place of `hydra.searchpath`; Hydra would only warn of none."""
+    scheme, _, rest = place.rpartition("://")
+    if scheme != "pkg":
+        folders, what = [one for one in (Path(rest),) if one.is_dir()], "folder"
+    else:
+        try:
+            spec = importlib.util.find_spec(rest.replace("/", "."))
+        except (ImportError, ValueError):
+            spec = None
+        places = (spec and spec.has_location and spec.submodule_search_locations) or ()
+        folders, what = [Path(one) for one in places], "package with an `__init__.py`"
+    if place and not folders:
+        raise QualaError(f"There is no {what} for `{place}` of `hydra.searchpath`.")
+    return folders
 
 
 def primary(folders: Sequence[Path], name: str) -> Mapping[str, Any]:

@@ -52,8 +52,8 @@ class Option:
     @property
     def values(self) -> list[str]:
         """The values that it takes, of one with a few: a choice, a registered name, a truth."""
-        registry = self.metadata.get("plugins")
-        found = list(registry.names) if registry is not None and not self.mapping else []
+        known = self.metadata.get("plugins", self.metadata.get("names", ()))
+        found = [] if self.mapping else [*getattr(known, "names", known)]
         for one in self.kinds:
             found += map(str, get_args(one)) if get_origin(one) is Literal else ()
             found += ["true", "false"] if one is bool else ()
