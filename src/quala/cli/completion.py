@@ -328,7 +328,8 @@ class _Overrides:
                     yield f"{group}@{name.removesuffix('.')}=", about
             return
         if sign.startswith("+"):
-            yield from ((f"{one}@", "") for one in added_groups(self.folders, self.defaults))
+            found = added_groups(self.folders, self.defaults)
+            yield from ((f"{one}{'=' if placed else '@'}", "") for one, placed in found.items())
         for one in self.groups:
             first, inside, _ = one.partition("/")
             if inside and not body.startswith(f"{first}/"):
@@ -361,7 +362,7 @@ class _Overrides:
             yield from ((one, "") for one in found)
         elif group == "experiment":
             yield from experiments_of(self.workflow, self.folders).items()
-        elif group in self.groups or group != key:
+        elif group in self.groups or (option is None and "." not in group):
             yield from options_of(self.folders, group).items()
         elif key in STAGE_NAMES:
             yield from ((name, one.summary) for name, one in self.workflow.stages.items())

@@ -160,14 +160,24 @@ def experiments_of(workflow: WorkflowSpec, folders: Sequence[Path]) -> dict[str,
     )
 
 
-def added_groups(folders: Sequence[Path], defaults: Mapping[str, str]) -> list[str]:
-    """Return the groups of which no option is taken by default: `+GROUP@KEY=NAME` adds one."""
+def added_groups(folders: Sequence[Path], defaults: Mapping[str, str]) -> dict[str, bool]:
+    """Return the groups of which no option is taken by default, `+GROUP@KEY=NAME` adds one.
+
+    The value says whether its files name their own place, by `@package`: then `+GROUP=NAME` does.
+    """
     known = {group.partition("@")[0] for group in defaults} | {EXPERIMENT, "hydra"}
     names = {
         one.name for folder in folders if folder.is_dir() for one in folder.iterdir()
         if one.is_dir() and choices(one)
     }  # fmt: skip
-    return sorted(names - known)
+    return {
+        name: any(
+            file.read_text(encoding="utf-8", errors="replace").startswith("# @package")
+            for folder in folders
+            for file in (folder / name).glob("*.yaml")
+        )
+        for name in sorted(names - known)
+    }
 
 
 def own_groups(workflow: WorkflowSpec, defaults: Mapping[str, str]) -> dict[str, str]:
@@ -191,8 +201,8 @@ def workflow_help(workflow: WorkflowSpec, where: Where = PLAIN, words: Sequence[
     for group, option in own_groups(workflow, defaults).items():
         known = options_of(folders, group)
         parts[f"{group}=NAME{f' (default: {option})' if len(known) > 1 else ''}:"] = known
-    for group in added_groups(folders, defaults):
-        parts[f"+{group}@KEY=NAME:"] = options_of(folders, group)
+    for group, placed in added_groups(folders, defaults).items():
+        parts[f"+{group}{'' if placed else '@KEY'}=NAME:"] = options_of(folders, group)
     listed = "\n".join(f"{title}\n{_columns(rows)}" for title, rows in parts.items() if rows)
     ending = (
         f"`stage.NAME.OPTION=VALUE` changes an option. `quala run {workflow.name} --help "
