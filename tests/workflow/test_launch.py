@@ -13,13 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
 from quala.cli.entry import main
 from quala.results import Report
 from quala.workflow.execute import Result
-from quala.workflow.launch import _console, show_result
+from quala.workflow.launch import LOST, _console, show_result
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -76,22 +77,19 @@ def test_a_job_that_fails_is_told_with_the_command_that_runs_it_alone(
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     own = toy.folder / "my conf"
     own.mkdir()
-    words = ["-m", "--config-dir", str(own), "stage.second.fail=true,false", "model.start='a b'"]
+    words = ["-m", "--config-dir", str(own), "seed=-1,1", "model.start='a b'"]
     code, out, err = ended(toy, *words, *LAUNCHERS[launcher])
     assert code == 1, err
     assert [word for word in toy.done if word == "third"] == ["third"]
     (line,) = [line for line in out.splitlines() if "Alone" in line]
     head, _, command = line.partition(" Alone: ")
-    assert head == (
-        "Job 0 (`stage.second.fail=True`) failed: RuntimeError: grow was told to fail."
-    )
+    sentence = "`seed` must be at least 0 and at most 4294967295, got -1."
+    assert head == f"Job 0 (`seed=-1`) failed: {sentence}"
     given = shlex.split(command.strip("`"))
     assert given[:3] == ["quala", "run", "toy.py"]
-    assert given[3:] == [*words[1:3], "stage.second.fail=True", words[-1]]
+    assert given[3:] == [*words[1:3], "seed=-1", words[-1]]
     if launcher == "basic":
-        code, _, err = ended(toy, *given[3:])
-        assert code == 1
-        assert "grow was told to fail" in err
+        assert ended(toy, *given[3:]) == (2, "", f"error: {sentence}\n")
 
 
 def test_the_json_of_a_sweep_has_the_command_of_a_failed_job(toy: Toy) -> None:
@@ -99,6 +97,24 @@ def test_the_json_of_a_sweep_has_the_command_of_a_failed_job(toy: Toy) -> None:
     assert code == 1, err
     commands = [job.get("alone") for job in json.loads(out)["jobs"]]
     assert commands == ["quala run toy.py stage.second.fail=True", None]
+
+
+def test_a_job_whose_process_was_killed_is_told_too(toy: Toy) -> None:
+    words = ["-m", *LAUNCHERS["joblib"], "stage.first.text=a,b", "stage.first.sleep=60"]
+    process = toy.start(*words)
+    limit = time.monotonic() + 120
+    while len(toy.done) < 2 and time.monotonic() < limit:
+        time.sleep(0.05)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "LokyProcess" in " ".join(child.cmdline()):
+            child.kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    lines = [line for line in out.splitlines() if "Alone" in line]
+    assert [line.partition(" Alone")[0] for line in lines] == [
+        f"Job {number} (`stage.first.text={text}`) failed: {LOST}"
+        for number, text in enumerate("ab")
+    ]
 
 
 def test_what_every_job_has_wrong_is_told_once_before_any(toy: Toy) -> None:

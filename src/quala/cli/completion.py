@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +88,9 @@ HYDRA = {
     "--info": "print what Hydra knows",
     "--hydra-help": "Hydra's own options",
 }
-VALUES = {
-    "--cfg": ("job", "hydra", "all"),
-    "-c": ("job", "hydra", "all"),
-    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-    "-i": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
-}
+PARTS = ("job", "hydra", "all")
+FACTS = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+VALUES = {"--cfg": PARTS, "-c": PARTS, "--info": FACTS, "-i": FACTS}
 STAGE_NAMES = ("flow.only", "flow.until", "flow.since", "flow.force")
 _FILES = ("MODEL", "DIR", "FILE", "PATH")
 
@@ -119,20 +116,18 @@ def answer(shell: str, line: str) -> str:
     What cannot be found out, as in a broken configuration, gives none: Tab prints no errors.
     """
     words, quote = split(line)
-    try:
-        with redirect_stdout(StringIO()):  # of code that is imported
-            found = dict(one for one in candidates(words[1:]) if one[0].startswith(words[-1]))
-    except (Exception, SystemExit):
-        return ""
-    lines = [
-        f"{text}{'' if text.endswith(OPEN) else ' '}\t{about}" for text, about in found.items()
-    ]
-    if shell == "fish":  # adds the blank by itself
-        lines = [one.replace(" \t", "\t", 1) for one in lines]
+    word = words[-1]
+    found = dict[str, str]()
+    with suppress(Exception, SystemExit), redirect_stdout(StringIO()):  # of code that is imported
+        for text, about in candidates(words[1:]):
+            if text.startswith(word):
+                found.setdefault(text, about)
+    # A blank ends a word; fish adds it by itself.
+    ends = {text: "" if text.endswith(OPEN) or shell == "fish" else " " for text in found}
     if shell == "bash":
-        start = _replaced_from(line, words[-1], quote)
-        lines = [_escaped(one.partition("\t")[0], start, quote) for one in lines]
-    return "".join(f"{one}\n" for one in lines)
+        start = _replaced_from(line, word, quote)
+        return "".join(f"{_escaped(text[start:], quote, end)}\n" for text, end in ends.items())
+    return "".join(f"{text}{ends[text]}\t{about}\n" for text, about in found.items())
 
 
 def split(line: str) -> tuple[list[str], str]:
@@ -161,15 +156,10 @@ def _opened(line: str, quote: str) -> int:
     return max(place for place, one in enumerate(line) if one == quote and line[place - 1] != "\\")
 
 
-def _escaped(text: str, start: int, quote: str) -> str:
-    ending = " " if text.endswith(" ") else ""
-    text = text.removesuffix(" ")[start:]
+def _escaped(text: str, quote: str, end: str) -> str:
     special = {"": r"""([\s"'\\$`<>;|&(){}*?!#])""", '"': r'(["\\$`])'}.get(quote)
-    return (
-        (re.sub(special, r"\\\1", text) if special else text)
-        + (quote and ending and quote)
-        + ending
-    )
+    text = re.sub(special, r"\\\1", text) if special else text
+    return f"{text}{quote if end else ''}{end}"
 
 
 def candidates(words: Sequence[str]) -> Found:
@@ -335,10 +325,8 @@ class _Overrides:
             if inside and not body.startswith(f"{first}/"):
                 yield f"{first}/", "the presets of each stage"
             else:
-                yield one if sign == "~" else f"{one}=", self._now(one)
-
-    def _now(self, group: str) -> str:
-        return f"a group, {self.defaults[group]} by default" if group in self.defaults else ""
+                now = f", {self.defaults[one]} by default" if one in self.defaults else ""
+                yield one if sign == "~" else f"{one}=", f"a group{now}"
 
     def keys(self, body: str) -> Found:
         from quala.workflow.options import options_at
@@ -392,9 +380,11 @@ class _Overrides:
     def _current(self, key: str) -> Found:
         from omegaconf import OmegaConf
 
+        from quala.redact import shown
+
         value = OmegaConf.select(self._composed(), key)
         text = {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
-        if re.fullmatch(r"[\w.+/-]+|\[[\w.,+/ -]*\]", text):
+        if re.fullmatch(r"[\w.+/-]+|\[[\w.,+/ -]*\]", text) and shown(text) == text:
             yield text.replace(" ", ""), "its value now"
 
     def _composed(self) -> Any:

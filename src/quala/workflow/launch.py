@@ -104,7 +104,8 @@ def _show_front(folder: Path, console: Console) -> None:
             console.print(cell(_short(folder / name)))
 
 
-LOST = "Its process ended without a word."
+LOST = "Its process ended before the job did."
+"""The reason of a job that left no error."""
 
 
 def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
