@@ -8,15 +8,16 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from quala.architecture import KEY, Architecture, Linear, Outputs, Structure, config_facts
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
 from quala.stored import typed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Precision = Literal["fp32", "fp16", "int8", "int8-linear"]
 
@@ -81,6 +82,8 @@ def macs(arch: Architecture, lengths: Sequence[int], tokens: int) -> int:
     top-k, gather, softmax and GELU are left out. Raises QualaError unless there is one length
     per layer.
     """
+    import numpy as np
+
     kept = np.asarray(lengths, dtype=np.int64)  # (L,)
     return int(_macs(arch, kept, np.asarray(tokens, dtype=np.int64)))
 
@@ -93,6 +96,8 @@ def mean_macs(
     Lengths have `natural` semantics: each input keeps `config.kept(n)`. Raises QualaError for an
     empty list of inputs and unless there is one length per layer.
     """
+    import numpy as np
+
     tokens, counts = np.unique(np.asarray(real_lengths, dtype=np.int64), return_counts=True)
     if not len(tokens):
         raise QualaError("The mean cost needs at least one input length, got none.")
@@ -108,6 +113,8 @@ def _macs(
     if kept.shape[-1] != arch.layers:
         raise QualaError(f"Expected {arch.layers} lengths, one per layer, got {kept.shape[-1]}.")
     projections, context, feed = _layer_macs(arch)
+    import numpy as np
+
     seen = np.concatenate([tokens[..., None], kept[..., :-1]], axis=-1)  # (..., L)
     attention = projections * seen + 2 * context * seen**2 + arch.hidden * seen
     feed_forward = feed * kept + arch.hidden * kept
@@ -120,6 +127,8 @@ def _macs(
 @lru_cache(maxsize=64)
 def _layer_macs(arch: Architecture) -> tuple[NDArray[np.int64], ...]:
     """Return for each layer the weights and the width of its attention, and its other weights."""
+    import numpy as np
+
     head_size = arch.hidden // arch.heads
     linears = [size.linears(hidden=arch.hidden, head_size=head_size) for size in arch.sizes]
     projections = np.array([_weights(attention) for attention, _ in linears], dtype=np.int64)
@@ -129,6 +138,8 @@ def _layer_macs(arch: Architecture) -> tuple[NDArray[np.int64], ...]:
 
 
 def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    import numpy as np
+
     last = arch.outputs * arch.hidden
     return tokens * last if arch.head == "span" else np.zeros_like(tokens) + arch.hidden**2 + last
 

@@ -50,8 +50,8 @@ def text(kind: Text, default: Any = MISSING, *, identity: Any = True, **metadata
 
     `line` is read by people or compared with what a file says, `name` is part of the name of a
     file or a run, `place` is a path, an address or a run, `store` the address of a store.
-    A `default` that is a class makes it. `metadata` is more of the field's, `identity` is as for
-    `ranged`.
+    A `default` that is a class makes it. `metadata` is more of the field's, such as `names` that
+    completion offers; `identity` is as for `ranged`.
     """
     told = {"text": kind, "identity": identity, **metadata}
     if isinstance(default, type):

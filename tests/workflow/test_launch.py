@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import sqlite3
@@ -12,13 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
 from quala.cli.entry import main
 from quala.results import Report
 from quala.workflow.execute import Result
-from quala.workflow.launch import _console, show_result
+from quala.workflow.launch import LOST, _console, show_result
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -58,6 +60,86 @@ def test_a_job_that_fails_leaves_the_others_alone(toy: Toy) -> None:
     assert sweep.info.status == "FAILED"
     runs = store.find({"quala.kind": "workflow", "mlflow.parentRunId": told["sweep"]})
     assert {job["run_id"] for job in told["jobs"][2:]} <= {run.info.run_id for run in runs}
+
+
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_that_fails_is_told_with_the_command_that_runs_it_alone(
+    toy: Toy, launcher: str
+) -> None:
+    if launcher == "submitit_local":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    own = toy.folder / "my conf"
+    own.mkdir()
+    words = ["-m", "--config-dir", str(own), "seed=-1,1", "model.start='a b'"]
+    code, out, err = ended(toy, *words, *LAUNCHERS[launcher])
+    assert code == 1, err
+    assert [word for word in toy.done if word == "third"] == ["third"]
+    (line,) = [line for line in out.splitlines() if "Alone" in line]
+    head, _, command = line.partition(" Alone: ")
+    sentence = "`seed` must be at least 0 and at most 4294967295, got -1."
+    assert head == f"Job 0 (`seed=-1`) failed: {sentence}"
+    given = shlex.split(command.strip("`"))
+    assert given[:3] == ["quala", "run", "toy.py"]
+    assert given[3:] == [*words[1:3], "seed=-1", words[-1]]
+    if launcher == "basic":
+        assert ended(toy, *given[3:]) == (2, "", f"error: {sentence}\n")
+
+
+def test_the_json_of_a_sweep_has_the_command_of_a_failed_job(toy: Toy) -> None:
+    code, out, err = ended(toy, "-m", "--json", "stage.second.fail=true,false")
+    assert code == 1, err
+    commands = [job.get("alone") for job in json.loads(out)["jobs"]]
+    assert commands == ["quala run toy.py stage.second.fail=True", None]
+
+
+def test_a_job_whose_process_was_killed_is_told_too(toy: Toy) -> None:
+    words = ["-m", *LAUNCHERS["joblib"], "stage.first.text=a,b", "stage.first.sleep=60"]
+    process = toy.start(*words)
+    limit = time.monotonic() + 120
+    while len(toy.done) < 2 and time.monotonic() < limit:
+        time.sleep(0.05)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if "LokyProcess" in " ".join(child.cmdline()):
+            child.kill()
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    lines = [line for line in out.splitlines() if "Alone" in line]
+    assert [line.partition(" Alone")[0] for line in lines] == [
+        f"Job {number} (`stage.first.text={text}`) failed: {LOST}"
+        for number, text in enumerate("ab")
+    ]
+
+
+def test_what_every_job_has_wrong_is_told_once_before_any(toy: Toy) -> None:
+    code, out, err = ended(toy, "-m", "seed=-1", "stage.first.text=a,b,c")
+    assert (code, out) == (2, "")
+    assert err == "error: `seed` must be at least 0 and at most 4294967295, got -1.\n"
+    assert not (toy.folder / "mlruns/hydra").exists()
+
+
+def test_a_value_that_one_job_has_wrong_leaves_the_others_alone(toy: Toy) -> None:
+    code, out, err = ended(toy, "-m", "--json", "seed=-1,1")
+    assert code == 1, err
+    assert [job["status"] for job in json.loads(out)["jobs"]] == ["FAILED", "FINISHED"]
+
+
+def test_the_slurm_launcher_is_composed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.chdir(tmp_path)
+    words = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu", "seed=3"]
+    assert main(["run", "kdlsq", *words, "hydra.launcher.gpus_per_node=1", "--cfg", "hydra"]) == 0
+    found = OmegaConf.create(capsys.readouterr().out).hydra.launcher
+    assert found._target_.endswith("SlurmLauncher")
+    assert (found.partition, found.gpus_per_node) == ("gpu", 1)
 
 
 def test_parallel_jobs_share_what_they_have_in_common(toy: Toy) -> None:
@@ -130,7 +212,8 @@ def test_help_begins_with_the_workflow(capsys: pytest.CaptureFixture[str]) -> No
     told = capsys.readouterr().out
     assert told.startswith("usage: quala run kdlsq [overrides]")
     assert "learned steps" in told
-    assert "experiment=kdlsq/paper" in told
+    assert "experiments, experiment=NAME:" in told
+    assert "kdlsq/paper      SQuAD 1.1 as the authors' code runs it, a GPU" in told
     assert "refine" not in told
 
 

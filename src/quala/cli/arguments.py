@@ -104,6 +104,7 @@ def one_of(what: str, names: Collection[str]) -> Kind:
             raise unknown(what, value, names)
         return value
 
+    vars(read)["names"] = names  # for completion
     return read
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "report": ("report:main", "print the table of a run or a sweep, or compare systems on a page"),
     "store": ("store:main", "list what is stored, check it, remove, export and import runs"),
     "ui": ("ui:main", "open the MLflow UI on the right store"),
+    "completion": ("completion:main", "print what completes commands in bash, zsh or fish"),
 }
 """Module of `quala.cli` and function by verb, with a summary."""
 
@@ -146,7 +147,7 @@ def _dispatch(words: Sequence[str]) -> int:
 
 
 def _help() -> str:
-    verbs = "\n".join(f"  {verb:<10}{summary}" for verb, (_, summary) in VERBS.items())
+    verbs = "\n".join(f"  {verb:<12}{summary}" for verb, (_, summary) in VERBS.items())
     return (
         "usage: quala <verb> ...\n\n"
         "Small, length-adaptive, integer transformer encoders for any latency budget.\n\n"

@@ -15,7 +15,8 @@ RUN = """usage: quala run WORKFLOW [overrides] [-m] [--json]
 
 Run a workflow by its name, or your own script by its path (my/path/script.py). An installed
 package adds names by the entry point group `quala.workflows`. Finished stages are not computed
-again; an interrupted run continues. `quala run WORKFLOW --help` shows stages and experiments.
+again; an interrupted run continues. `quala run WORKFLOW --help` shows stages, experiments and
+groups, `quala run WORKFLOW --help stage.NAME` the options of a stage.
 
   stage.NAME.OPTION=VALUE   change an option; any override of Hydra's grammar works
   experiment=NAME           use an experiment of conf/experiment; the default is WORKFLOW/demo,
@@ -27,11 +28,12 @@ again; an interrupted run continues. `quala run WORKFLOW --help` shows stages an
   stage.NAME.given=PLACE    use this output: a folder, a run id or models:/NAME@ALIAS
   stage.NAME.enabled=false  skip a stage
   -m                        sweep: seed=0,1,2 stage.distill.layers=3,6
+  --config-dir DIR          use groups and experiments of your own
   --cfg job                 print the configuration, run nothing
   --json                    print one line of JSON at the end
 
 """
-PLAN = """usage: quala plan WORKFLOW [overrides] [--json]
+PLAN = """usage: quala plan WORKFLOW [overrides] [--config-dir DIR] [--json]
 
 Show the stages of a workflow in order, each with its status (cached, to run, stale, damaged,
 given) and the reason. Takes the overrides of `quala run` and runs nothing.
@@ -60,7 +62,7 @@ def plan(arguments: Sequence[str]) -> int:
 
 
 def _named(arguments: Sequence[str], verb: str, usage: str) -> WorkflowSpec | None:
-    """Return the workflow; where none is named, print the help of the verb and return None."""
+    """Return the workflow, or None after the help, where that is asked for or none is named."""
     from quala.workflow.script import find_workflow, workflow_names
 
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -71,4 +73,10 @@ def _named(arguments: Sequence[str], verb: str, usage: str) -> WorkflowSpec | No
             f"The workflow comes first, `quala {verb} WORKFLOW {arguments[0]}`; workflows: "
             f"{', '.join(workflow_names())}."
         )
-    return find_workflow(arguments[0])
+    workflow = find_workflow(arguments[0])
+    from quala.workflow.options import HELP, explained
+
+    if set(HELP) & set(arguments):  # needs no Hydra
+        sys.stdout.write(explained(workflow, arguments[1:]))
+        return None
+    return workflow

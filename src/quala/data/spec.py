@@ -55,7 +55,7 @@ class DataSpec:
     Raises QualaError, one sentence, for values that are unknown or do not fit together.
     """
 
-    task: str = text("line")
+    task: str = text("line", names=FORMATS)
     """How the source is written: `squad`, `glue`, or another name of `quala.plugins.FORMATS`."""
     path: str | None = text("place", None)
     """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file, each

@@ -17,7 +17,6 @@ from quala.errors import QualaError, quoted, unknown
 from quala.lengths import MIN_TOKENS
 from quala.plugins import FAMILIES, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
-from quala.results import FINE_TUNED, SUPERNET
 from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
@@ -336,12 +335,14 @@ class MeasureConfig(StageConfig):
     threads: int = ranged(at_least=1, at_most=MOST_THREADS)
     runtime: Runtime
     """Where rows are scored and timed: torch, or a runtime that serves the exported model."""
-    reference: str | None = text("line", None)
+    reference: str | None = text("line", None, names=PRESETS)
     """A preset of `quala cost` timed with random weights, such as bert-base; null for none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_threads(self.threads)
+        from quala.results import FINE_TUNED, SUPERNET  # takes numpy, which completion does not
+
         if self.name in (FINE_TUNED, SUPERNET):
             raise QualaError(f"`name` must be a name that no other row has, got `{self.name}`.")
         if self.reference is not None and self.reference not in PRESETS:

@@ -5,10 +5,17 @@ A script is a function of a `Flow`, marked by `workflow`; the flow names inputs 
 log and progress.
 """
 
-from quala.stage import Candidate, Progress, Stage, StageConfig, StageContext
-from quala.workflow.declare import Workflow, workflow
-from quala.workflow.flow import Artifact, Flow
-from quala.workflow.sources import Source
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quala._lazy import lazy
+
+if TYPE_CHECKING:
+    from quala.stage import Candidate, Progress, Stage, StageConfig, StageContext
+    from quala.workflow.declare import Workflow, workflow
+    from quala.workflow.flow import Artifact, Flow
+    from quala.workflow.sources import Source
 
 __all__ = [
     "Artifact",
@@ -22,3 +29,13 @@ __all__ = [
     "Workflow",
     "workflow",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "quala.stage": ["Candidate", "Progress", "Stage", "StageConfig", "StageContext"],
+        "quala.workflow.declare": ["Workflow", "workflow"],
+        "quala.workflow.flow": ["Artifact", "Flow"],
+        "quala.workflow.sources": ["Source"],
+    },
+)

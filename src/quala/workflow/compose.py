@@ -12,8 +12,13 @@ from itertools import islice
 from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -28,12 +33,12 @@ from quala.errors import QualaError, quoted, unknown
 from quala.plugins import known_names
 from quala.ranges import LONGEST_PART
 from quala.redact import hide_variable
+from quala.workflow.groups import EXPERIMENT, PLAIN, Where, conf_folders, options_of
 from quala.workflow.identity import leaves
 from quala.workflow.script import WorkflowSpec, workflow_scripts
 from quala.workflow.settings import Settings, root_schema, settings
 
 SCHEMA = "quala_schema"
-CONFIG = "config"
 DEMO = "demo"
 MOST_JOBS = 10_000
 VERSION_BASE = "1.3"
@@ -60,16 +65,40 @@ def register(workflow: WorkflowSpec) -> None:
     ConfigStore.instance().store(name=SCHEMA, node=root_schema(configs, workflow.name))
 
 
-def composed(workflow: WorkflowSpec, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration that Hydra composes from a workflow and overrides."""
+def composed(
+    workflow: WorkflowSpec,
+    overrides: Sequence[str],
+    where: Where = PLAIN,
+    *,
+    whole: bool = False,
+) -> DictConfig:
+    """Return the configuration that Hydra composes from a workflow and overrides.
+
+    `whole` keeps the part of Hydra itself.
+    """
+    overrides = with_experiment(workflow, overrides, where)
+    with initialized(workflow, where):
+        return compose(where.name, overrides=overrides, return_hydra_config=whole)
+
+
+@contextmanager
+def initialized(workflow: WorkflowSpec, where: Where = PLAIN) -> Iterator[None]:
+    """Have Hydra know the configurations of a workflow, and those of the command line."""
     register(workflow)
-    overrides = with_experiment(workflow, overrides)
     folder = str(workflow.conf.absolute())
     with initialize_config_dir(config_dir=folder, version_base=VERSION_BASE):
-        return compose(CONFIG, overrides=overrides)
+        if where.folder:  # as `hydra.main` does it, which `compose` cannot
+            path = create_config_search_path(folder)
+            own = f"file://{os.path.abspath(where.folder)}"
+            path.prepend("command-line", own, SearchPathQuery(provider="schema"))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(workflow.name, path)
+        yield
 
 
-def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
+def with_experiment(
+    workflow: WorkflowSpec, words: Sequence[str], where: Where = PLAIN
+) -> list[str]:
     """Return the words of a command line, with the workflow's own demo if they name no experiment.
 
     A workflow that has a folder in conf/experiment starts from the `demo` there. Values such as
@@ -84,9 +113,11 @@ def with_experiment(workflow: WorkflowSpec, words: Sequence[str]) -> list[str]:
             raise QualaError(f"The override `{quoted(key)}` has a key that is too long.")
         _check_stage(workflow, word)
     chosen = [word for word in words if _EXPERIMENT.match(word)]
+    own = options_of(conf_folders(workflow, where, words)[1:], EXPERIMENT)
     for word in chosen:
         for name in word.partition("=")[2].split(","):
-            _check_experiment(workflow, name.strip("'\" "))
+            if (one := name.strip("'\" ")) not in own:
+                _check_experiment(workflow, one)
     demo = f"{workflow.name}/{DEMO}"
     if chosen or demo not in workflow.experiments:
         return list(words)
@@ -128,6 +159,26 @@ def swept(words: Sequence[str]) -> list[str]:
         if jobs > MOST_JOBS:  # Hydra composes them all first
             raise QualaError(f"A sweep has at most {MOST_JOBS} jobs, `{quoted(word)}` gives more.")
     return list(varied)
+
+
+def sample_jobs(words: Sequence[str]) -> list[list[str]]:
+    """Return jobs of a sweep in which each value of each override occurs, no more than needed.
+
+    There are none for a sweep with values that only a sweeper knows, such as intervals.
+    """
+    parser = OverridesParser.create()
+    choices = []
+    for word in words:
+        one = parser.parse_override(word)
+        if not one.is_sweep_override():
+            choices.append([word])
+        elif one.is_discrete_sweep() and one.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            values = islice(one.sweep_string_iterator(), MOST_JOBS)
+            choices.append([f"{one.get_key_element()}={value}" for value in values])
+        else:
+            return []
+    most = max(map(len, choices), default=1)
+    return [[values[job % len(values)] for values in choices] for job in range(most)]
 
 
 def check_options(
@@ -266,6 +317,11 @@ def _missing(error: MissingConfigException, workflow: WorkflowSpec) -> QualaErro
 def _explained(error: Exception, workflow: WorkflowSpec) -> QualaError:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = _key(error, cause)
+    if "hydra.searchpath is only supported" in str(error):
+        return QualaError(
+            "`hydra.searchpath` stands on the command line or in the primary configuration "
+            f"(`--config-name`), no other file can set it: {_first(cause)}"
+        )
     if isinstance(cause, ValidationError) and key:
         return QualaError(f"`{key}` cannot have this value: {_first(cause)}")
     several = re.match(r"Ambiguous value for argument '(.*)'", str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -16,31 +17,33 @@ import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from quala.durable import disk_trouble
-from quala.errors import QualaError, noted, unknown
-from quala.redact import cell, console, guard_logs, json_text, recorded, redacted
+from quala.errors import QualaError, ended, noted, one_line, unknown
+from quala.redact import cell, console, guard_logs, json_text, recorded, redacted, shown
 from quala.results import REPORT, read_report
 from quala.workflow.compose import (
-    CONFIG,
     VERSION_BASE,
     check_options,
     composed,
     one_sentence,
     own_values,
     register,
+    sample_jobs,
     swept,
     typed,
     with_experiment,
 )
 from quala.workflow.execute import Invocation, Result, run_workflow
+from quala.workflow.groups import Where, where_of
+from quala.workflow.options import HELP, explained
 from quala.workflow.plan import Plan, check_plan, make_plan
-from quala.workflow.script import WorkflowSpec, choices, find_workflow
+from quala.workflow.script import WorkflowSpec, find_workflow
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep, SweepParent, varied
@@ -101,17 +104,26 @@ def _show_front(folder: Path, console: Console) -> None:
             console.print(cell(_short(folder / name)))
 
 
+LOST = "Its process ended before the job did."
+"""The reason of a job that left no error."""
+
+
 def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print one line for each job of a sweep, then the errors of those that failed."""
+    """Print one line for each job of a sweep, then the error of each that failed.
+
+    A job with `alone`, the command that runs it by itself, has failed.
+    """
     if not jobs:
         return
     table = Table("job", "overrides", "status", "run", title="Sweep", title_justify="left")
     for job, words in zip(jobs, varied([job["overrides"] for job in jobs]), strict=True):
         table.add_row(str(job["job"]), cell(words), _colored(job["status"]), job["run_id"] or "")
     console.print(table)
-    for job in jobs:
-        if job["error"]:
-            console.print(cell(f"Job {job['job']} failed: {job['error']}", "red"))
+    for job, words in zip(jobs, varied([job["overrides"] for job in jobs]), strict=True):
+        if "alone" in job:
+            reason = (job["error"] or LOST).removeprefix(f"{QualaError.__name__}: ")
+            line = f"Job {job['job']} (`{words}`) failed: {ended(one_line(reason))} Alone: "
+            console.print(cell(f"{line}`{job['alone']}`", "red"), soft_wrap=True)
     console.print(cell(f"Compare   quala report {sweep}"))
 
 
@@ -153,6 +165,7 @@ NOT_STARTED = (
     AssertionError,
 )
 """What Hydra raises for options of its own."""
+SWEEPS = {"-m", "--multirun"}
 HYDRA_VALUE = "${hydra:"
 """Of a value that is known only while Hydra runs."""
 
@@ -170,6 +183,8 @@ class HydraJob:
     """Errors kept from Hydra, which would print the overrides as they are, secrets included."""
     begun: list[int] = field(default_factory=list)
     """Numbers of the jobs that Hydra has called."""
+    alone: Sequence[str] = ()
+    """The words with which a command begins that runs one job by itself."""
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once."""
@@ -214,27 +229,38 @@ class HydraJob:
 def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     """Run a workflow, or a sweep over it, with Hydra's command line; return the exit code."""
     words = [word for word in arguments if word != JSON]
-    if "-h" in words or "--help" in words:
-        sys.stdout.write(workflow_help(workflow))
+    if set(HELP) & set(words):
+        sys.stdout.write(explained(workflow, words))
         return 0
-    if _print_config(workflow, words):
+    where, words = where_of(words)
+    if _print_config(workflow, words, where):
         return 0
+    flags = {word.partition("=")[0] for word in words if word.startswith("-")}
+    if "--hydra-help" in flags:  # is of no configuration
+        words = ["--hydra-help"]
+    else:
+        with one_sentence(workflow):
+            words = with_experiment(workflow, words, where)
     with one_sentence(workflow):
-        words = with_experiment(workflow, words)
         varied = swept(words)
-        if not any(word.startswith("-") or HYDRA_VALUE in word for word in words):
-            config = composed(workflow, words)
-            check_options(config, words)
-            check_plan(workflow, typed(config, workflow))
+    if flags <= SWEEPS and not any(HYDRA_VALUE in word for word in words):
+        sweeping = bool(flags) or "hydra.mode=MULTIRUN" in words
+        _check_before(workflow, [word for word in words if word not in SWEEPS], where, sweeping)
     register(workflow)
     guard_logs()
-    job = HydraJob(workflow.place, as_json=JSON in arguments, varied=varied)
+    own = [*where.words, *(word for word in words if "hydra.searchpath=" in word)]
+    alone = ["quala", "run", workflow.called, *own]
+    job = HydraJob(workflow.place, as_json=JSON in arguments, varied=varied, alone=alone)
     command = hydra.main(
-        version_base=VERSION_BASE, config_path=str(workflow.conf.absolute()), config_name=CONFIG
+        version_base=VERSION_BASE,
+        config_path=str(workflow.conf.absolute()),
+        config_name=where.name,
     )
+    if where.folder:
+        words = ["--config-dir", where.folder, *words]
     try:
         with _command_line(workflow.name, words), one_sentence(workflow):
-            if {word.partition("=")[0] for word in words} & {"-c", "--cfg", "-i", "--info"}:
+            if flags & {"-c", "--cfg", "-i", "--info"}:
                 with redirect_stdout(StringIO()) as printed:
                     command(job)()
                 sys.stdout.write(redacted(printed.getvalue()))
@@ -246,10 +272,12 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
                 raise mistakes[0]
     except BaseException as error:
         if sweep := Sweep.current():
-            sweep.close("FAILED" if isinstance(error, Exception) else "KILLED")
-            noted(error, sweep=sweep.run_id, jobs=sweep.jobs())
+            failed = isinstance(error, Exception)
+            sweep.close("FAILED" if failed else "KILLED")
+            jobs = _with_commands(sweep.jobs(), job, lost=failed)
+            noted(error, sweep=sweep.run_id, jobs=jobs)
             if not job.as_json:
-                show_sweep(sweep.run_id, sweep.jobs(), _console())
+                show_sweep(sweep.run_id, jobs, _console())
         begun = job.begun or (sweep and sweep.jobs())
         if isinstance(error, NOT_STARTED) and not begun and disk_trouble(error) is None:
             raise QualaError(
@@ -257,10 +285,55 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             ) from error
         raise
     sweep = Sweep.current()
-    return 1 if sweep and _close(sweep, job.as_json) else 0
+    return 1 if sweep and _close(sweep, job) else 0
 
 
-def _print_config(workflow: WorkflowSpec, words: Sequence[str]) -> bool:
+def _check_before(
+    workflow: WorkflowSpec, words: Sequence[str], where: Where, sweeping: bool
+) -> None:
+    """Raise QualaError for what is wrong whatever the store holds, in each job of a sweep.
+
+    Of a sweep so many jobs are looked at that each value is in one of them, and no more after one
+    that is right, or wrong for another reason.
+    """
+    told: QualaError | None = None
+    varied = swept(words)
+    for job in sample_jobs(words) if sweeping else [list(words)]:
+        try:
+            with one_sentence(workflow):
+                config = composed(workflow, job, where, whole=True)
+                with open_dict(config):
+                    hydra_part = config.pop("hydra")
+                if sweeping and hydra_part.sweeper.get("params"):
+                    return  # these are no words of the command line
+                check_options(config, job, varied)
+                check_plan(workflow, typed(config, workflow))
+            return
+        except QualaError as error:
+            if told is not None and str(told) != str(error):
+                return
+            told = error
+    if told is not None:
+        raise told
+
+
+def _with_commands(
+    jobs: list[dict[str, Any]], job: HydraJob, *, lost: bool = True
+) -> list[dict[str, Any]]:
+    """Return the records of jobs, those of failed jobs with the command that runs them `alone`.
+
+    `lost` says whether a job that did not end has failed, too; else the sweep was interrupted.
+    """
+    failed = {"FAILED", "KILLED"} if lost else {"FAILED"}
+    return [
+        one | {"alone": shlex.join([*map(shown, job.alone), *one["overrides"]])}
+        if one["status"] in failed
+        else one
+        for one in jobs
+    ]
+
+
+def _print_config(workflow: WorkflowSpec, words: Sequence[str], where: Where) -> bool:
     """Print what `--cfg job` asks for and say whether it was asked for.
 
     Hydra would print the options of all stages, also of those that the workflow does not have.
@@ -281,42 +354,17 @@ def _print_config(workflow: WorkflowSpec, words: Sequence[str]) -> bool:
         return False
     absent = object()
     with one_sentence(workflow):
-        config = composed(workflow, overrides)
-        shown: Any = OmegaConf.create(
+        config = composed(workflow, overrides, where)
+        values: Any = OmegaConf.create(
             recorded(own_values(config, workflow, resolve=asked.resolve))
         )
         if asked.package not in (None, "_global_"):
-            shown = OmegaConf.select(shown, asked.package, default=absent)
-    if shown is absent:
+            values = OmegaConf.select(values, asked.package, default=absent)
+    if values is absent:
         raise QualaError(f"There is no configuration key `{asked.package}`.")
-    text = OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else f"{shown}\n"
+    text = OmegaConf.to_yaml(values) if OmegaConf.is_config(values) else f"{values}\n"
     sys.stdout.write(text)
     return True
-
-
-def workflow_help(workflow: WorkflowSpec) -> str:
-    """Return what a workflow does, its stages, its experiments and the presets of its stages."""
-    summaries = [(stage.name, stage.summary) for stage in workflow.stages.values()]
-    groups = ["data", "model", "tracking", *(f"stage/{name}" for name in workflow.stages)]
-    presets = [(f"{group}=", ", ".join(choices(workflow.conf / group))) for group in groups]
-    experiments = workflow.experiments or choices(workflow.conf / "experiment")
-    parts = {
-        "stages": _columns(summaries),
-        "experiments": "".join(f"  experiment={name}\n" for name in experiments),
-        "presets": _columns([(group, names) for group, names in presets if names]),
-    }
-    listed = "\n".join(f"{title}:\n{text}" for title, text in parts.items() if text)
-    return (
-        f"usage: quala run {workflow.name} [overrides] [-m] [--json]\n\n"
-        f"{workflow.summary}\n\n{listed}\n"
-        f"An option is changed by `stage.NAME.OPTION=VALUE`. `quala run {workflow.name} --cfg job`"
-        "\nprints all options with their values, `quala run --help` explains overrides.\n"
-    )
-
-
-def _columns(rows: Sequence[tuple[str, str]]) -> str:
-    width = max((len(left) for left, _ in rows), default=0)
-    return "".join(f"  {left:<{width}}  {right}\n" for left, right in rows)
 
 
 def _console() -> Console:
@@ -324,11 +372,11 @@ def _console() -> Console:
     return console(None if sys.stdout.isatty() else WIDTH)
 
 
-def _close(sweep: Sweep, as_json: bool) -> int:
-    jobs = sweep.jobs()
-    failed = len([job for job in jobs if job["status"] != "FINISHED"])
+def _close(sweep: Sweep, job: HydraJob) -> int:
+    failed = len([one for one in sweep.jobs() if one["status"] != "FINISHED"])
     sweep.close("FAILED" if failed else "FINISHED")
-    if as_json:
+    jobs = _with_commands(sweep.jobs(), job)
+    if job.as_json:
         sys.stdout.write(json_text({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
     else:
         show_sweep(sweep.run_id, jobs, _console())
@@ -338,14 +386,16 @@ def _close(sweep: Sweep, as_json: bool) -> int:
 def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     """Show what `run` would do with the same arguments; return the exit code."""
     words = [word for word in arguments if word != JSON]
-    if "-h" in words or "--help" in words:
-        sys.stdout.write(workflow_help(workflow))
+    if set(HELP) & set(words):
+        sys.stdout.write(explained(workflow, words))
         return 0
+    where, words = where_of(words)
     for word in words:
         if word.startswith("-"):
-            raise QualaError(f"`quala plan` takes overrides and --json, got `{word}`.")
+            taken = "overrides, --config-dir, --config-name and --json"
+            raise QualaError(f"`quala plan` takes {taken}, got `{word}`.")
     with one_sentence(workflow):
-        config = composed(workflow, words)
+        config = composed(workflow, words, where)
         settings, notes = typed(config, workflow), check_options(config, words)
         check_plan(workflow, settings)
     store = Store.open(settings.tracking)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import quala
 from quala.errors import QualaError, unknown
 from quala.plugins import WORKFLOWS, is_path
-from quala.stage import Stage
-from quala.workflow.flow import Flow
+
+if TYPE_CHECKING:
+    from quala.stage import Stage
+    from quala.workflow.flow import Flow
 
 LOADED = "quala_workflow_"
 """Prefix of the module name of a script that was loaded from its path."""
@@ -76,6 +79,14 @@ class WorkflowSpec:
         if module == "__main__" or module.startswith(LOADED):
             return str(self.script)
         return f"{module}.{self.function.__qualname__}"
+
+    @property
+    def called(self) -> str:
+        """What a command names it by: a name that `find_workflow` knows, else its place."""
+        if workflow_scripts().get(self.name) == self.script or self.name in WORKFLOWS.names:
+            return self.name
+        here = os.path.relpath(self.place) if self.place.endswith(".py") else self.place
+        return self.place if here.startswith("..") else here
 
 
 def choices(folder: Path, *, prefix: str = "") -> list[str]:
