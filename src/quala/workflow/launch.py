@@ -41,6 +41,7 @@ from quala.workflow.compose import (
 from quala.workflow.execute import Invocation, Result, run_workflow
 from quala.workflow.plan import Plan, check_plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
+from quala.workflow.server import store_words
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep, SweepParent, varied
@@ -77,12 +78,14 @@ def show_result(result: Result, console: Console) -> None:
         table.add_row(cell(outcome.name), _colored(outcome.status), seconds, cell(place))
     state = "was finished before" if result.reused else f"took {duration(result.seconds)}"
     folders = [outcome.folder for outcome in result.outcomes if outcome.folder is not None]
-    report = f"Report    quala report {result.run_id}\n"
+    words = store_words(result.store.uri)
+    report = f"Report    quala report {result.run_id}{words}\n"
     where = cell(
         f"Run       {result.run_id} ({state})\n"
         f"Store     {result.store.uri} (experiment {result.store.experiment})\n"
+        f"{f'Page      {result.page}{chr(10)}' if result.page else ''}"
         f"{report if any((one / REPORT).is_file() for one in folders) else ''}"
-        f"Compare   quala ui"
+        f"Compare   quala ui{words}"
     )
     where.overflow = "fold"
     for folder in folders:
@@ -101,7 +104,7 @@ def _show_front(folder: Path, console: Console) -> None:
             console.print(cell(_short(folder / name)))
 
 
-def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
+def show_sweep(sweep: Sweep, jobs: Sequence[dict[str, Any]], console: Console) -> None:
     """Print one line for each job of a sweep, then the errors of those that failed."""
     if not jobs:
         return
@@ -112,7 +115,8 @@ def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> 
     for job in jobs:
         if job["error"]:
             console.print(cell(f"Job {job['job']} failed: {job['error']}", "red"))
-    console.print(cell(f"Compare   quala report {sweep}"))
+    words = store_words(sweep.store.uri)
+    console.print(cell(f"Compare   quala report {sweep.run_id}{words}"), soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -246,7 +250,7 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             sweep.close("FAILED" if isinstance(error, Exception) else "KILLED")
             noted(error, sweep=sweep.run_id, jobs=sweep.jobs())
             if not job.as_json:
-                show_sweep(sweep.run_id, sweep.jobs(), _console())
+                show_sweep(sweep, sweep.jobs(), _console())
         begun = job.begun or (sweep and sweep.jobs())
         if isinstance(error, NOT_STARTED) and not begun and disk_trouble(error) is None:
             raise QualaError(
@@ -328,7 +332,7 @@ def _close(sweep: Sweep, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json_text({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
     else:
-        show_sweep(sweep.run_id, jobs, _console())
+        show_sweep(sweep, jobs, _console())
     return failed
 
 

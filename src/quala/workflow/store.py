@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -19,21 +18,22 @@ from quala.manifest import damage, write_manifest
 from quala.process import user_name
 from quala.redact import hide_password, recorded, redacted
 from quala.stage import Candidate
-from quala.workflow.database import (
-    SQLITE,
-    check_database,
-    database_of,
-    ensure_database,
-    patient_client,
+from quala.workflow.database import check_database, database_of, ensure_database
+from quala.workflow.server import (
+    SERVER,
+    check_server,
+    chosen_address,
+    chosen_experiment,
+    connected,
+    embedded,
 )
-from quala.workflow.settings import SERVER, TrackingConfig
+from quala.workflow.settings import TrackingConfig
 from quala.workflow.tracking import (
     KIND,
     MANIFEST_TAG,
     OUTPUT,
     PARENT,
     Tracking,
-    check_server,
     explaining,
     keep_quiet,
 )
@@ -62,7 +62,8 @@ class Store(Tracking):
     def open(cls, tracking: TrackingConfig) -> Store:
         """Connect, creating what is missing; raise QualaError if the store cannot be used."""
         folder = Path(tracking.folder).absolute()
-        uri = tracking.uri or f"{SQLITE}{folder / 'mlflow.db'}"
+        uri = chosen_address(tracking.uri) or embedded(folder)
+        experiment = chosen_experiment(tracking.experiment)
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
         keep_quiet()
         hide_password(uri)
@@ -72,11 +73,9 @@ class Store(Tracking):
                 check_database(path)
             elif uri.startswith(SERVER):
                 check_server(uri)
-            from mlflow import MlflowClient
-
-            client = patient_client(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri), uri)
-            experiment_id = _experiment(client, tracking.experiment, uri, folder / "artifacts")
-        return cls(client, uri, tracking.experiment, experiment_id, work, folder)
+            client = connected(uri)
+            experiment_id = _experiment(client, experiment, uri, folder / "artifacts")
+        return cls(client, uri, experiment, experiment_id, work, folder)
 
     @property
     def places(self) -> dict[str, Path]:
@@ -190,17 +189,6 @@ class Store(Tracking):
         if broken is None:
             self._whole[run_id] = folder
         return folder, broken[0] if broken else None
-
-
-def unused_variables(tracking: TrackingConfig) -> list[str]:
-    """Say which of MLflow's own variables are set and not followed."""
-    found = []
-    for name, own in (("uri", tracking.uri), ("experiment", tracking.experiment)):
-        variable = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}[name]
-        value = os.environ.get(variable)
-        if value and value != own and (own is None or name == "experiment"):
-            found.append(f"`{variable}={value}` is not used: pass `tracking.{name}={value}`.")
-    return found
 
 
 def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> str:

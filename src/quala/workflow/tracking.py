@@ -5,24 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from quala.errors import QualaError
 from quala.manifest import damage
 from quala.redact import hide_password
-from quala.workflow.database import (
-    SQLITE,
-    check_database,
-    database_of,
-    patient_client,
+from quala.workflow.database import check_database, database_of
+from quala.workflow.server import (
+    SERVER,
+    check_server,
+    chosen_address,
+    connected,
+    embedded,
+    patiently,
 )
-from quala.workflow.settings import SERVER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-SECONDS_TO_ANSWER = 3.0
 
 
 def existing_store(uri: str | None) -> str:
-    """Return the address of a store that exists, by default that of `quala run` in this folder.
+    """Return the address of a store that exists; by default the one that `quala run` uses here.
 
     Raises:
         QualaError: when nothing was tracked there yet, or no server answers.
     """
-    uri = uri or f"{SQLITE}{Path.cwd() / 'mlruns' / 'mlflow.db'}"
+    uri = chosen_address(uri) or embedded("mlruns")
+    hide_password(uri)
     if path := database_of(uri):
         if not path.is_file():
             raise QualaError(
                 f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
-                "`--tracking-uri` selects another."
+                "`--tracking-uri` or MLFLOW_TRACKING_URI selects another."
             )
         check_database(path)
     if uri.startswith(SERVER):
@@ -63,18 +63,6 @@ def explaining(sentence: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # of a driver
         reason = str(error).strip().partition("\n")[0]
         raise QualaError(f"{sentence}: {reason}") from error
-
-
-def check_server(uri: str) -> None:
-    """Raise QualaError quickly if nothing answers at an http(s) tracking address."""
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise QualaError(f"The tracking server {uri} does not answer ({error}).") from error
-    except ValueError as error:  # which may quote a part of a password
-        raise QualaError(f"The tracking server {uri} has no port that is a number.") from error
 
 
 KIND = "quala.kind"
@@ -105,16 +93,10 @@ class Tracking:
     @classmethod
     def connect(cls, uri: str | None) -> Tracking:
         """Connect to a store that exists, by default that of this folder. Raises QualaError."""
-        hide_password(uri or "")
         uri = existing_store(uri)
         keep_quiet()
-        # mlflow takes seconds to import
-        from mlflow import MlflowClient
-
         with explaining(f"The tracking store {uri} cannot be read"):
-            return Tracking(
-                patient_client(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri), uri), uri
-            )
+            return Tracking(connected(uri), uri)
 
     def find_runs(
         self,
@@ -222,11 +204,14 @@ class Tracking:
                 run_id, _, path = artifact.removeprefix("runs:/").partition("/")
                 artifact = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
             local = artifact.startswith(("file:", "/"))
-            place = download_artifacts(
-                artifact_uri=artifact,
-                dst_path=None if local or cached is None else _emptied(cached),
-                tracking_uri=self.uri,
-                registry_uri=self.uri,
+            place = patiently(
+                self.uri,
+                lambda: download_artifacts(
+                    artifact_uri=artifact,
+                    dst_path=None if local or cached is None else _emptied(cached),
+                    tracking_uri=self.uri,
+                    registry_uri=self.uri,
+                ),
             )
             return Path(place)
 
