@@ -116,7 +116,7 @@ def postgres() -> Iterator[str]:
         command("initdb", "--auth=trust", "--username=quala", "--no-sync", "--locale=C", "-EUTF8")
         command("pg_ctl", "start", "-w", "-l", str(folder / "log"), "-o", quick)
         try:
-            yield f"postgresql://quala@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://quala@127.0.0.1:{port}/postgres"
         finally:
             command("pg_ctl", "stop", "-m", "immediate")
     finally:
@@ -135,7 +135,7 @@ class Line:
         self.cut = Path("/nonexistent")
         """While this file exists, nothing gets through."""
         self.lossy = False
-        """Whether nobody gets the first reply to a change, and to each creation of a run."""
+        """Whether the first reply to each kind of change is lost, and all to creations of runs."""
         self.lost: list[str] = []
         self._asked: Counter[bytes] = Counter()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -176,7 +176,7 @@ class Line:
         if kind == b"GET" or b"search" in line:
             return False
         self._asked[kind] += 1
-        lost = self._asked[kind] % 2 == 1 if CREATION in kind else self._asked[kind] == 1
+        lost = CREATION in kind or self._asked[kind] == 1
         if lost:
             self.lost.append(line.decode())
         return lost

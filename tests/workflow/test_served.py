@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from commandline import quiet_logging
 from exported import export_folder
 from served import Line, MlflowServer, postgres
 
@@ -97,13 +98,14 @@ def line(server: MlflowServer) -> Iterator[Line]:
 @pytest.fixture
 def served(
     toy: Toy, server: MlflowServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Toy:
+) -> Iterator[Toy]:
     """The toy workflow, which finds the server by MLflow's variables."""
     config = toy.folder / "conf/config.yaml"
     config.write_text(config.read_text().replace("experiment: toy", "experiment: null"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
-    return toy
+    with quiet_logging():
+        yield toy
 
 
 def called(*words: str) -> str:
