@@ -88,6 +88,9 @@ def server(
         yield made
 
 
+on_sqlite = pytest.mark.parametrize("server", ["sqlite"], indirect=True, scope="session")
+
+
 @pytest.fixture
 def line(server: MlflowServer) -> Iterator[Line]:
     made = Line(server.uri)
@@ -171,6 +174,7 @@ def test_a_server_that_restarts_is_waited_for(served: Toy, server: MlflowServer)
     assert statuses(store) == ALL_DONE
 
 
+@on_sqlite
 def test_what_a_server_did_not_get_is_sent_by_the_next_run(
     served: Toy, line: Line, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +200,7 @@ def test_what_a_server_did_not_get_is_sent_by_the_next_run(
     assert statuses(served.run().store) == ALL_DONE
 
 
+@on_sqlite
 def test_replies_that_get_lost_double_nothing(served: Toy, line: Line) -> None:
     line.lossy = True
     result = served.run(f"tracking.uri={line.uri}")

@@ -41,7 +41,7 @@ from quala.workflow.compose import (
 from quala.workflow.execute import Invocation, Result, run_workflow
 from quala.workflow.plan import Plan, check_plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
-from quala.workflow.server import store_words
+from quala.workflow.server import SERVER, page_of, store_words
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep, SweepParent, varied
@@ -115,8 +115,11 @@ def show_sweep(sweep: Sweep, jobs: Sequence[dict[str, Any]], console: Console) -
     for job in jobs:
         if job["error"]:
             console.print(cell(f"Job {job['job']} failed: {job['error']}", "red"))
-    words = store_words(sweep.store.uri)
-    console.print(cell(f"Compare   quala report {sweep.run_id}{words}"), soft_wrap=True)
+    uri = sweep.store.uri
+    if uri.startswith(SERVER):
+        page = page_of(uri, sweep.store.experiment_id, sweep.run_id)
+        console.print(cell(f"Page      {page}"), soft_wrap=True)
+    console.print(cell(f"Compare   quala report {sweep.run_id}{store_words(uri)}"), soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
