@@ -190,7 +190,7 @@ def test_what_a_server_did_not_get_is_sent_by_the_next_run(
     assert time.monotonic() - start < 60  # it is not waited for once by each that cleans up
     said = capsys.readouterr().err
     assert said.count("waiting for it") == 1
-    assert said.splitlines()[-1].startswith(f"error: The tracking server {line.uri} does not")
+    assert said.splitlines()[-1].startswith(f"error: The tracking server {line.uri} has not")
     assert "Traceback" not in said
     assert served.done == ["first", "second"]
     line.cut.unlink()

@@ -182,7 +182,7 @@ def test_a_longer_absence_is_told_once(caplog: pytest.LogCaptureFixture) -> None
 
 @pytest.mark.usefixtures("quick")
 def test_who_comes_after_one_who_gave_up_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AwayError, match=r"connection refused; waited for .* goes on from there"):
+    with pytest.raises(AwayError, match=r"not answered .*connection refused.*goes on from"):
         patiently(URI, failing(*[REFUSED] * 1000))
     monkeypatch.setattr(server, "SECONDS_TO_WAIT", 1000.0)
     with pytest.raises(AwayError):
@@ -197,7 +197,7 @@ def test_who_comes_after_one_who_gave_up_does_not_wait(monkeypatch: pytest.Monke
     "text",
     [
         "RESOURCE_DOES_NOT_EXIST: no such run",
-        "API request to https://h failed with exception ... CERTIFICATE_VERIFY_FAILED ...",
+        "API request to https://h failed with exception SSLError(CERTIFICATE_VERIFY_FAILED)",
         "API request to endpoint /x failed with error code 403 != 200. Response body: 'no'",
     ],
 )
@@ -214,7 +214,7 @@ def test_a_status_says_what_to_do() -> None:
     with pytest.raises(QualaError, match="MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"):
         patiently(URI, failing(f"API request to endpoint /x {wanted}"))
     broken = "API request to http://h failed with exception too many 500 error responses"
-    with pytest.raises(AwayError, match="status 500; its log says why"):
+    with pytest.raises(QualaError, match=r"fails \(status 500\), its log says why"):
         patiently(URI, failing(*[broken] * 1000))
 
 

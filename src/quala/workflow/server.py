@@ -167,15 +167,19 @@ class _Patience:
     def _wait(self, began: float, reason: str, error: Exception) -> None:
         """Tell of the wait when it gets long, and raise AwayError when it is over."""
         waited = time.monotonic() - began
-        broken = reason == _BROKEN  # it answers: a bug, or a full disk, which no wait mends
-        limit = SECONDS_OF_SILENCE if broken else SECONDS_TO_WAIT
+        kept = "What is finished is kept, and the same command goes on from there."
+        if reason == _BROKEN:  # a bug, or a full disk, which no wait mends
+            if waited >= SECONDS_OF_SILENCE:
+                raise QualaError(
+                    f"The tracking server {self.uri} fails ({reason}), its log says why. {kept}"
+                ) from error
+            return
         with self.lock:
-            if waited >= limit or (self.given_up and not broken):
-                self.given_up = not broken
-                rest = "its log says why" if broken else f"waited for {SECONDS_TO_WAIT:.0f} s"
+            if waited >= SECONDS_TO_WAIT or self.given_up:
+                self.given_up = True
                 raise AwayError(
-                    f"The tracking server {self.uri} does not answer as it should ({reason}; "
-                    f"{rest}): what is finished is kept, and the same command goes on from there."
+                    f"The tracking server {self.uri} has not answered for "
+                    f"{SECONDS_TO_WAIT:.0f} s ({reason}). {kept}"
                 ) from error
             if waited >= SECONDS_OF_SILENCE and not self.told:
                 self.told = True
@@ -222,7 +226,9 @@ def _absence(error: Exception) -> str | None:
     if isinstance(error, _SilentError):
         return "nothing listens there"
     text = str(error)
-    if isinstance(error, QualaError) or not _FAILED.search(text) or "CERTIFICATE" in text:
+    if isinstance(error, QualaError) or not _FAILED.search(text):
+        return None
+    if "SSLError" in text and "EOF" not in text:  # a certificate, or no TLS at all
         return None
     if status := _STATUS.search(text):
         return f"status {status[1]}"
