@@ -185,11 +185,9 @@ def test_what_a_server_did_not_get_is_sent_by_the_next_run(
     monkeypatch.setattr("quala.workflow.server.SECONDS_TO_WAIT", 1.0)
     monkeypatch.setattr("quala.workflow.server.SECONDS_OF_SILENCE", 0.2)
     words = ["run", "toy.py", f"tracking.uri={line.uri}"]
-    start = time.monotonic()
     assert main(words) == 1
-    assert time.monotonic() - start < 60  # it is not waited for once by each that cleans up
     said = capsys.readouterr().err
-    assert said.count("waiting for it") == 1
+    assert said.count("waiting for it") == 1  # not once more by each that cleans up
     assert said.splitlines()[-1].startswith(f"error: The tracking server {line.uri} has not")
     assert "Traceback" not in said
     assert served.done == ["first", "second"]
