@@ -59,13 +59,13 @@ def test_no_store_yet_is_one_sentence(here: Path) -> None:
         main([])
 
 
-def test_a_server_has_its_own_interface(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_of_a_server_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
-        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(QualaError, match="open it directly"):
-            main(["--tracking-uri", uri])
+        place = f"127.0.0.1:{server.getsockname()[1]}/under/"
+        assert main(["--tracking-uri", f"http://u:password@{place}"]) == 0
+    assert capsys.readouterr().out == f"Open http://{place.rstrip('/')}\n"
 
 
 def test_a_server_that_is_away_is_one_sentence(free_port: int) -> None:

@@ -88,23 +88,6 @@ def test_what_is_given_is_not_forced(toy: Toy) -> None:
         plan(toy, f"stage.second.given={folder}", "flow.force=[second]")
 
 
-def test_variables_of_mlflow_are_not_used_in_silence(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    assert plan(toy).notes == []
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    assert plan(toy).to_json()["notes"] == [
-        "`MLFLOW_TRACKING_URI=http://there:5000` is not used: pass "
-        "`tracking.uri=http://there:5000`.",
-        "`MLFLOW_EXPERIMENT_NAME=mine` is not used: pass `tracking.experiment=mine`.",
-    ]
-    uri = f"sqlite:///{toy.folder / 'mlruns/mlflow.db'}"
-    assert plan(toy, f"tracking.uri={uri}", "tracking.experiment=mine").notes == []
-
-
 @pytest.mark.parametrize(
     "place", ["models:/", "models:/a@b@c", "models:/name", "runs:/zz", "runs:/", "models:/@x"]
 )

@@ -133,7 +133,7 @@ def add_store(parser: argparse.ArgumentParser, what: str = "the store") -> None:
         "--tracking-uri",
         type=text("store"),
         metavar="URI",
-        help=f"{what} (default: sqlite:///<this folder>/mlruns/mlflow.db)",
+        help=f"{what} (default: $MLFLOW_TRACKING_URI, else that of ./mlruns)",
     )
 
 

@@ -36,6 +36,7 @@ from quala.redact import hide_variable
 from quala.workflow.groups import EXPERIMENT, PLAIN, Where, conf_folders, options_of
 from quala.workflow.identity import leaves
 from quala.workflow.script import WorkflowSpec, workflow_scripts
+from quala.workflow.server import chosen_address
 from quala.workflow.settings import Settings, root_schema, settings
 
 SCHEMA = "quala_schema"
@@ -244,6 +245,8 @@ def typed(config: DictConfig, workflow: WorkflowSpec) -> Settings:
     """Return typed settings; raise QualaError for what is missing or wrong."""
     if config.workflow != workflow.name:
         raise QualaError(f"`workflow` is `{workflow.name}` here, got `{config.workflow}`.")
+    if OmegaConf.is_missing(config.tracking, "uri") and chosen_address(None):
+        config = OmegaConf.merge(config, {"tracking": {"uri": None}})  # type: ignore[assignment]
     needed = own_values(config, workflow, resolve=False)
     for name, value in sorted(leaves(needed), key=lambda leaf: leaf[0]):
         if value == MISSING:

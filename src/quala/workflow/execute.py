@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.durable import disk_trouble
+from quala.durable import disk_trouble, read_whole, replacing, settle
 from quala.errors import QualaError, noted
+from quala.manifest import damage, write_manifest
 from quala.redact import recorded
 from quala.results import REPORT
 from quala.stage import StageContext
@@ -24,6 +25,7 @@ from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record, code_state
 from quala.workflow.registry import MODEL, log_model
 from quala.workflow.script import WorkflowSpec
+from quala.workflow.server import SERVER, page_of
 from quala.workflow.settings import Settings
 from quala.workflow.sources import NO_DATA, Source, Sources
 from quala.workflow.store import Store
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+
+DONE = "done.json"
+"""Beside the output of a stage that the store does not have yet: its seal and its metrics."""
 
 
 @dataclass(frozen=True)
@@ -147,24 +153,28 @@ class Executor:
         output, scratch = work / "output", work / "scratch"
         if not lease.resumed:
             shutil.rmtree(work, ignore_errors=True)
-        shutil.rmtree(output, ignore_errors=True)
-        output.mkdir(parents=True)
+        metrics = _left(work)
+        if metrics is None:
+            shutil.rmtree(output, ignore_errors=True)
+            output.mkdir(parents=True)
         scratch.mkdir(exist_ok=True)
-        function = node.stage.function()
         # MLflow refuses to change a param, and a resumed run has them already.
         known = self.store.client.get_run(lease.run_id).data.params
         params = {key: one for key, one in leaves(node.identity["config"]) if key not in known}
         self.store.record(lease.run_id, {}, params)
         identity = {IDENTITY: json.dumps(recorded(node.identity), indent=1)}
         self.store.attach(lease.run_id, identity | self.record.texts())
-        inputs = {
-            key: item.path if isinstance(item, Artifact) else item.value
-            for key, item in node.inputs.items()
-        }
-        metrics = function(node.config, self._context(node, lease, work), inputs) or {}
-        if origin := node.origin():
-            text = json.dumps(recorded(origin), indent=1)
-            (output / ORIGIN).write_text(f"{text}\n", encoding="utf-8")
+        if metrics is None:
+            inputs = {
+                key: item.path if isinstance(item, Artifact) else item.value
+                for key, item in node.inputs.items()
+            }
+            context = self._context(node, lease, work)
+            metrics = node.stage.function()(node.config, context, inputs) or {}
+            if origin := node.origin():
+                text = json.dumps(recorded(origin), indent=1)
+                (output / ORIGIN).write_text(f"{text}\n", encoding="utf-8")
+            _leave(work, metrics)
         self.store.publish(lease.run_id, output)
         self.store.record(lease.run_id, metrics)
         self.store.tag(lease.run_id, {FINAL: json.dumps(sorted(metrics))})
@@ -205,6 +215,27 @@ class Executor:
             log_model(self.store, self.parent, run_id, folder)
 
 
+def _leave(work: Path, metrics: Mapping[str, float]) -> None:
+    """Keep what a stage returned beside its output, until the store has both."""
+    output = work / "output"
+    done = {
+        "seal": write_manifest(output),
+        "metrics": {key: float(value) for key, value in metrics.items()},
+    }
+    settle(output)
+    with replacing(work / DONE) as partial:
+        partial.write_text(json.dumps(done), encoding="utf-8")
+
+
+def _left(work: Path) -> dict[str, float] | None:
+    """Return the metrics of a finished output that the store did not get; None without one."""
+    done = read_whole(work / DONE)
+    if done is None or damage(work / "output", done["seal"]) is not None:
+        return None
+    metrics: dict[str, float] = done["metrics"]
+    return metrics
+
+
 @contextmanager
 def _once(logger: logging.Logger) -> Iterator[None]:
     """Let each message of a logger pass once: every stage opens the data anew."""
@@ -236,6 +267,13 @@ class Result:
     outcomes: Sequence[Outcome]
     store: Store
 
+    @property
+    def page(self) -> str | None:
+        """The page of the run at a tracking server, None for other stores."""
+        store = self.store
+        served = store.uri.startswith(SERVER)
+        return page_of(store.uri, store.experiment_id, self.run_id) if served else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
         return {
@@ -245,6 +283,7 @@ class Result:
             "seconds": round(self.seconds, 2),
             "tracking_uri": self.store.uri,
             "experiment": self.store.experiment,
+            **({"page": self.page} if self.page else {}),
             "stages": [outcome.to_json() for outcome in self.outcomes],
         }
 

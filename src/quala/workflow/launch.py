@@ -44,6 +44,7 @@ from quala.workflow.groups import Where, where_of
 from quala.workflow.options import HELP, explained
 from quala.workflow.plan import Plan, check_plan, make_plan
 from quala.workflow.script import WorkflowSpec, find_workflow
+from quala.workflow.server import SERVER, page_of, store_words
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep, SweepParent, varied
@@ -80,12 +81,14 @@ def show_result(result: Result, console: Console) -> None:
         table.add_row(cell(outcome.name), _colored(outcome.status), seconds, cell(place))
     state = "was finished before" if result.reused else f"took {duration(result.seconds)}"
     folders = [outcome.folder for outcome in result.outcomes if outcome.folder is not None]
-    report = f"Report    quala report {result.run_id}\n"
+    words = store_words(result.store.uri)
+    report = f"Report    quala report {result.run_id}{words}\n"
     where = cell(
         f"Run       {result.run_id} ({state})\n"
         f"Store     {result.store.uri} (experiment {result.store.experiment})\n"
+        f"{f'Page      {result.page}{chr(10)}' if result.page else ''}"
         f"{report if any((one / REPORT).is_file() for one in folders) else ''}"
-        f"Compare   quala ui"
+        f"Compare   quala ui{words}"
     )
     where.overflow = "fold"
     for folder in folders:
@@ -108,7 +111,7 @@ LOST = "Its process ended before the job did."
 """The reason of a job that left no error."""
 
 
-def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> None:
+def show_sweep(sweep: Sweep, jobs: Sequence[dict[str, Any]], console: Console) -> None:
     """Print one line for each job of a sweep, then the error of each that failed.
 
     A job with `alone`, the command that runs it by itself, has failed.
@@ -124,7 +127,11 @@ def show_sweep(sweep: str, jobs: Sequence[dict[str, Any]], console: Console) -> 
             reason = (job["error"] or LOST).removeprefix(f"{QualaError.__name__}: ")
             line = f"Job {job['job']} (`{words}`) failed: {ended(one_line(reason))} Alone: "
             console.print(cell(f"{line}`{job['alone']}`", "red"), soft_wrap=True)
-    console.print(cell(f"Compare   quala report {sweep}"))
+    uri = sweep.store.uri
+    if uri.startswith(SERVER):
+        page = page_of(uri, sweep.store.experiment_id, sweep.run_id)
+        console.print(cell(f"Page      {page}"), soft_wrap=True)
+    console.print(cell(f"Compare   quala report {sweep.run_id}{store_words(uri)}"), soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -277,7 +284,7 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             jobs = _with_commands(sweep.jobs(), job, lost=failed)
             noted(error, sweep=sweep.run_id, jobs=jobs)
             if not job.as_json:
-                show_sweep(sweep.run_id, jobs, _console())
+                show_sweep(sweep, jobs, _console())
         begun = job.begun or (sweep and sweep.jobs())
         if isinstance(error, NOT_STARTED) and not begun and disk_trouble(error) is None:
             raise QualaError(
@@ -379,7 +386,7 @@ def _close(sweep: Sweep, job: HydraJob) -> int:
     if job.as_json:
         sys.stdout.write(json_text({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
     else:
-        show_sweep(sweep.run_id, jobs, _console())
+        show_sweep(sweep, jobs, _console())
     return failed
 
 

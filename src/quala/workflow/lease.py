@@ -22,8 +22,10 @@ from quala.errors import QualaError
 from quala.process import Process
 from quala.workflow.addresses import HEARTBEAT, SECONDS_TO_LIVE
 from quala.workflow.database import LockedError
+from quala.workflow.server import AwayError
 from quala.workflow.store import Store
-from quala.workflow.tracking import ERROR, FINGERPRINT, HIDDEN, KIND, PARENT
+from quala.workflow.tags import HIDDEN
+from quala.workflow.tracking import ERROR, FINGERPRINT, KIND, PARENT
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -37,6 +39,8 @@ TAKEOVER = "takeover."
 SECONDS_BETWEEN_BEATS = 5.0
 SECONDS_TO_SETTLE = 0.5
 SECONDS_BETWEEN_LOOKS = 1.0
+_left: set[tuple[str, int]] = set()
+"""Runs, with the number of the takeover, that this process gave up while the store was away."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,10 @@ def owner(run: Run) -> Owner | None:
 
 def busy(run: Run) -> bool:
     """Return whether a live process still works on an unfinished run."""
-    holder = owner(run)
-    if holder is None or run.data.tags.get(RELEASED) == str(attempt(run)):
+    holder, number = owner(run), attempt(run)
+    if holder is None or run.data.tags.get(RELEASED) == str(number):
+        return False
+    if (run.info.run_id, number) in _left:
         return False
     return holder.alive(float(run.data.tags.get(HEARTBEAT, 0)))
 
@@ -112,7 +118,10 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join(SECONDS_BETWEEN_BEATS)  # it may wait for a locked database
-        if error is None or isinstance(error, LockedError):
+        if error is None:
+            return
+        if isinstance(error, LockedError | AwayError):  # the store cannot be told
+            _left.add((self.run_id, self.number))
             return
         from mlflow.exceptions import MlflowException
 
@@ -130,6 +139,8 @@ class Lease:
         while not self._stop.wait(SECONDS_BETWEEN_BEATS):
             try:
                 self.store.client.set_tag(self.run_id, HEARTBEAT, f"{time.time():.0f}")
+            except AwayError:
+                continue  # the wait was told of
             except (MlflowException, OSError, QualaError) as error:
                 reason = str(error).partition("\n")[0]
                 log.warning("No heartbeat for run %s: %s", self.run_id, reason)
@@ -200,6 +211,10 @@ def _create(store: Store, claim: Claim, refused: Set[str]) -> Lease | None:
     mine = store.create(claim.name, tags, claim.parent).info.run_id
     time.sleep(SECONDS_TO_SETTLE)
     runs = store.find({KIND: claim.kind, FINGERPRINT: claim.fingerprint})
+    own = {run.info.run_id for run in runs if run.data.tags.get(OWNER) == tags[OWNER]}
+    for twin in own - {mine}:  # a server made it, and its reply was lost
+        store.client.delete_run(twin)
+    refused = refused | own - {mine}
     rivals = [run for run in runs if run.info.run_id not in refused]
     done = any(run.info.status == "FINISHED" for run in rivals)
     held = any(HELD in run.data.tags and busy(run) for run in rivals)

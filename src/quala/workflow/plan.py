@@ -17,7 +17,7 @@ from quala.workflow.lease import busy
 from quala.workflow.script import WorkflowSpec
 from quala.workflow.settings import FlowConfig, Settings, named
 from quala.workflow.sources import Source, Sources, UnreadSources
-from quala.workflow.store import Store, unused_variables
+from quala.workflow.store import Store
 from quala.workflow.tracking import DAMAGED, FINGERPRINT, KIND, NODE, STAGE
 
 if TYPE_CHECKING:
@@ -192,8 +192,8 @@ def make_plan(
             entries[name] = _entry(node, selection, store, entries)
     _check_only(settings.flow, entries)
     found = [note for entry in entries.values() for note in _notes(entry, entries, store)]
-    told = [*notes, *found, *unused_variables(settings.tracking)]
-    return Plan(workflow.name, entries, _fingerprint(workflow, settings, entries), told)
+    mark = _fingerprint(workflow, settings, entries)
+    return Plan(workflow.name, entries, mark, [*notes, *found])
 
 
 def _called(

@@ -24,12 +24,11 @@ from quala.ranges import (
     text,
 )
 from quala.stage import StageConfig
+from quala.workflow.server import SERVER, chosen_address, chosen_experiment
 
 SCALARS = (str, int, float, bool)
 ROOT = ("workflow", "data", "model", "stage", "flow", "tracking", "seed", "progress")
 """The keys of a configuration."""
-SERVER = ("http://", "https://")
-"""How the address of a tracking server begins."""
 LONGEST_PATH = 400
 """Bytes: SQLite's own limit is 512, with the names of drafts and journals."""
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -57,14 +56,15 @@ class TrackingConfig:
     """Where runs and artifacts are kept."""
 
     uri: str | None = text("store")
-    """An MLflow tracking server or database; null is SQLite in `folder`."""
+    """An MLflow tracking server or database; null is what the variable `MLFLOW_TRACKING_URI` says,
+    else SQLite in `folder`."""
     folder: str = text("place")
     """Folder of the embedded store, relative to the working directory."""
     work: str | None = text("place")
     """Folder for checkpoints of unfinished stages; null is `<folder>/work`."""
-    experiment: str = text("place")
+    experiment: str | None = text("place")
     """The MLflow experiment in which runs are recorded and looked up; in a store without a server
-    a folder is named by it."""
+    a folder is named by it. Null is what `MLFLOW_EXPERIMENT_NAME` says, else `quala`."""
     diff: bool = False
     """Whether the diff of uncommitted changes is stored with a run, not only its hash."""
     candidates: bool = False
@@ -78,16 +78,15 @@ class TrackingConfig:
             if (place := getattr(self, name)) is not None:
                 setattr(self, name, os.path.expanduser(place))
                 check_folder_place(name, getattr(self, name))
-        if (
-            self.uri is None
-            and (size := len(os.path.abspath(self.folder).encode())) > LONGEST_PATH
-        ):
+        uri = chosen_address(self.uri)
+        if uri is None and (size := len(os.path.abspath(self.folder).encode())) > LONGEST_PATH:
             raise QualaError(
                 f"`folder` must have at most {LONGEST_PATH} bytes with the folders above it, for "
                 f"SQLite opens no longer path, got {size}."
             )
-        if not str(self.uri).startswith(SERVER):
-            check_text("experiment", self.experiment, "name")
+        experiment = chosen_experiment(self.experiment)
+        name = "MLFLOW_EXPERIMENT_NAME" if self.experiment is None else "experiment"
+        check_text(name, experiment, "place" if str(uri).startswith(SERVER) else "name")
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,22 @@ from quala.process import user_name
 from quala.redact import hide_password, recorded, redacted
 from quala.stage import Candidate
 from quala.workflow.addresses import ARTIFACTS, follow, local_folder
-from quala.workflow.database import (
-    SQLITE,
-    check_database,
-    database_of,
-    ensure_database,
-    patient_client,
+from quala.workflow.database import check_database, database_of, ensure_database
+from quala.workflow.server import (
+    SERVER,
+    check_server,
+    chosen_address,
+    chosen_experiment,
+    connected,
+    embedded,
 )
-from quala.workflow.settings import SERVER, TrackingConfig
+from quala.workflow.settings import TrackingConfig
 from quala.workflow.tracking import (
     KIND,
     MANIFEST_TAG,
     OUTPUT,
     PARENT,
     Tracking,
-    check_server,
-    client_of,
     explaining,
     keep_quiet,
 )
@@ -73,7 +73,8 @@ class Store(Tracking):
     def open(cls, tracking: TrackingConfig) -> Store:
         """Connect, creating what is missing; raise QualaError if the store cannot be used."""
         folder = Path(tracking.folder).absolute()
-        uri = tracking.uri or f"{SQLITE}{folder / 'mlflow.db'}"
+        uri = chosen_address(tracking.uri) or embedded(folder)
+        experiment = chosen_experiment(tracking.experiment)
         work = Path(tracking.work).absolute() if tracking.work else folder / "work"
         keep_quiet()
         hide_password(uri)
@@ -84,11 +85,9 @@ class Store(Tracking):
                 follow(path)
             elif uri.startswith(SERVER):
                 check_server(uri)
-            client = patient_client(lambda: client_of(uri), uri)
-            experiment_id = _experiment(client, tracking.experiment, uri, folder / ARTIFACTS)
-        return cls(
-            client, uri, tracking.experiment, experiment_id, work, folder, tracking.candidates
-        )
+            client = connected(uri)
+            experiment_id = _experiment(client, experiment, uri, folder / ARTIFACTS)
+        return cls(client, uri, experiment, experiment_id, work, folder, tracking.candidates)
 
     @property
     def places(self) -> dict[str, Path]:
@@ -252,17 +251,6 @@ class Store(Tracking):
         if broken is None:
             self._whole[run_id] = folder
         return folder, broken[0] if broken else None
-
-
-def unused_variables(tracking: TrackingConfig) -> list[str]:
-    """Say which of MLflow's own variables are set and not followed."""
-    found = []
-    for name, own in (("uri", tracking.uri), ("experiment", tracking.experiment)):
-        variable = {"uri": "MLFLOW_TRACKING_URI", "experiment": "MLFLOW_EXPERIMENT_NAME"}[name]
-        value = os.environ.get(variable)
-        if value and value != own and (own is None or name == "experiment"):
-            found.append(f"`{variable}={value}` is not used: pass `tracking.{name}={value}`.")
-    return found
 
 
 def _experiment(client: MlflowClient, name: str, uri: str, artifacts: Path) -> str:

@@ -19,7 +19,8 @@ from quala.workflow.identity import fingerprint
 from quala.workflow.lease import busy
 from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import Store
-from quala.workflow.tracking import FINGERPRINT, HIDDEN, KIND, PARENT
+from quala.workflow.tags import HIDDEN
+from quala.workflow.tracking import FINGERPRINT, KIND, PARENT
 
 log = logging.getLogger(__name__)
 

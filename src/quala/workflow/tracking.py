@@ -4,50 +4,49 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
 from quala.errors import QualaError
 from quala.manifest import damage
 from quala.redact import hide_password
 from quala.workflow.addresses import follow
-from quala.workflow.database import (
-    SQLITE,
-    check_database,
-    database_of,
-    patient_client,
+from quala.workflow.database import check_database, database_of
+from quala.workflow.server import (
+    SERVER,
+    check_server,
+    chosen_address,
+    connected,
+    embedded,
+    patiently,
 )
-from quala.workflow.settings import SERVER
+from quala.workflow.tags import HIDDEN, once_named
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-    from mlflow.store.entities import PagedList
 
 
 log = logging.getLogger(__name__)
-SECONDS_TO_ANSWER = 3.0
 
 
 def existing_store(uri: str | None) -> str:
-    """Return the address of a store that exists, by default that of `quala run` in this folder.
+    """Return the address of a store that exists; by default the one that `quala run` uses here.
 
     Raises:
         QualaError: when nothing was tracked there yet, or no server answers.
     """
-    uri = uri or f"{SQLITE}{Path.cwd() / 'mlruns' / 'mlflow.db'}"
+    uri = chosen_address(uri) or embedded("mlruns")
+    hide_password(uri)
     if path := database_of(uri):
         if not path.is_file():
             raise QualaError(
                 f"There is no tracking store at {uri} yet: `quala run` in this folder makes one, "
-                "`--tracking-uri` selects another."
+                "`--tracking-uri` or MLFLOW_TRACKING_URI selects another."
             )
         check_database(path)
         follow(path)
@@ -69,34 +68,15 @@ def explaining(sentence: str) -> Iterator[None]:
         raise QualaError(f"{sentence}: {reason}") from error
 
 
-def check_server(uri: str) -> None:
-    """Raise QualaError quickly if nothing answers at an http(s) tracking address."""
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        raise QualaError(f"The tracking server {uri} does not answer ({error}).") from error
-    except ValueError as error:  # which may quote a part of a password
-        raise QualaError(f"The tracking server {uri} has no port that is a number.") from error
-
-
 KIND = "quala.kind"
 ERROR = "quala.error"
 PARENT = "mlflow.parentRunId"
-HIDDEN = "mlflow.quala."
-"""Begins tags that are no use to a reader; MLflow's interface shows none that begins `mlflow.`."""
 FINGERPRINT = f"{HIDDEN}fingerprint"
 STAGE = f"{HIDDEN}stage"
 NODE = f"{HIDDEN}node"
 MANIFEST_TAG = f"{HIDDEN}manifest"
 FINAL = f"{HIDDEN}final"
 DAMAGED = f"{HIDDEN}damaged"
-_ONCE_SHOWN = re.compile(
-    r"quala\.(fingerprint|stage|node|manifest|final|damaged|job|owner|heartbeat|released|held|data"
-    r"|diff)\b"
-)
-"""Tags that older versions wrote without `mlflow.` before them."""
 OUTPUT = "output"
 RUNS_A_PAGE = 1000
 """MLflow's servers refuse much larger pages."""
@@ -117,11 +97,10 @@ class Tracking:
     @classmethod
     def connect(cls, uri: str | None) -> Tracking:
         """Connect to a store that exists, by default that of this folder. Raises QualaError."""
-        hide_password(uri or "")
         uri = existing_store(uri)
         keep_quiet()
         with explaining(f"The tracking store {uri} cannot be read"):
-            return Tracking(patient_client(lambda: client_of(uri), uri), uri)
+            return Tracking(connected(uri), uri)
 
     def find_runs(
         self,
@@ -139,7 +118,7 @@ class Tracking:
         """
         names = [tags]
         if any(key.startswith(HIDDEN) for key in tags):
-            names.append({key.replace(HIDDEN, "quala."): value for key, value in tags.items()})
+            names.append(once_named(dict(tags)))
         found: list[Run] = []
         for one in names:
             terms = [f"tags.`{key}` = '{value}'" for key, value in one.items()]
@@ -238,11 +217,14 @@ class Tracking:
                 run_id, _, path = artifact.removeprefix("runs:/").partition("/")
                 artifact = f"{self.client.get_run(run_id).info.artifact_uri}/{path}"
             local = artifact.startswith(("file:", "/"))
-            place = download_artifacts(
-                artifact_uri=artifact,
-                dst_path=None if local or cached is None else _emptied(cached),
-                tracking_uri=self.uri,
-                registry_uri=self.uri,
+            place = patiently(
+                self.uri,
+                lambda: download_artifacts(
+                    artifact_uri=artifact,
+                    dst_path=None if local or cached is None else _emptied(cached),
+                    tracking_uri=self.uri,
+                    registry_uri=self.uri,
+                ),
             )
             return Path(place)
 
@@ -254,31 +236,6 @@ class Tracking:
         with explaining(f"`{run_id}` cannot be read from {self.uri}"):
             tags = self.client.get_run(run_id).data.tags
         return str(tags.get(f"{STAGE}.{stage}") or run_id)
-
-
-def client_of(uri: str) -> MlflowClient:
-    """Return a client whose runs have the tags of older versions by their names of today."""
-    # mlflow takes seconds to import
-    from mlflow import MlflowClient
-
-    class Client(MlflowClient):
-        def get_run(self, run_id: str) -> Run:
-            return _named(super().get_run(run_id))
-
-        def search_runs(self, *args: Any, **options: Any) -> PagedList[Run]:
-            found = super().search_runs(*args, **options)
-            for run in found:
-                _named(run)
-            return found
-
-    return Client(tracking_uri=uri, registry_uri=uri)
-
-
-def _named(run: Run) -> Run:
-    tags = run.data.tags
-    for key in [one for one in tags if _ONCE_SHOWN.match(one)]:
-        tags.setdefault(f"mlflow.{key}", tags[key])
-    return run
 
 
 def stage_runs(run: Run) -> dict[str, str]:
