@@ -358,7 +358,7 @@ def labels(settings: Sequence[Setting], named: Collection[str] = ()) -> list[str
     keys = _distinguishing(settings, named)
     if not keys:
         return [""] * len(settings)
-    names = {key: _short(key, keys) for key in keys}
+    names = {key: short_name(key, keys) for key in keys}
     texts = [{key: setting.get(key, OFF) for key in keys} for setting in settings]
     usual = {key: Counter(text[key] for text in texts).most_common(1)[0][0] for key in keys}
     return [_label(text, names, {} if len(keys) == 1 else usual) for text in texts]
@@ -410,7 +410,7 @@ def _label(texts: Mapping[str, str], names: Mapping[str, str], usual: Mapping[st
     )
 
 
-def _short(key: str, keys: Sequence[str]) -> str:
+def short_name(key: str, keys: Sequence[str]) -> str:
     """Return the shortest unique end of a dotted name."""
     parts = key.split(".")
     for start in range(len(parts) - 1, 0, -1):

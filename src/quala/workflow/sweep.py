@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 SWEEP_VARIABLE = "QUALA_SWEEP"
 JOB = "quala.job."
+STUDY, OBJECTIVES = "quala.study", "quala.objectives"
+"""Tags of the run of an Optuna sweep; the objectives with their directions, as JSON."""
 
 
 PLUGIN = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
@@ -110,9 +112,7 @@ class Sweep:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the record of each job, in order."""
-        tags = self.store.client.get_run(self.run_id).data.tags
-        found = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
-        return sorted(found, key=lambda job: int(job["job"]))
+        return job_records(self.store.client.get_run(self.run_id).data.tags)
 
     def close(self, status: str) -> None:
         """Set the final status of the sweep's run; this process leaves the sweep.
@@ -130,6 +130,24 @@ class Sweep:
                     parents.append(run.info.run_id)
         self.store.finish(self.run_id, status)
         os.environ.pop(SWEEP_VARIABLE, None)
+
+
+def job_records(tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the record of each job of a sweep, in order, from the tags of its run."""
+    found = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
+    return sorted(found, key=lambda job: int(job["job"]))
+
+
+def best_of(gains: Sequence[Sequence[float]]) -> list[int]:
+    """Return the places of the points that no other dominates; more is better in each value."""
+    return [
+        place
+        for place, own in enumerate(gains)
+        if not any(
+            other != own and all(there >= here for there, here in zip(other, own, strict=True))
+            for other in gains
+        )
+    ]
 
 
 def varied(jobs: Sequence[Sequence[str]]) -> list[str]:
