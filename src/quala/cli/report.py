@@ -125,6 +125,7 @@ def _exported(reports: Reports, table: SweepTable, out: Path) -> dict[str, str]:
 
 def _sweep_tables(table: SweepTable, lines: Sequence[JobLine]) -> list[RenderableType]:
     """Return the table of the jobs and, where seeds vary, that of the settings."""
+    from quala.compare.store import report_run
     from quala.compare.sweep_page import (
         failures,
         job_notes,
@@ -156,8 +157,8 @@ def _sweep_tables(table: SweepTable, lines: Sequence[JobLine]) -> list[Renderabl
             spread_note(),
         ]
     items += [Text(text, "red") for text in failures(table)]
-    if table.best and (run_id := table.best[0].run_id):
-        items.append(f"Best      quala report {run_id}")
+    reported = [run for line in table.best if (run := line.job.run) and report_run(run)]
+    items += [f"Best      quala report {run.info.run_id}" for run in reported[:1]]
     return items
 
 

@@ -15,6 +15,7 @@ from quala.compare.trials import TEACHER, Place, Setting, Trial
 from quala.errors import QualaError
 from quala.metrics.interval import Bounds
 from quala.results import Row
+from quala.workflow.sweep import short_name
 
 SIGNED = "±"
 
@@ -408,13 +409,3 @@ def _label(texts: Mapping[str, str], names: Mapping[str, str], usual: Mapping[st
         "=".join([*(name for _, name in group), value])
         for value, group in groupby(shown, key=lambda pair: pair[0])
     )
-
-
-def short_name(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest unique end of a dotted name."""
-    parts = key.split(".")
-    for start in range(len(parts) - 1, 0, -1):
-        end = ".".join(parts[start:])
-        if sum(f".{other}".endswith(f".{end}") for other in keys) == 1:
-            return end
-    return key

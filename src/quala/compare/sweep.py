@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quala.compare.group import Spread, natural_order, short_name
+from quala.compare.group import Spread, natural_order
 from quala.compare.store import Reports, SweepJob
 from quala.errors import unknown
 from quala.metrics.interval import metric_name
 from quala.report.table import MIB
 from quala.results import GIGA, Report, Row
 from quala.workflow.execute import WORKFLOW
-from quala.workflow.sweep import OBJECTIVES, STUDY, best_of
+from quala.workflow.sweep import OBJECTIVES, STUDY, best_of, is_seed, varied_options
 from quala.workflow.tracking import STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-SEED = "seed"
-ABSENT, DELETED = "-", "~"
-"""What a job has where it does not set an option, and where it deletes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +130,7 @@ class SweepTable:
         """Read a sweep. Raises QualaError for a damaged report."""
         jobs, tags = reports.jobs(sweep), sweep.data.tags
         directions: dict[str, str] = json.loads(tags.get(OBJECTIVES, "{}"))
-        values = _varied([job.words for job in jobs])
+        values = varied_options([job.words for job in jobs], {*FIGURES, "job"})
         lines = []
         for job, own in zip(jobs, values, strict=True):
             report = reports.measured(job.run) if job.run else None
@@ -230,11 +226,6 @@ class SweepTable:
         return [*found, *(line for line in self.jobs if line not in found)]
 
 
-def is_seed(name: str) -> bool:
-    """Say whether an option is a seed, over which figures are averaged."""
-    return name.rpartition(".")[2] == SEED
-
-
 def _merit(line: JobLine) -> tuple[float, float]:
     return line.figures[SCORE], -line.figures.get("gmacs", 0.0)
 
@@ -242,25 +233,6 @@ def _merit(line: JobLine) -> tuple[float, float]:
 def _mean(line: SettingLine, figure: str) -> float:
     spread = line.spread(figure)
     return spread.mean if spread else 0.0
-
-
-def _varied(jobs: Sequence[Sequence[str]]) -> list[dict[str, str]]:
-    """Return for each job its values of the options that not all jobs have alike.
-
-    Names are the shortest that tell options apart, and not those of figures.
-    """
-    found = [dict(map(_option, words)) for words in jobs]
-    every = dict.fromkeys(key for one in found for key in one)
-    keys = [key for key in every if len({one.get(key) for one in found}) > 1 or len(found) == 1]
-    keys.sort(key=is_seed)
-    names = {key: short_name(key, keys) for key in keys}
-    names = {key: key if name in {*FIGURES, "job"} else name for key, name in names.items()}
-    return [{name: one.get(key, ABSENT) for key, name in names.items()} for one in found]
-
-
-def _option(word: str) -> tuple[str, str]:
-    key, equals, value = word.lstrip("+~").partition("=")
-    return key, DELETED if word.startswith("~") or not equals else value.strip("'\"")
 
 
 def _last(reports: Reports, run: Run | None) -> dict[str, float]:

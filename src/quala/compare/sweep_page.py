@@ -53,7 +53,7 @@ def job_texts(table: SweepTable, lines: Sequence[JobLine]) -> DataFrame:
     intervals = any(_interval(line) for line in lines)
     return to_frame(
         {
-            "Job": f"{line.number}{BEST if line in best else ''}",
+            ("Trial" if table.study else "Job"): f"{line.number}{BEST if line in best else ''}",
             **line.values,
             **{
                 heading: text

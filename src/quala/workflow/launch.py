@@ -43,7 +43,7 @@ from quala.workflow.plan import Plan, check_plan, make_plan
 from quala.workflow.script import WorkflowSpec, choices, find_workflow
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.sweep import Job, Sweep, SweepParent, varied
+from quala.workflow.sweep import Job, Sweep, SweepParent, first_job, varied
 
 COLORS = {
     "cached": "green",
@@ -324,9 +324,13 @@ def _console() -> Console:
 def _close(sweep: Sweep, as_json: bool) -> int:
     jobs = sweep.jobs()
     failed = len([job for job in jobs if job["status"] != "FINISHED"])
+    study = sweep.conclusions.get(sweep.run_id)
+    if study and study.tolerated:
+        failed = 0
     sweep.close("FAILED" if failed else "FINISHED")
+    told = {"sweep": sweep.run_id, "jobs": jobs} | ({"best": study.best} if study else {})
     if as_json:
-        sys.stdout.write(json_text({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
+        sys.stdout.write(json_text(told) + "\n")
     else:
         show_sweep(sweep.run_id, jobs, _console())
     return failed
@@ -338,12 +342,15 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     if "-h" in words or "--help" in words:
         sys.stdout.write(workflow_help(workflow))
         return 0
+    sweeping = [word for word in words if word in ("-m", "--multirun")]
+    words = [word for word in words if word not in sweeping]
     for word in words:
         if word.startswith("-"):
-            raise QualaError(f"`quala plan` takes overrides and --json, got `{word}`.")
+            raise QualaError(f"`quala plan` takes overrides, -m and --json, got `{word}`.")
     with one_sentence(workflow):
+        words, first = first_job(words) if sweeping else (words, [])
         config = composed(workflow, words)
-        settings, notes = typed(config, workflow), check_options(config, words)
+        settings, notes = typed(config, workflow), [*first, *check_options(config, words)]
         check_plan(workflow, settings)
     store = Store.open(settings.tracking)
     made = make_plan(workflow, settings, store, Sources(store), notes)
