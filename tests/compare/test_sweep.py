@@ -26,6 +26,9 @@ from quala.compare.sweep_page import (
 from quala.errors import QualaError
 from quala.manifest import write_manifest
 from quala.results import GIGA, Latency, Report, Row
+from quala.workflow.execute import WORKFLOW
+from quala.workflow.sweep import JOB, OBJECTIVES, STUDY
+from quala.workflow.tracking import FINAL, KIND, MANIFEST_TAG, PARENT, STAGE
 
 SIZE = 22 * 2**20
 
@@ -55,7 +58,7 @@ class Sweeps:
         self.folder = folder
         self.client: MlflowClient = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
         self.experiment = self.client.create_experiment("quala", (folder / "artifacts").as_uri())
-        self.sweep = self._run(**{"quala.kind": "sweep", "quala.workflow": "kdlsq"})
+        self.sweep = self._run(**{KIND: "sweep", WORKFLOW: "kdlsq"})
         self.jobs = 0
 
     def _run(self, metrics: dict[str, float] | None = None, **tags: str) -> str:
@@ -66,11 +69,11 @@ class Sweeps:
         return run_id
 
     def _stage(self, name: str, file: str, content: Any) -> str:
-        run_id = self._run(**{"quala.kind": "stage", "quala.stage": name})
+        run_id = self._run(**{KIND: "stage", STAGE: name})
         output = self.folder / "artifacts" / run_id / "artifacts" / "output"
         output.mkdir(parents=True)
         (output / file).write_text(json.dumps(content))
-        self.client.set_tag(run_id, "quala.manifest", write_manifest(output))
+        self.client.set_tag(run_id, MANIFEST_TAG, write_manifest(output))
         return run_id
 
     def add(
@@ -84,21 +87,23 @@ class Sweeps:
         own: bool = True,
     ) -> str | None:
         """Add a job with a report, with the rows of a measure stage, or with metrics only."""
-        made = {"quala.kind": "workflow", "quala.overrides": " ".join(words)}
+        made = {KIND: "workflow", "quala.overrides": " ".join(words)}
         if report:
-            made["quala.stage.report"] = self._stage("report", "report.json", report.to_json())
+            made[f"{STAGE}.report"] = self._stage("report", "report.json", report.to_json())
         if rows:
-            made["quala.stage.measure"] = self._stage(
-                "measure", "rows.json", rows.to_json()["rows"]
-            )
-        for name in metrics or {}:
-            made[f"quala.stage.{name.partition('.')[0]}"] = "a" * 32
+            made[f"{STAGE}.measure"] = self._stage("measure", "rows.json", rows.to_json()["rows"])
+        for name, value in (metrics or {}).items():
+            stage, _, key = name.partition(".")
+            final = {KIND: "stage", STAGE: stage, FINAL: json.dumps([key])}
+            first = self._run({"loss": 1.0}, **{KIND: "stage", FINAL: '["loss"]'})
+            made |= {f"{STAGE}.before": first}
+            made |= {f"{STAGE}.{stage}": self._run({key: value, "train/loss": 9.0}, **final)}
         if own:
-            made["mlflow.parentRunId"] = self.sweep
+            made[PARENT] = self.sweep
         run_id = self._run(metrics, **made) if report or rows or metrics else None
         job = {"job": self.jobs, "overrides": words, "status": status, "error": error,
                "run_id": run_id if status == "FINISHED" else None}  # fmt: skip
-        self.client.set_tag(self.sweep, f"quala.job.{self.jobs}", json.dumps(job))
+        self.client.set_tag(self.sweep, f"{JOB}{self.jobs}", json.dumps(job))
         self.jobs += 1
         return run_id
 
@@ -216,8 +221,8 @@ def test_options_are_named_by_what_tells_them_apart(sweeps: Sweeps) -> None:
 
 
 def _study(sweeps: Sweeps, **directions: str) -> SweepTable:
-    sweeps.client.set_tag(sweeps.sweep, "quala.study", "weights")
-    sweeps.client.set_tag(sweeps.sweep, "quala.objectives", json.dumps(directions))
+    sweeps.client.set_tag(sweeps.sweep, STUDY, "weights")
+    sweeps.client.set_tag(sweeps.sweep, OBJECTIVES, json.dumps(directions))
     values = [(70.0, 4.0), (71.0, 5.0), (69.0, 4.5), (71.0, 5.0)]
     for number, (score, cost) in enumerate(values):
         metrics = {"distill.f1": score, "distill.cost": cost}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from quala.compare.group import Spread, natural_order
 from quala.compare.store import Reports, SweepJob
@@ -15,7 +15,7 @@ from quala.report.table import MIB
 from quala.results import GIGA, Report, Row
 from quala.workflow.execute import WORKFLOW
 from quala.workflow.sweep import OBJECTIVES, STUDY, best_of, is_seed, varied_options
-from quala.workflow.tracking import STAGE
+from quala.workflow.tracking import FINAL, STAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -131,10 +131,10 @@ class SweepTable:
         jobs, tags = reports.jobs(sweep), sweep.data.tags
         directions: dict[str, str] = json.loads(tags.get(OBJECTIVES, "{}"))
         values = varied_options([job.words for job in jobs], {*FIGURES, "job"})
-        lines = []
+        lines, known = list[JobLine](), dict[str, "Run"]()
         for job, own in zip(jobs, values, strict=True):
             report = reports.measured(job.run) if job.run else None
-            figures = measured_figures(report) if report else _last(reports, job.run)
+            figures = measured_figures(report) if report else _last(reports, job.run, known)
             metrics = job.run.data.metrics if job.run else {}
             aims = {name: metrics[name] for name in directions if name in metrics}
             seeds = {name: text for name, text in own.items() if is_seed(name)}
@@ -207,22 +207,21 @@ class SweepTable:
 
         Jobs without the figure are the last. Raises QualaError for an unknown name.
         """
-        key: Callable[[JobLine], object]
         names = {"job": "job", **{name: name for name in (*self.columns, *self.figures)}}
         if SCORE in self.figures and self.metric:
             names |= {self.metric: SCORE}
         if by is not None and by not in names:
             raise unknown("column of `--sort`", by, names)
         name = names[by or "job"]
+        sign = -1 if name in self.figures and self.figures[name].more else 1
+
+        def place(line: JobLine) -> Any:
+            if name in self.figures:
+                return sign * line.figures[name]
+            return natural_order(line.values[name])[1] if name in self.columns else line.number
+
         found = [line for line in self.jobs if name not in self.figures or name in line.figures]
-        if name in self.figures:
-            sign = -1 if self.figures[name].more else 1
-            key = lambda line: sign * line.figures[name]  # noqa: E731
-        elif name in self.columns:
-            key = lambda line: natural_order(line.values[name])[1]  # noqa: E731
-        else:
-            key = lambda line: line.number  # noqa: E731
-        found.sort(key=key, reverse=reverse)
+        found.sort(key=place, reverse=reverse)
         return [*found, *(line for line in self.jobs if line not in found)]
 
 
@@ -235,23 +234,18 @@ def _mean(line: SettingLine, figure: str) -> float:
     return spread.mean if spread else 0.0
 
 
-def _last(reports: Reports, run: Run | None) -> dict[str, float]:
-    """Return the final metrics of the last stage that a run finished, as the run has them."""
-    if run is None:
-        return {}
-    stages = {
-        key.removeprefix(f"{STAGE}."): run_id
-        for key, run_id in run.data.tags.items()
-        if key.startswith(f"{STAGE}.") and run_id
-    }
-    # Its own metrics are written when a stage is done, one stage after another.
-    times = {one.key: one.timestamp for one in run.to_proto().data.metrics}
-    own = {
-        name: {key: value for key, value in run.data.metrics.items() if key.startswith(f"{name}.")}
-        for name in stages
-    }
-    ended = {name: max(map(times.__getitem__, keys)) for name, keys in own.items() if keys}
-    return own[max(ended, key=ended.__getitem__)] if ended else {}
+def _last(reports: Reports, run: Run | None, known: dict[str, Run]) -> dict[str, float]:
+    """Return the final metrics of the last stage that a run finished; `known` are stage runs."""
+    found = {}
+    for key, run_id in run.data.tags.items() if run else ():
+        if key.startswith(f"{STAGE}.") and run_id:
+            known[run_id] = known.get(run_id) or reports.get(run_id)
+            found[key.removeprefix(f"{STAGE}.")] = known[run_id]
+    # A stage begins after those whose outputs it takes.
+    name = max(found, key=lambda one: found[one].info.start_time, default=None)
+    data = found[name].data if name else None
+    final = json.loads(data.tags.get(FINAL, "[]")) if data else []
+    return {f"{name}.{key}": data.metrics[key] for key in final} if data else {}
 
 
 def _known(lines: Iterable[JobLine], directions: Mapping[str, str]) -> dict[str, Figure]:
@@ -265,7 +259,6 @@ def _known(lines: Iterable[JobLine], directions: Mapping[str, str]) -> dict[str,
     metrics = {line.report.metric for line in lines if line.report}
     heading = metric_name(metrics.pop()) if len(metrics) == 1 else FIGURES[SCORE].heading
     for name, figure in FIGURES.items():
-        if name in found:
-            own = Figure(heading, figure.form, figure.more) if name == SCORE else figure
-            named[name] = own
+        if name in found and name not in named:
+            named[name] = replace(figure, heading=heading) if name == SCORE else figure
     return named | {name: Figure(name) for name in found if name not in named}
