@@ -6,12 +6,14 @@ import json
 import logging
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Transformer
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
@@ -94,8 +96,12 @@ def _what_varies(config: DictConfig, chosen: Collection[str]) -> str:
     """Return the options with several values in words, such as `cost x seed`."""
     params = OmegaConf.select(config, "hydra.sweeper.params")
     words = [f"{key}={value}" for key, value in (params or {}).items()]
-    found = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
-    several = [one.get_key_element().lstrip("+~") for one in found if one.is_sweep_override()]
+    parser, several = OverridesParser.create(), list[str]()
+    for word in (*words, *config.hydra.overrides.task):
+        # Hydra has taken the backslashes out of some, which then are no overrides.
+        with suppress(HydraException):
+            if (one := parser.parse_override(word)).is_sweep_override():
+                several.append(one.get_key_element().lstrip("+~"))
     keys = list(dict.fromkeys([*several, *chosen]))
     names = [short_name(key, keys) for key in keys]
     more = [f"{len(names) - MOST_NAMED} more"] * (len(names) > MOST_NAMED)
