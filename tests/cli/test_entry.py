@@ -45,7 +45,7 @@ def test_an_unknown_workflow_has_a_nearest_name(
         ("run kdlsq --mutlirun", "Unknown option `--mutlirun`. Did you mean `--multirun`"),
         ("run kdlsq --cfg", "argument --cfg/-c: expected one argument"),
         ("run kdlsq --cfg job --package stage.nosuch", "no configuration key `stage.nosuch`"),
-        ("plan kdlsq -m", "--config-name and --json, got `-m`"),
+        ("plan kdlsq -c", "--config-name and --json, got `-c`"),
     ],
 )
 def test_a_wrong_option_is_one_sentence(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +120,7 @@ def test_a_sweep_compares_its_jobs(store: _Store, capsys: pytest.CaptureFixture[
     sweep = store.sweep([("FINISHED", first), ("FAILED", None)])
     jobs = _json(store, capsys, sweep)["jobs"]
     assert isinstance(jobs, list)
-    assert [job["status"] for job in jobs] == ["finished", "failed"]
+    assert [job["status"] for job in jobs] == ["cached", "failed"]
     assert [job["overrides"] for job in jobs] == ["seed=0", "seed=1"]
     assert [job["score_full"] for job in jobs] == [80.0, None]
 
@@ -126,8 +129,25 @@ def test_a_sweep_is_a_table(store: _Store, capsys: pytest.CaptureFixture[str]) -
     sweep = store.sweep([("FINISHED", store.workflow(80.0)), ("FAILED", None)])
     main([sweep, "--tracking-uri", store.uri])
     shown = capsys.readouterr().out
-    assert "F1 full" in shown
-    assert "seed=1" in shown
+    assert re.search(r"│ 0 \* │ 0 +│ 80.00 │.* cached", shown)
+    assert re.search(r"│ +1 │ 1 +│ +- │.* failed", shown)
+    assert "all jobs *" in shown  # over seeds
+
+
+def test_a_sweep_is_sorted_and_written(
+    store: _Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    first, second = store.workflow(80.0), store.workflow(81.0)
+    sweep = store.sweep([("FINISHED", first), ("FINISHED", second)])
+    out = tmp_path / "out"
+    words = ["--tracking-uri", store.uri, "--sort", "f1", "--csv", "--out", str(out)]
+    assert main([sweep, *words]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["run"] for row in rows] == [second, first]
+    files = {f"sweep.{end}" for end in ("html", "md", "csv", "json", "png")}
+    assert {file.name for file in out.iterdir()} == {first, second, *files}
+    assert (out / first / "report.html").is_file()
+    assert f'href="{first}/report.html"' in (out / "sweep.html").read_text()
 
 
 def test_an_unknown_run_names_the_newest(store: _Store) -> None:
@@ -282,6 +302,9 @@ def test_a_run_that_cannot_be_read_is_left_out_unless_it_was_named(
         (["XTC", "KDLSQ"], "A report is of one run, got 2"),
         (["--experiment", "mine"], "`--experiment` chooses what `--compare` compares"),
         (["--task", "squad"], "`--task` chooses what `--compare` compares"),
+        (["XTC", "--sort", "f1"], "order the jobs of a sweep, `"),
+        (["--compare", "--json", "--reverse"], "order the jobs of a sweep, not `--compare`"),
+        (["--csv", "--json"], "go to the same place"),
         (["--compare", "--json", "STAGE"], "is a stage, not a workflow"),
         (["--compare", "--out", "FILE"], "`--out` must be a folder"),
     ],

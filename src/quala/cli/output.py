@@ -12,13 +12,18 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from quala.errors import QualaError
-from quala.redact import cell, console, json_text
+from quala.redact import cell, console, json_text, redacted
 
 
 def write_json(content: Mapping[str, Any], *, as_is: bool = False) -> None:
     """Write one JSON object to standard output, without secrets unless `as_is`."""
     text = json.dumps(content, indent=2) if as_is else json_text(content, indent=2)
     sys.stdout.write(text + "\n")
+
+
+def write_text(text: str) -> None:
+    """Write lines to standard output, without secrets."""
+    sys.stdout.write(redacted(text))
 
 
 def out_folder(folder: Path) -> Path:

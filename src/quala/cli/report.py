@@ -5,23 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
-from quala.cli.arguments import PLACE, Parser, add_store
+from quala.cli.arguments import PLACE, Parser, add_store, text
 from quala.cli.locate import check_known
-from quala.cli.output import out_folder, show, write_json
+from quala.cli.output import out_folder, show, write_json, write_text
 from quala.errors import QualaError
-from quala.metrics.interval import metric_name, score_text
+from quala.metrics.interval import metric_name
 from quala.ranges import check_folder_place
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from quala.compare.group import Comparison
-    from quala.compare.store import Reports, SweepJob
+    from quala.compare.store import Reports
+    from quala.compare.sweep import JobLine, SweepTable
     from quala.compare.trials import Trial
 
 
@@ -42,8 +43,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     run = reports.run(arguments.runs[0]) if arguments.runs else reports.newest()
     shown = _sweep if run.data.tags[KIND] == "sweep" else _workflow
-    out = out_folder(Path(arguments.out)) if arguments.out else None
-    shown(reports, run, as_json=arguments.json, out=out)
+    shown(reports, run, arguments)
     return 0
 
 
@@ -52,6 +52,8 @@ def _check(arguments: argparse.Namespace) -> None:
     filters = [
         f"`--{name}`" for name in ("experiment", "task") if getattr(arguments, name) is not None
     ]
+    if arguments.json and arguments.csv:
+        raise QualaError("`--json` and `--csv` go to the same place: choose one.")
     if not arguments.compare:
         if len(arguments.runs) > 1:
             count = len(arguments.runs)
@@ -60,88 +62,108 @@ def _check(arguments: argparse.Namespace) -> None:
             raise QualaError(f"{filters[0]} chooses what `--compare` compares, which is missing.")
     elif arguments.runs and arguments.experiment is not None:
         raise QualaError("`--compare` takes either RUNs or `--experiment`, got both.")
-    elif not arguments.out and not arguments.json:
+    elif arguments.sort or arguments.reverse:
+        raise QualaError("`--sort` and `--reverse` order the jobs of a sweep, not `--compare`.")
+    elif not (arguments.out or arguments.json or arguments.csv):
         raise QualaError("`--compare` writes a page: name its folder with `--out DIR`.")
 
 
-def _workflow(reports: Reports, run: Run, *, as_json: bool, out: Path | None) -> None:
-    report = reports.report(run)
+def _workflow(reports: Reports, run: Run, arguments: argparse.Namespace) -> None:
+    if arguments.sort or arguments.reverse:
+        raise QualaError(
+            f"`--sort` and `--reverse` order the jobs of a sweep, `{run.info.run_id}` is a "
+            "workflow."
+        )
+    report, out = reports.report(run), _folder(arguments)
     if out is not None:
         reports.export(run, out)
-    if as_json:
+    if arguments.json:
         write_json({"run": run.info.run_id} | report.to_json())
         return
-    from quala.report.table import terminal_table
+    from quala.report.table import csv_text, terminal_table
 
+    if arguments.csv:
+        write_text(csv_text(report.rows))
+        return
     lines = [f"Run {run.info.run_id}", f"Hypervolume {report.metrics()['hypervolume']:.4f}"]
     if out is not None:
         lines.append(f"Written to {out}")
     show(terminal_table(report.rows, title=report.title), *lines)
 
 
-def _sweep(reports: Reports, sweep: Run, *, as_json: bool, out: Path | None) -> None:
-    jobs = reports.jobs(sweep)
-    if not jobs:
+def _sweep(reports: Reports, sweep: Run, arguments: argparse.Namespace) -> None:
+    from quala.compare.sweep import SweepTable
+
+    table = SweepTable.read(reports, sweep)
+    if not table.jobs:
         raise QualaError(f"The sweep `{sweep.info.run_id}` has no jobs.")
-    lines = [_line(reports, job, out) for job in jobs]
-    if as_json:
-        write_json({"run": sweep.info.run_id, "jobs": lines})
+    lines = table.ordered(arguments.sort, reverse=arguments.reverse)
+    # matplotlib and plotly take a second to import
+    from quala.compare.sweep_page import build_sweep, sweep_csv, sweep_json
+
+    out = _folder(arguments)
+    written = build_sweep(out, table, lines, _exported(reports, table, out)) if out else []
+    if arguments.json:
+        write_json(sweep_json(table, lines))
+    elif arguments.csv:
+        write_text(sweep_csv(table, lines))
     else:
-        show(_sweep_table(lines, jobs, f"Sweep {sweep.info.run_id}"))
+        show(*_sweep_tables(table, lines), *(f"Written to {file}" for file in written))
 
 
-def _line(reports: Reports, job: SweepJob, out: Path | None) -> dict[str, Any]:
-    """Return the figures of a job, and copy its report into `out`."""
+def _exported(reports: Reports, table: SweepTable, out: Path) -> dict[str, str]:
+    """Copy the reports of the jobs below `out`; return the addresses of their pages by run."""
     from quala.compare.store import report_run
 
-    run, report = job.run, None
-    if run is not None and report_run(run):
-        report = reports.report(run)
-        if out is not None:
+    pages = {}
+    for line in table.jobs:
+        if (run := line.job.run) and report_run(run):
             reports.export(run, out / run.info.run_id)
-    name = report.metric if report else None
-    metrics = report.metrics() if report else {}
-    rows = {"full": report and report.full, "chosen": report and report.chosen}
-    return {
-        "run": run.info.run_id if run else None,
-        "overrides": job.overrides,
-        "status": job.status.lower(),
-        "metric": name,
-        # one column per meaning, whatever the metric is called
-        **{f"score_{key}": row and row.score for key, row in rows.items()},
-        **{f"interval_{key}": row and row.interval for key, row in rows.items()},
-        "examples": next((row.examples for row in rows.values() if row), None),
-        **{key: metrics.get(key) for key in ("gmacs_chosen", "macs_saved", "hypervolume")},
-    }
+            pages[run.info.run_id] = f"{run.info.run_id}/report.html"
+    return pages
 
 
-def _sweep_table(
-    lines: Sequence[dict[str, Any]], jobs: Sequence[SweepJob], title: str
-) -> RenderableType:
-    from quala.report.table import ABSENT, TerminalTable, format_number, to_frame
-
-    metric = next((metric_name(line["metric"]) for line in lines if line["metric"]), "Score")
-    counted = any(line["examples"] for line in lines)
-    frame = to_frame(
-        {
-            "Run": line["run"][:8] if line["run"] else ABSENT,
-            "Overrides": job.varied,
-            "Status": line["status"],
-            f"{metric} full": score_text(line["score_full"], line["interval_full"]),
-            f"{metric} chosen": score_text(line["score_chosen"], line["interval_chosen"]),
-            **({"n": format_number(line["examples"], "{:,.0f}")} if counted else {}),
-            "GMACs": format_number(line["gmacs_chosen"], "{:.3f}"),
-            "Saved": format_number(line["macs_saved"], "{:.2f}x"),
-            "Hypervolume": format_number(line["hypervolume"], "{:.4f}"),
-        }
-        for line, job in zip(lines, jobs, strict=True)
+def _sweep_tables(table: SweepTable, lines: Sequence[JobLine]) -> list[RenderableType]:
+    """Return the table of the jobs and, where seeds vary, that of the settings."""
+    from quala.compare.store import report_run
+    from quala.compare.sweep_page import (
+        failures,
+        job_notes,
+        job_texts,
+        setting_texts,
+        spread_note,
+        title_of,
     )
-    return TerminalTable(
-        frame,
-        title=title,
-        left=("Run", "Overrides", "Status"),
-        optional=("Hypervolume", "Saved", "GMACs", "Status", "n"),
-    )
+    from quala.compare.text import INTERVAL
+    from quala.report.table import TerminalTable
+
+    left = (*table.columns, "Setting", "Status", "Run")
+    optional = ("Run", "Hypervolume", "Saved", "MiB", INTERVAL, "Speed-up", "Loss", "ms", "GMACs")
+    items: list[RenderableType] = [
+        TerminalTable(
+            job_texts(table, lines),
+            title=title_of(table),
+            left=left,
+            bold=[number for number, line in enumerate(lines) if line in table.best],
+            optional=optional,
+        ),
+        *job_notes(table),
+    ]
+    settings = setting_texts(table)
+    if settings is not None:
+        best = [number for number, one in enumerate(table.settings) if one == table.best_setting]
+        items += [
+            TerminalTable(settings, title=None, left=left, bold=best, optional=optional),
+            spread_note(),
+        ]
+    items += [Text(text, "red") for text in failures(table)]
+    reported = [run for line in table.best if (run := line.job.run) and report_run(run)]
+    items += [f"Best      quala report {run.info.run_id}" for run in reported[:1]]
+    return items
+
+
+def _folder(arguments: argparse.Namespace) -> Path | None:
+    return out_folder(Path(arguments.out)) if arguments.out else None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,9 +177,21 @@ def _parser() -> argparse.ArgumentParser:
         "--compare all of them)",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
+    parser.add_argument("--csv", action="store_true", help="write CSV")
     parser.add_argument(
-        "--out", type=PLACE, metavar="DIR", help="also copy the report's files here"
+        "--out",
+        type=PLACE,
+        metavar="DIR",
+        help="also copy the report's files here; of a sweep, its page, table and figure too",
     )
+    parser.add_argument(
+        "--sort",
+        type=text("name"),
+        metavar="COLUMN",
+        help="order the jobs of a sweep by a figure, the best first (f1, loss, gmacs, ms, "
+        "speedup, mib), or by an option that varies; default: as they were run",
+    )
+    parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument(
         "--compare",
         action="store_true",
@@ -185,10 +219,10 @@ def _compare(reports: Reports, arguments: argparse.Namespace) -> None:
     Raises QualaError when a named run has no report, when there is nothing to compare, and when
     `--out` is no folder that can be made.
     """
-    out = out_folder(Path(arguments.out)) if arguments.out else None
+    out = _folder(arguments)
     # matplotlib and plotly take a second to import
     from quala.compare.group import Comparison
-    from quala.compare.text import to_json
+    from quala.compare.text import csv_text, to_json
     from quala.compare.write import build_comparison
 
     trials, left_out = _trials(reports, arguments)
@@ -198,6 +232,9 @@ def _compare(reports: Reports, arguments: argparse.Namespace) -> None:
     written = build_comparison(out, comparison) if out else []
     if arguments.json:
         write_json(to_json(comparison))
+        return
+    if arguments.csv:
+        write_text(csv_text(comparison))
         return
     lines = [Text(f"Written to {file}") for file in written]
     lines += [Text(f"Left out {reason}") for reason in comparison.reasons]
@@ -235,7 +272,9 @@ def _runs(reports: Reports, name: str) -> list[Run]:
     run = reports.run(name)
     if run.data.tags[KIND] == "workflow":
         return [run]
-    jobs = [job.run for job in reports.jobs(run) if job.run and job.status == "FINISHED"]
+    jobs = [
+        job.run for job in reports.jobs(run) if job.run and job.status in ("finished", "cached")
+    ]
     if not jobs:
         raise QualaError(f"No job of the sweep `{name}` is finished: there is nothing to compare.")
     return jobs

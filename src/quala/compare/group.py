@@ -15,6 +15,7 @@ from quala.compare.trials import TEACHER, Place, Setting, Trial
 from quala.errors import QualaError
 from quala.metrics.interval import Bounds
 from quala.results import Row
+from quala.workflow.sweep import short_name
 
 SIGNED = "±"
 
@@ -358,7 +359,7 @@ def labels(settings: Sequence[Setting], named: Collection[str] = ()) -> list[str
     keys = _distinguishing(settings, named)
     if not keys:
         return [""] * len(settings)
-    names = {key: _short(key, keys) for key in keys}
+    names = {key: short_name(key, keys) for key in keys}
     texts = [{key: setting.get(key, OFF) for key in keys} for setting in settings]
     usual = {key: Counter(text[key] for text in texts).most_common(1)[0][0] for key in keys}
     return [_label(text, names, {} if len(keys) == 1 else usual) for text in texts]
@@ -408,13 +409,3 @@ def _label(texts: Mapping[str, str], names: Mapping[str, str], usual: Mapping[st
         "=".join([*(name for _, name in group), value])
         for value, group in groupby(shown, key=lambda pair: pair[0])
     )
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest unique end of a dotted name."""
-    parts = key.split(".")
-    for start in range(len(parts) - 1, 0, -1):
-        end = ".".join(parts[start:])
-        if sum(f".{other}".endswith(f".{end}") for other in keys) == 1:
-            return end
-    return key

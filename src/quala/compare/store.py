@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -12,27 +11,40 @@ from typing import TYPE_CHECKING, Any
 
 from quala.durable import replacing
 from quala.errors import QualaError, unknown
-from quala.manifest import MANIFEST
-from quala.results import Report, read_report
-from quala.stored import read_object
-from quala.workflow.sweep import JOB, varied
-from quala.workflow.tracking import KIND, OUTPUT, PARENT, STAGE, Tracking, explaining
+from quala.manifest import MANIFEST, damage
+from quala.results import REPORT, Report, Row, read_report, with_speedups
+from quala.stored import read_json, read_object, typed
+from quala.workflow.lease import busy
+from quala.workflow.sweep import job_records
+from quala.workflow.tracking import (
+    KIND,
+    MANIFEST_TAG,
+    OUTPUT,
+    PARENT,
+    STAGE,
+    Tracking,
+    explaining,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 
-REPORT_STAGE = "report"
+REPORT_STAGE, MEASURE_STAGE = "report", "measure"
+ROWS = "rows.json"
+"""The rows in the output of a measure stage."""
 
 
 @dataclass(frozen=True)
 class SweepJob:
     """One job of a sweep; `run` is None when it failed before its workflow run began."""
 
-    overrides: str
-    varied: str
-    """The overrides that not all jobs have."""
+    number: int
+    words: tuple[str, ...]
+    """Its overrides."""
     status: str
+    """finished, cached (another command had run it), running, killed or failed."""
+    error: str | None
     run: Run | None
 
 
@@ -87,23 +99,55 @@ class Reports(Tracking):
 
     def jobs(self, sweep: Run) -> list[SweepJob]:
         """Return the jobs of a sweep in order; a job may have reused an older workflow run."""
-        tags = sweep.data.tags
-        noted = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
-        noted.sort(key=lambda job: int(job["job"]))
-        return [
-            SweepJob(
-                overrides=" ".join(job["overrides"]) or "-",
-                varied=words or "-",
-                status=job["status"],
-                run=self.get(job["run_id"]) if job["run_id"] else None,
-            )
-            for job, words in zip(noted, varied([job["overrides"] for job in noted]), strict=True)
-        ]
+        own = {KIND: "workflow", PARENT: sweep.info.run_id}
+        runs = self.find_runs([sweep.info.experiment_id], own)
+        known = {run.info.run_id: run for run in runs}
+        # The record of a job that did not end does not name its run.
+        begun = {run.data.tags.get("quala.overrides", ""): run for run in reversed(runs)}
+        found = []
+        for job in job_records(sweep.data.tags):
+            run_id, words = job["run_id"], tuple(job["overrides"])
+            run = known.get(run_id) or (self.get(run_id) if run_id else begun.get(" ".join(words)))
+            status, error = job["status"].lower(), job.get("error")
+            if status == "finished" and run is not None and run.info.run_id not in known:
+                status = "cached"
+            if status == "running" and not (busy(run) if run else sweep.info.status == "RUNNING"):
+                status = "killed"
+            found.append(SweepJob(int(job["job"]), words, status, error, run))
+        return found
 
     def report(self, run: Run) -> Report:
         """Return a workflow's report. Raises QualaError when it has none."""
         with tempfile.TemporaryDirectory() as copies:
             return read_report(self._verified(run, copies))
+
+    def measured(self, run: Run) -> Report | None:
+        """Return what was measured in a workflow run, None where nothing was.
+
+        It is of the report's or of the measure stage's one file, which alone is fetched. Raises
+        QualaError when that cannot be read or is damaged.
+        """
+        if stage := report_run(run):
+            return Report.from_json(self._content(stage, REPORT))
+        if stage := run.data.tags.get(f"{STAGE}.{MEASURE_STAGE}"):
+            rows = typed(tuple[Row, ...], self._content(stage, ROWS), ROWS)
+            return Report(tuple(with_speedups(rows)))
+        return None
+
+    def _content(self, run_id: str, name: str) -> Any:
+        """Return the content of a JSON file of a stage's output."""
+        run = self.get(run_id)
+        seal = run.data.tags.get(MANIFEST_TAG)
+        with tempfile.TemporaryDirectory() as copies:
+            if run.info.artifact_uri.startswith(("file:", "/")):
+                folder = self.download(f"runs:/{run_id}/{OUTPUT}")
+            else:
+                for one in (name, MANIFEST) if seal else (name,):
+                    self.artifact(run_id, f"{OUTPUT}/{one}", Path(copies))
+                folder = Path(copies) / OUTPUT
+            if seal and (found := damage(folder, seal, only=[name])):
+                raise QualaError(f"`{found[0]}` of run `{run_id}` {found[1]}: it is damaged.")
+            return read_json(folder / name)
 
     def facts(self, run_id: str, path: str) -> dict[str, Any]:
         """Return the content of a JSON artifact. Raises QualaError when it cannot be read."""

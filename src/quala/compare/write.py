@@ -69,12 +69,17 @@ def build_comparison(folder: Path, comparison: Comparison) -> list[Path]:
 
 def styles(systems: Sequence[str]) -> Mapping[str, Style]:
     """Return the style of each system; with more than nine, colors and symbols are recombined."""
-    found = {TEACHER: Style(INK, "diamond", 8, 10)}
-    for number, system in enumerate(name for name in systems if name != TEACHER):
-        turn, place = divmod(number, len(COLORS))
-        symbol = SYMBOLS[(place + turn) % len(SYMBOLS)]
-        found[system] = Style(COLORS[place], symbol, 8, 10)
-    return found
+    others = [name for name in systems if name != TEACHER]
+    return {
+        TEACHER: Style(INK, "diamond", 8, 10),
+        **{system: look(number) for number, system in enumerate(others)},
+    }
+
+
+def look(number: int) -> Style:
+    """Return the style of the system or setting of a number."""
+    turn, place = divmod(number, len(COLORS))
+    return Style(COLORS[place], SYMBOLS[(place + turn) % len(SYMBOLS)], 8, 10)
 
 
 def table_charts(table: Table, styles: Mapping[str, Style]) -> tuple[Chart, Chart]:

@@ -47,12 +47,16 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Marks that are drawn alike; without a `name` they have no entry in the legend."""
+    """Marks that are drawn alike; without a `name` they have no entry in the legend.
+
+    A line goes through those that are `joined`.
+    """
 
     key: str
     name: str
     style: Style
     marks: tuple[Mark, ...]
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,7 +15,7 @@ import numpy as np
 
 from quala.redact import markdown, recorded
 from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles, report_charts
-from quala.report.figure import draw_charts
+from quala.report.figure import LINE_CHARACTERS, draw_charts
 from quala.report.table import (
     csv_text,
     data_lines,
@@ -116,9 +117,10 @@ def chart_html(chart: Chart) -> Markup:
     from plotly.io import to_html
 
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": MUTED}
+    words = map(escape, textwrap.wrap(chart.cost, LINE_CHARACTERS))
     figure = Figure(
         layout={
-            "xaxis": {**axis, "title": {"text": escape(chart.cost)}, "rangemode": "tozero"},
+            "xaxis": {**axis, "title": {"text": "<br>".join(words)}, "rangemode": "tozero"},
             "yaxis": {**axis, "title": {"text": f"{escape(chart.score)}, percent"}},
             "plot_bgcolor": "white",
             # Room for labels above the highest marks, and for a longer legend below.
@@ -150,12 +152,15 @@ def chart_html(chart: Chart) -> Markup:
 def _scatter(series: Series, chart: Chart, places: dict[Mark, str]) -> dict[str, Any]:
     style, marks = series.style, series.marks
     errors = [mark.error for mark in marks]
+    lines = "lines+" * series.joined
     cost, score = escape(chart.cost), escape(chart.score)
     return {
         "x": [mark.x for mark in marks],
         "y": [mark.y for mark in marks],
         "error_y": {"array": errors, "thickness": 1.3, "width": 3} if any(errors) else None,
-        "mode": "markers+text" if any(mark.label for mark in marks) else "markers",
+        "mode": f"{lines}markers" + "+text" * any(mark.label for mark in marks),
+        "line": {"color": style.color, "width": 1},
+        "opacity": style.opacity if series.joined else 1,
         "text": [escape(mark.label) for mark in marks],
         "textposition": [places.get(mark, "middle center") for mark in marks],
         "textfont": {"color": style.color, "size": 11},

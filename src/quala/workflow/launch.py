@@ -47,7 +47,7 @@ from quala.workflow.script import WorkflowSpec, find_workflow
 from quala.workflow.server import SERVER, page_of, store_words
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.sweep import Job, Sweep, SweepParent, varied
+from quala.workflow.sweep import Job, Sweep, SweepParent, first_job, varied
 
 COLORS = {
     "cached": "green",
@@ -381,10 +381,14 @@ def _console() -> Console:
 
 def _close(sweep: Sweep, job: HydraJob) -> int:
     failed = len([one for one in sweep.jobs() if one["status"] != "FINISHED"])
+    study = sweep.conclusions.get(sweep.run_id)
+    if study and study.tolerated:
+        failed = 0
     sweep.close("FAILED" if failed else "FINISHED")
     jobs = _with_commands(sweep.jobs(), job)
+    told = {"sweep": sweep.run_id, "jobs": jobs} | ({"best": study.best} if study else {})
     if job.as_json:
-        sys.stdout.write(json_text({"sweep": sweep.run_id, "jobs": jobs}) + "\n")
+        sys.stdout.write(json_text(told) + "\n")
     else:
         show_sweep(sweep, jobs, _console())
     return failed
@@ -397,13 +401,16 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
         sys.stdout.write(explained(workflow, words))
         return 0
     where, words = where_of(words)
+    sweeping = [word for word in words if word in ("-m", "--multirun")]
+    words = [word for word in words if word not in sweeping]
     for word in words:
         if word.startswith("-"):
-            taken = "overrides, --config-dir, --config-name and --json"
+            taken = "overrides, -m, --config-dir, --config-name and --json"
             raise QualaError(f"`quala plan` takes {taken}, got `{word}`.")
     with one_sentence(workflow):
+        words, first = first_job(words) if sweeping else (words, [])
         config = composed(workflow, words, where)
-        settings, notes = typed(config, workflow), check_options(config, words)
+        settings, notes = typed(config, workflow), [*first, *check_options(config, words)]
         check_plan(workflow, settings)
     store = Store.open(settings.tracking)
     made = make_plan(workflow, settings, store, Sources(store), notes)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Transformer
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from quala.errors import QualaError
+from quala.metrics.interval import METRIC_NAMES
 from quala.redact import recorded
 from quala.workflow.identity import fingerprint
 from quala.workflow.lease import busy
@@ -26,6 +31,11 @@ log = logging.getLogger(__name__)
 
 SWEEP_VARIABLE = "QUALA_SWEEP"
 JOB = f"{HIDDEN}job."
+STUDY, OBJECTIVES = "quala.study", "quala.objectives"
+"""Tags of the run of an Optuna sweep; the objectives with their directions, as JSON."""
+TABLE = "sweep.json"
+"""The table of the jobs, which MLflow draws."""
+MOST_NAMED = 4
 
 
 PLUGIN = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
@@ -55,8 +65,11 @@ class SweepParent(Callback):
             self._failed.append(error)
 
 
-def begin(config: DictConfig) -> Sweep:
-    """Create the run of a sweep, or continue that of the same sweep."""
+def begin(config: DictConfig, chosen: Collection[str] = ()) -> Sweep:
+    """Create the run of a sweep, or continue that of the same sweep.
+
+    `chosen` are the options of which a study chooses the values.
+    """
     values = OmegaConf.to_container(config.tracking, resolve=True)
     store = Store.open(build(TrackingConfig, values))  # type: ignore[arg-type]
     words, study = list(config.hydra.overrides.task), study_of(config)
@@ -72,10 +85,57 @@ def begin(config: DictConfig) -> Sweep:
             "quala.workflow": config.workflow,
             "quala.overrides": " ".join(recorded(words)),
         }
-        own = {"quala.study": study} if study else {}
-        run_id = store.create(f"{config.workflow} sweep", tags | own, None).info.run_id
+        name = f"{config.workflow} sweep: {_what_varies(config, chosen)}".rstrip(": ")
+        run_id = store.create(name, tags, None).info.run_id
+    if study:
+        store.tag(run_id, {STUDY: study, OBJECTIVES: json.dumps(directions_of(config))})
     os.environ[SWEEP_VARIABLE] = json.dumps({"run_id": run_id, "tracking": values})
     return Sweep(store, run_id)
+
+
+def _what_varies(config: DictConfig, chosen: Collection[str]) -> str:
+    """Return the options with several values in words, such as `cost x seed`."""
+    params = OmegaConf.select(config, "hydra.sweeper.params")
+    words = [f"{key}={value}" for key, value in (params or {}).items()]
+    parser, several = OverridesParser.create(), list[str]()
+    for word in (*words, *config.hydra.overrides.task):
+        # Hydra has taken the backslashes out of some, which then are no overrides.
+        with suppress(HydraException):
+            if (one := parser.parse_override(word)).is_sweep_override():
+                several.append(one.get_key_element().lstrip("+~"))
+    keys = list(dict.fromkeys([*several, *chosen]))
+    names = [short_name(key, keys) for key in keys]
+    more = [f"{len(names) - MOST_NAMED} more"] * (len(names) > MOST_NAMED)
+    return " x ".join([*names[:MOST_NAMED], *more])
+
+
+def first_job(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of a sweep with the first value of each, and a note of what that is."""
+    parser, found, several = OverridesParser.create(), list[str](), list[str]()
+    for word in words:
+        one = parser.parse_override(word)
+        if one.is_sweep_override():
+            value = one.value()
+            first = (
+                value.start
+                if isinstance(value, IntervalSweep)
+                else next(one.sweep_iterator(Transformer.encode))
+            )
+            word = f"{one.get_key_element()}={first}"
+            several.append(word)
+        found.append(word)
+    text = " ".join(several) or "what the configuration has"
+    return found, [f"Of the sweep, this is the plan of one job: {text}; the others may differ."]
+
+
+def directions_of(config: DictConfig) -> dict[str, str]:
+    """Return the direction of each objective of an Optuna sweep."""
+    plain: Any = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    names, ways = (
+        value if isinstance(value, list) else [value]
+        for value in (plain["objectives"], plain["direction"])
+    )
+    return {str(name): str(way) for name, way in zip(names, ways, strict=True)}
 
 
 def study_of(config: DictConfig) -> str | None:
@@ -90,11 +150,21 @@ def study_of(config: DictConfig) -> str | None:
 
 
 @dataclass(frozen=True)
+class Conclusion:
+    """What an Optuna sweep came to: its best trials, and whether its failures were allowed for."""
+
+    best: list[dict[str, Any]]
+    tolerated: bool
+
+
+@dataclass(frozen=True)
 class Sweep:
     """The sweep that this process or its parent has started."""
 
     store: Store
     run_id: str
+    conclusions: ClassVar[dict[str, Conclusion]] = {}
+    """Of the Optuna sweeps of this process, by run."""
 
     @classmethod
     def current(cls) -> Self | None:
@@ -111,12 +181,10 @@ class Sweep:
 
     def jobs(self) -> list[dict[str, Any]]:
         """Return the record of each job, in order."""
-        tags = self.store.client.get_run(self.run_id).data.tags
-        found = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
-        return sorted(found, key=lambda job: int(job["job"]))
+        return job_records(self.store.client.get_run(self.run_id).data.tags)
 
     def close(self, status: str) -> None:
-        """Set the final status of the sweep's run; this process leaves the sweep.
+        """Set the final status of the sweep's run and sum it up; this process leaves the sweep.
 
         A launcher kills the processes of its jobs: those do not mark their own runs.
         """
@@ -131,12 +199,134 @@ class Sweep:
                     parents.append(run.info.run_id)
         self.store.finish(self.run_id, status)
         os.environ.pop(SWEEP_VARIABLE, None)
+        self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Write what people look at: a table of the jobs, and the figures of the best one.
+
+        The names of the figures are those that the runs of the jobs have.
+        """
+        jobs = self.jobs()
+        if not jobs:
+            return
+        tags = self.store.client.get_run(self.run_id).data.tags
+        directions = json.loads(tags.get(OBJECTIVES, "{}"))
+        found = self._figures([job["run_id"] for job in jobs], directions)
+        best = best_job(found, directions)
+        columns = list(dict.fromkeys(name for one in found for name in one))
+        rows = [
+            {"job": job["job"], **options, "status": job["status"], "run_id": job["run_id"]}
+            | {name: figures.get(name) for name in columns}
+            for job, options, figures in zip(
+                jobs, varied_options([job["overrides"] for job in jobs], columns), found
+            )
+        ]
+        # What `MlflowClient.log_table` would write, which adds rows to those that are there.
+        table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+        self.store.attach(self.run_id, {TABLE: json.dumps(table)})
+        done = sum(job["status"] == "FINISHED" for job in jobs)
+        own = {"jobs": len(jobs), "failed": len(jobs) - done}
+        self.store.record(self.run_id, own | ({} if best is None else found[best]))
+        told = {} if best is None else {"quala.best": str(jobs[best]["run_id"])}
+        tables = json.dumps([{"path": TABLE, "type": "table"}])
+        self.store.tag(self.run_id, told | {"mlflow.loggedArtifacts": tables})
+
+    def _figures(self, ids: Sequence[str | None], also: Collection[str]) -> list[dict[str, float]]:
+        """Return the metrics of jobs' runs but those that name a stage or a step of it."""
+        own = {PARENT: self.run_id, KIND: "workflow"}
+        runs = {run.info.run_id: run for run in
+                self.store.find_runs([self.store.experiment_id], own)}  # fmt: skip
+        found = []
+        for run_id in ids:
+            run = runs.get(run_id) or (self.store.get(run_id) if run_id else None)
+            metrics = run.data.metrics if run else {}
+            found.append({name: value for name, value in metrics.items()
+                          if name in also or not {".", "/"} & set(name)})  # fmt: skip
+        return found
+
+
+def best_job(found: Sequence[Mapping[str, float]], directions: Mapping[str, str]) -> int | None:
+    """Return the place of the best job by its metrics, None where none can be.
+
+    It is the best in the first objective of a study, else in the score of the chosen lengths, or
+    of the full length; of equals the one with fewer GMACs.
+    """
+    ends = ("", "_chosen", "_full")
+    scores = [f"{metric}{end}" for end in ends for metric in METRIC_NAMES]
+    name = next(iter(directions), None)
+    name = name or next((one for one in scores if any(one in figures for figures in found)), "")
+    sign = -1 if directions.get(name) == "minimize" else 1
+    cost = name.replace(name.removesuffix("_chosen").removesuffix("_full"), "gmacs")
+    known = [place for place, figures in enumerate(found) if name in figures]
+    return max(
+        known,
+        key=lambda place: (sign * found[place][name], -found[place].get(cost, 0.0)),
+        default=None,
+    )
+
+
+def job_records(tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the record of each job of a sweep, in order, from the tags of its run."""
+    found = [json.loads(text) for key, text in tags.items() if key.startswith(JOB)]
+    return sorted(found, key=lambda job: int(job["job"]))
+
+
+def best_of(gains: Sequence[Sequence[float]]) -> list[int]:
+    """Return the places of the points that no other dominates; more is better in each value."""
+    return [
+        place
+        for place, own in enumerate(gains)
+        if not any(
+            other != own and all(there >= here for there, here in zip(other, own, strict=True))
+            for other in gains
+        )
+    ]
 
 
 def varied(jobs: Sequence[Sequence[str]]) -> list[str]:
     """Return for each job of a sweep its overrides, without those that all of several have."""
     same = set(jobs[0]).intersection(*jobs[1:]) if len(jobs) > 1 else set[str]()
     return [" ".join(word for word in words if word not in same) for words in jobs]
+
+
+def short_name(key: str, keys: Sequence[str]) -> str:
+    """Return the shortest unique end of a dotted name."""
+    parts = key.split(".")
+    for start in range(len(parts) - 1, 0, -1):
+        end = ".".join(parts[start:])
+        if sum(f".{other}".endswith(f".{end}") for other in keys) == 1:
+            return end
+    return key
+
+
+ABSENT, DELETED = "-", "~"
+"""What a job has where it does not set an option, and where it deletes one."""
+
+
+def is_seed(name: str) -> bool:
+    """Say whether an option is a seed, over which figures are averaged."""
+    return name.rpartition(".")[2] == "seed"
+
+
+def varied_options(
+    jobs: Sequence[Sequence[str]], taken: Collection[str] = ()
+) -> list[dict[str, str]]:
+    """Return for each job its values of the options that not all jobs have alike, seeds last.
+
+    Names are the shortest that tell options apart; where that is `taken`, the whole key.
+    """
+    found = [dict(map(_option, words)) for words in jobs]
+    every = dict.fromkeys(key for one in found for key in one)
+    keys = [key for key in every if len({one.get(key) for one in found}) > 1 or len(found) == 1]
+    keys.sort(key=is_seed)
+    names = {key: short_name(key, keys) for key in keys}
+    names = {key: key if name in taken else name for key, name in names.items()}
+    return [{name: one.get(key, ABSENT) for key, name in names.items()} for one in found]
+
+
+def _option(word: str) -> tuple[str, str]:
+    key, equals, value = word.lstrip("+~").partition("=")
+    return key, DELETED if word.startswith("~") or not equals else value.strip("'\"")
 
 
 @dataclass

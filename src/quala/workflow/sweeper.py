@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -23,12 +21,6 @@ from hydra.types import HydraContext, TaskFunction
 from hydra.utils import instantiate
 from numpy.random import SeedSequence
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler
 from optuna.trial import Trial, TrialState
 
@@ -49,12 +41,15 @@ from quala.workflow.script import find_workflow
 from quala.workflow.settings import build
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.sweep import Job, Sweep, begin, study_of
+from quala.workflow.sweep import Conclusion, Job, Sweep, begin, study_of
+from quala.workflow.sweep_space import SearchSpace, as_word
 from quala.workflow.tracking import KIND
 
 log = logging.getLogger(__name__)
 
 DIRECTIONS = ("minimize", "maximize")
+PACKAGES = {"psycopg2": "psycopg2-binary"}
+"""Packages by the module that is missing, where the names differ."""
 OBJECTIVES, ERROR = "objectives", "error"
 """Attributes of a study, and of a failed trial."""
 RESULTS = "optimization_results.yaml"
@@ -63,84 +58,6 @@ SAMPLER: Registry[Any] = Registry(
     "sampler", "quala.samplers", {}, classes=True, base="optuna.samplers._base:BaseSampler"
 )
 SPACE: Registry[Any] = Registry("search space", "quala.search_spaces", {})
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """What the study chooses, by option, and the overrides that all jobs have."""
-
-    varied: Mapping[str, BaseDistribution]
-    fixed: Mapping[str, Override]
-
-    @classmethod
-    def parse(cls, words: Sequence[str]) -> SearchSpace:
-        """Parse overrides; the last one for an option counts. Raises QualaError for bad ranges."""
-        found = OverridesParser.create().parse_overrides(list(words))
-        last = {one.get_key_element(): one for one in found}
-        varied = {key: _distribution(one) for key, one in last.items() if one.is_sweep_override()}
-        return cls(varied, {key: one for key, one in last.items() if key not in varied})
-
-    def overrides(self, values: Mapping[str, Any]) -> list[str]:
-        """Return the overrides of a job."""
-        same = [str(one.input_line) for one in self.fixed.values()]
-        return [*same, *(_word(name, value) for name, value in values.items())]
-
-    def edges(self) -> Iterator[dict[str, Any]]:
-        """Yield the first values of all options, then with each other end or choice of one."""
-        ends = {name: _ends(distribution) for name, distribution in self.varied.items()}
-        first = {name: values[0] for name, values in ends.items()}
-        yield first
-        for name, values in ends.items():
-            yield from ({**first, name: value} for value in values[1:])
-
-    def grid(self) -> dict[str, list[Any]]:
-        """Return all values of each option. Raises QualaError for one that is continuous."""
-        found = {}
-        for name, one in self.varied.items():
-            found[name] = _ends(one)
-            if isinstance(one, IntDistribution | FloatDistribution):
-                if one.step is None:
-                    raise QualaError(f"A grid needs a range or choices for `{name}`, got {one}.")
-                count = round((one.high - one.low) / one.step)
-                found[name] = [one.low + number * one.step for number in range(count + 1)]
-        return found
-
-
-def _distribution(override: Override) -> BaseDistribution:
-    """Return the distribution that an override stands for; both ends of a range belong to it."""
-    value = override.value()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the last step may not meet the end
-            if isinstance(value, IntervalSweep):
-                return _between(value.start, value.end, log="log" in value.tags)
-            if isinstance(value, RangeSweep) and not value.shuffle:
-                return _between(value.start, value.stop, step=value.step)
-            choices: Any = override.sweep_iterator(_choice)
-            return CategoricalDistribution(list(choices))
-    except (ValueError, TypeError) as error:
-        raise QualaError(f"`{override.input_line}` is no search space: {error}") from error
-
-
-def _between(low: Any, high: Any, **more: Any) -> BaseDistribution:
-    whole = all(isinstance(number, int) for number in (low, high, *more.values()))
-    return (IntDistribution if whole else FloatDistribution)(low, high, **more)
-
-
-def _choice(value: Any) -> Any:
-    """Return what Optuna keeps of a choice: a plain value, or the text of an override."""
-    plain = value is None or isinstance(value, bool | int | float)
-    return value if plain else Transformer.str(value)
-
-
-def _word(name: str, value: Any) -> str:
-    return f"{name}={'null' if value is None else value}"
-
-
-def _ends(distribution: Any) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    return [distribution.low, distribution.high]
 
 
 @dataclass(frozen=True)
@@ -229,8 +146,12 @@ def _explained(sentence: str) -> Iterator[None]:
     except QualaError:
         raise
     except Exception as error:  # also of a database's driver
-        reason = str(error).strip().partition("\n")[0]
-        raise QualaError(f"{sentence}: {reason or type(error).__name__}") from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        for one in (error, error.__cause__):  # of a sampler, of a driver
+            if isinstance(one, ModuleNotFoundError) and one.name:
+                package = PACKAGES.get(one.name, one.name)
+                reason = f"it needs a package that is not installed: `pip install {package}`"
+        raise QualaError(f"{sentence}: {reason}") from error
 
 
 def open_study(options: SweepOptions, name: str, folder: Path) -> optuna.Study:
@@ -301,8 +222,8 @@ class StudySweep:
     sweep: Sweep
     config: DictConfig
 
-    def run(self) -> None:
-        """Go on until the study has its trials, or too many of a batch fail."""
+    def run(self) -> bool:
+        """Go on until the study has its trials, or too many of a batch fail; say which."""
         while batch := self._ask():
             failed, rate = self._launch(batch), self.options.max_failure_rate
             if failed / len(batch) > rate:
@@ -310,7 +231,8 @@ class StudySweep:
                     f"{failed} of {len(batch)} trials failed, `hydra.sweeper.max_failure_rate` is "
                     f"{rate}: the sweep stops here, and the same command goes on."
                 )
-                return
+                return False
+        return True
 
     def _ask(self) -> list[Trial]:
         """Return the trials that an interrupted command left, else new ones."""
@@ -398,11 +320,14 @@ class StudySweep:
             if not isinstance(self.study.sampler, GridSampler):
                 raise
 
-    def conclude(self) -> None:
-        """Say which trials are the best, all Pareto-optimal ones, and write them down."""
+    def conclude(self, *, whole: bool) -> Conclusion:
+        """Say which trials are the best, all Pareto-optimal ones, and write them down.
+
+        Failures are tolerated where the sweep is `whole` and some trial is finished.
+        """
         if not self.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
             log.warning("No trial of the study `%s` is finished.", self.study.study_name)
-            return
+            return Conclusion([], tolerated=False)
         best = self.study.best_trials
         found: dict[str, Any] = {"name": "optuna"}
         if len(self.options.objectives) > 1:
@@ -411,7 +336,7 @@ class StudySweep:
             best = [self.study.best_trial]
             found |= {"best_params": best[0].params, "best_value": best[0].value}
         for trial in best:
-            words = " ".join(_word(name, value) for name, value in trial.params.items())
+            words = " ".join(as_word(name, value) for name, value in trial.params.items())
             told = _named(self.options.objectives, trial.values)
             log.info("Best: trial %d, %s, %s", trial.number, told, words)
         text = OmegaConf.to_yaml(OmegaConf.create(found))
@@ -419,6 +344,28 @@ class StudySweep:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RESULTS).write_text(text, encoding="utf-8")
         self.sweep.store.attach(self.sweep.run_id, {RESULTS: text})
+        jobs = self.sweep.jobs()
+        runs = {job["job"]: job["run_id"] for job in jobs}
+        records = [
+            {
+                "trial": trial.number,
+                "values": dict(zip(self.options.objectives, trial.values, strict=True)),
+                "params": trial.params,
+                "run_id": runs.get(trial.number),
+            }
+            for trial in best
+        ]
+        return Conclusion(records, tolerated=whole and self._tolerates(len(jobs)))
+
+    def _tolerates(self, count: int) -> bool:
+        failed = len(self.study.get_trials(deepcopy=False, states=[TrialState.FAIL]))
+        rate = self.options.max_failure_rate
+        if failed and failed <= rate * count:
+            log.warning(
+                f"{failed} of {count} trials failed, within `hydra.sweeper.max_failure_rate` "
+                f"{rate}: the exit code is 0."
+            )
+        return failed <= rate * count
 
 
 def _named(names: Iterable[str], values: Iterable[float]) -> str:
@@ -448,7 +395,7 @@ def run_sweep(
     """
     checked = SweepOptions.read(options)
     space = SearchSpace.parse(
-        [*(_word(*one) for one in (checked.params or {}).items()), *arguments]
+        [*(as_word(*one) for one in (checked.params or {}).items()), *arguments]
     )
     if not space.varied and checked.custom_search_space is None:
         raise QualaError(
@@ -467,15 +414,15 @@ def run_sweep(
     launcher = Plugins.instance().instantiate_launcher(
         config=config, hydra_context=context, task_function=task
     )
-    sweep = begin(config)
+    sweep = begin(config, space.varied)
     aims = map(" ".join, zip(checked.direction, checked.objectives, strict=True))
     log.info(
         f"Study {study_name}, {sampler}: {', '.join(aims)}; {len(study.trials)} of "
         f"{checked.n_trials} trials exist."
     )
     told = StudySweep(study, checked, space, launcher, sweep, config)
-    told.run()
-    told.conclude()
+    whole = told.run()
+    Sweep.conclusions[sweep.run_id] = told.conclude(whole=whole)
 
 
 def _check(
