@@ -19,8 +19,9 @@ from quala.process import Process
 from quala.search.evaluate import Evaluation
 from quala.search.result import SearchCandidate, SearchResult
 from quala.search.space import Space
+from quala.search.storage import JournalLock
 from quala.search.strategy import SearchSettings
-from quala.search.study import JournalLock, run_search
+from quala.search.study import run_search
 
 SPACE = Space(4, 32)
 SEEDS = {"published": 6, "quala": 6, "bayesian": 2}
@@ -192,7 +193,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, fake: Any) -> None:
     began = time.monotonic()
     lock = JournalLock(tmp_path / "study.journal")
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom quala.search.study import JournalLock\n"
+        "import os, sys\nfrom pathlib import Path\nfrom quala.search.storage import JournalLock\n"
         "JournalLock(Path(sys.argv[1])).acquire()\nos.kill(os.getpid(), 9)\n"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "study.journal")]
