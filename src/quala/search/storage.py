@@ -28,7 +28,11 @@ log = logging.getLogger(__name__)
 JOURNAL = "study.journal"
 DATABASES = ("sqlite", "postgresql", "mysql")
 """Kinds of databases, as their addresses begin; a driver may follow, `postgresql+psycopg2`."""
-PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+PACKAGES = {
+    "psycopg": "psycopg[binary]",
+    "psycopg2": "psycopg2-binary",
+    "MySQLdb": "mysqlclient",
+}
 """What to install for a driver that is missing, where its package has another name."""
 SECONDS = {
     "pysqlite": {"timeout": 60},
