@@ -1,4 +1,4 @@
-"""`quala ui`: open MLflow's web interface on the store that the runs were tracked in."""
+"""`quala ui`: open the tracked runs in MLflow's web interface, or searches in Optuna's."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from quala.cli.arguments import PLACE, Parser, add_store, number
+from quala.cli.locate import check_known
 from quala.errors import QualaError
 from quala.redact import shown
 from quala.workflow.settings import SERVER
-from quala.workflow.tracking import existing_store
+from quala.workflow.tracking import OUTPUT, Tracking, existing_store
 
 
 def main(argv: Sequence[str]) -> int:
     """Replace this process by `mlflow ui`. Raises QualaError without a store or a free port."""
     arguments = _parser().parse_args(argv)
+    if arguments.study:
+        return _studies(arguments)
     uri = existing_store(arguments.tracking_uri)
     if uri.startswith(SERVER):
         raise QualaError(f"`{uri}` is a tracking server with its own interface: open it directly.")
@@ -32,9 +37,48 @@ def main(argv: Sequence[str]) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *where])
 
 
+def _studies(arguments: argparse.Namespace) -> int:
+    """Serve the studies of finished searches until Ctrl-C."""
+    try:
+        from optuna_dashboard import run_server
+    except ModuleNotFoundError as error:
+        raise QualaError(f"`--study` needs {error.name}: pip install optuna-dashboard") from error
+    from optuna.storages import InMemoryStorage
+
+    from quala.search.storage import read_study
+    from quala.serve.server import bind
+
+    storage = InMemoryStorage()
+    for run in arguments.study:
+        read_study(_search_output(run, arguments.tracking_uri) / "study", storage)
+    host, port = arguments.host, arguments.port
+    bind(host, port, lowest=1).close()
+    sys.stdout.write(f"optuna-dashboard, of a copy\nOpen http://{host}:{port}\n")
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):
+        run_server(storage, host=host, port=port)
+    return 0
+
+
+def _search_output(run: str, tracking_uri: str | None) -> Path:
+    """Return the output of the search of a run, or the folder itself."""
+    if (folder := Path(run)).is_dir():
+        return folder
+    check_known(tracking_uri, run)
+    store = Tracking.connect(tracking_uri)
+    return store.output(f"runs:/{store.stage_run(run, 'search')}/{OUTPUT}")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="quala ui", description=__doc__)
     parser.add_argument("--port", type=number(int, at_least=1, at_most=65535), default=5000)
     parser.add_argument("--host", type=PLACE, default="127.0.0.1")
+    parser.add_argument(
+        "--study",
+        type=PLACE,
+        nargs="+",
+        metavar="RUN",
+        help="open the searches of these runs, or folders of their outputs, in optuna-dashboard",
+    )
     add_store(parser)
     return parser

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,25 @@ def locked(folder: Path) -> Iterator[None]:
     lock.acquire()
     with closing(lock):
         yield
+
+
+def read_study(folder: Path, into: BaseStorage) -> None:
+    """Copy the study that a search left in a folder; the folder stays as it is.
+
+    Raises QualaError where there is none.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        raise QualaError(f"`{folder}` holds no study of a search ({JOURNAL}).")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = JournalStorage(JournalFileBackend(str(path)))
+    name = optuna.get_all_study_names(journal)[0]
+    taken = optuna.get_all_study_names(into)
+    names = (name if number == 1 else f"{name} {number}" for number in count(1))
+    new = next(one for one in names if one not in taken)
+    optuna.copy_study(
+        from_study_name=name, from_storage=journal, to_storage=into, to_study_name=new
+    )
 
 
 def export_study(study: optuna.Study, folder: Path) -> None:

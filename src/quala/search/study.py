@@ -251,9 +251,9 @@ class StudyWorker:
             trial.set_constraint("max_cost", found.cost - self.settings.max_cost)
         if self.settings.min_score is not None:
             trial.set_constraint("min_score", self.settings.min_score - found.score)
-        # optuna-dashboard 0.21 knows the list of Optuna 4 only.
-        values = list(trial.constraints.values())
-        self.study._storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, values)
+        # optuna-dashboard 0.21 knows only the list of Optuna 4.
+        worst = [max(trial.constraints.values())]
+        self.study._storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, worst)
         return self._candidate(self.study.tell(trial, [found.score, found.cost]))
 
     def _evaluation(self, trial: FrozenTrial) -> Evaluation:
