@@ -64,6 +64,7 @@ def _search_output(run: str, tracking_uri: str | None) -> Path:
     """Return the output of the search of a run, or the folder itself."""
     if (folder := Path(run)).is_dir():
         return folder
+    run = run.removeprefix("runs:/")
     check_known(tracking_uri, run)
     store = Tracking.connect(tracking_uri)
     return store.output(f"runs:/{store.stage_run(run, 'search')}/{OUTPUT}")
