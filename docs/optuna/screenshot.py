@@ -22,7 +22,6 @@ from urllib.request import urlopen
 PAGES = {
     "front": "dashboard/studies/0",
     "layers": "dashboard/studies/0/analytics",
-    "trials": "dashboard/studies/0/trials?numbers=0",
 }
 SECONDS = 120
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import OperationalError
 
 from quala.errors import QualaError
 from quala.search.result import SearchResult
@@ -165,6 +167,20 @@ def test_what_is_scored_but_not_told_is_known(
     assert search(Knowing(rest), tmp_path / "cut") == search(fake(), tmp_path / "whole")
     assert cut.asked
     assert not set(cut.asked) & set(rest.asked)
+
+
+def test_a_database_that_fails_later_is_one_sentence(
+    tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise StorageInternalError from OperationalError("", None, OSError("gone"))
+
+    storage = f"sqlite:///{tmp_path}/all.db"
+    with monkeypatch.context() as patched:
+        patched.setattr("quala.search.study.StudyWorker._tell", failing)
+        with pytest.raises(QualaError, match=r"`storage=.*all.db` cannot be used: .*gone"):
+            search(fake(), tmp_path / "cut", storage)
+    assert search(fake(), tmp_path / "cut", storage) == search(fake(), tmp_path / "whole")
 
 
 def test_attributes_are_small(tmp_path: Path, fake: Any) -> None:

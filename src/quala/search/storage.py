@@ -30,7 +30,7 @@ JOURNAL = "study.journal"
 DATABASES = ("sqlite", "postgresql", "mysql")
 """Kinds of databases, as their addresses begin; a driver may follow, `postgresql+psycopg2`."""
 PACKAGES = {
-    "psycopg": "psycopg[binary]",
+    "psycopg": '"psycopg[binary]"',
     "psycopg2": "psycopg2-binary",
     "MySQLdb": "mysqlclient",
 }
@@ -114,6 +114,8 @@ def explained(place: str | None) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
+        if place is None:
+            raise
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise QualaError(f"`storage={place}` cannot be used: {reason}") from error
 
