@@ -35,11 +35,8 @@ PACKAGES = {
     "MySQLdb": "mysqlclient",
 }
 """What to install for a driver that is missing, where its package has another name."""
-SECONDS = {
-    "pysqlite": {"timeout": 60},
-    "psycopg2": {"connect_timeout": 10},
-    "psycopg": {"connect_timeout": 10},
-}
+SECONDS = {"pysqlite": {"timeout": 60}, "psycopg": {"connect_timeout": 10}}
+SECONDS["psycopg2"] = SECONDS["psycopg"]
 """How long a database is waited for, as its driver calls it."""
 _ENTRY = b'{"op_code"'
 """As each line of a journal begins."""
@@ -74,10 +71,9 @@ def check_storage(place: str) -> None:
         except ModuleNotFoundError as error:
             package = PACKAGES.get(str(error.name), error.name)
             raise QualaError(f"`storage={place}` needs a driver: pip install {package}") from error
-        try:
-            tables = inspect(engine).get_table_names()
-        finally:
-            engine.dispose()
+        with engine.connect() as connection:
+            tables = inspect(connection).get_table_names()
+        engine.dispose()
     if "alembic_version" in tables and "studies" not in tables:
         other = "MLflow" if "experiments" in tables else "another program"
         raise QualaError(
@@ -90,16 +86,15 @@ def _check_file(place: str) -> None:
     if not path.exists():
         _check_folder(path)
         return
-    if not path.is_file():
-        raise QualaError(f"`storage` must be a journal file, and `{quoted(place)}` is none.")
-    with path.open("rb") as file:
-        head = file.read(len(SQLITE_HEAD))
-    if head == SQLITE_HEAD:
-        raise QualaError(f"`storage` is a SQLite database: write sqlite:///{quoted(place)}.")
+    head = b"?"  # a folder
+    if path.is_file():
+        with path.open("rb") as file:
+            head = file.read(len(SQLITE_HEAD))
     # A kill may leave a part of the first line, a power cut zeros; all else is not ours to mend.
     begins = head[: len(_ENTRY)]
     if begins.strip(b"\0") and not _ENTRY.startswith(begins):
-        raise QualaError(f"`storage` must be a journal of Optuna, which `{quoted(place)}` is not.")
+        hint = f"; a SQLite database is sqlite:///{place}" if head == SQLITE_HEAD else ""
+        raise QualaError(f"`storage` must be a journal of Optuna, and `{place}` is none{hint}.")
 
 
 def _check_folder(path: Path) -> None:

@@ -146,7 +146,7 @@ class StudyWorker:
     settings: SearchSettings
     sampler: LengthSampler
     target: int
-    folder: Path
+    place: StudyPlace
     scores: Scores
     _exhausted_at: int = -1
 
@@ -163,7 +163,7 @@ class StudyWorker:
                     if on_candidate:
                         on_candidate(candidate)
         finally:
-            with locked(self.folder):
+            with locked(self.place.folder):
                 self._give_back(lambda trial: trial.user_attrs.get(WORKER) == mine)
 
     def candidates(self) -> list[SearchCandidate]:
@@ -181,7 +181,7 @@ class StudyWorker:
         """Return the next lengths to score, none at the end; wait while others work."""
         while True:
             # One process at a time: each choice follows from those before it.
-            with locked(self.folder):
+            with locked(self.place.folder):
                 self._give_back(abandoned)
                 busy = bool(self._trials(TrialState.RUNNING, TrialState.WAITING))
                 batch = self._ask_batch()
@@ -372,17 +372,13 @@ def _child(
     """Work for a process that ends this one; end with it, should it be killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _work(factory(), space, settings, _placed(place), None)
+    _work(factory(), space, settings, place, None)
 
 
 def _end_with_parent() -> None:
     if (parent := parent_process()) is not None:
         parent.join()
         os._exit(1)
-
-
-def _placed(place: Path | StudyPlace) -> StudyPlace:
-    return place if isinstance(place, StudyPlace) else StudyPlace(Path(place))
 
 
 def _finish(
@@ -393,10 +389,9 @@ def _finish(
     on_candidate: OnCandidate | None,
 ) -> SearchResult:
     """Work to the end of a search, leave its study in the folder, and return its result."""
-    placed = _placed(place)
-    worker = _work(evaluator, space, settings, placed, on_candidate)
-    if placed.storage is not None:
-        export_study(worker.study, placed.folder)
+    worker = _work(evaluator, space, settings, place, on_candidate)
+    if worker.place.storage is not None:
+        export_study(worker.study, worker.place.folder)
     return SearchResult(
         tuple(worker.candidates()),
         cheapest=evaluator.cost(space.lowest),
@@ -408,16 +403,18 @@ def _work(
     evaluator: Evaluator,
     space: Space,
     settings: SearchSettings,
-    place: StudyPlace,
+    place: Path | StudyPlace,
     on_candidate: OnCandidate | None,
 ) -> StudyWorker:
+    if not isinstance(place, StudyPlace):
+        place = StudyPlace(place)
     strategy = build_strategy(settings, space, evaluator.cost)
     sampler = LengthSampler(space, strategy, settings)
     with explained(place.storage):
         study = place.open(sampler, identity=identity_of(space, settings))
         scores = Scores(place.folder, sequence_length=space.sequence_length)
         target = settings.evaluations(strategy)
-        worker = StudyWorker(study, space, settings, sampler, target, place.folder, scores)
+        worker = StudyWorker(study, space, settings, sampler, target, place, scores)
         if _FINISHED not in study.user_attrs:
             worker.run(evaluator, on_candidate)
             study.set_user_attr(_FINISHED, True)
