@@ -11,24 +11,33 @@ share of the full length's.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import InMemoryStorage
 
 from quala.search.evaluate import Array, standard_error
 from quala.search.result import SearchCandidate, SearchResult, choose, read_result
 from quala.search.sampler import EXAMPLES, STOPPED
+from quala.search.scores import SCORES
+from quala.search.storage import read_study
 
 
 def examples_of(folder: Path) -> dict[tuple[int, ...], Array]:
     """Return the scores of every example, by lengths, of candidates that ran to the end."""
-    backend = JournalFileBackend(str(folder / "study" / "study.journal"))
-    study = optuna.load_study(study_name="search", storage=JournalStorage(backend))
+    storage = InMemoryStorage()
+    read_study(folder / "study", storage)
+    study = optuna.load_study(study_name=None, storage=storage)
+    file, known = folder / "study" / SCORES, {}
+    if file.exists():  # studies of earlier versions have the scores themselves
+        lines = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        known = {tuple(line["lengths"]): line["examples"] for line in lines}
     return {
-        tuple(map(int, trial.params.values())): np.array(trial.user_attrs[EXAMPLES])
+        (lengths := tuple(map(int, trial.params.values()))): np.array(
+            known.get(lengths, trial.user_attrs[EXAMPLES])
+        )
         for trial in study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         if not trial.user_attrs[STOPPED]
     }

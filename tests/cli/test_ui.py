@@ -8,8 +8,13 @@ import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from quala.cli.ui import main
 from quala.errors import QualaError
@@ -89,3 +94,42 @@ def test_an_impossible_port_is_one_sentence(port: str, tmp_path: Path) -> None:
     made_database(tmp_path / "m.db")
     with pytest.raises(QualaError, match="`--port` must be at least 1 and at most 65535"):
         main(["--tracking-uri", f"sqlite:///{tmp_path}/m.db", "--port", port])
+
+
+def left_study(folder: Path) -> None:
+    """Leave the study of a search in its output."""
+    (folder / "study").mkdir(parents=True)
+    backend = JournalFileBackend(str(folder / "study" / "study.journal"))
+    study = optuna.create_study(study_name="mine", storage=JournalStorage(backend))
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+
+
+def test_studies_open_as_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    served: list[Any] = []
+    serve = SimpleNamespace(run_server=lambda storage, **where: served.append((storage, where)))
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", serve)
+    left_study(tmp_path / "a")
+    left_study(tmp_path / "b")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main(["--study", f"{tmp_path}/a", f"{tmp_path}/b", "--port", str(free_port)]) == 0
+    ((storage, where),) = served
+    assert where == {"host": "127.0.0.1", "port": free_port}
+    assert optuna.get_all_study_names(storage) == ["mine", "mine 2"]
+    assert len(optuna.load_study(study_name="mine 2", storage=storage).trials) == 1
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_missing_dashboard_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", None)  # type: ignore[arg-type]
+    with pytest.raises(QualaError, match="pip install optuna-dashboard"):
+        main(["--study", "."])
+
+
+def test_a_folder_without_a_study_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", SimpleNamespace(run_server=None))
+    with pytest.raises(QualaError, match="holds no study of a search"):
+        main(["--study", str(tmp_path)])

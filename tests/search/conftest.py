@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from quala.lengths import LengthConfig
 from quala.search.evaluate import Evaluation
@@ -49,9 +52,17 @@ class FakeEvaluator:
 
 
 @pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests need not survive a power cut; syncing the journal is most of their time."""
+def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests need not survive a power cut; syncing the study is most of their time."""
+
+    def unsynced(connection: Any, _: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    event.listen(Engine, "connect", unsynced)
+    yield
+    event.remove(Engine, "connect", unsynced)
 
 
 @pytest.fixture

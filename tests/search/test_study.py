@@ -19,8 +19,9 @@ from quala.process import Process
 from quala.search.evaluate import Evaluation
 from quala.search.result import SearchCandidate, SearchResult
 from quala.search.space import Space
+from quala.search.storage import JournalLock
 from quala.search.strategy import SearchSettings
-from quala.search.study import JournalLock, run_search
+from quala.search.study import run_search
 
 SPACE = Space(4, 32)
 SEEDS = {"published": 6, "quala": 6, "bayesian": 2}
@@ -192,7 +193,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path: Path, fake: Any) -> None:
     began = time.monotonic()
     lock = JournalLock(tmp_path / "study.journal")
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom quala.search.study import JournalLock\n"
+        "import os, sys\nfrom pathlib import Path\nfrom quala.search.storage import JournalLock\n"
         "JournalLock(Path(sys.argv[1])).acquire()\nos.kill(os.getpid(), 9)\n"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "study.journal")]
@@ -213,7 +214,7 @@ from pathlib import Path
 from quala.search.evaluate import Evaluation
 from quala.search.strategy import SearchSettings
 from quala.search.space import Space
-from quala.search.study import run_search, run_workers
+from quala.search.study import StudyPlace, run_search, run_workers
 
 class Slow:
     def cost(self, lengths):
@@ -231,20 +232,27 @@ if __name__ == "__main__":
     settings = SearchSettings(seed=1, strategy=sys.argv[4], max_evaluations=1000, population=4,
                               generations=3, mutations=3, crossovers=2, workers=workers)
     folder = Path(sys.argv[1])
+    place = StudyPlace(folder, sys.argv[5] or None)
     if workers > 1:
-        result = run_workers(Slow, Space(4, 32), settings, folder)
+        result = run_workers(Slow, Space(4, 32), settings, place)
     else:
-        result = run_search(Slow(), Space(4, 32), settings, folder)
+        result = run_search(Slow(), Space(4, 32), settings, place)
     (folder / "result.json").write_text(result.to_json())
 """
 
 
 def start(
-    script: Path, folder: Path, *, workers: int, seconds: float, name: str = "published"
+    script: Path,
+    folder: Path,
+    *,
+    workers: int,
+    seconds: float,
+    name: str = "published",
+    storage: str = "",
 ) -> subprocess.Popen[bytes]:
     folder.mkdir(exist_ok=True)
-    arguments = [str(folder), str(workers), str(seconds), name]
-    return subprocess.Popen([sys.executable, str(script), *arguments], env=dict(os.environ))
+    words = [sys.executable, str(script), str(folder), str(workers), str(seconds), name, storage]
+    return subprocess.Popen(words, env=dict(os.environ), cwd=folder)
 
 
 @pytest.fixture
@@ -255,34 +263,39 @@ def script(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["published", "bayesian"])
-def test_a_killed_search_goes_on_as_it_would_have(script: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "storage"), [("published", ""), ("bayesian", "sqlite:///all.db")]
+)
+def test_a_killed_search_goes_on_as_it_would_have(
+    script: Path, tmp_path: Path, name: str, storage: str
+) -> None:
     folder = tmp_path / "killed"
-    process = start(script, folder, workers=1, seconds=60, name=name)
+    process = start(script, folder, workers=1, seconds=60, name=name, storage=storage)
     while not (folder / "asked").exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert start(script, folder, workers=1, seconds=0, name=name).wait() == 0
-    assert start(script, tmp_path / "whole", workers=1, seconds=0, name=name).wait() == 0
+    for path in (folder, tmp_path / "whole"):
+        again = start(script, path, workers=1, seconds=0, name=name, storage=storage)
+        assert again.wait() == 0
     results = [(path / "result.json").read_text() for path in (folder, tmp_path / "whole")]
     assert results[0] == results[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["published", "bayesian"])
-def test_parallel_workers_share_a_study_without_repeating_a_candidate(
-    script: Path, tmp_path: Path, name: str
+@pytest.mark.parametrize(("name", "storage"), [("published", ""), ("quala", "sqlite:///all.db")])
+def test_parallel_workers_find_what_one_finds_and_repeat_nothing(
+    script: Path, tmp_path: Path, name: str, storage: str
 ) -> None:
-    folder = tmp_path / "shared"
-    assert start(script, folder, workers=2, seconds=0.01, name=name).wait() == 0
-    asked = (folder / "asked").read_text().splitlines()
-    assert len(asked) == len(set(asked)) == SEEDS[name] + 3 * 5
-    result = SearchResult.from_json((folder / "result.json").read_text())
-    assert {str(point.lengths) for point in result.candidates} == set(asked)
-    assert LengthConfig.full(layers=4, sequence_length=32) in {
-        point.lengths for point in result.candidates
-    }
+    results = []
+    for workers in (1, 3):
+        folder = tmp_path / str(workers)
+        process = start(script, folder, workers=workers, seconds=0.01, name=name, storage=storage)
+        assert process.wait() == 0
+        asked = (folder / "asked").read_text().splitlines()
+        assert len(asked) == len(set(asked)) == SEEDS[name] + 3 * 5
+        results.append(SearchResult.from_json((folder / "result.json").read_text()))
+    assert results[0] == results[1]
 
 
 def test_generations_are_stored_under_the_name_that_earlier_studies_have(

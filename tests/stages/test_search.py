@@ -8,13 +8,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 
 from quala.checkpoint import load_with_data, score_slice
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.search.result import read_result
+from quala.search.storage import read_study
 from quala.stages import search
 from quala.workflow import StageContext
 
@@ -77,6 +80,42 @@ def test_a_killed_search_ends_with_the_same_result(
     search.run(config, resumed, inputs)
     expected = json.loads((tmp_path / "whole/output/search.json").read_text())
     assert json.loads((resumed.output / "search.json").read_text()) == expected
+
+
+@pytest.mark.slow
+def test_workers_find_what_one_finds_where_nothing_is_stopped(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path
+) -> None:
+    found = []
+    for workers in (1, 2):
+        config = configure("search", patience=None, workers=workers)
+        context = StageContext.alone("search", tmp_path / str(workers))
+        search.run(config, context, {"data": spec, "model": integer})
+        found.append(json.loads((context.output / "search.json").read_text()))
+    assert found[0] == found[1]
+
+
+def test_a_study_in_a_database_is_in_the_output_too(
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path
+) -> None:
+    storage = f"sqlite:///{tmp_path}/all.db"
+    config = configure("search", storage=storage, max_evaluations=4, max_cost=1.0)
+    alone = StageContext.alone("search", tmp_path)
+    command = "quala run quala_minilm seed=1"
+    context = dataclasses.replace(alone, run_id="r1", provenance={"command": command})
+    search.run(config, context, {"data": spec, "model": integer})
+    kept, left = optuna.load_study(study_name=None, storage=storage), InMemoryStorage()
+    read_study(context.output / "study", left)
+    copied = optuna.load_study(study_name=None, storage=left)
+    assert kept.study_name == copied.study_name
+    assert kept.study_name.startswith("quala_minilm search ")
+    assert kept.metric_names == copied.metric_names == ["f1", "gmacs"]
+    assert kept.user_attrs == copied.user_attrs
+    told = {"command": command, "run": "r1", "cost": "GMACs", "max_cost": 1.0}
+    assert told.items() <= kept.user_attrs.items()
+    assert [one.values for one in kept.trials] == [one.values for one in copied.trials]
+    names = {"stopped_early", "max_cost", "0"}  # the last one is for optuna-dashboard
+    assert [set(one.constraints) for one in kept.trials] == [names] * 4
 
 
 def test_padded_inputs_have_one_cost(tiny_checkpoint: Path, spec: DataSpec) -> None:

@@ -1,4 +1,4 @@
-"""`quala ui`: open MLflow's web interface on the store that the runs were tracked in."""
+"""`quala ui`: open the tracked runs in MLflow's web interface, or searches in Optuna's."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from quala.cli.arguments import PLACE, Parser, add_store, number
 from quala.cli.locate import check_known
 from quala.errors import QualaError, unknown
 from quala.redact import shown
 from quala.workflow.server import SERVER, page_of
-from quala.workflow.tracking import existing_store
+from quala.workflow.tracking import OUTPUT, Tracking, existing_store
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
     Raises QualaError without a store or a free port, and for an unknown run or experiment.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.study:
+        return _studies(arguments)
     uri = existing_store(arguments.tracking_uri)
     where = _place(uri, arguments.run, arguments.experiment)
     if uri.startswith(SERVER):
@@ -46,8 +50,6 @@ def _place(uri: str, run: str | None, experiment: str | None) -> tuple[str | Non
         raise QualaError("`quala ui` takes a RUN or `--experiment`, got both.")
     if run is not None:
         check_known(uri, run)
-    from quala.workflow.tracking import Tracking
-
     store = Tracking.connect(uri)
     if run is not None:
         return store.get(run).info.experiment_id, run
@@ -55,6 +57,39 @@ def _place(uri: str, run: str | None, experiment: str | None) -> tuple[str | Non
     if experiment not in ids:
         raise unknown("experiment", experiment, ids)
     return ids[experiment], None
+
+
+def _studies(arguments: argparse.Namespace) -> int:
+    """Serve the studies of finished searches until Ctrl-C."""
+    try:
+        from optuna_dashboard import run_server
+    except ModuleNotFoundError as error:
+        raise QualaError(f"`--study` needs {error.name}: pip install optuna-dashboard") from error
+    from optuna.storages import InMemoryStorage
+
+    from quala.search.storage import read_study
+    from quala.serve.server import bind
+
+    storage = InMemoryStorage()
+    for run in arguments.study:
+        read_study(_search_output(run, arguments.tracking_uri) / "study", storage)
+    host, port = arguments.host, arguments.port
+    bind(host, port, lowest=1).close()
+    sys.stdout.write(f"optuna-dashboard, of a copy\nOpen http://{host}:{port}\n")
+    sys.stdout.flush()
+    with suppress(KeyboardInterrupt):
+        run_server(storage, host=host, port=port)
+    return 0
+
+
+def _search_output(run: str, tracking_uri: str | None) -> Path:
+    """Return the output of the search of a run, or the folder itself."""
+    if (folder := Path(run)).is_dir():
+        return folder
+    run = run.removeprefix("runs:/")
+    check_known(tracking_uri, run)
+    store = Tracking.connect(tracking_uri)
+    return store.output(f"runs:/{store.stage_run(run, 'search')}/{OUTPUT}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,5 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=number(int, at_least=1, at_most=65535), default=5000)
     parser.add_argument("--host", type=PLACE, default="127.0.0.1")
+    parser.add_argument(
+        "--study",
+        type=PLACE,
+        nargs="+",
+        metavar="RUN",
+        help="open the searches of these runs, or folders of their outputs, in optuna-dashboard",
+    )
     add_store(parser)
     return parser

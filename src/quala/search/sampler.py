@@ -21,12 +21,12 @@ from quala.search.space import Space
 from quala.search.strategy import EvaluatedLengths, Proposal, SearchSettings, Strategy
 
 SLOT = "slot"
+GENERATION = "generation"
 ORIGIN = "origin"
 STOPPED = "stopped_early"
 EXAMPLES = "examples"
 WORKER = "worker"
 EXHAUSTED = "exhausted"
-DUPLICATE_OF = "duplicate_of"
 RETRY_OF = "retry_of"
 
 TAKEN = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
@@ -74,29 +74,6 @@ def _age(trial: FrozenTrial) -> float:
     return time.time() - began.timestamp() if began < datetime.now(UTC) else 0.0
 
 
-def original_of(
-    trial: FrozenTrial, trials: Sequence[FrozenTrial], space: Space
-) -> tuple[int | None, bool]:
-    """Return the earlier trial with the same lengths or slot, and whether one is undecided.
-
-    An undecided trial has no lengths yet and may still get these. Two workers may find the same
-    slot free; the one that asked first holds it.
-    """
-    lengths, slot, undecided = lengths_of(trial, space), trial.user_attrs.get(SLOT), False
-    for other in trials:
-        if other.number >= trial.number or other.state not in TAKEN:
-            continue
-        others = lengths_of(other, space)
-        given_up = other.state == TrialState.RUNNING and (
-            other.number == trial.user_attrs.get(RETRY_OF) or abandoned(other)
-        )
-        same = others == lengths or (slot is not None and other.user_attrs.get(SLOT) == slot)
-        if same and not given_up:
-            return other.number, False
-        undecided |= others is None and not given_up
-    return None, undecided
-
-
 class LengthSampler(BaseGASampler):
     """Samples `length_1` to `length_L`, non-increasing and never the same lengths twice.
 
@@ -133,6 +110,7 @@ class LengthSampler(BaseGASampler):
         self._set(study, trial, {WORKER: self._worker})
         if SLOT not in trial.user_attrs:
             self._set(study, trial, {SLOT: free_slot(study.get_trials(deepcopy=False))})
+        self._set(study, trial, {GENERATION: self.generation(trial.user_attrs[SLOT])})
         self.get_trial_generation(study, trial)
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:

@@ -1,27 +1,26 @@
-"""A search on disk: an append-only journal that survives a kill at any moment."""
+"""A search as an Optuna study, on which several processes may work, and that survives a kill."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
+from quala.durable import read_whole, write_whole
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.process import Process
@@ -29,7 +28,6 @@ from quala.search.evaluate import Evaluation, Evaluator
 from quala.search.published import MUTATION_PROBABILITY
 from quala.search.result import SearchCandidate, SearchResult
 from quala.search.sampler import (
-    DUPLICATE_OF,
     EXAMPLES,
     EXHAUSTED,
     ORIGIN,
@@ -41,97 +39,82 @@ from quala.search.sampler import (
     abandoned,
     free_slot,
     lengths_of,
-    original_of,
 )
+from quala.search.scores import Scores
 from quala.search.space import Space
+from quala.search.storage import (
+    JOURNAL,
+    explained,
+    export_study,
+    locked,
+    open_journal,
+    open_storage,
+)
 from quala.search.strategy import SearchSettings, build_strategy
 
-log = logging.getLogger(__name__)
-
-STUDY = "search"
 IDENTITY = "identity"
-_FILE = "study.journal"
+_NAME, _CONSTRAINTS = "study.json", "constraints"
 
 
-def open_study(folder: Path, sampler: BaseSampler, *, identity: Mapping[str, Any]) -> optuna.Study:
-    """Open the study of a folder, or create it: maximize the score, minimize the cost.
+@dataclass(frozen=True)
+class StudyPlace:
+    """Where a search is kept, and what its study says of itself.
 
-    Raises QualaError when the folder holds a search with another `identity`.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=open_journal((folder / _FILE).resolve()),
-        sampler=sampler,
-        study_name=STUDY,
-        directions=["maximize", "minimize"],
-        load_if_exists=True,
-    )
-    stored = study.user_attrs.get(IDENTITY)
-    if stored is None:
-        study.set_user_attr(IDENTITY, dict(identity))
-    elif stored != identity:
-        changed = sorted(key for key in identity if stored.get(key) != identity[key])
-        raise QualaError(
-            f"The folder `{folder}` holds a search with other settings ({', '.join(changed)}); "
-            "use another folder."
-        )
-    return study
-
-
-def open_journal(path: Path) -> JournalStorage:
-    """Open the file of a study; what a kill or a power cut left of its end is cut off."""
-    _mend(path)
-    return JournalStorage(JournalFileBackend(str(path), JournalLock(path)))
-
-
-class JournalLock(JournalFileSymlinkLock):
-    """A lock that the system takes from a process that dies; Optuna's stays for 30 s.
-
-    Raises OSError on a file system without locks.
+    `folder` belongs to one search, which goes on from there after a kill. The study is a journal
+    in it, or in `storage`, a database or a journal of many studies; there `name` gets a suffix
+    that no other search has. `metrics` names the score and the cost, `facts` are attributes of
+    the study.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path.with_name(f"{path.name}.lock")
-        if self._path.is_symlink():
-            self._path.unlink()  # Optuna's own, left by a killed search of an earlier version
+    folder: Path
+    storage: str | None = None
+    name: str = "search"
+    metrics: tuple[str, str] = ("score", "cost")
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def acquire(self) -> bool:
-        self._descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o666)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        return True
+    def open(self, sampler: BaseSampler, *, identity: Mapping[str, Any]) -> optuna.Study:
+        """Open the study, or create it: maximize the score, minimize the cost.
 
-    def release(self) -> None:
-        os.close(self._descriptor)
+        Raises QualaError when the folder holds a search with another `identity`, and for a storage
+        that cannot be used.
+        """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            if self.storage is None:
+                storage: optuna.storages.BaseStorage = open_journal(self.folder / JOURNAL)
+                name = next(iter(optuna.get_all_study_names(storage)), self.name)
+            else:
+                storage, name = open_storage(self.storage), self._unique_name()
+            study = optuna.create_study(
+                storage=storage,
+                sampler=sampler,
+                study_name=name,
+                directions=["maximize", "minimize"],
+                load_if_exists=True,
+            )
+            if study.metric_names is None:
+                for key, value in self.facts.items():
+                    study.set_user_attr(key, value)
+                with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                    study.set_metric_names(list(self.metrics))
+            if (stored := study.user_attrs.get(IDENTITY)) is None:
+                study.set_user_attr(IDENTITY, stored := dict(identity))
+        if stored != identity:
+            changed = sorted(key for key in identity if stored.get(key) != identity[key])
+            raise QualaError(
+                f"The folder `{self.folder}` holds a search with other settings "
+                f"({', '.join(changed)}); use another folder."
+            )
+        return study
 
-    close = release
-
-
-def _mend(path: Path) -> None:
-    """Cut off what Optuna could not read: a last line without an end, or what is no JSON."""
-    if not path.exists():
-        return
-    lock = JournalLock(path)
-    lock.acquire()
-    with closing(lock), path.open("r+b") as file:
-        whole, end = file.read(), 0
-        for line in whole.splitlines(keepends=True):
-            if not line.endswith(b"\n") or not _is_entry(line):
-                break
-            end += len(line)
-        if end < len(whole):
-            # A kill leaves part of one line; more than that is lost after a power cut.
-            log.warning("The end of `%s` is torn: the search goes on from before it.", path)
-            file.truncate(end)
-            os.fsync(file.fileno())
-
-
-def _is_entry(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+    def _unique_name(self) -> str:
+        """Return the study's name in a storage of many, which the folder keeps."""
+        file = self.folder / _NAME
+        if not isinstance(kept := read_whole(file), str):
+            kept = f"{self.name} {uuid4().hex[:12]}"
+            write_whole(file, json.dumps(kept))
+        return kept
 
 
 def identity_of(space: Space, settings: SearchSettings) -> dict[str, Any]:
@@ -163,22 +146,25 @@ class StudyWorker:
     settings: SearchSettings
     sampler: LengthSampler
     target: int
-    _recalled: set[int] = field(default_factory=set)
+    place: StudyPlace
+    scores: Scores
     _exhausted_at: int = -1
 
     def run(self, evaluator: Evaluator, on_candidate: OnCandidate | None) -> None:
         """Score batch after batch until the search ends; give back what was not scored."""
         mine = list(astuple(Process.this()))
         try:
+            if lost := self._without_scores():
+                self._score(evaluator, lost)
             while batch := self._ask():
-                self._recall(evaluator)
-                found = evaluator.evaluate([lengths for _, lengths in batch])
+                found = self._score(evaluator, [lengths for _, lengths in batch])
                 for (trial, _), evaluation in zip(batch, found, strict=True):
                     candidate = self._tell(trial, evaluation)
                     if on_candidate:
                         on_candidate(candidate)
         finally:
-            self._give_back(lambda trial: trial.user_attrs.get(WORKER) == mine)
+            with locked(self.place.folder):
+                self._give_back(lambda trial: trial.user_attrs.get(WORKER) == mine)
 
     def candidates(self) -> list[SearchCandidate]:
         """Return what was scored, in the order of the slots."""
@@ -194,9 +180,12 @@ class StudyWorker:
     def _ask(self) -> list[Asked]:
         """Return the next lengths to score, none at the end; wait while others work."""
         while True:
-            self._give_back(abandoned)
-            batch = self._ask_batch()
-            if batch or not self._trials(TrialState.RUNNING, TrialState.WAITING):
+            # One process at a time: each choice follows from those before it.
+            with locked(self.place.folder):
+                self._give_back(abandoned)
+                busy = bool(self._trials(TrialState.RUNNING, TrialState.WAITING))
+                batch = self._ask_batch()
+            if batch or not busy:
                 return batch
             time.sleep(_POLL_SECONDS)
 
@@ -210,45 +199,51 @@ class StudyWorker:
                 self.study.tell(trial, state=TrialState.FAIL)
                 self._exhausted_at = len(self._trials(TrialState.COMPLETE))
                 break
-            lengths = self._new_lengths(trial)
-            if lengths is not None:
-                batch.append((trial, lengths))
-            if batch and self.sampler.generation(slot + 1) != self.sampler.generation(slot):
+            lengths = self.space.from_params(trial.params)
+            assert lengths is not None  # asked with the distributions of all layers
+            batch.append((trial, lengths))
+            if self.sampler.generation(slot + 1) != self.sampler.generation(slot):
                 break
         return batch
 
     def _ready(self) -> bool:
-        """Return whether there are lengths to ask for, and parents to make them from."""
+        """Return whether there are lengths to ask for: a generation waits for those before it."""
         trials = self._trials()
         if any(trial.state == TrialState.WAITING for trial in trials):
             return True
         slot = free_slot(trials)
+        generation = self.sampler.generation(slot)
         complete = sum(trial.state == TrialState.COMPLETE for trial in trials)
-        has_parents = complete > 0 or self.sampler.generation(slot) == 0
-        return slot < self.target and has_parents and complete != self._exhausted_at
+        parents_known = generation == 0 or (
+            complete > 0
+            and not any(
+                trial.state == TrialState.RUNNING
+                and self.sampler.generation(trial.user_attrs.get(SLOT, 0)) < generation
+                for trial in trials
+            )
+        )
+        return slot < self.target and parents_known and complete != self._exhausted_at
 
-    def _new_lengths(self, trial: optuna.Trial) -> LengthConfig | None:
-        """Return the lengths to score; None when an earlier trial already has them."""
-        while True:
-            trials = self._trials()
-            original, undecided = original_of(trials[trial.number], trials, self.space)
-            if not undecided:
-                break
-            time.sleep(_POLL_SECONDS)
-        if original is None:
-            return self.space.from_params(trial.params)
-        trial.set_user_attr(DUPLICATE_OF, original)
-        self.study.tell(trial, state=TrialState.FAIL)
-        return None
+    def _score(self, evaluator: Evaluator, batch: Sequence[LengthConfig]) -> list[Evaluation]:
+        """Score lengths; what others, or this search before a kill, have scored is known."""
+        evaluator.recall([*self._earlier(), *self.scores.read().values()])
+        found = evaluator.evaluate(batch)
+        self.scores.add(found)
+        return found
 
-    def _recall(self, evaluator: Evaluator) -> None:
-        """Give the evaluator what others, or this search before a restart, have scored."""
-        news = [t for t in self._trials(TrialState.COMPLETE) if t.number not in self._recalled]
-        evaluator.recall([self._evaluation(trial) for trial in news])
-        self._recalled.update(trial.number for trial in news)
+    def _earlier(self) -> list[Evaluation]:
+        """Return what an earlier version has scored: it kept the scores in the study itself."""
+        trials = self._trials(TrialState.COMPLETE)
+        return [self._evaluation(one) for one in trials if not _counted(one)]
+
+    def _without_scores(self) -> list[LengthConfig]:
+        """Return the finished lengths whose scores are lost, as after a power cut."""
+        trials = filter(_counted, self._trials(TrialState.COMPLETE))
+        found = [self._evaluation(trial).lengths for trial in trials]
+        return [lengths for lengths in found if self.scores.get(lengths) is None]
 
     def _tell(self, trial: optuna.Trial, found: Evaluation) -> SearchCandidate:
-        trial.set_user_attr(EXAMPLES, list(found.examples))
+        trial.set_user_attr(EXAMPLES, len(found.examples))
         trial.set_user_attr(STOPPED, found.stopped)
         # A constraint keeps lengths that were stopped early out of `study.best_trials` too.
         trial.set_constraint(STOPPED, float(found.stopped))
@@ -256,22 +251,24 @@ class StudyWorker:
             trial.set_constraint("max_cost", found.cost - self.settings.max_cost)
         if self.settings.min_score is not None:
             trial.set_constraint("min_score", self.settings.min_score - found.score)
-        told = self.study.tell(trial, [found.score, found.cost])
-        self._recalled.add(told.number)
-        return self._candidate(told)
+        # optuna-dashboard 0.21 knows only the list of Optuna 4.
+        worst = [max(trial.constraints.values())]
+        self.study._storage.set_trial_system_attr(trial._trial_id, _CONSTRAINTS, worst)
+        return self._candidate(self.study.tell(trial, [found.score, found.cost]))
 
     def _evaluation(self, trial: FrozenTrial) -> Evaluation:
-        lengths = LengthConfig(
-            tuple(int(trial.params[name]) for name in self.space.names), self.space.sequence_length
-        )
+        lengths = self.space.from_params(trial.params)
+        assert lengths is not None  # a trial is told with all of them
         score, cost = trial.values
-        attributes = trial.user_attrs
-        examples = tuple(attributes[EXAMPLES])
-        return Evaluation(lengths, cost, score, attributes[STOPPED], examples)
+        seen = trial.user_attrs[EXAMPLES]
+        if _counted(trial):
+            scored = self.scores.get(lengths)
+            seen = scored.examples if scored else ()
+        return Evaluation(lengths, cost, score, trial.user_attrs[STOPPED], tuple(seen))
 
     def _candidate(self, trial: FrozenTrial, full: Evaluation | None = None) -> SearchCandidate:
         found = self._evaluation(trial)
-        limits = {key: value for key, value in trial.constraints.items() if key != STOPPED}
+        limits = [trial.constraints.get(key, 0.0) for key in ("max_cost", "min_score")]
         return SearchCandidate(
             lengths=found.lengths,
             cost=found.cost,
@@ -280,25 +277,35 @@ class StudyWorker:
             origin=trial.user_attrs[ORIGIN],
             examples=len(found.examples),
             stopped_early=found.stopped,
-            feasible=all(value <= 0 for value in limits.values()),
+            feasible=max(limits) <= 0,
             error=found.difference_error(full) if full else None,
         )
 
     def _give_back(self, dead: Callable[[FrozenTrial], bool]) -> None:
         """Fail the running trials of dead workers and put their lengths back into the queue."""
         trials = self._trials()
-        retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        taken = {
+            lengths_of(trial, self.space)
+            for trial in trials
+            if trial.state in (TrialState.WAITING, TrialState.COMPLETE)
+        }
         for trial in trials:
             if trial.state != TrialState.RUNNING or not dead(trial):
                 continue
             lengths, attributes = lengths_of(trial, self.space), trial.user_attrs
             # Queued before the trial fails: a kill in between must not lose the lengths.
-            if lengths is not None and EXHAUSTED not in attributes and trial.number not in retried:
+            if lengths is not None and EXHAUSTED not in attributes and lengths not in taken:
                 kept = {SLOT: attributes[SLOT], ORIGIN: attributes[ORIGIN]}
                 self.study.enqueue_trial(
                     self.space.to_params(lengths), user_attrs={**kept, RETRY_OF: trial.number}
                 )
+                taken.add(lengths)
             self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+
+def _counted(trial: FrozenTrial) -> bool:
+    """Return whether the scores of a trial's examples are not in the study, but their number."""
+    return isinstance(trial.user_attrs[EXAMPLES], int)
 
 
 _FINISHED = "finished"
@@ -308,10 +315,10 @@ def run_search(
     evaluator: Evaluator,
     space: Space,
     settings: SearchSettings,
-    storage_path: Path,
+    place: Path | StudyPlace,
     on_candidate: OnCandidate | None = None,
 ) -> SearchResult:
-    """Search in this process; the study lives in the folder `storage_path`.
+    """Search in this process; the study lives in a folder, or in the storage of a `StudyPlace`.
 
     A search that was killed goes on where it stopped; the result of a finished one is returned.
     `on_candidate` is called once for all lengths that this call scores. Raises QualaError when the
@@ -322,19 +329,23 @@ def run_search(
             f"`workers` must be 1 for one evaluator, got {settings.workers}; several need "
             "`run_workers` and a factory of evaluators."
         )
-    return _work(evaluator, space, settings, storage_path, on_candidate)
+    return _finish(evaluator, space, settings, place, on_candidate)
 
 
 def run_workers(
-    factory: Callable[[], Evaluator], space: Space, settings: SearchSettings, storage_path: Path
+    factory: Callable[[], Evaluator],
+    space: Space,
+    settings: SearchSettings,
+    place: Path | StudyPlace,
 ) -> SearchResult:
     """Search with `settings.workers` processes, each with an evaluator of its own.
 
-    `factory` must be picklable. Raises QualaError when a worker fails; what the others scored is
-    kept.
+    They propose what one process does. The result is the same too, where a score does not depend
+    on what is scored beside it, as it does when lengths are stopped early. `factory` must be
+    picklable. Raises QualaError when a worker fails; what the others scored is kept.
     """
     context = get_context("spawn")
-    arguments = (factory, space, settings, storage_path)
+    arguments = (factory, space, settings, place)
     workers = [context.Process(target=_child, args=arguments) for _ in range(settings.workers)]
     try:
         for process in workers:
@@ -349,23 +360,19 @@ def run_workers(
     failed = [process.exitcode for process in workers if process.exitcode]
     if failed:
         raise QualaError(f"{len(failed)} of {len(workers)} search workers failed: exit {failed}.")
-    return _work(factory(), space, settings, storage_path, None)
-
-
-def worker(
-    factory: Callable[[], Evaluator], space: Space, settings: SearchSettings, storage_path: Path
-) -> None:
-    """Join the search in a folder, also from another machine on the same disk, until it ends."""
-    _work(factory(), space, settings, storage_path, None)
+    return _finish(factory(), space, settings, place, None)
 
 
 def _child(
-    factory: Callable[[], Evaluator], space: Space, settings: SearchSettings, storage_path: Path
+    factory: Callable[[], Evaluator],
+    space: Space,
+    settings: SearchSettings,
+    place: Path | StudyPlace,
 ) -> None:
     """Work for a process that ends this one; end with it, should it be killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    worker(factory, space, settings, storage_path)
+    _work(factory(), space, settings, place, None)
 
 
 def _end_with_parent() -> None:
@@ -374,22 +381,41 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(
+def _finish(
     evaluator: Evaluator,
     space: Space,
     settings: SearchSettings,
-    storage_path: Path,
+    place: Path | StudyPlace,
     on_candidate: OnCandidate | None,
 ) -> SearchResult:
-    strategy = build_strategy(settings, space, evaluator.cost)
-    sampler = LengthSampler(space, strategy, settings)
-    study = open_study(Path(storage_path), sampler, identity=identity_of(space, settings))
-    worker = StudyWorker(study, space, settings, sampler, settings.evaluations(strategy))
-    if _FINISHED not in study.user_attrs:
-        worker.run(evaluator, on_candidate)
-        study.set_user_attr(_FINISHED, True)
+    """Work to the end of a search, leave its study in the folder, and return its result."""
+    worker = _work(evaluator, space, settings, place, on_candidate)
+    if worker.place.storage is not None:
+        export_study(worker.study, worker.place.folder)
     return SearchResult(
         tuple(worker.candidates()),
         cheapest=evaluator.cost(space.lowest),
         dearest=evaluator.cost(space.full),
     )
+
+
+def _work(
+    evaluator: Evaluator,
+    space: Space,
+    settings: SearchSettings,
+    place: Path | StudyPlace,
+    on_candidate: OnCandidate | None,
+) -> StudyWorker:
+    if not isinstance(place, StudyPlace):
+        place = StudyPlace(place)
+    strategy = build_strategy(settings, space, evaluator.cost)
+    sampler = LengthSampler(space, strategy, settings)
+    with explained(place.storage):
+        study = place.open(sampler, identity=identity_of(space, settings))
+        scores = Scores(place.folder, sequence_length=space.sequence_length)
+        target = settings.evaluations(strategy)
+        worker = StudyWorker(study, space, settings, sampler, target, place, scores)
+        if _FINISHED not in study.user_attrs:
+            worker.run(evaluator, on_candidate)
+            study.set_user_attr(_FINISHED, True)
+    return worker

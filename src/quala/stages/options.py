@@ -274,6 +274,10 @@ class SearchConfig(SearchSettings, StageConfig):
     """Questions scored between two checks of whether a candidate can still win."""
     batch_size: int = ranged(at_least=1, at_most=LARGEST_BATCH)
     cache_mebibytes: int = ranged(2048, identity=False, at_least=0, at_most=2**20)
+    storage: str | None = text("place", None, identity=False)
+    """Where the Optuna study is, beside those of other searches: sqlite:///FILE,
+    postgresql://USER:PASSWORD@HOST/DB, or a journal file; null is the work folder. It is copied
+    into the output at the end."""
 
     def __post_init__(self) -> None:
         SearchSettings.__post_init__(self)  # checks the ranges of all fields
@@ -295,6 +299,10 @@ class SearchConfig(SearchSettings, StageConfig):
                     f"`step` must be at most `data.max_length` - {MIN_TOKENS} = "
                     f"{data.max_length - MIN_TOKENS}, got {self.step}."
                 )
+        if self.storage is not None:
+            from quala.search.storage import check_storage  # imports Optuna
+
+            check_storage(self.storage)
         if self.cost == "latency":
             check_served(inputs.get("model"), f"`runtime={self.runtime}` takes")
 

@@ -26,7 +26,7 @@ from quala.runtime.latency_model import LatencyModel, measure_latency_model, tim
 from quala.search.evaluate import SharedEvaluator, TaskScoring, cut_chunks
 from quala.search.result import RESULT, SearchResult
 from quala.search.space import Space
-from quala.search.study import run_search, run_workers
+from quala.search.study import StudyPlace, run_search, run_workers
 from quala.stage import Candidate
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def run(
     lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
     space = Space(layers, longest, step=config.step, lower=lower)
     metric = opened.data.task.metric
-    folder = context.scratch / STUDY
+    place = study_place(config, context, metric)
 
     def priced(found: SearchCandidate) -> SearchCandidate:
         """Return the candidate with its GMACs, where the cost is in milliseconds."""
@@ -192,9 +192,9 @@ def run(
             progress.advance()
 
         if config.workers > 1:
-            result = run_workers(factory, space, config, folder)
+            result = run_workers(factory, space, config, place)
         else:
-            result = run_search(factory.evaluator(opened), space, config, folder, record)
+            result = run_search(factory.evaluator(opened), space, config, place, record)
     result = replace(
         result,
         candidates=tuple(map(priced, result.candidates)),
@@ -207,7 +207,7 @@ def run(
             f"cheapest tried cost {result.cheapest:.3f} {result.unit}."
         )
     (context.output / RESULT).write_text(result.to_json() + "\n", encoding="utf-8")
-    shutil.copytree(folder, context.output / STUDY, ignore=shutil.ignore_patterns("*.lock"))
+    shutil.copytree(place.folder, context.output / STUDY, ignore=shutil.ignore_patterns("*.lock"))
     draw_history(result, context.output / "history.png", metric=metric)
     verified = clock.verify(result, searched_tokens(opened), context.output) if clock else {}
     return verified | {
@@ -216,6 +216,27 @@ def run(
         "search/stopped_early": float(sum(item.stopped_early for item in result.candidates)),
         "search/front_points": float(len(result.front)),
     }
+
+
+def study_place(config: SearchConfig, context: StageContext, metric: str) -> StudyPlace:
+    """Return where the study is, with what its readers want to know of the search."""
+    command = context.provenance.get("command", "")
+    workflow = command.split()[2] if command else "quala"
+    told = {
+        "command": command,
+        "run": context.run_id,
+        "data": context.provenance.get("data"),
+        "cost": "measured milliseconds" if config.cost == "latency" else "GMACs",
+        "max_cost": config.max_cost,
+        "min_score": config.min_score,
+    }
+    return StudyPlace(
+        context.scratch / STUDY,
+        config.storage,
+        name=f"{workflow} {context.name}",
+        metrics=(metric, "milliseconds" if config.cost == "latency" else "gmacs"),
+        facts={key: value for key, value in told.items() if value},
+    )
 
 
 def _as_run(found: SearchCandidate, metric: str) -> Candidate:

@@ -29,16 +29,15 @@ from quala.errors import QualaError, unknown
 from quala.plugins import Registry
 from quala.process import Process
 from quala.ranges import check_ranges, ranged
-from quala.redact import hide_password
 from quala.search.sampler import WORKER, abandoned
+from quala.search.storage import open_storage
 from quala.search.strategy import MOST
-from quala.search.study import open_journal
 from quala.workflow.compose import check_options, typed
 from quala.workflow.execute import WORKFLOW
 from quala.workflow.launch import HydraJob
 from quala.workflow.plan import SETTLED, Plan, Status, make_plan
 from quala.workflow.script import find_workflow
-from quala.workflow.settings import build
+from quala.workflow.settings import build, named
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Conclusion, Job, Sweep, begin, study_of
@@ -160,11 +159,10 @@ def open_study(options: SweepOptions, name: str, folder: Path) -> optuna.Study:
     Raises QualaError for a storage that cannot be used, and for a study of other objectives.
     """
     place = options.storage or str(folder / "sweeps" / f"{name}.journal")
-    hide_password(place)
-    with _explained(f"The storage of the study `{name}` cannot be used"):
-        Path("." if "://" in place else place).parent.mkdir(parents=True, exist_ok=True)
+    unusable = f"The storage of the study `{name}` cannot be used"
+    with named(options, "hydra.sweeper", always=False), _explained(unusable):
         study = optuna.create_study(
-            storage=place if "://" in place else open_journal(Path(place).absolute()),
+            storage=open_storage(place),
             study_name=name,
             directions=options.direction,  # type: ignore[arg-type]
             load_if_exists=True,
