@@ -64,15 +64,6 @@ def test_no_store_yet_is_one_sentence(here: Path) -> None:
         main([])
 
 
-def test_the_page_of_a_server_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        place = f"127.0.0.1:{server.getsockname()[1]}/under/"
-        assert main(["--tracking-uri", f"http://u:password@{place}"]) == 0
-    assert capsys.readouterr().out == f"Open http://{place.rstrip('/')}\n"
-
-
 def test_a_server_that_is_away_is_one_sentence(free_port: int) -> None:
     with pytest.raises(QualaError, match="does not answer"):
         main(["--tracking-uri", f"http://127.0.0.1:{free_port}"])

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from golden.stored import RECIPES, RECORDED, near, statuses, unpack
 
+from quala.workflow.tags import once_named
+
 pytestmark = pytest.mark.slow
 
 recorded = json.loads(RECORDED.read_text())
@@ -66,11 +68,6 @@ def files(folder: Path) -> set[str]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != "dirty.diff"
     }
-
-
-def once_named(tags: dict[str, str]) -> dict[str, str]:
-    """Return tags by the names that they had when the store was packed."""
-    return {key.replace("mlflow.quala.", "quala."): value for key, value in tags.items()}
 
 
 def shape(value: Any) -> Any:

@@ -20,6 +20,7 @@ from quala.cli.entry import main
 from quala.results import Report
 from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import Store
+from quala.workflow.views import address
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -229,12 +230,13 @@ def test_reports_and_models_are_read_through_the_server(
     told = called("run", "results.py")
     run = json.loads(called("run", "results.py", "--json"))
     store = Store.open(TrackingConfig(server.uri, str(served.folder / "mlruns"), None, None))
-    page = f"{server.uri}/#/experiments/{store.experiment_id}/runs/{run['run_id']}"
+    page = address(server.uri, store.experiment_id, run=run["run_id"])
     assert run["page"] == page
     assert page in told.replace("\n", "").replace("│", "").replace(" ", "")
     assert f"quala report {run['run_id']} " in told
     assert "--tracking-uri" not in told  # the variable says it
     assert called("ui", run["run_id"]) == f"Open {page}\n"
+    assert called("ui").startswith(f"Open {server.uri}/#/experiments/")
     assert run["run_id"] in called("report", run["run_id"])
     name = f"model-{store.experiment_id}"
     called("export", run["run_id"], "--out", "copy", "--register", name)

@@ -15,7 +15,7 @@ from quala.errors import QualaError
 from quala.workflow import server
 from quala.workflow.compose import composed, typed
 from quala.workflow.script import find_workflow
-from quala.workflow.server import AwayError, page_of, patiently, store_words
+from quala.workflow.server import AwayError, patiently, site_of, store_words
 from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import Store
 
@@ -141,12 +141,9 @@ def test_a_hint_says_what_the_next_command_would_not_find(
     assert store_words(ours) == f" --tracking-uri {ours}"
 
 
-def test_the_page_of_a_run_has_no_password() -> None:
-    assert (
-        page_of("https://u:p@h/under/", "3", "abc") == "https://h/under/#/experiments/3/runs/abc"
-    )
-    assert page_of("http://h:5000", "3") == "http://h:5000/#/experiments/3"
-    assert page_of("http://h:5000/") == "http://h:5000"
+def test_the_page_of_a_server_has_no_password() -> None:
+    assert site_of("https://u:p@h/under/") == "https://h/under"
+    assert site_of("http://h:5000/") == "http://h:5000"
 
 
 def failing(*texts: str) -> Callable[[], str]:

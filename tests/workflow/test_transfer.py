@@ -15,8 +15,10 @@ import pytest
 from quala.errors import QualaError
 from quala.manifest import write_manifest
 from quala.workflow import transfer
+from quala.workflow.addresses import HEARTBEAT
 from quala.workflow.execute import Result
 from quala.workflow.inventory import Inventory
+from quala.workflow.lease import HELD, OWNER, RELEASED
 from quala.workflow.plan import make_plan
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
@@ -64,7 +66,7 @@ def other(toy: Toy, template: Path) -> str:
 def content(uri: str, run_id: str) -> dict[str, Any]:
     client = Tracking.connect(uri).client
     run = client.get_run(run_id)
-    own = ("quala.owner", "quala.heartbeat", "quala.held", "quala.imported", "quala.released")
+    own = (OWNER, HEARTBEAT, HELD, "quala.imported", RELEASED)
     history = {key: client.get_metric_history(run_id, key) for key in run.data.metrics}
     return {
         "run": (run.info.run_name, run.info.status, run.info.start_time, run.info.end_time),

@@ -13,8 +13,9 @@ from quala.cli.arguments import PLACE, Parser, add_store, number
 from quala.cli.locate import check_known
 from quala.errors import QualaError, unknown
 from quala.redact import shown
-from quala.workflow.server import SERVER, page_of
+from quala.workflow.server import SERVER, site_of
 from quala.workflow.tracking import OUTPUT, Tracking, existing_store
+from quala.workflow.views import landing, page_of
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,37 +27,38 @@ def main(argv: Sequence[str]) -> int:
     if arguments.study:
         return _studies(arguments)
     uri = existing_store(arguments.tracking_uri)
-    where = _place(uri, arguments.run, arguments.experiment)
+    run, experiment = arguments.run, arguments.experiment
+    if run is not None and experiment is not None:
+        raise QualaError("`quala ui` takes a RUN or `--experiment`, got both.")
+    if run is not None:
+        check_known(uri, run)
     if uri.startswith(SERVER):
-        sys.stdout.write(f"Open {page_of(uri, *where)}\n")
+        sys.stdout.write(f"Open {_page(uri, site_of(uri), run, experiment)}\n")
         return 0
     # the web framework takes a second to import, which `--help` should not
     from quala.serve.server import bind
 
     host, port = arguments.host, arguments.port
     bind(host, port, lowest=1).close()
-    sys.stdout.write(f"MLflow on {shown(uri)}\nOpen {page_of(f'http://{host}:{port}', *where)}\n")
+    page = _page(uri, f"http://{host}:{port}", run, experiment)
+    sys.stdout.write(f"MLflow on {shown(uri)}\nOpen {page}\n")
     sys.stdout.flush()
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # a command line is seen by all users
     words = ["--host", host, "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *words])
 
 
-def _place(uri: str, run: str | None, experiment: str | None) -> tuple[str | None, str | None]:
-    """Return the ids of the experiment and the run that are named."""
-    if run is None and experiment is None:
-        return None, None
-    if run is not None and experiment is not None:
-        raise QualaError("`quala ui` takes a RUN or `--experiment`, got both.")
-    if run is not None:
-        check_known(uri, run)
+def _page(uri: str, site: str, run: str | None, experiment: str | None) -> str:
+    """Return the page of what is named, else the newest view."""
     store = Tracking.connect(uri)
     if run is not None:
-        return store.get(run).info.experiment_id, run
+        return page_of(store.client, site, store.get(run).info.run_id)
+    if experiment is None:
+        return landing(store.client, site)
     ids = store.experiment_ids()
     if experiment not in ids:
         raise unknown("experiment", experiment, ids)
-    return ids[experiment], None
+    return landing(store.client, site, ids[experiment])
 
 
 def _studies(arguments: argparse.Namespace) -> int:

@@ -25,12 +25,13 @@ from quala.workflow.plan import IDENTITY, Entry, Plan, Status, make_plan
 from quala.workflow.provenance import Record, code_state
 from quala.workflow.registry import MODEL, log_model
 from quala.workflow.script import WorkflowSpec
-from quala.workflow.server import SERVER, page_of
+from quala.workflow.server import SERVER, site_of
 from quala.workflow.settings import Settings
 from quala.workflow.sources import NO_DATA, Source, Sources
 from quala.workflow.store import Store
 from quala.workflow.summary import dataset, parameters, show_report, titled
 from quala.workflow.tracking import DAMAGED, FINAL, FINGERPRINT, KIND, NODE, PARENT, STAGE
+from quala.workflow.views import address
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -272,7 +273,8 @@ class Result:
         """The page of the run at a tracking server, None for other stores."""
         store = self.store
         served = store.uri.startswith(SERVER)
-        return page_of(store.uri, store.experiment_id, self.run_id) if served else None
+        site = site_of(store.uri)
+        return address(site, store.experiment_id, run=self.run_id) if served else None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -44,10 +44,11 @@ from quala.workflow.groups import Where, where_of
 from quala.workflow.options import HELP, explained
 from quala.workflow.plan import Plan, check_plan, make_plan
 from quala.workflow.script import WorkflowSpec, find_workflow
-from quala.workflow.server import SERVER, page_of, store_words
+from quala.workflow.server import SERVER, site_of, store_words
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Job, Sweep, SweepParent, first_job, varied
+from quala.workflow.views import page_of
 
 COLORS = {
     "cached": "green",
@@ -129,7 +130,7 @@ def show_sweep(sweep: Sweep, jobs: Sequence[dict[str, Any]], console: Console) -
             console.print(cell(f"{line}`{job['alone']}`", "red"), soft_wrap=True)
     uri = sweep.store.uri
     if uri.startswith(SERVER):
-        page = page_of(uri, sweep.store.experiment_id, sweep.run_id)
+        page = page_of(sweep.store.client, site_of(uri), sweep.run_id)
         console.print(cell(f"Page      {page}"), soft_wrap=True)
     console.print(cell(f"Compare   quala report {sweep.run_id}{store_words(uri)}"), soft_wrap=True)
 

@@ -72,14 +72,11 @@ def store_words(uri: str) -> str:
     return "" if uri.rstrip("/") == usual.rstrip("/") else f" --tracking-uri {shlex.quote(uri)}"
 
 
-def page_of(uri: str, experiment_id: str | None = None, run_id: str | None = None) -> str:
-    """Return the page of a run or an experiment at a server, or its first; without a password."""
+def site_of(uri: str) -> str:
+    """Return the first page of a tracking server, without a password."""
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
-    page = urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-    if experiment_id is not None:
-        page += f"/#/experiments/{experiment_id}"
-    return f"{page}/runs/{run_id}" if run_id is not None else page
+    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
 
 
 class AwayError(QualaError):

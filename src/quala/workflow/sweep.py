@@ -26,6 +26,7 @@ from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import Store
 from quala.workflow.tags import HIDDEN
 from quala.workflow.tracking import FINGERPRINT, KIND, PARENT
+from quala.workflow.views import show_sweep
 
 log = logging.getLogger(__name__)
 
@@ -221,15 +222,19 @@ class Sweep:
                 jobs, varied_options([job["overrides"] for job in jobs], columns), found
             )
         ]
-        # What `MlflowClient.log_table` would write, which adds rows to those that are there.
-        table = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
-        self.store.attach(self.run_id, {TABLE: json.dumps(table)})
+        self.store.table(self.run_id, TABLE, {key: [row[key] for row in rows] for key in rows[0]})
         done = sum(job["status"] == "FINISHED" for job in jobs)
         own = {"jobs": len(jobs), "failed": len(jobs) - done}
         self.store.record(self.run_id, own | ({} if best is None else found[best]))
         told = {} if best is None else {"quala.best": str(jobs[best]["run_id"])}
-        tables = json.dumps([{"path": TABLE, "type": "table"}])
-        self.store.tag(self.run_id, told | {"mlflow.loggedArtifacts": tables})
+        self.store.tag(self.run_id, told)
+        metric = next(
+            (one for one in METRIC_NAMES if best is not None and one in found[best]), None
+        )
+        if metric is not None:
+            keys = varied_keys([job["overrides"] for job in jobs])
+            ids = [job["run_id"] for job in jobs if job["run_id"]]
+            show_sweep(self.store.client, self.store.experiment_id, self.run_id, ids, metric, keys)
 
     def _figures(self, ids: Sequence[str | None], also: Collection[str]) -> list[dict[str, float]]:
         """Return the metrics of jobs' runs but those that name a stage or a step of it."""
@@ -315,13 +320,18 @@ def varied_options(
 
     Names are the shortest that tell options apart; where that is `taken`, the whole key.
     """
-    found = [dict(map(_option, words)) for words in jobs]
-    every = dict.fromkeys(key for one in found for key in one)
-    keys = [key for key in every if len({one.get(key) for one in found}) > 1 or len(found) == 1]
-    keys.sort(key=is_seed)
+    found, keys = [dict(map(_option, words)) for words in jobs], varied_keys(jobs)
     names = {key: short_name(key, keys) for key in keys}
     names = {key: key if name in taken else name for key, name in names.items()}
     return [{name: one.get(key, ABSENT) for key, name in names.items()} for one in found]
+
+
+def varied_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
+    """Return the options that not all jobs have alike, seeds last; of one job all."""
+    found = [dict(map(_option, words)) for words in jobs]
+    every = dict.fromkeys(key for one in found for key in one)
+    keys = [key for key in every if len({one.get(key) for one in found}) > 1 or len(found) == 1]
+    return sorted(keys, key=is_seed)
 
 
 def _option(word: str) -> tuple[str, str]:

@@ -103,9 +103,22 @@ def show_sweep(
         client.delete_experiment_tag(experiment_id, key)
 
 
-def landing(client: MlflowClient, server: str) -> str:
-    """Return the page to open first: the newest view of a store, else its newest experiment."""
-    found = client.search_experiments(order_by=["last_update_time DESC"])
+def page_of(client: MlflowClient, server: str, run_id: str) -> str:
+    """Return the page of a run; of a sweep, its view."""
+    experiment_id = client.get_run(run_id).info.experiment_id
+    key = sweep_key(run_id)
+    if key in views(client.get_experiment(experiment_id).tags):
+        return address(server, experiment_id, view=key)
+    return address(server, experiment_id, run=run_id)
+
+
+def landing(client: MlflowClient, server: str, experiment: str | None = None) -> str:
+    """Return the page to open first: the newest view of a store, else its newest experiment.
+
+    It may be asked for one experiment, by its id.
+    """
+    every = client.search_experiments(order_by=["last_update_time DESC"])
+    found = [one for one in every if experiment in (None, one.experiment_id)]
     dated = [
         (_created(one.tags[f"{_SHARED}{key}"]), one.experiment_id, key)
         for one in found
