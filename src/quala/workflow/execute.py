@@ -210,10 +210,16 @@ class Executor:
         folder, run_id = outcome.folder, outcome.run_id
         if folder is None or run_id is None:
             return
-        if (folder / REPORT).is_file():
-            show_report(self.store, self.parent, folder)
-        if (folder / MODEL).is_file():
-            log_model(self.store, self.parent, run_id, folder)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if (folder / REPORT).is_file():
+                show_report(self.store, self.parent, folder)
+            if (folder / MODEL).is_file():
+                log_model(self.store, self.parent, run_id, folder)
+        except MlflowException as error:  # an older server, or one that forbids it
+            reason = str(error).strip().partition("\n")[0]
+            log.warning("MLflow's pages lack what `%s` made: %s", node.name, reason)
 
 
 def _leave(work: Path, metrics: Mapping[str, float]) -> None:

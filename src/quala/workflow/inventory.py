@@ -20,6 +20,7 @@ from quala.manifest import damage
 from quala.workflow.addresses import ARTIFACTS, local_folder
 from quala.workflow.database import connect, database_of
 from quala.workflow.lease import busy
+from quala.workflow.registry import EXPORTED, logged_models
 from quala.workflow.sweep import JOB
 from quala.workflow.tracking import (
     DAMAGED,
@@ -34,7 +35,7 @@ from quala.workflow.tracking import (
 )
 
 if TYPE_CHECKING:
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 KINDS = ("workflow", "sweep", "stage")
@@ -45,9 +46,13 @@ SECONDS_A_DAY = 86_400
 
 
 def size_of(folder: Path) -> int:
-    """Return the bytes of the files in a folder, 0 where there is none."""
+    """Return the bytes of the files in a folder, 0 where there is none.
+
+    A file that several runs have, by links, is divided among them.
+    """
     files = (Path(at) / name for at, _, names in os.walk(folder) for name in names)
-    return sum(file.lstat().st_size for file in files)
+    found = (file.lstat() for file in files)
+    return sum(one.st_size // one.st_nlink for one in found)
 
 
 def under_way(run: Run) -> bool:
@@ -122,11 +127,26 @@ class Inventory:
         place = local_folder(address) if self.root else None
         return place.parent if place and place.parent.name == name else place
 
+    @cached_property
+    def _models(self) -> dict[str, Path]:
+        """The folders of logged models, by the stage run that exported them."""
+        folders = self.logged_models()
+        return {model.tags[EXPORTED]: one for model, one in folders if EXPORTED in model.tags}
+
+    def logged_models(self) -> Iterator[tuple[LoggedModel, Path]]:
+        """Yield the logged models on this disk, with their folders."""
+        for model in logged_models(self.tracking, list(self.experiments)):
+            folder = self.local(model.artifact_location, model.model_id)
+            if folder is not None:
+                yield model, folder
+
     def size(self, run: Run) -> int:
-        """Return the bytes of a run's artifacts on this disk."""
+        """Return the bytes of a run's artifacts on this disk, its logged model included."""
         folder = self.folder(run)
         if folder is not None and run.info.run_id not in self._sizes:
-            self._sizes[run.info.run_id] = size_of(folder)
+            model = self._models.get(run.info.run_id)
+            own = size_of(folder) + (size_of(model) if model is not None else 0)
+            self._sizes[run.info.run_id] = own
         return self._sizes.get(run.info.run_id, 0)
 
     def stages_of(self, run: Run) -> dict[str, Run]:
@@ -307,9 +327,11 @@ class Removal:
                 if folder is not None and folder.exists():
                     shutil.rmtree(folder)
             store: SqlAlchemyStore = _get_store(inventory.tracking.uri)
-            for model_id, folder in self._models(gone):
-                shutil.rmtree(folder, ignore_errors=True)
-                store._hard_delete_logged_model(model_id)
+            for model, folder in [*inventory.logged_models()]:
+                # Workflow runs that have the same export share its logged model.
+                if model.tags.get(EXPORTED, model.source_run_id) in gone:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    store._hard_delete_logged_model(model.model_id)
             for run_id in gone:
                 for one in (*children[run_id], run_id):
                     store._hard_delete_run(one)
@@ -324,15 +346,6 @@ class Removal:
                 if not known:
                     yield from self._below(run.info.run_id)
                     yield run.info.run_id
-
-    def _models(self, gone: Collection[str | None]) -> Iterator[tuple[str, Path]]:
-        """Yield the models that MLflow's own logging made in runs that go, with their folders."""
-        for one in self.inventory.tracking.client.search_logged_models(
-            list(self.inventory.experiments)
-        ):
-            folder = self.inventory.local(one.artifact_location, one.model_id)
-            if one.source_run_id in gone and folder is not None:
-                yield one.model_id, folder
 
 
 def plan_removal(

@@ -241,6 +241,7 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
         sys.stdout.write(explained(workflow, words))
         return 0
     where, words = where_of(words)
+    words.sort(key=lambda word: word not in SWEEPS)  # argparse takes no flag between overrides
     if _print_config(workflow, words, where):
         return 0
     flags = {word.partition("=")[0] for word in words if word.startswith("-")}

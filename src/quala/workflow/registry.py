@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from quala.workflow.store import Store
 from quala.workflow.tracking import OUTPUT, PARENT, Tracking, explaining
@@ -17,6 +18,7 @@ MODEL = "MLmodel"
 """The file of an export that makes it a model of MLflow."""
 EXPORTED = "quala.export"
 """Tag of a logged model: the stage run that exported it."""
+READY: Final = "READY"
 WORKFLOW = "quala.workflow"
 NOTE = "mlflow.note.content"
 LONGEST_DESCRIPTION = 5000
@@ -32,10 +34,12 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
     from mlflow.entities import LoggedModelOutput, Metric
 
     run = store.client.get_run(run_id)
-    model = logged_model(store, run.info.experiment_id, exported)
-    if model is None:
-        model = store.client.create_logged_model(
-            run.info.experiment_id,
+    experiment_id = run.info.experiment_id
+    model = logged_model(store, experiment_id, exported)
+    if model is None or model.status != READY:
+        # One that an interruption left is gone on with.
+        model = model or store.client.create_logged_model(
+            experiment_id,
             name=run.data.tags.get(WORKFLOW, "model"),
             source_run_id=run_id,
             tags={EXPORTED: exported},
@@ -43,7 +47,7 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
             model_type="quala",
         )
         store.client.log_model_artifacts(model.model_id, str(folder))
-        store.client.finalize_logged_model(model.model_id, "READY")
+        store.client.finalize_logged_model(model.model_id, READY)
         now = int(time.time() * 1000)
         metrics = [
             Metric(key, value, now, 0, model_id=model.model_id, run_id=run_id)
@@ -56,13 +60,23 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
         store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
 
 
+def logged_models(
+    store: Tracking, experiments: Sequence[str], where: str | None = None
+) -> Iterator[LoggedModel]:
+    """Yield the logged models of some experiments."""
+    page: str | None = None
+    while page != "":
+        found = store.client.search_logged_models(
+            list(experiments), filter_string=where, page_token=page
+        )
+        yield from found
+        page = found.token or ""
+
+
 def logged_model(store: Tracking, experiment_id: str, exported: str) -> LoggedModel | None:
-    """Return the logged model that was made of a stage run's export."""
-    found = store.client.search_logged_models(
-        [experiment_id], filter_string=f"tags.`{EXPORTED}` = '{exported}'"
-    )
-    ready = [one for one in found if one.status == "READY"]
-    return ready[0] if ready else None
+    """Return the logged model that was made of a stage run's export, a finished one first."""
+    found = [*logged_models(store, [experiment_id], f"tags.`{EXPORTED}` = '{exported}'")]
+    return min(found, key=lambda one: one.status != READY, default=None)
 
 
 def register(store: Tracking, name: str, run: str, exported: str, alias: str) -> str:
