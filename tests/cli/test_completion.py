@@ -35,7 +35,7 @@ def test_verbs_and_workflows_are_completed() -> None:
     assert offered("quala completion ") == [f"{shell} " for shell in SHELLS]
 
 
-@pytest.mark.parametrize("verb", set(VERBS) - {"run", "plan", "completion"})
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"run", "plan", "completion"}))
 def test_the_options_of_each_verb_are_completed(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
