@@ -69,13 +69,29 @@ def test_scores_and_costs_are_those_of_the_model(
 
 @pytest.mark.parametrize("kill_at", [2, 7])
 def test_a_killed_search_ends_with_the_same_result(
-    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, recording: Any, kill_at: int
+    integer: Path,
+    configure: Any,
+    spec: DataSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_at: int,
 ) -> None:
     config, inputs = configure("search"), {"data": spec, "model": integer}
     search.run(config, StageContext.alone("search", tmp_path / "whole"), inputs)
-    killed = surroundings(tmp_path / "killed", recording(kill_at=kill_at))
-    with pytest.raises(KeyboardInterrupt):
-        search.run(config, killed, inputs)
+    killed = StageContext.alone("search", tmp_path / "killed")
+    seen = 0
+
+    def advance(*_: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == kill_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("quala.stage._Lines.advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(config, killed, inputs)
+    assert seen == kill_at
     resumed = StageContext.alone("search", tmp_path / "killed")
     search.run(config, resumed, inputs)
     expected = json.loads((tmp_path / "whole/output/search.json").read_text())

@@ -93,7 +93,7 @@ defaults:
   - override hydra/hydra_logging: quala
 data: {task: squad, name: demo}
 model: {start: some/hub-name}
-tracking: {uri: null, folder: mlruns, work: null, experiment: toy}
+tracking: {uri: null, folder: mlruns, work: null, experiment: toy, candidates: true}
 seed: 0
 progress: false
 hydra:

@@ -20,6 +20,7 @@ from quala.errors import QualaError
 from quala.workflow import addresses
 from quala.workflow.addresses import HEARTBEAT, follow
 from quala.workflow.execute import Result
+from quala.workflow.registry import register
 from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import Store
 from quala.workflow.tracking import Tracking
@@ -63,7 +64,8 @@ def all_readable(folder: Path, done: Result) -> None:
 def done(toy: Toy) -> Result:
     """A finished workflow whose last stage is registered, with a model of MLflow's own."""
     found = toy.run()
-    found.store.register("model", str(found.outcomes[-1].run_id), "chosen")
+    stage = str(found.outcomes[-1].run_id)
+    register(found.store, "model", stage, stage, "chosen")
     found.store.client.create_logged_model(found.store.experiment_id, name="own")
     return found
 

@@ -21,6 +21,7 @@ from quala.workflow.inventory import (
     check_versions,
     plan_removal,
 )
+from quala.workflow.registry import register
 from quala.workflow.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def test_models_of_mlflow_go_with_their_run(toy: Toy) -> None:
 
 def test_what_is_registered_stays(toy: Toy) -> None:
     done = toy.run()
-    done.store.register("model", stage(done, "second"), "chosen")
+    register(done.store, "model", stage(done, "second"), stage(done, "second"), "chosen")
     plan = plan_removal(held(toy), [done.run_id], unused=True)
     assert set(plan.runs) == {done.run_id, stage(done, "first"), stage(done, "third")}
     plan.apply()
@@ -259,7 +260,7 @@ def test_a_damaged_output_is_named(toy: Toy, kind: str) -> None:
 
 def test_a_version_without_its_run_is_named(toy: Toy) -> None:
     done = toy.run("flow.until=first")
-    done.store.register("model", stage(done, "first"), "chosen")
+    register(done.store, "model", stage(done, "first"), stage(done, "first"), "chosen")
     with closing(sqlite3.connect(toy.folder / "mlruns/mlflow.db")) as database, database:
         database.execute("DELETE FROM runs WHERE name = 'first'")
     assert damages(toy) == [f"is of a run that is gone, {stage(done, 'first')}"]

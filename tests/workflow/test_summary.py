@@ -159,7 +159,7 @@ def test_a_run_may_have_the_load_of_the_machine(toy: Toy, monkeypatch: pytest.Mo
 
 
 def test_candidates_are_a_table_and_on_demand_runs(toy: Toy) -> None:
-    result = toy.run()
+    result = toy.run("tracking.candidates=false")
     third = result.outcomes[2].run_id
     found = json.loads(result.store.download(f"runs:/{third}/candidates.json").read_text())
     assert found == {"columns": ["name", "f1"], "data": [["c0", 0.0], ["c1", 1.0]]}

@@ -58,16 +58,26 @@ def test_the_report_is_there(result: Any) -> None:
     assert [row["role"] for row in rows].count("chosen") == 1
 
 
-def test_candidates_are_runs_of_the_search(result: Any, toy: Toy) -> None:
+def test_candidates_are_a_table_of_the_search(result: Any, toy: Toy) -> None:
+    search = next(one for one in result["stages"] if one["stage"] == "search")
+    table = json.loads((output(result, "search").parent / "candidates.json").read_text())
+    assert len(table["data"]) == search["metrics"]["search/candidates"] == 6
+
+
+def test_the_workflows_run_has_the_front(result: Any, toy: Toy) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=result["tracking_uri"])
-    search = next(one for one in result["stages"] if one["stage"] == "search")
-    experiment = client.get_run(result["run_id"]).info.experiment_id
-    runs = client.search_runs(
-        [experiment], filter_string=f"tags.`mlflow.parentRunId` = '{search['run_id']}'"
-    )
-    assert len(runs) == search["metrics"]["search/candidates"] == 6
+    run = client.get_run(result["run_id"])
+    rows = json.loads((output(result, "report") / "report.json").read_text())["rows"]
+    chosen = next(row for row in rows if row["role"] == "chosen")
+    assert run.data.metrics["f1"] == chosen["score"]
+    points = [row for row in rows if row["role"] in ("front", "chosen")]
+    history = client.get_metric_history(result["run_id"], "front/f1")
+    assert {row["score"] for row in points} <= {point.value for point in history}
+    assert run.outputs is not None
+    assert len(run.outputs.model_outputs) == 1
+    assert run.data.params["stage.search.max_evaluations"] == "6"
 
 
 def test_nothing_is_computed_twice(result: Any, toy: Toy) -> None:

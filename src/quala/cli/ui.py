@@ -40,7 +40,12 @@ def main(argv: Sequence[str]) -> int:
 
     host, port = arguments.host, arguments.port
     bind(host, port, lowest=1).close()
-    page = _page(uri, f"http://{host}:{port}", run, experiment)
+    page = site = f"http://{host}:{port}"
+    try:
+        page = _page(uri, site, run, experiment)
+    except QualaError:  # MLflow says what is wrong with the store
+        if run or experiment:
+            raise
     sys.stdout.write(f"MLflow on {shown(uri)}\nOpen {page}\n")
     sys.stdout.flush()
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # a command line is seen by all users

@@ -80,6 +80,7 @@ def follow(path: Path) -> None:
             moves = _moves(database, path)
             for before, now in moves.items():
                 _rewrite(database, before, now)
+            used = database.execute("SELECT 1 FROM runs").fetchone() is not None
             database.execute("COMMIT")
     except sqlite3.Error as error:  # read-only, locked, or no store of MLflow's
         if "locked" in str(error) and str(path) not in _views:
@@ -87,7 +88,7 @@ def follow(path: Path) -> None:
             follow(path)
         return
     _views.pop(str(path), None)
-    for before, now in moves.items():
+    for before, now in moves.items() if used else ():
         old, new = (local_folder(one.rpartition("/")[0]) for one in (before, now))
         log.warning("This store was in %s: its addresses now name %s.", old, new)
 

@@ -200,11 +200,8 @@ class Executor:
             key: value for key, value in outcome.metrics.items() if key in node.stage.headline
         }
         # A slash would make a section of charts for each stage, before that of the front.
-        named = {
-            f"{node.name}.{key}".replace("/", "."): value
-            for key, value in outcome.metrics.items()
-            if key not in headline
-        }
+        named = {f"{node.name}.{key}".replace("/", "."): value
+                 for key, value in outcome.metrics.items()}  # fmt: skip
         self.store.record(self.parent, {**named, **headline})
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
         folder, run_id = outcome.folder, outcome.run_id

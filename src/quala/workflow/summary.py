@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ TABLE = "front.json"
 LONGEST_DIGEST, LONGEST_NOTE, LONGEST_NAME = 36, 7500, 100
 _HANDLED = ("enabled", "force")
 """Options of a stage that say whether it runs, not what it does."""
+_UNNAMED = re.compile(r"[^\w\-. :/]")
 _ELSEWHERE = ("tracking", "flow", "progress", "hydra", "local")
 """Keys of overrides that are no settings of what is computed."""
 
@@ -45,7 +47,8 @@ def parameters(
         kept = {key: value for key, value in options.items() if key not in _HANDLED}
         found |= leaves(kept, f"stage.{name}")
     set_ones = {key: one for key, one in found.items() if one not in (None, "", [], (), {})}
-    groups = {key: one for key, one in _typed(overrides) if key not in found}
+    # `cache@stage.distill.cache` is no name for MLflow.
+    groups = {_UNNAMED.sub(":", key): one for key, one in _typed(overrides) if key not in found}
     return {**groups, **set_ones}
 
 

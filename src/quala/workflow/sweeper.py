@@ -293,7 +293,8 @@ class StudySweep:
         Raises QualaError for an objective that no run had so far.
         """
         metrics = self.sweep.store.client.get_run(run_id).data.metrics
-        values = {name: metrics.get(name, math.nan) for name in self.options.objectives}
+        values = {name: metrics.get(name, metrics.get(name.replace("/", "."), math.nan))
+                 for name in self.options.objectives}  # fmt: skip
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             log.info("Trial %d: %s", trial.number, _named(values, values.values()))
