@@ -100,7 +100,7 @@ def test_nonsense_is_one_sentence_or_within_its_limits(verb: str) -> None:
         ("answer", "m", "The following arguments are required: --question, --context;"),
         ("cost", "--preset bert-bas", "Unknown preset `bert-bas`. Did you mean `bert-base`?"),
         ("ui", "--prot 3", "Unknown option of `quala ui` `--prot`. Did you mean `--port`?"),
-        ("cost", "more", "`quala cost` takes no word more, got `more`."),
+        ("cost", "--preset bert-base more", "`quala cost` takes no word more, got `more`."),
         ("export", "m --out o --register a/b", "`--register` must be letters, digits"),
     ],
 )  # fmt: skip

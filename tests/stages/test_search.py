@@ -67,6 +67,17 @@ def test_scores_and_costs_are_those_of_the_model(
         assert not any(length % 16 for length in item.lengths.lengths)
 
 
+def kill_at_candidate(patched: pytest.MonkeyPatch, number: int) -> None:
+    """Interrupt a search when it has so many candidates."""
+    seen = iter(range(1, number))
+
+    def advance(*_: Any) -> None:
+        if next(seen, None) is None:
+            raise KeyboardInterrupt
+
+    patched.setattr("quala.stage._Lines.advance", advance)
+
+
 @pytest.mark.parametrize("kill_at", [2, 7])
 def test_a_killed_search_ends_with_the_same_result(
     integer: Path,
@@ -79,19 +90,10 @@ def test_a_killed_search_ends_with_the_same_result(
     config, inputs = configure("search"), {"data": spec, "model": integer}
     search.run(config, StageContext.alone("search", tmp_path / "whole"), inputs)
     killed = StageContext.alone("search", tmp_path / "killed")
-    seen = 0
-
-    def advance(*_: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == kill_at:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
-        patched.setattr("quala.stage._Lines.advance", advance)
+        kill_at_candidate(patched, kill_at)
         with pytest.raises(KeyboardInterrupt):
             search.run(config, killed, inputs)
-    assert seen == kill_at
     resumed = StageContext.alone("search", tmp_path / "killed")
     search.run(config, resumed, inputs)
     expected = json.loads((tmp_path / "whole/output/search.json").read_text())
@@ -181,14 +183,16 @@ def test_the_cost_may_be_a_latency(
 
 
 def test_a_killed_search_keeps_its_clock(
-    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, recording: Any
+    integer: Path, configure: Any, spec: DataSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, inputs = configure("search", cost="latency"), {"data": spec, "model": integer}
-    context = surroundings(tmp_path, recording(kill_at=2))
-    with pytest.raises(KeyboardInterrupt):
-        search.run(config, context, inputs)
+    context = StageContext.alone("search", tmp_path)
+    with monkeypatch.context() as patched:
+        kill_at_candidate(patched, 2)
+        with pytest.raises(KeyboardInterrupt):
+            search.run(config, context, inputs)
     before = (context.scratch / "latency.json").read_text(encoding="utf-8")
-    search.run(config, surroundings(tmp_path, recording()), inputs)
+    search.run(config, context, inputs)
     after = json.loads((context.output / "latency.json").read_text(encoding="utf-8"))
     assert after["model"] == json.loads(before)
 

@@ -180,10 +180,9 @@ def test_runs_form_a_tree(toy: Toy) -> None:
     result = toy.run()
     stages = result.store.find({"quala.kind": "stage"})
     assert {run.data.tags[PARENT] for run in stages} == {result.run_id}
-    again = toy.run("stage.third.text=c", "tracking.candidates=true")
-    candidates = again.store.find({"quala.kind": "candidate"})
+    candidates = result.store.find({"quala.kind": "candidate"})
     assert len(candidates) == 2
-    assert {run.data.tags[PARENT] for run in candidates} == {again.outcomes[2].run_id}
+    assert {run.data.tags[PARENT] for run in candidates} == {result.outcomes[2].run_id}
 
 
 def test_metrics_stand_on_the_workflow_run_too(toy: Toy) -> None:
