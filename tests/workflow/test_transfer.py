@@ -154,7 +154,7 @@ def test_ids_are_mapped_where_a_store_gives_its_own(
     store = Tracking.connect(other)
     tags = store.client.get_run(took.ids[done.run_id]).data.tags
     third = took.ids[str(done.outcomes[-1].run_id)]
-    assert tags["quala.stage.third"] == third
+    assert tags["mlflow.quala.stage.third"] == third
     assert store.client.get_run(third).data.tags[PARENT] == took.ids[done.run_id]
     again = toy.run(f"tracking.folder={toy.folder}/other")
     assert [one.status for one in again.outcomes] == ["cached"] * 3
@@ -207,7 +207,7 @@ def test_another_run_of_the_same_id_is_refused(toy: Toy, done: Result, other: st
     file = exported(toy, done)
     import_runs(file, other)
     store = Tracking.connect(other)
-    store.client.set_tag(str(done.outcomes[0].run_id), "quala.fingerprint", "other")
+    store.client.set_tag(str(done.outcomes[0].run_id), "mlflow.quala.fingerprint", "other")
     with pytest.raises(QualaError, match="has another run"):
         import_runs(file, other)
     store.client.delete_run(str(done.outcomes[0].run_id))

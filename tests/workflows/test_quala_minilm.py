@@ -44,7 +44,7 @@ def test_all_stages_are_done_and_tracked(result: Any, toy: Toy) -> None:
     for stage in result["stages"]:
         run = client.get_run(stage["run_id"])
         assert run.info.status == "FINISHED"
-        assert len(run.data.tags["quala.fingerprint"]) >= 32
+        assert len(run.data.tags["mlflow.quala.fingerprint"]) >= 32
         assert run.data.tags["mlflow.parentRunId"] == result["run_id"]
         assert stage["metrics"].items() <= run.data.metrics.items()
 
