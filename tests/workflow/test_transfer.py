@@ -14,7 +14,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.manifest import write_manifest
-from quala.workflow import transfer
+from quala.workflow import server, transfer
 from quala.workflow.addresses import HEARTBEAT
 from quala.workflow.execute import Result
 from quala.workflow.inventory import Inventory
@@ -149,6 +149,10 @@ def test_ids_are_mapped_where_a_store_gives_its_own(
 ) -> None:
     file = exported(toy, done)
     monkeypatch.setattr(transfer, "database_of", lambda uri: None)  # as of a server
+    real = server.connected
+    monkeypatch.setattr(
+        "quala.workflow.store.connected", lambda uri: server._Served(real(uri), uri)
+    )
     took = import_runs(file, other)
     assert not set(took.ids.values()) & set(took.ids)
     store = Tracking.connect(other)

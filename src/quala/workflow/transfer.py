@@ -395,7 +395,9 @@ def _begin(store: Store, record: Record) -> str:
     """Create an unfinished run, with the id that it had where the store allows it."""
     tags = {IMPORTED: record.run_id}
     if not database_of(store.uri):
-        made = store.client.create_run(store.experiment_id, record.start, tags, record.name)
+        made = store.client.create_run(
+            store.experiment_id, start_time=record.start, tags=tags, run_name=record.name
+        )
         return str(made.info.run_id)
     from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
     from mlflow.tracking._tracking_service.utils import _get_store
