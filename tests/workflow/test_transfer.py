@@ -22,7 +22,7 @@ from quala.workflow.lease import HELD, OWNER, RELEASED
 from quala.workflow.plan import make_plan
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.tracking import PARENT, Tracking
+from quala.workflow.tracking import FINGERPRINT, PARENT, STAGE, Tracking
 from quala.workflow.transfer import export_runs, import_runs
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def done(toy: Toy) -> Result:
     """A finished workflow; its first stage has a history and a data set."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    config = toy.folder / "conf/config.yaml"
+    config.write_text(config.read_text().replace("work: null", "work: null, candidates: true"))
     found = toy.run()
     first = str(found.outcomes[0].run_id)
     for step in (1, 2):
@@ -158,7 +160,7 @@ def test_ids_are_mapped_where_a_store_gives_its_own(
     store = Tracking.connect(other)
     tags = store.client.get_run(took.ids[done.run_id]).data.tags
     third = took.ids[str(done.outcomes[-1].run_id)]
-    assert tags["quala.stage.third"] == third
+    assert tags[f"{STAGE}.third"] == third
     assert store.client.get_run(third).data.tags[PARENT] == took.ids[done.run_id]
     again = toy.run(f"tracking.folder={toy.folder}/other")
     assert [one.status for one in again.outcomes] == ["cached"] * 3
@@ -211,7 +213,7 @@ def test_another_run_of_the_same_id_is_refused(toy: Toy, done: Result, other: st
     file = exported(toy, done)
     import_runs(file, other)
     store = Tracking.connect(other)
-    store.client.set_tag(str(done.outcomes[0].run_id), "quala.fingerprint", "other")
+    store.client.set_tag(str(done.outcomes[0].run_id), FINGERPRINT, "other")
     with pytest.raises(QualaError, match="has another run"):
         import_runs(file, other)
     store.client.delete_run(str(done.outcomes[0].run_id))
