@@ -269,9 +269,7 @@ def test_a_version_without_its_run_is_named(toy: Toy) -> None:
     with closing(sqlite3.connect(toy.folder / "mlruns/mlflow.db")) as database, database:
         database.execute("DELETE FROM runs WHERE name = 'first'")
     assert damages(toy) == [f"is of a run that is gone, {stage(done, 'first')}"]
-    (found,) = check_database_file(toy.folder / "mlruns/mlflow.db")
-    assert not found.damaged
-    assert "rows without their run" in found.what
+    assert not [*check_database_file(toy.folder / "mlruns/mlflow.db")]
 
 
 def test_a_damaged_database_is_named(tmp_path: Path, template: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.manifest import write_manifest
-from quala.workflow import server, transfer
+from quala.workflow import server, transfer, views
 from quala.workflow.addresses import HEARTBEAT
 from quala.workflow.execute import Result
 from quala.workflow.inventory import Inventory
@@ -100,6 +100,15 @@ def test_a_workflow_is_whole_in_another_store(toy: Toy, done: Result, other: str
     found = candidates(again.store, ids[-1])
     assert {one.info.run_name: one.data.metrics["f1"] for one in found} == {"c0": 0.0, "c1": 1.0}
     assert not list((toy.folder / "other").rglob(".import*"))
+
+
+def test_the_view_of_the_fronts_is_there_after_an_import(
+    toy: Toy, done: Result, other: str
+) -> None:
+    done.store.history(done.run_id, [("front/f1", 80.0, 1)])
+    import_runs(exported(toy, done), other)
+    client = Tracking.connect(other).client
+    assert views.views(client.get_experiment(done.store.experiment_id).tags) == ["quala-fronts-f1"]
 
 
 def test_a_store_is_made_where_there_is_none(
