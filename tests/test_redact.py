@@ -72,6 +72,7 @@ def test_credentials_are_hidden(text: str, expected: str) -> None:
         "sqlite:////home/x/mlflow.db",
         "http://host:5000/#/models/name@champion",
         "http://127.0.0.1:8000",
+        "http://h:1/#/experiments/1/runs?viewStateShareKey=quala-fronts-f1",
         "ssh://git@host/x",
         "runs:/0123",
         "models:/name@alias",

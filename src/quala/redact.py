@@ -38,8 +38,8 @@ _RULES = [
         # What looks like a port and a path is none: `http://host:5000/#/models/name@alias`.
         (r"\b[a-z][\w+.-]*\\?://[^\s/@:\"`]*:(?!\d+[/?#]\S*@)", r"(?:[^\s\"`]|\\\")+(?=@)"),
         (r"\bhttps?\\?://", r"[^\s/?#@:\"`]+(?=@)"),
-        (
-            r"[?&][^\s=&]*(?:key|token|passw|pwd|secret|sig|credential|auth)[^\s=&]*=",
+        (  # that of MLflow's pages names a view
+            r"[?&](?!viewStateShareKey=)[^\s=&]*(?:key|token|passw|pwd|secret|sig|credential|auth)[^\s=&]*=",
             r"[^\s&#'\"`]+",
         ),
         (

@@ -59,9 +59,11 @@ def fill(store: Path) -> None:
             "CREATE TABLE runs (run_uuid, status, lifecycle_stage, start_time);"
             "CREATE TABLE tags (run_uuid, key, value);"
             "CREATE TABLE registered_models (name);"
+            "CREATE TABLE logged_models (model_id);"
             "INSERT INTO runs VALUES ('known', 'FINISHED', 'active', 1);"
             "INSERT INTO tags VALUES ('known', 'quala.kind', 'workflow');"
             "INSERT INTO registered_models VALUES ('model');"
+            "INSERT INTO logged_models VALUES ('m-1');"
         )
 
 
@@ -86,7 +88,7 @@ def test_a_refusal_is_one_sentence_and_imports_nothing_heavy(tmp_path: Path) -> 
 def test_what_a_store_has_is_known(tmp_path: Path) -> None:
     fill(tmp_path / "store.db")
     uri = f"sqlite:///{tmp_path / 'store.db'}"
-    for name in ("known", "models:/model@chosen", "models:/model/1"):
+    for name in ("known", "models:/model@chosen", "models:/model/1", "models:/m-1"):
         check_known(uri, name)
     with pytest.raises(QualaError, match=r"no run `nosuch` .* Newest finished workflows: known."):
         check_known(uri, "nosuch")

@@ -13,6 +13,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.workflow import inventory as module
+from quala.workflow import views
 from quala.workflow.execute import Result
 from quala.workflow.inventory import (
     Inventory,
@@ -21,7 +22,7 @@ from quala.workflow.inventory import (
     check_versions,
     plan_removal,
 )
-from quala.workflow.registry import register
+from quala.workflow.registry import log_model, logged_model, register
 from quala.workflow.tracking import Tracking
 
 if TYPE_CHECKING:
@@ -100,12 +101,13 @@ def test_what_is_unused_goes_and_what_is_needed_stays(toy: Toy) -> None:
 
 
 def test_a_run_that_is_named_goes_without_what_others_need(toy: Toy) -> None:
-    one, other = toy.run(), toy.run("stage.third.text=other")
+    each = "tracking.candidates=true"
+    one, other = toy.run(each), toy.run("stage.third.text=other", each)
     plan = plan_removal(held(toy), [one.run_id[:8]], unused=False)
     assert set(plan.runs) == {one.run_id, stage(one, "third")}
     plan.apply()
     assert rows(toy, "runs") == 1 + 3 + 2  # with the two candidates of `third`
-    assert toy.run("stage.third.text=other").run_id == other.run_id
+    assert toy.run("stage.third.text=other", each).run_id == other.run_id
     assert not damages(toy)
     with pytest.raises(QualaError, match="is no run of a workflow"):
         held(toy).find(one.run_id)
@@ -214,8 +216,11 @@ def test_a_job_goes_with_its_sweep(toy: Toy) -> None:
     assert not plan_removal(held(toy), [], unused=True).runs  # though it is not finished
     with pytest.raises(QualaError, match=f"is a job of the sweep `{sweep}`"):
         plan_removal(held(toy), [done.run_id], unused=False)
+    client, experiment_id = done.store.client, done.store.experiment_id
+    views.show_sweep(client, experiment_id, sweep, [done.run_id], "f1", [])
     plan_removal(held(toy), [sweep], unused=False).apply()
     assert rows(toy, "runs") == 0
+    assert not views.views(client.get_experiment(experiment_id).tags)
 
 
 def test_only_what_is_old_goes(toy: Toy) -> None:
@@ -264,9 +269,7 @@ def test_a_version_without_its_run_is_named(toy: Toy) -> None:
     with closing(sqlite3.connect(toy.folder / "mlruns/mlflow.db")) as database, database:
         database.execute("DELETE FROM runs WHERE name = 'first'")
     assert damages(toy) == [f"is of a run that is gone, {stage(done, 'first')}"]
-    (found,) = check_database_file(toy.folder / "mlruns/mlflow.db")
-    assert not found.damaged
-    assert "rows without their run" in found.what
+    assert not [*check_database_file(toy.folder / "mlruns/mlflow.db")]
 
 
 def test_a_damaged_database_is_named(tmp_path: Path, template: Path) -> None:
@@ -275,3 +278,45 @@ def test_a_damaged_database_is_named(tmp_path: Path, template: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(content)
     (found, *_) = check_database_file(tmp_path / "mlflow.db")
     assert found.damaged
+
+
+def exported(toy: Toy, folder: Path) -> tuple[Result, Result, str]:
+    """Return two runs that show the same logged model."""
+    one, other = toy.run(), toy.run("stage.third.text=other")
+    for done in (one, other):
+        log_model(done.store, done.run_id, stage(one, "second"), folder)
+    model = logged_model(one.store, one.store.experiment_id, stage(one, "second"))
+    assert model is not None
+    return one, other, str(model.model_id)
+
+
+def test_a_logged_model_keeps_what_the_runs_that_stay_gave_it(toy: Toy) -> None:
+    one, other, model = exported(toy, toy.folder / "conf")
+    plan_removal(held(toy), [one.run_id], unused=False).apply()
+    found = other.store.client.get_logged_model(model)
+    assert found.source_run_id == other.run_id
+    assert {(one.key, one.run_id) for one in found.metrics} == {("size", other.run_id)}
+    assert Path(found.artifact_location.removeprefix("file://"), "config.yaml").is_file()
+    plan_removal(held(toy), [other.run_id], unused=False).apply()
+    assert not rows(toy, "logged_models")
+
+
+def test_a_version_of_a_logged_model_is_whole_and_keeps_its_export(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other, model = exported(toy, toy.folder / "conf")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", one.store.uri)  # which MLflow's registry asks
+    client = one.store.client
+    client.create_registered_model("mine")  # as the button of MLflow's pages does
+    client.create_model_version("mine", f"models:/{model}", other.run_id)
+    client.set_registered_model_alias("mine", "chosen", "1")
+    assert not damages(toy)
+    for place in ("models:/mine@chosen", "models:/mine/1", f"models:/{model}"):
+        assert one.store.output(place) == output(one, "second")
+    client.delete_run(other.run_id)
+    plan = plan_removal(held(toy), [one.run_id], unused=True)
+    assert stage(one, "second") not in plan.runs
+    plan.apply()
+    assert not damages(toy)
+    client.delete_logged_model(model)
+    assert damages(toy) == [f"is of a run that is gone, {model}"]

@@ -213,6 +213,20 @@ def test_replies_that_get_lost_double_nothing(served: Toy, line: Line) -> None:
     assert [len(one) for one in histories] == [1, 1, 1]
 
 
+def test_a_removed_run_takes_its_logged_model_along(
+    served: Toy, server: MlflowServer, export_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_EXPORT", str(export_folder))
+    (served.folder / "toy_results.py").write_text(GIVEN)
+    (served.folder / "results.py").write_text(RESULTS)
+    run = json.loads(called("run", "results.py", "flow.until=export", "--json"))["run_id"]
+    store = Store.open(TrackingConfig(server.uri, str(served.folder / "mlruns"), None, None))
+    assert store.client.search_logged_models([store.experiment_id])
+    assert "MiB" not in called("store", "remove", run, "--yes")
+    assert not store.client.search_logged_models([store.experiment_id])
+    assert "Would remove 0 runs:" in called("store", "remove", "--unused")
+
+
 def test_reports_and_models_are_read_through_the_server(
     served: Toy,
     server: MlflowServer,

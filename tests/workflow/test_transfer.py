@@ -14,7 +14,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.manifest import write_manifest
-from quala.workflow import transfer
+from quala.workflow import server, transfer, views
 from quala.workflow.addresses import HEARTBEAT
 from quala.workflow.execute import Result
 from quala.workflow.inventory import Inventory
@@ -22,7 +22,7 @@ from quala.workflow.lease import HELD, OWNER, RELEASED
 from quala.workflow.plan import make_plan
 from quala.workflow.sources import Sources
 from quala.workflow.store import Store
-from quala.workflow.tracking import PARENT, Tracking
+from quala.workflow.tracking import FINGERPRINT, PARENT, STAGE, Tracking
 from quala.workflow.transfer import export_runs, import_runs
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ def done(toy: Toy) -> Result:
     """A finished workflow; its first stage has a history and a data set."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    config = toy.folder / "conf/config.yaml"
+    config.write_text(config.read_text().replace("work: null", "work: null, candidates: true"))
     found = toy.run()
     first = str(found.outcomes[0].run_id)
     for step in (1, 2):
@@ -100,6 +102,15 @@ def test_a_workflow_is_whole_in_another_store(toy: Toy, done: Result, other: str
     assert not list((toy.folder / "other").rglob(".import*"))
 
 
+def test_the_view_of_the_fronts_is_there_after_an_import(
+    toy: Toy, done: Result, other: str
+) -> None:
+    done.store.history(done.run_id, [("front/f1", 80.0, 1)])
+    import_runs(exported(toy, done), other)
+    client = Tracking.connect(other).client
+    assert views.views(client.get_experiment(done.store.experiment_id).tags) == ["quala-fronts-f1"]
+
+
 def test_a_store_is_made_where_there_is_none(
     toy: Toy, done: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,12 +160,16 @@ def test_ids_are_mapped_where_a_store_gives_its_own(
 ) -> None:
     file = exported(toy, done)
     monkeypatch.setattr(transfer, "database_of", lambda uri: None)  # as of a server
+    real = server.connected
+    monkeypatch.setattr(
+        "quala.workflow.store.connected", lambda uri: server._Served(real(uri), uri)
+    )
     took = import_runs(file, other)
     assert not set(took.ids.values()) & set(took.ids)
     store = Tracking.connect(other)
     tags = store.client.get_run(took.ids[done.run_id]).data.tags
     third = took.ids[str(done.outcomes[-1].run_id)]
-    assert tags["mlflow.quala.stage.third"] == third
+    assert tags[f"{STAGE}.third"] == third
     assert store.client.get_run(third).data.tags[PARENT] == took.ids[done.run_id]
     again = toy.run(f"tracking.folder={toy.folder}/other")
     assert [one.status for one in again.outcomes] == ["cached"] * 3
@@ -207,7 +222,7 @@ def test_another_run_of_the_same_id_is_refused(toy: Toy, done: Result, other: st
     file = exported(toy, done)
     import_runs(file, other)
     store = Tracking.connect(other)
-    store.client.set_tag(str(done.outcomes[0].run_id), "mlflow.quala.fingerprint", "other")
+    store.client.set_tag(str(done.outcomes[0].run_id), FINGERPRINT, "other")
     with pytest.raises(QualaError, match="has another run"):
         import_runs(file, other)
     store.client.delete_run(str(done.outcomes[0].run_id))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pandas
 import pytest
 from commandline import quiet_logging
+from mlflow.exceptions import MlflowException
 
 from quala.cli.entry import main
 from quala.workflow import launch
@@ -67,6 +68,23 @@ def test_the_run_of_a_sweep_has_a_name_and_a_table(
     assert table[["job", "text", "seed", "status", "size"]].to_numpy().tolist()[1] == [
         1, "b", 1, "FINISHED", 3.0,
     ]  # fmt: skip
+
+
+def test_a_server_that_forbids_a_view_does_not_fail_the_sweep(
+    toy: Toy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise MlflowException("PERMISSION_DENIED: no")
+
+    monkeypatch.setattr("quala.workflow.sweep.METRIC_NAMES", ("size",))
+    with quiet_logging():
+        assert launch.run(toy.workflow, ["-m", "seed=0,1"]) == 0
+    assert "pages lack" not in "".join(capsys.readouterr())
+    monkeypatch.setattr("mlflow.MlflowClient.set_experiment_tag", forbidden)
+    with quiet_logging():
+        assert launch.run(toy.workflow, ["-m", "seed=2,3"]) == 0
+    told = "".join(capsys.readouterr())
+    assert "pages lack what the sweep made: PERMISSION_DENIED" in told
 
 
 def test_the_plan_of_a_sweep_says_which_job_it_is_of(

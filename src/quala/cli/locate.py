@@ -59,7 +59,10 @@ def locate_model(model: str, tracking_uri: str | None) -> Path:
 
 
 _RUN = "SELECT 1 FROM runs WHERE run_uuid = ?"
-_MODEL = "SELECT 1 FROM registered_models WHERE name = ?"
+_MODEL = """
+    SELECT 1 FROM registered_models WHERE name = ?
+    UNION SELECT 1 FROM logged_models WHERE model_id = ?
+"""
 _NEWEST = """
     SELECT run_uuid FROM runs JOIN tags USING (run_uuid) WHERE status = 'FINISHED'
     AND lifecycle_stage = 'active' AND key = 'quala.kind' AND value = 'workflow'
@@ -83,9 +86,9 @@ def check_known(tracking_uri: str | None, name: str) -> None:
     try:
         with closing(sqlite3.connect(file, uri=True)) as store:
             if name.startswith("models:/"):
-                # Without an alias it has a version, `models:/NAME/1`.
-                model = model if alias else model.rpartition("/")[0]
-                found = store.execute(_MODEL, (model,)).fetchone()
+                # Without an alias it has a version, `models:/NAME/1`, or is a logged model.
+                model = model if alias else model.rpartition("/")[0] or model
+                found = store.execute(_MODEL, (model, model)).fetchone()
                 hint = f"No model is registered as `{model}` in {uri}."
             else:
                 found = store.execute(_RUN, (name,)).fetchone()

@@ -162,7 +162,7 @@ def _remove(arguments: argparse.Namespace) -> int:
     plan = plan_removal(
         inventory, arguments.words, unused=arguments.unused, days=arguments.older_than or 0.0
     )
-    size = plan.bytes
+    size, local = plan.bytes, inventory.root is not None
     lines = [
         {
             "run": run_id,
@@ -181,13 +181,15 @@ def _remove(arguments: argparse.Namespace) -> int:
         write_json({"removed": arguments.yes, "bytes": size, "runs": lines, "folders": folders})
         return 0
     for line in lines:
-        show(f"{line['run'][:8]}  {_mib(line['bytes']):>9} MiB  {line['name']} ({line['why']})")
+        space = f"{_mib(line['bytes']):>9} MiB" if local else ""
+        show(f"{line['run'][:8]}  {space}  {line['name']} ({line['why']})")
     for line in folders:
         show(f"{_mib(line['bytes']):>19} MiB  {line['folder']} ({line['why']})")
-    many = f"{len(lines)} runs and {len(folders)} folders, {_mib(size)} MiB"
+    space = f" and {len(folders)} folders, {_mib(size)} MiB" if local else ""
+    many = f"{len(lines)} runs{space}"
     done = f"Removed {many}." if arguments.yes else f"Would remove {many}: `--yes` does it."
     remote = "The server keeps them in its trash until `mlflow gc` runs there."
-    show(*plan.notes, done, *([remote] * (inventory.root is None and arguments.yes)))
+    show(*plan.notes, done, *([remote] * (arguments.yes and not local)))
     return 0
 
 

@@ -31,7 +31,7 @@ from quala.workflow.sources import NO_DATA, Source, Sources
 from quala.workflow.store import Store
 from quala.workflow.summary import dataset, parameters, show_report, titled
 from quala.workflow.tracking import DAMAGED, FINAL, FINGERPRINT, KIND, NODE, PARENT, STAGE
-from quala.workflow.views import address
+from quala.workflow.views import address, pages_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -207,16 +207,11 @@ class Executor:
         folder, run_id = outcome.folder, outcome.run_id
         if folder is None or run_id is None:
             return
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with pages_of(f"`{node.name}`"):
             if (folder / REPORT).is_file():
                 show_report(self.store, self.parent, folder)
             if (folder / MODEL).is_file():
                 log_model(self.store, self.parent, run_id, folder)
-        except MlflowException as error:  # an older server, or one that forbids it
-            reason = str(error).strip().partition("\n")[0]
-            log.warning("MLflow's pages lack what `%s` made: %s", node.name, reason)
 
 
 def _leave(work: Path, metrics: Mapping[str, float]) -> None:

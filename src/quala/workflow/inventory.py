@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,12 +20,13 @@ from quala.manifest import damage
 from quala.workflow.addresses import ARTIFACTS, local_folder
 from quala.workflow.database import connect, database_of
 from quala.workflow.lease import busy
-from quala.workflow.registry import EXPORTED, logged_models
+from quala.workflow.registry import logged_models, made_of
 from quala.workflow.sweep import JOB
 from quala.workflow.tracking import (
     DAMAGED,
     FINGERPRINT,
     KIND,
+    LOGGED_MODEL,
     MANIFEST_TAG,
     OUTPUT,
     PARENT,
@@ -33,6 +34,7 @@ from quala.workflow.tracking import (
     explaining,
     stage_runs,
 )
+from quala.workflow.views import forget, pages_of
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
@@ -98,7 +100,12 @@ class Inventory:
         while page != "":
             versions = self.tracking.client.search_model_versions(page_token=page)
             for one in versions:
-                for run_id in {one.run_id, *RUN_ID.findall(one.source or "")} - {None, ""}:
+                needs = {one.run_id, *RUN_ID.findall(one.source or "")}
+                if logged := LOGGED_MODEL.fullmatch(one.source or ""):
+                    model = self.models.get(logged[1])
+                    needs = {one.run_id if one.run_id in self.runs else None}
+                    needs.add(made_of(model) if model else logged[1])
+                for run_id in needs - {None, ""}:
                     found[run_id] = f"`{one.name}` version {one.version}"
             page = versions.token or ""
         return found
@@ -128,26 +135,34 @@ class Inventory:
         return place.parent if place and place.parent.name == name else place
 
     @cached_property
-    def _models(self) -> dict[str, Path]:
-        """The folders of logged models, by the stage run that exported them."""
-        folders = self.logged_models()
-        return {model.tags[EXPORTED]: one for model, one in folders if EXPORTED in model.tags}
+    def models(self) -> dict[str, LoggedModel]:
+        """Logged models by id."""
+        found = logged_models(self.tracking, list(self.experiments))
+        return {model.model_id: model for model in found}
 
-    def logged_models(self) -> Iterator[tuple[LoggedModel, Path]]:
-        """Yield the logged models on this disk, with their folders."""
-        for model in logged_models(self.tracking, list(self.experiments)):
+    @cached_property
+    def _models_bytes(self) -> dict[str | None, int]:
+        """The bytes of logged models on this disk, by the run that they go with."""
+        found: dict[str | None, int] = {}
+        for model in self.models.values() if self.root else ():
             folder = self.local(model.artifact_location, model.model_id)
-            if folder is not None:
-                yield model, folder
+            size = size_of(folder) if folder else 0
+            found[made_of(model)] = found.get(made_of(model), 0) + size
+        return found
 
     def size(self, run: Run) -> int:
-        """Return the bytes of a run's artifacts on this disk, its logged model included."""
-        folder = self.folder(run)
-        if folder is not None and run.info.run_id not in self._sizes:
-            model = self._models.get(run.info.run_id)
-            own = size_of(folder) + (size_of(model) if model is not None else 0)
-            self._sizes[run.info.run_id] = own
-        return self._sizes.get(run.info.run_id, 0)
+        """Return the bytes of a run's artifacts on this disk, its logged models included."""
+        folder, run_id = self.folder(run), run.info.run_id
+        if folder is not None and run_id not in self._sizes:
+            self._sizes[run_id] = size_of(folder) + self._models_bytes.get(run_id, 0)
+        return self._sizes.get(run_id, 0)
+
+    def showing(self, model_id: str) -> list[str]:
+        """Return the ids of the runs that show a logged model as theirs."""
+        shown = ((key, run.outputs) for key, run in self.runs.items() if run.outputs)
+        return [
+            key for key, of in shown if any(one.model_id == model_id for one in of.model_outputs)
+        ]
 
     def stages_of(self, run: Run) -> dict[str, Run]:
         """Return the stage runs that a workflow run, or the jobs of a sweep, used or began."""
@@ -231,13 +246,10 @@ def check_database_file(path: Path) -> Iterator[Finding]:
     try:
         with closing(connect(path)) as database:
             found = [one for (one,) in database.execute("PRAGMA integrity_check")]
-            lost = len(database.execute("PRAGMA foreign_key_check").fetchall())
     except sqlite3.DatabaseError as error:
-        found, lost = [str(error)], 0
+        found = [str(error)]
     if found != ["ok"]:
         yield Finding(path.name, "; ".join(found[:3]), "put a copy of the database back")
-    if lost:
-        yield Finding(path.name, f"has {lost} rows without their run", "nothing", damaged=False)
 
 
 def check_versions(inventory: Inventory) -> Iterator[Finding]:
@@ -308,6 +320,8 @@ class Removal:
         removes runs and files in this way too, but neither candidates nor unfinished work, and it
         does not look at who needs them.
         """
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.tracking.dbmodels.models import SqlLoggedModel
         from mlflow.tracking._tracking_service.utils import _get_store
 
         inventory, client = self.inventory, self.inventory.tracking.client
@@ -317,21 +331,33 @@ class Removal:
             for run_id, run in gone.items():
                 if run.info.lifecycle_stage == "active":
                     client.delete_run(run_id)
+                if run.data.tags.get(KIND) == "sweep":
+                    with pages_of("the removal"):
+                        forget(client, run.info.experiment_id, run_id)
                 for one in children[run_id] if inventory.root is None else ():
                     client.delete_run(one)
+            if inventory.root is None:
+                with suppress(MlflowException):  # an older server has no logged models
+                    for model_id, model in inventory.models.items():
+                        if made_of(model) in gone:
+                            client.delete_logged_model(model_id)
+                return
             # What is on a server stays in the trash.
             gone = {run_id: run for run_id, run in gone.items() if inventory.folder(run)}
-            if inventory.root is None:
-                return
             for folder in (*self.folders, *map(inventory.folder, gone.values())):
                 if folder is not None and folder.exists():
                     shutil.rmtree(folder)
             store: SqlAlchemyStore = _get_store(inventory.tracking.uri)
-            for model, folder in [*inventory.logged_models()]:
-                # Workflow runs that have the same export share its logged model.
-                if model.tags.get(EXPORTED, model.source_run_id) in gone:
+            for model_id, model in inventory.models.items():
+                folder = inventory.local(model.artifact_location, model_id)
+                if made_of(model) in gone and folder is not None:
                     shutil.rmtree(folder, ignore_errors=True)
-                    store._hard_delete_logged_model(model.model_id)
+                    store._hard_delete_logged_model(model_id)
+                elif model.source_run_id in gone:
+                    with store.ManagedSessionMaker(read_only=False) as session:
+                        session.get(SqlLoggedModel, model_id).source_run_id = next(
+                            (one for one in inventory.showing(model_id) if one not in gone), None
+                        )
             for run_id in gone:
                 for one in (*children[run_id], run_id):
                     store._hard_delete_run(one)
@@ -381,7 +407,7 @@ def plan_removal(
         run_id = run.info.run_id
         if run_id not in needed and (run_id in theirs or (unused and old(run))):
             plan.runs[run_id] = "no workflow run needs it"
-    if unused:
+    if unused and inventory.root:  # a server empties its trash itself
         trash = [one for one, run in inventory.trash.items() if old(run)]
         plan.runs |= {one: "deleted" for one in trash if one not in inventory.versions}
         plan.folders |= dict.fromkeys(inventory.strays(), "of no run")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quala.workflow.store import Store
-from quala.workflow.tracking import OUTPUT, PARENT, Tracking, explaining
+from quala.workflow.tracking import EXPORTED, OUTPUT, PARENT, Tracking, explaining
 from quala.workflow.views import FRONT
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 MODEL = "MLmodel"
 """The file of an export that makes it a model of MLflow."""
-EXPORTED = "quala.export"
-"""Tag of a logged model: the stage run that exported it."""
 READY: Final = "READY"
 WORKFLOW = "quala.workflow"
 NOTE = "mlflow.note.content"
@@ -48,16 +46,23 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
         )
         store.client.log_model_artifacts(model.model_id, str(folder))
         store.client.finalize_logged_model(model.model_id, READY)
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(key, value, now, 0, model_id=model.model_id, run_id=run_id)
-            for key, value in run.data.metrics.items()
-            if "/" not in key and "." not in key
-        ]
-        store.client.log_batch(run_id, metrics=metrics)
     outputs = run.outputs.model_outputs if run.outputs else []
-    if all(one.model_id != model.model_id for one in outputs):
-        store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    if any(one.model_id == model.model_id for one in outputs):
+        return
+    # Each run gives it its own figures: those of a run go with the run.
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(key, value, now, 0, model_id=model.model_id, run_id=run_id)
+        for key, value in run.data.metrics.items()
+        if "/" not in key and "." not in key
+    ]
+    store.client.log_batch(run_id, metrics=metrics)
+    store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def made_of(model: LoggedModel) -> str | None:
+    """Return the run that a logged model goes with: the export's, or the one that logged it."""
+    return model.tags.get(EXPORTED) or model.source_run_id
 
 
 def logged_models(

@@ -297,7 +297,7 @@ class _Served:
 
     def create_run(self, experiment_id: str, **named: Any) -> Any:
         """Create a run once, also where the server made it and its reply was lost."""
-        start = int(time.time() * 1000)
+        start = named.pop("start_time", int(time.time() * 1000))
         tries = 0
 
         def once() -> Any:

@@ -26,7 +26,7 @@ from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import Store
 from quala.workflow.tags import HIDDEN
 from quala.workflow.tracking import FINGERPRINT, KIND, PARENT
-from quala.workflow.views import show_sweep
+from quala.workflow.views import pages_of, show_sweep
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +234,9 @@ class Sweep:
         if metric is not None:
             keys = varied_keys([job["overrides"] for job in jobs])
             ids = [job["run_id"] for job in jobs if job["run_id"]]
-            show_sweep(self.store.client, self.store.experiment_id, self.run_id, ids, metric, keys)
+            client, experiment_id = self.store.client, self.store.experiment_id
+            with pages_of("the sweep"):
+                show_sweep(client, experiment_id, self.run_id, ids, metric, keys)
 
     def _figures(self, ids: Sequence[str | None], also: Collection[str]) -> list[dict[str, float]]:
         """Return the metrics of jobs' runs but those that name a stage or a step of it."""

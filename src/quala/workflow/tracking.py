@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,9 @@ MANIFEST_TAG = f"{HIDDEN}manifest"
 FINAL = f"{HIDDEN}final"
 DAMAGED = f"{HIDDEN}damaged"
 OUTPUT = "output"
+EXPORTED = "quala.export"
+"""Tag of a logged model: the stage run that exported it."""
+LOGGED_MODEL = re.compile("models:/(m-[0-9a-f]{32})")
 RUNS_A_PAGE = 1000
 """MLflow's servers refuse much larger pages."""
 QUIET = {
@@ -199,9 +203,14 @@ class Tracking:
         if not place.startswith("models:/"):
             return place
         if found:
-            return str(self.client.get_model_version_by_alias(name, alias).source)
-        name, _, version = name.rpartition("/")
-        return str(self.client.get_model_version(name, version).source) if name else place
+            place = str(self.client.get_model_version_by_alias(name, alias).source)
+        elif "/" in name:
+            name, _, version = name.rpartition("/")
+            place = str(self.client.get_model_version(name, version).source)
+        if model := LOGGED_MODEL.fullmatch(place):  # as MLflow's pages register one
+            exported = self.client.get_logged_model(model[1]).tags.get(EXPORTED)
+            return f"runs:/{exported}/{OUTPUT}" if exported else place
+        return place
 
     def download(self, artifact: str, cached: Path | None = None) -> Path:
         """Return a folder by `runs:/ID/PATH` or its address, not verified: see `output`.

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from quala import __version__
 from quala.durable import settle
 from quala.errors import QualaError
 from quala.manifest import damage, write_manifest
+from quala.metrics.interval import METRIC_NAMES
 from quala.ranges import check_text
 from quala.redact import recorded
 from quala.stored import read_json, read_stored, stored
@@ -39,6 +41,7 @@ from quala.workflow.tracking import (
     STAGE,
     explaining,
 )
+from quala.workflow.views import FRONT, pages_of, show_fronts
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -57,6 +60,7 @@ LONGEST_KEY, LONGEST_PARAM = 250, 6000
 LAST = 253_402_300_799_000
 """The last millisecond of the year 9999."""
 _NUMBER = re.compile(r"-?(\d+(\.\d+)?(e[+-]?\d+)?|inf)|nan")
+_NO_EXPORT = zipfile.BadZipFile, RuntimeError, EOFError, FileExistsError, NotADirectoryError
 METRICS_AT_ONCE, ENTRIES_AT_ONCE = 1000, 100
 """What MLflow takes in one request."""
 
@@ -270,6 +274,11 @@ def import_runs(place: Path, uri: str | None) -> Imported:
             if done.ids.get(parent, parent) != parent:
                 client = stores[own.experiment].client
                 client.set_tag(done.ids[own.run_id], PARENT, done.ids[parent])
+        shown = {(own.experiment, key) for own, *_ in records.values() for key in own.metrics}
+        for name, key in shown & set(product(stores, (f"{FRONT}{one}" for one in METRIC_NAMES))):
+            with pages_of("the import"):
+                store = stores[name]
+                show_fronts(store.client, store.experiment_id, key.removeprefix(FRONT))
     return done
 
 
@@ -288,13 +297,7 @@ def _opened(place: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=room, prefix=".import-") as folder:
         try:
             _unpack(place, Path(folder))
-        except (
-            zipfile.BadZipFile,
-            RuntimeError,
-            EOFError,
-            FileExistsError,
-            NotADirectoryError,
-        ) as error:
+        except _NO_EXPORT as error:
             raise QualaError(f"`{place}` is no whole export: {error}.") from error
         yield Path(folder)
 
@@ -395,7 +398,9 @@ def _begin(store: Store, record: Record) -> str:
     """Create an unfinished run, with the id that it had where the store allows it."""
     tags = {IMPORTED: record.run_id}
     if not database_of(store.uri):
-        made = store.client.create_run(store.experiment_id, record.start, tags, record.name)
+        made = store.client.create_run(
+            store.experiment_id, start_time=record.start, tags=tags, run_name=record.name
+        )
         return str(made.info.run_id)
     from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
     from mlflow.tracking._tracking_service.utils import _get_store
@@ -411,9 +416,6 @@ def _begin(store: Store, record: Record) -> str:
         start_time=record.start,
         lifecycle_stage="active",
         source_type="UNKNOWN",
-        source_name="",
-        entry_point_name="",
-        source_version="",
     )
     row.tags = [SqlTag(key=key, value=value) for key, value in tags.items()]
     with _get_store(store.uri).ManagedSessionMaker(read_only=False) as session:
@@ -459,10 +461,9 @@ def _log(store: Store, run_id: str, record: Record, ids: Mapping[str, str]) -> N
         client.log_inputs(run_id, inputs)
 
     def here(key: str, value: str) -> str:
-        names_runs = key == PARENT or key.startswith((f"{STAGE}.", JOB))
-        return (
-            RUN_ID.sub(lambda found: ids.get(found[0], found[0]), value) if names_runs else value
-        )
+        if key != PARENT and not key.startswith((f"{STAGE}.", JOB)):
+            return value
+        return RUN_ID.sub(lambda found: ids.get(found[0], found[0]), value)
 
     left_out, tags = {*OF_A_PROCESS, IMPORTED}, recorded(record.tags)
     labels = [RunTag(k, here(k, one)) for k, one in tags.items() if k not in left_out]

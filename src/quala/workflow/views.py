@@ -6,8 +6,10 @@ The interface keeps a view as a tag of the experiment; it lists them in its menu
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -15,6 +17,8 @@ from quala.workflow.tracking import KIND, PARENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
 
 FRONT = "front/"
 """Begins the metrics that have one value for each point of a front."""
@@ -37,6 +41,18 @@ metric of its task), `gmacs`, `milliseconds`, `mib` and `speedup` are of the len
 chose, those ending in `_full` of the full length; `front/...` has a value for each point of its
 front, and the step is its cost in million MACs.
 """
+
+
+@contextmanager
+def pages_of(what: str) -> Iterator[None]:
+    """Warn where MLflow refuses what its pages show only: an older server, or one that forbids."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = str(error).strip().partition("\n")[0]
+        log.warning("MLflow's pages lack what %s made: %s", what, reason)
 
 
 def fronts_key(metric: str) -> str:
@@ -101,6 +117,13 @@ def show_sweep(
     sweeps = [key for key in tags if key.startswith(f"{_SHARED}{sweep_key('')}")]
     for key in sorted(sweeps, key=lambda key: _created(tags[key]), reverse=True)[MOST:]:
         client.delete_experiment_tag(experiment_id, key)
+
+
+def forget(client: MlflowClient, experiment_id: str, sweep: str) -> None:
+    """Take the view of a sweep that is removed from its experiment."""
+    key = sweep_key(sweep)
+    if key in views(client.get_experiment(experiment_id).tags):
+        client.delete_experiment_tag(experiment_id, f"{_SHARED}{key}")
 
 
 def page_of(client: MlflowClient, server: str, run_id: str) -> str:
