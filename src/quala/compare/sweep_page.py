@@ -117,10 +117,6 @@ def setting_texts(table: SweepTable) -> DataFrame | None:
     )
 
 
-def _spread_text(spread: Spread | None, figure: Figure) -> str:
-    return spread.text(figure.form) if spread else ABSENT
-
-
 def _named(one: SettingLine, *, best: bool) -> dict[str, str]:
     values = dict(one.setting) or {"Setting": "all jobs"}
     first = next(iter(values))

@@ -410,6 +410,7 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             taken = "overrides, -m, --config-dir, --config-name and --json"
             raise QualaError(f"`quala plan` takes {taken}, got `{word}`.")
     with one_sentence(workflow):
+        words = with_experiment(workflow, words, where)
         words, first = first_job(words) if sweeping else (words, [])
         config = composed(workflow, words, where)
         settings, notes = typed(config, workflow), [*first, *check_options(config, words)]

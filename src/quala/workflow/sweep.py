@@ -104,7 +104,7 @@ def _what_varies(config: DictConfig, chosen: Collection[str]) -> str:
         with suppress(HydraException):
             if (one := parser.parse_override(word)).is_sweep_override():
                 several.append(one.get_key_element().lstrip("+~"))
-    keys = list(dict.fromkeys([*several, *chosen]))
+    keys = sorted(dict.fromkeys([*several, *chosen]), key=is_seed)
     names = [short_name(key, keys) for key in keys]
     more = [f"{len(names) - MOST_NAMED} more"] * (len(names) > MOST_NAMED)
     return " x ".join([*names[:MOST_NAMED], *more])
