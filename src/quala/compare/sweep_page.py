@@ -164,7 +164,7 @@ def failures(table: SweepTable) -> list[str]:
              for line in table.jobs if line.job.error]  # fmt: skip
     for line in table.jobs:
         absent = [name for name in table.directions if name not in line.figures]
-        if absent and line.job.status in ("finished", "cached"):
+        if absent and line.done:
             found.append(f"Job {line.number} failed as a trial: its run has no `{absent[0]}`.")
     return found
 

@@ -180,6 +180,8 @@ def swept(words: Sequence[str]) -> list[str]:
     for word, one in varied.items():
         if one.is_discrete_sweep():
             jobs *= sum(1 for _ in islice(one.sweep_iterator(), MOST_JOBS + 1))
+        if not jobs:
+            raise QualaError(f"`{quoted(word)}` gives no value, and so the sweep no job.")
         if jobs > MOST_JOBS:  # Hydra composes them all first
             raise QualaError(f"A sweep has at most {MOST_JOBS} jobs, `{quoted(word)}` gives more.")
     return list(varied)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -336,7 +337,14 @@ def varied_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def _option(word: str) -> tuple[str, str]:
     key, equals, value = word.lstrip("+~").partition("=")
-    return key, DELETED if word.startswith("~") or not equals else value.strip("'\"")
+    return key, DELETED if word.startswith("~") or not equals else _unquoted(value)
+
+
+def _unquoted(value: str) -> str:
+    quote = value[:1]
+    if quote in ("'", '"') and len(value) > 1 and value.endswith(quote):
+        return value[1:-1].replace(f"\\{quote}", quote)
+    return re.sub(r"\\(?=[\s\\()\[\]{}:=,])", "", value)
 
 
 @dataclass
@@ -364,8 +372,8 @@ class Job:
         if not isinstance(error, Exception):
             self._write("KILLED", None)
             return False
-        self._write("FAILED", f"{type(error).__name__}: {error}")
         mistake = isinstance(error, QualaError)
+        self._write("FAILED", str(error) if mistake else f"{type(error).__name__}: {error}")
         log.error("Job %d failed: %s", self.number, error, exc_info=None if mistake else error)
         return True
 
