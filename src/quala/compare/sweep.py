@@ -86,6 +86,11 @@ class JobLine:
         return self.job.number
 
     @property
+    def row(self) -> Row | None:
+        """The row that stands for the job: the chosen lengths, or the full length."""
+        return shown_row(self.report) if self.report else None
+
+    @property
     def done(self) -> bool:
         """Whether the job came to its end."""
         return self.job.status in ("finished", "cached")

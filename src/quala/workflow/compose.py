@@ -140,7 +140,8 @@ def with_experiment(
 def _named(word: str, workflow: WorkflowSpec, folders: Sequence[Path]) -> str:
     """Return an override with the options of its group that a `glob` stands for."""
     one = OverridesParser.create().parse_override(word)
-    value, group = one.value(), one.key_or_group
+    value: Any = one.value()
+    group = one.key_or_group
     if not isinstance(value, Glob):
         return word
     own = group == EXPERIMENT

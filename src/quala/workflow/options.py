@@ -35,8 +35,7 @@ class Option:
     @property
     def kinds(self) -> list[Any]:
         """The types that it may have, without null."""
-        parts = get_args(self.hint) if get_origin(self.hint) in _UNIONS else (self.hint,)
-        return [one for one in parts if one is not types.NoneType]
+        return [one for one in _parts(self.hint) if one is not types.NoneType]
 
     @property
     def config(self) -> type[Any] | None:
