@@ -185,9 +185,9 @@ def options_help(workflow: WorkflowSpec, key: str) -> str:
     option = option_at(workflow, key)
     parent, dot, name = key.rpartition(".")
     if not inside and option is None:
-        if (above := option_at(workflow, parent)) and above.mapping:
-            return options_help(workflow, parent)  # the names in it are free
         allowed = [f"{parent}{dot}{one}" for one in options_at(workflow, parent)]
+        if not allowed and (above := option_at(workflow, parent)) and above.mapping:
+            return options_help(workflow, parent)  # the names in it are free
         raise unknown("configuration key", key, allowed)
     if not inside and option is not None:
         inside, key = {name: option}, parent
