@@ -85,6 +85,10 @@ def test_a_word_is_completed(line: str, found: list[str]) -> None:
     ("line", "found"),
     [
         ("quala run kdlsq stage.distill.epochs=", "stage.distill.epochs=3.0 "),
+        (
+            "quala run kdlsq -m 'experiment=glob(*)' stage.distill.epochs=",
+            "stage.distill.epochs=3.0 ",
+        ),
         ("quala run kdlsq seed=3 stage.distill.seed=", "stage.distill.seed=3 "),
         ("quala run kdlsq seed=3,4 stage.distill.max_steps=", "stage.distill.max_steps=60 "),
         ("quala run kdlsq model.te", "model.teacher="),
@@ -129,6 +133,8 @@ def test_a_broken_configuration_still_has_its_groups(
     Path("data").mkdir()
     Path("data/mine.yaml").write_text("a: [\n")
     assert "data=mine " in offered("quala run kdlsq --config-dir . data=")
+    Path("own.yaml").touch()
+    assert offered("quala plan kdlsq --config-dir . --config-name ") == ["config ", "own "]
     assert offered("quala run kdlsq --config-dir . data=mine stage.distill.epochs=") == []
 
 

@@ -244,6 +244,15 @@ def test_a_study_of_one_objective_has_one_best_trial(sweeps: Sweeps) -> None:
     assert [line.number for line in table.best] == [0]
 
 
+def test_a_job_that_failed_is_not_the_best(sweeps: Sweeps) -> None:
+    sweeps.add("seed=0", rows=_report(89.0, 1.0), status="FAILED", error="No disk.")
+    sweeps.add("seed=1", rows=_report(88.0, 1.0))
+    assert [line.number for line in sweeps.table().best] == [1]
+    sweeps.client.set_tag(sweeps.sweep, OBJECTIVES, '{"distill.f1": "maximize"}')
+    sweeps.add("seed=2", metrics={"distill.f1": 9.0}, status="FAILED", error="No disk.")
+    assert [line.number for line in sweeps.table().best] == []
+
+
 def test_a_damaged_report_is_refused(grid: Sweeps) -> None:
     (file, *_) = grid.folder.glob("artifacts/*/artifacts/output/report.json")
     file.write_text(file.read_text().replace("90.0", "95.0"))

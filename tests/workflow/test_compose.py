@@ -314,3 +314,15 @@ def test_a_sweep_without_an_end_is_refused_before_it_is_listed() -> None:
     with pytest.raises(QualaError, match="at most 10000 jobs"):
         swept(["seed=range(0,1000)", "data.seed=range(0,1000)"])
     assert swept(["seed=range(0,9)", "data.seed=1"]) == ["seed=range(0,9)"]
+    with pytest.raises(QualaError, match=r"`seed=range\(1,1\)` gives no value"):
+        swept(["seed=range(1,1)"])
+
+
+def test_a_glob_is_the_options_that_it_names(toy: Toy) -> None:
+    workflow = find_workflow("kdlsq")
+    words = ["data=glob(*,exclude=s*)", "+stage.distill.x='a=glob(b)'"]
+    found = with_experiment(workflow, [*words, "experiment=glob(kdlsq/*_cpu)"])
+    assert found == ["data=demo,glue", words[1], "experiment=kdlsq/glue_cpu,kdlsq/squad_cpu"]
+    assert swept(found) == [found[0], found[2]]
+    with pytest.raises(QualaError, match=r"choice for `data` `glob\(x\)`. Allowed: demo"):
+        with_experiment(workflow, ["data=glob(x)"])

@@ -68,6 +68,8 @@ def test_help_explains_the_options_of_a_stage(capsys: pytest.CaptureFixture[str]
     assert told.endswith(
         "flow.only: text or null\n    Only this stage; its inputs must exist or be given.\n"
     )
+    assert main(["run", "kdlsq", "--help", "model.teacher"]) == 0
+    assert capsys.readouterr().out.startswith("model: mapping of texts")
     assert main(["run", "kdlsq", "--help", "stage.distil"]) == 2
     assert "Did you mean `stage.distill`?" in capsys.readouterr().err
 

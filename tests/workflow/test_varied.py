@@ -14,7 +14,7 @@ from quala.cli.entry import main
 from quala.workflow import launch
 from quala.workflow.settings import TrackingConfig
 from quala.workflow.store import Store
-from quala.workflow.sweep import best_job, best_of, varied
+from quala.workflow.sweep import best_job, best_of, varied, varied_options
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -25,6 +25,15 @@ def test_a_sweep_shows_what_its_jobs_differ_in() -> None:
     assert varied([[*same, "seed=0"], [*same, "seed=1"]]) == ["seed=0", "seed=1"]
     assert varied([[*same]]) == ["experiment=demo data.title='a b'"]
     assert varied([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("'a, b'", "a, b"), ("""'it is "q"'""", 'it is "q"'), ("'it\\'s'", "it's"),
+     (r"c\ \,d", "c ,d"), ("'", "'"), ("[a,'b']", "[a,'b']"), (r"a\b", r"a\b")],
+)  # fmt: skip
+def test_a_value_is_shown_without_its_quotes(text: str, value: str) -> None:
+    assert varied_options([[f"x={text}"]]) == [{"x": value}]
 
 
 def test_the_best_of_several_values_are_those_that_no_other_dominates() -> None:
@@ -95,3 +104,10 @@ def test_the_plan_of_a_sweep_says_which_job_it_is_of(
     shown = capsys.readouterr().out
     assert "this is the plan of one job: stage.second.text=b stage.third.repeat=2;" in shown
     assert toy.done == []
+    (toy.folder / "conf/sweep").mkdir()
+    (toy.folder / "conf/sweep/own.yaml").write_text(
+        "# @package _global_\nhydra: {sweeper: {params: {stage.second.repeat: 'range(2,4)'}}}\n"
+    )
+    assert main(["plan", "toy.py", "-m", "+sweep=own", "seed=5,6"]) == 0
+    shown = capsys.readouterr().out
+    assert "this is the plan of one job: stage.second.repeat=2 seed=5;" in shown

@@ -244,6 +244,8 @@ def _of_workflow(verb: str, before: Sequence[str], word: str) -> Found:
         yield from ((one, "") for one in VALUES[flag])
     elif flag in ("--config-dir", "-cd"):
         yield from _files(word, folders=True)
+    elif flag in ("--config-name", "-cn"):
+        yield from _Overrides(find_workflow(before[0]), before[1:-1]).primary.items()
     elif word.startswith("-"):
         yield from (CHECKED | (HYDRA if verb == "run" else {})).items()
     else:
@@ -279,6 +281,7 @@ class _Overrides:
         self.workflow, self.where = workflow, where
         self.words = [one for one in rest if "=" in one[1:] and not one.startswith("-")]
         self.folders = conf_folders(workflow, where, self.words)
+        self.primary = options_of(self.folders, "")
         self.defaults = default_groups(self.folders, where.name)
         groups = own_groups(workflow, self.defaults)
         self.groups = [*(one for one in groups if options_of(self.folders, one)), "experiment"]
@@ -388,8 +391,9 @@ class _Overrides:
             yield text.replace(" ", ""), "its value now"
 
     def _composed(self) -> Any:
-        from quala.workflow.compose import composed, swept
+        from quala.workflow.compose import composed, swept, with_experiment
 
-        several = swept(self.words)
-        words = [one for one in self.words if one not in several]
+        words = with_experiment(self.workflow, self.words, self.where)
+        several = swept(words)
+        words = [one for one in words if one not in several]
         return composed(self.workflow, words, self.where, whole=True)

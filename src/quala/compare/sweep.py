@@ -86,6 +86,16 @@ class JobLine:
         return self.job.number
 
     @property
+    def row(self) -> Row | None:
+        """The row that stands for the job: the chosen lengths, or the full length."""
+        return shown_row(self.report) if self.report else None
+
+    @property
+    def done(self) -> bool:
+        """Whether the job came to its end."""
+        return self.job.status in ("finished", "cached")
+
+    @property
     def run_id(self) -> str | None:
         """The workflow run of the job, None where it had none."""
         return self.job.run.info.run_id if self.job.run else None
@@ -167,18 +177,19 @@ class SweepTable:
     def best(self) -> list[JobLine]:
         """The jobs with the best score, by fewer GMACs among equals, or of the best objectives.
 
-        Of several objectives, all that no other job dominates.
+        Of several objectives, all that no other job dominates. A job that failed is none of them.
         """
+        done = [line for line in self.jobs if line.done]
         if self.directions:
             signs = [1 if one == "maximize" else -1 for one in self.directions.values()]
-            full = [line for line in self.jobs if self.directions.keys() <= line.figures.keys()]
+            full = [line for line in done if self.directions.keys() <= line.figures.keys()]
             gains = [
                 [sign * line.figures[name] for sign, name in zip(signs, self.directions)]
                 for line in full
             ]
             front = [full[place] for place in best_of(gains)]
             return front if len(signs) > 1 else front[:1]
-        scored = [line for line in self.jobs if SCORE in line.figures]
+        scored = [line for line in done if SCORE in line.figures]
         return [max(scored, key=_merit)] if scored and self.metric else []
 
     @property

@@ -16,7 +16,6 @@ from quala.compare.sweep import (
     JobLine,
     SettingLine,
     SweepTable,
-    shown_row,
 )
 from quala.compare.text import INTERVAL
 from quala.compare.write import look
@@ -76,13 +75,11 @@ def _cells(line: JobLine, name: str, figure: Figure, *, intervals: bool) -> list
 
 
 def _interval(line: JobLine) -> tuple[float, float] | None:
-    row = shown_row(line.report) if line.report else None
-    return row.interval if row else None
+    return line.row.interval if line.row else None
 
 
 def _busy(line: JobLine) -> bool:
-    row = shown_row(line.report) if line.report else None
-    return bool(row and row.latency_ms and row.latency_ms.busy)
+    return bool(line.row and line.row.latency_ms and line.row.latency_ms.busy)
 
 
 def _same(table: SweepTable) -> dict[str, float]:
@@ -164,7 +161,7 @@ def failures(table: SweepTable) -> list[str]:
              for line in table.jobs if line.job.error]  # fmt: skip
     for line in table.jobs:
         absent = [name for name in table.directions if name not in line.figures]
-        if absent and line.job.status in ("finished", "cached"):
+        if absent and line.done:
             found.append(f"Job {line.number} failed as a trial: its run has no `{absent[0]}`.")
     return found
 
@@ -267,9 +264,8 @@ def _chart(table: SweepTable, title: str, cost: Callable[[Row], float | None]) -
             marks.sort(key=lambda mark: mark.x)
             if len(marks) > 1:
                 series.append(Series(f"job {line.number}", "", faint, tuple(marks), joined=True))
-            row = shown_row(line.report) if line.report else None
             label = str(line.number) if len(table.jobs) <= MOST_LABELS else ""
-            chosen += [replace(mark, label=label) for mark in _marks(line, row, cost)]
+            chosen += [replace(mark, label=label) for mark in _marks(line, line.row, cost)]
         name = (setting.label or "jobs") if few else "jobs" * (number == 0)
         if chosen:
             series.append(Series(f"setting {number}", name, style, tuple(chosen)))

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, get_args
 
 from hydra import compose, initialize_config_dir
@@ -18,7 +19,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ValueType
+from hydra.core.override_parser.types import Glob
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -33,7 +34,14 @@ from quala.errors import QualaError, quoted, unknown
 from quala.plugins import known_names
 from quala.ranges import LONGEST_PART
 from quala.redact import hide_variable
-from quala.workflow.groups import EXPERIMENT, PLAIN, Where, conf_folders, options_of
+from quala.workflow.groups import (
+    EXPERIMENT,
+    PLAIN,
+    Where,
+    conf_folders,
+    experiments_of,
+    options_of,
+)
 from quala.workflow.identity import leaves
 from quala.workflow.script import WorkflowSpec, workflow_scripts
 from quala.workflow.server import chosen_address
@@ -103,7 +111,7 @@ def with_experiment(
     """Return the words of a command line, with the workflow's own demo if they name no experiment.
 
     A workflow that has a folder in conf/experiment starts from the `demo` there. Values such as
-    `~/models` are quoted, which Hydra's grammar wants.
+    `~/models` are quoted, which Hydra's grammar wants, and of a `glob` the options are named.
 
     Raises:
         QualaError: for an experiment or an option of a stage that only other workflows have.
@@ -113,8 +121,10 @@ def with_experiment(
         if len((key := word.partition("=")[0]).encode()) > LONGEST_PART:  # files are looked for
             raise QualaError(f"The override `{quoted(key)}` has a key that is too long.")
         _check_stage(workflow, word)
+    folders = conf_folders(workflow, where, words)
+    words = [_named(word, workflow, folders) if "=glob(" in word else word for word in words]
     chosen = [word for word in words if _EXPERIMENT.match(word)]
-    own = options_of(conf_folders(workflow, where, words)[1:], EXPERIMENT)
+    own = options_of(folders[1:], EXPERIMENT)
     for word in chosen:
         for name in word.partition("=")[2].split(","):
             if (one := name.strip("'\" ")) not in own:
@@ -125,6 +135,20 @@ def with_experiment(
     # Right before the first override, for options may not stand between them; else in front.
     place = next((n for n, word in enumerate(words) if _OVERRIDE.match(word)), 0)
     return [*words[:place], f"experiment={demo}", *words[place:]]
+
+
+def _named(word: str, workflow: WorkflowSpec, folders: Sequence[Path]) -> str:
+    """Return an override with the options of its group that a `glob` stands for."""
+    one = OverridesParser.create().parse_override(word)
+    value: Any = one.value()
+    group = one.key_or_group
+    if not isinstance(value, Glob):
+        return word
+    own = group == EXPERIMENT
+    known = experiments_of(workflow, folders) if own else options_of(folders, group)
+    if not (found := value.filter(list(known))):
+        raise unknown(f"choice for `{group}`", word.partition("=")[2], known)
+    return f"{one.get_key_element()}={','.join(found)}"
 
 
 def _quoted_home(found: re.Match[str]) -> str:
@@ -157,6 +181,8 @@ def swept(words: Sequence[str]) -> list[str]:
     for word, one in varied.items():
         if one.is_discrete_sweep():
             jobs *= sum(1 for _ in islice(one.sweep_iterator(), MOST_JOBS + 1))
+        if not jobs:
+            raise QualaError(f"`{quoted(word)}` gives no value, and so the sweep no job.")
         if jobs > MOST_JOBS:  # Hydra composes them all first
             raise QualaError(f"A sweep has at most {MOST_JOBS} jobs, `{quoted(word)}` gives more.")
     return list(varied)
@@ -173,7 +199,7 @@ def sample_jobs(words: Sequence[str]) -> list[list[str]]:
         one = parser.parse_override(word)
         if not one.is_sweep_override():
             choices.append([word])
-        elif one.is_discrete_sweep() and one.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+        elif one.is_discrete_sweep():
             values = islice(one.sweep_string_iterator(), MOST_JOBS)
             choices.append([f"{one.get_key_element()}={value}" for value in values])
         else:

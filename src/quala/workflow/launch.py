@@ -125,8 +125,8 @@ def show_sweep(sweep: Sweep, jobs: Sequence[dict[str, Any]], console: Console) -
     console.print(table)
     for job, words in zip(jobs, varied([job["overrides"] for job in jobs]), strict=True):
         if "alone" in job:
-            reason = (job["error"] or LOST).removeprefix(f"{QualaError.__name__}: ")
-            line = f"Job {job['job']} (`{words}`) failed: {ended(one_line(reason))} Alone: "
+            reason = ended(one_line(job["error"] or LOST))
+            line = f"Job {job['job']} (`{words}`) failed: {reason} Alone: "
             console.print(cell(f"{line}`{job['alone']}`", "red"), soft_wrap=True)
     uri = sweep.store.uri
     if uri.startswith(SERVER):
@@ -410,6 +410,14 @@ def plan(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
             taken = "overrides, -m, --config-dir, --config-name and --json"
             raise QualaError(f"`quala plan` takes {taken}, got `{word}`.")
     with one_sentence(workflow):
+        words = with_experiment(workflow, words, where)
+        if sweeping:
+            several = swept(words)
+            whole = composed(
+                workflow, [one for one in words if one not in several], where, whole=True
+            )
+            params = whole.hydra.sweeper.get("params") or {}
+            words = [*(f"{key}={value}" for key, value in params.items()), *words]
         words, first = first_job(words) if sweeping else (words, [])
         config = composed(workflow, words, where)
         settings, notes = typed(config, workflow), [*first, *check_options(config, words)]

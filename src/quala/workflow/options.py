@@ -35,8 +35,7 @@ class Option:
     @property
     def kinds(self) -> list[Any]:
         """The types that it may have, without null."""
-        parts = get_args(self.hint) if get_origin(self.hint) in _UNIONS else (self.hint,)
-        return [one for one in parts if one is not types.NoneType]
+        return [one for one in _parts(self.hint) if one is not types.NoneType]
 
     @property
     def config(self) -> type[Any] | None:
@@ -187,6 +186,8 @@ def options_help(workflow: WorkflowSpec, key: str) -> str:
     parent, dot, name = key.rpartition(".")
     if not inside and option is None:
         allowed = [f"{parent}{dot}{one}" for one in options_at(workflow, parent)]
+        if not allowed and (above := option_at(workflow, parent)) and above.mapping:
+            return options_help(workflow, parent)  # the names in it are free
         raise unknown("configuration key", key, allowed)
     if not inside and option is not None:
         inside, key = {name: option}, parent

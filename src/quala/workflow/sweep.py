@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def _what_varies(config: DictConfig, chosen: Collection[str]) -> str:
         with suppress(HydraException):
             if (one := parser.parse_override(word)).is_sweep_override():
                 several.append(one.get_key_element().lstrip("+~"))
-    keys = list(dict.fromkeys([*several, *chosen]))
+    keys = sorted(dict.fromkeys([*several, *chosen]), key=is_seed)
     names = [short_name(key, keys) for key in keys]
     more = [f"{len(names) - MOST_NAMED} more"] * (len(names) > MOST_NAMED)
     return " x ".join([*names[:MOST_NAMED], *more])
@@ -338,7 +339,14 @@ def varied_keys(jobs: Sequence[Sequence[str]]) -> list[str]:
 
 def _option(word: str) -> tuple[str, str]:
     key, equals, value = word.lstrip("+~").partition("=")
-    return key, DELETED if word.startswith("~") or not equals else value.strip("'\"")
+    return key, DELETED if word.startswith("~") or not equals else _unquoted(value)
+
+
+def _unquoted(value: str) -> str:
+    quote = value[:1]
+    if quote in ("'", '"') and len(value) > 1 and value.endswith(quote):
+        return value[1:-1].replace(f"\\{quote}", quote)
+    return re.sub(r"\\(?=[\s\\()\[\]{}:=,])", "", value)
 
 
 @dataclass
@@ -366,8 +374,8 @@ class Job:
         if not isinstance(error, Exception):
             self._write("KILLED", None)
             return False
-        self._write("FAILED", f"{type(error).__name__}: {error}")
         mistake = isinstance(error, QualaError)
+        self._write("FAILED", str(error) if mistake else f"{type(error).__name__}: {error}")
         log.error("Job %d failed: %s", self.number, error, exc_info=None if mistake else error)
         return True
 
