@@ -29,6 +29,7 @@ def test_an_export_is_a_logged_model_once(toy: Toy, export: Path) -> None:
     result = toy.run()
     store, stage = result.store, result.outcomes[2].run_id or ""
     other = toy.run("stage.second.text=b")
+    before = store.client.get_metric_history(result.run_id, "size")
     for run_id in (result.run_id, result.run_id, other.run_id):
         log_model(store, run_id, stage, export)
     model = logged_model(store, store.experiment_id, stage)
@@ -36,6 +37,7 @@ def test_an_export_is_a_logged_model_once(toy: Toy, export: Path) -> None:
     assert model.params is not None
     assert model.params["stage.third.text"] == "a"
     assert {one.key: one.value for one in model.metrics or []}["size"] == 3.0
+    assert len(store.client.get_metric_history(result.run_id, "size")) == len(before)
     for run_id in (result.run_id, other.run_id):
         outputs = store.client.get_run(run_id).outputs
         assert outputs is not None

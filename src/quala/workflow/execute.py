@@ -205,7 +205,7 @@ class Executor:
             for key, value in outcome.metrics.items()
             if key not in headline
         }
-        self.store.record(self.parent, {**named, **headline})
+        self.store.tell(self.parent, {**named, **headline})
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
         folder, run_id = outcome.folder, outcome.run_id
         if folder is None or run_id is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -48,11 +47,11 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
         )
         store.client.log_model_artifacts(model.model_id, str(folder))
         store.client.finalize_logged_model(model.model_id, READY)
-        now = int(time.time() * 1000)
+        # With another time they would be new values of the run's own metrics.
         metrics = [
-            Metric(key, value, now, 0, model_id=model.model_id, run_id=run_id)
-            for key, value in run.data.metrics.items()
-            if "/" not in key and "." not in key
+            Metric(one.key, one.value, one.timestamp, one.step, model.model_id, run_id=run_id)
+            for one in run.data._metric_objs
+            if not {"/", "."} & set(one.key)
         ]
         store.client.log_batch(run_id, metrics=metrics)
     outputs = run.outputs.model_outputs if run.outputs else []

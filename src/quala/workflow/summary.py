@@ -33,9 +33,10 @@ _ELSEWHERE = ("tracking", "flow", "progress", "hydra", "local")
 def parameters(
     settings: Settings, stages: Iterable[str], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the resolved options of a run by the names that a user types, without unset ones.
+    """Return the resolved options of a run by the names that a user types.
 
-    Of the stages only those that take part; what was chosen by a group has the group's name.
+    Of the stages only those that take part; what was chosen by a group has the group's name. An
+    option that is unset is left out, unless it was typed.
     """
     found: dict[str, Any] = {"seed": settings.seed}
     found |= leaves(dataclasses.asdict(settings.data), "data")
@@ -45,14 +46,13 @@ def parameters(
         kept = {key: value for key, value in options.items() if key not in _HANDLED}
         found |= leaves(kept, f"stage.{name}")
     set_ones = {key: one for key, one in found.items() if one not in (None, "", [], (), {})}
-    groups = {key: one for key, one in _typed(overrides) if key not in found}
-    return {**groups, **set_ones}
+    return {**dict(_typed(overrides)), **set_ones}
 
 
 def titled(workflow: str, overrides: Sequence[str]) -> str:
     """Return a name for a run, its workflow and what was typed, in few words."""
     words = [f"{short(key)}={Path(value).name}" for key, value in _typed(overrides)]
-    text = " ".join([workflow, *words])
+    text = " ".join(" ".join([workflow, *words]).split())
     return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..."
 
 
@@ -88,12 +88,7 @@ def dataset(spec: Any, fingerprint: str) -> DatasetInput:
 def show_report(store: Store, run_id: str, folder: Path) -> None:
     """Put what a report says on a workflow's run: figures, front, table, page, description."""
     report = read_report(folder)
-    found = figures(report)
-    known = store.client.get_run(run_id).data.metrics
-    # A resumed run has its front already, and a history would have each point twice.
-    if any(known.get(key) != value for key, value in found.items()):
-        store.record(run_id, found)
-        store.history(run_id, front(report))
+    store.tell(run_id, figures(report), front(report))
     store.table(run_id, TABLE, table(report))
     for name in PAGES:
         if (folder / name).is_file():
