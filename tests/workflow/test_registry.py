@@ -46,6 +46,18 @@ def test_an_export_is_a_logged_model_once(toy: Toy, export: Path) -> None:
     assert {"MLmodel", "model.onnx", "manifest.json"} <= files
 
 
+def test_a_workflow_of_any_name_has_its_logged_model(toy: Toy, export: Path) -> None:
+    toy.script.write_text(toy.script.read_text().replace('workflow("toy"', 'workflow("my.own: 1"'))
+    result = toy.run(*(f"+model.key_{number}=org/model" for number in range(120)))
+    stage = result.outcomes[2].run_id or ""
+    log_model(result.store, result.run_id, stage, export)
+    model = logged_model(result.store, result.store.experiment_id, stage)
+    assert model is not None
+    assert model.name == "my-own- 1"
+    assert model.params is not None
+    assert model.params["model.key_119"] == "org/model"
+
+
 def test_a_version_says_what_it_is(toy: Toy, export: Path) -> None:
     result = toy.run()
     store, stage = result.store, result.outcomes[2].run_id or ""

@@ -21,6 +21,8 @@ READY: Final = "READY"
 WORKFLOW = "quala.workflow"
 NOTE = "mlflow.note.content"
 LONGEST_DESCRIPTION = 5000
+_REFUSED = str.maketrans(dict.fromkeys("/:.%\"'", "-"))
+"""What the name of a logged model may not have."""
 FIGURES = ("gmacs", "milliseconds", "mib", "speedup")
 SERVED = "ONNX model of quala with its front of lengths; `models serve` takes `budget_ms`."
 
@@ -39,7 +41,7 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
         # One that an interruption left is gone on with.
         model = model or store.client.create_logged_model(
             experiment_id,
-            name=run.data.tags.get(WORKFLOW, "model"),
+            name=run.data.tags.get(WORKFLOW, "model").translate(_REFUSED),
             source_run_id=run_id,
             tags={EXPORTED: exported},
             params={key: value[:500] for key, value in run.data.params.items()},
