@@ -199,21 +199,23 @@ class Executor:
         headline = {
             key: value for key, value in outcome.metrics.items() if key in node.stage.headline
         }
-        # A slash would make a section of charts for each stage, before that of the front.
+        folder, run_id = outcome.folder, outcome.run_id
+        reported = folder is not None and (folder / REPORT).is_file()
+        # A slash would make a section of charts for each stage, before that of the front. A
+        # report's figures have no second copy; those of own stages may share a name.
         named = {
             f"{node.name}.{key}".replace("/", "."): value
             for key, value in outcome.metrics.items()
-            if key not in headline
+            if not (reported and key in headline)
         }
         self.store.tell(self.parent, {**named, **headline})
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
-        folder, run_id = outcome.folder, outcome.run_id
         if folder is None or run_id is None:
             return
         from mlflow.exceptions import MlflowException
 
         try:
-            if (folder / REPORT).is_file():
+            if reported:
                 show_report(self.store, self.parent, folder)
             if (folder / MODEL).is_file():
                 log_model(self.store, self.parent, run_id, folder)
