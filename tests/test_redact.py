@@ -94,6 +94,8 @@ def test_values_of_secret_options_are_hidden() -> None:
         "api_key": "***", "stage": {"password": "***", "tokens": "full", "token": ""},
     }  # fmt: skip
     assert recorded(["+x.api_key=a b", "x.n=1"]) == ["+x.api_key=***", "x.n=1"]
+    inside = ["+x={api_key:abc,n:1,token: 'a, b'}", "x={token:${oc.env:T},tokens:3}"]
+    assert recorded(inside) == ["+x={api_key:***,n:1,token: ***}", inside[1]]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,10 @@ _SECRET_OPTION = re.compile(rf"(?i)(?:^|[\W_]){_WORD}$")
 _SECRET_VARIABLE = re.compile(rf"(?i)(?:^|_){_WORD}(?:$|_)")
 _OPEN = r"\$\{[^{}]*\}"
 """An interpolation, which stays: it says where the value is."""
+_SECRET_ENTRY = re.compile(
+    rf"(?i)([{{,]\s*(?:\w*_)?{_WORD}\s*:\s*)(?!{_OPEN})(?:'[^']*'|\"[^\"]*\"|[^,}}]+)"
+)
+"""In the value of an override, `{token:abc}`."""
 _RULES = [
     re.compile(rf"(?i)(?P<before>{before})(?!{_OPEN}|\*\*\*){secret}")
     for before, secret in (  # with `\:` and `\=` as Hydra has them in a sweep
@@ -141,7 +145,9 @@ def recorded(value: Any, name: str = "", *, printed: bool = False) -> Any:
 def _word(value: Any, name: str, *, printed: bool) -> Any:
     """Return an item of a list without secrets: an override is an option with its value."""
     option, equals, text = value.partition("=") if isinstance(value, str) else ("", "", "")
-    if equals and _SECRET_OPTION.search(option):
+    if equals and text.startswith("{"):
+        value = f"{option}={_SECRET_ENTRY.sub(lambda one: one[1] + HIDDEN, text)}"
+    elif equals and _SECRET_OPTION.search(option):
         return f"{option}={recorded(text, option, printed=printed)}"
     return recorded(value, name, printed=printed)
 

@@ -112,6 +112,20 @@ def test_studies_open_as_a_copy(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_studies_are_named_by_their_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+) -> None:
+    served: list[Any] = []
+    serve = SimpleNamespace(run_server=lambda storage, **where: served.append(storage))
+    monkeypatch.setitem(sys.modules, "optuna_dashboard", serve)
+    monkeypatch.setattr("quala.cli.ui._search_output", lambda run, uri: tmp_path)
+    left_study(tmp_path)
+    runs = ["a" * 32, f"runs:/{'b' * 32}", "a" * 32]
+    assert main(["--study", *runs, "--port", str(free_port)]) == 0
+    names = ["mine aaaaaaaa", "mine aaaaaaaa 2", "mine bbbbbbbb"]
+    assert sorted(optuna.get_all_study_names(served[0])) == names
+
+
 def test_a_missing_dashboard_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)  # type: ignore[arg-type]
     with pytest.raises(QualaError, match="pip install optuna-dashboard"):

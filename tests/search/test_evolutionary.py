@@ -255,6 +255,19 @@ def test_processes_share_a_study_without_a_repeated_candidate(tmp_path: Path) ->
     assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
 
 
+def test_what_fails_before_the_space_is_known_is_left_too() -> None:
+    study = optuna.create_study(sampler=EvolutionarySampler(seed=0))
+
+    def odd_ones_fail(trial: optuna.Trial) -> int:
+        if (value := trial.suggest_int("a", 0, 30)) % 2:
+            raise ValueError(value)
+        return value
+
+    study.optimize(odd_ones_fail, n_trials=12, catch=ValueError)
+    assert [trial.params["a"] for trial in study.trials[:6]] == [13, 13, 11, 11, 17, 17]
+    assert study.best_trials
+
+
 def test_of_two_that_choose_the_same_at_once_one_chooses_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

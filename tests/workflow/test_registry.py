@@ -29,6 +29,7 @@ def test_an_export_is_a_logged_model_once(toy: Toy, export: Path) -> None:
     result = toy.run()
     store, stage = result.store, result.outcomes[2].run_id or ""
     other = toy.run("stage.second.text=b")
+    before = store.client.get_metric_history(result.run_id, "size")
     for run_id in (result.run_id, result.run_id, other.run_id):
         log_model(store, run_id, stage, export)
     model = logged_model(store, store.experiment_id, stage)
@@ -36,12 +37,25 @@ def test_an_export_is_a_logged_model_once(toy: Toy, export: Path) -> None:
     assert model.params is not None
     assert model.params["stage.third.text"] == "a"
     assert {one.key: one.value for one in model.metrics or []}["size"] == 3.0
+    assert len(store.client.get_metric_history(result.run_id, "size")) == len(before)
     for run_id in (result.run_id, other.run_id):
         outputs = store.client.get_run(run_id).outputs
         assert outputs is not None
         assert [one.model_id for one in outputs.model_outputs] == [model.model_id]
     files = {one.path for one in store.client.list_logged_model_artifacts(model.model_id)}
     assert {"MLmodel", "model.onnx", "manifest.json"} <= files
+
+
+def test_a_workflow_of_any_name_has_its_logged_model(toy: Toy, export: Path) -> None:
+    toy.script.write_text(toy.script.read_text().replace('workflow("toy"', 'workflow("my.own: 1"'))
+    result = toy.run(*(f"+model.key_{number}=org/model" for number in range(120)))
+    stage = result.outcomes[2].run_id or ""
+    log_model(result.store, result.run_id, stage, export)
+    model = logged_model(result.store, result.store.experiment_id, stage)
+    assert model is not None
+    assert model.name == "my-own- 1"
+    assert model.params is not None
+    assert model.params["model.key_119"] == "org/model"
 
 
 def test_a_version_says_what_it_is(toy: Toy, export: Path) -> None:

@@ -72,6 +72,12 @@ def test_a_run_its_plans_and_its_store_have_no_secret(
     assert "https://u:***@h?token=***" in config
 
 
+@pytest.mark.parametrize("words", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+def test_an_option_that_is_named_like_a_secret_is_not_kept(toy: Toy, words: list[str]) -> None:
+    assert main(["run", "toy.py", f"+model.api_key={INLINE}", *words]) == 0
+    assert not found(toy.folder / "mlruns")
+
+
 def test_the_value_counts_and_not_its_variable(
     toy: Toy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,15 @@ from quala.results import REPORT, Report
 from quala.stage import StageConfig
 from quala.workflow.settings import FlowConfig, Settings, TrackingConfig
 from quala.workflow.store import Store
-from quala.workflow.summary import dataset, figures, front, parameters, show_report, table
+from quala.workflow.summary import (
+    dataset,
+    figures,
+    front,
+    parameters,
+    show_report,
+    table,
+    titled,
+)
 
 if TYPE_CHECKING:
     from conftest import Toy
@@ -38,11 +46,13 @@ def settings(**stages: StageConfig) -> Settings:
 
 def test_options_are_flat_and_named_as_they_are_typed() -> None:
     mine = settings(distill=Trained(layers=(0, 2), force=True), off=Trained())
-    words = ["experiment=demo", "+stage/distill=mini", "seed=3", "tracking.folder=/secret"]
+    words = ["experiment=demo", "+stage/distill=mini", "+cache@stage.distill.cache=hsk", "seed=3",
+             "tracking.folder=/secret"]  # fmt: skip
     found = parameters(mine, ["distill"], words)
     assert {key: one for key, one in found.items() if not key.startswith("data.")} == {
         "experiment": "demo",
         "stage/distill": "mini",
+        "cache:stage.distill.cache": "hsk",
         "seed": 3,
         "model.start": "m",
         "stage.distill.learning_rate": 0.1,
@@ -50,6 +60,15 @@ def test_options_are_flat_and_named_as_they_are_typed() -> None:
     }
     assert found["data.task"] == "squad"
     assert "data.path" not in found
+    assert "stage.distill.teacher" not in found
+    unset = parameters(mine, ["distill"], ["stage.distill.teacher=null"])
+    assert unset["stage.distill.teacher"] == "null", "a sweep over it has an empty axis"
+
+
+def test_a_run_is_called_by_what_was_typed_in_one_line() -> None:
+    words = ["experiment=demo", "stage.x.text='a\n b'", "tracking.folder=/x", "data.path=/y/own"]
+    assert titled("toy", words) == "toy experiment=demo text='a b' path=own"
+    assert len(titled("toy", [f"a={'b' * 200}"])) == 100
 
 
 def test_the_data_have_a_digest_and_a_source() -> None:
@@ -127,6 +146,28 @@ def test_it_is_told_once(reported: tuple[Store, str, Path]) -> None:
     assert store.client.get_run(run_id).data.tags["mlflow.loggedArtifacts"].count("path") == 1
 
 
+def test_a_front_that_a_kill_left_out_is_told(
+    reported: tuple[Store, str, Path], made_up_report: Report
+) -> None:
+    store, run_id, folder = reported
+    store.record(run_id, figures(made_up_report))
+    show_report(store, run_id, folder)
+    assert len(store.client.get_metric_history(run_id, "front/f1")) > 2
+    assert len(store.client.get_metric_history(run_id, "f1")) == 1
+
+
+def test_a_resumed_run_has_nothing_twice(toy: Toy) -> None:
+    stages = toy.folder / "toy_stages.py"
+    stages.write_text(stages.read_text().replace('return {"size"', 'return {"kept": 1.0, "size"'))
+    with pytest.raises(RuntimeError):
+        toy.run("stage.third.fail=true")
+    result = toy.run()
+    assert [one.status for one in result.outcomes] == ["cached", "cached", "resumed"]
+    client = result.store.client
+    for name in ("first", "second", "third"):
+        assert len(client.get_metric_history(result.run_id, f"{name}.kept")) == 1, name
+
+
 def test_mlflow_reads_the_table(reported: tuple[Store, str, Path], made_up_report: Report) -> None:
     store, run_id, folder = reported
     show_report(store, run_id, folder)
@@ -139,9 +180,9 @@ def test_mlflow_reads_the_table(reported: tuple[Store, str, Path], made_up_repor
 
 def test_a_finished_run_that_is_asked_for_again_is_left_alone(toy: Toy) -> None:
     first = toy.run()
-    before = first.store.client.get_metric_history(first.run_id, "third.size")
+    before = first.store.client.get_metric_history(first.run_id, "size")
     assert toy.run().reused
-    assert first.store.client.get_metric_history(first.run_id, "third.size") == before
+    assert first.store.client.get_metric_history(first.run_id, "size") == before
 
 
 def test_a_run_has_its_options(toy: Toy) -> None:

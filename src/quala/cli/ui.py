@@ -79,7 +79,9 @@ def _studies(arguments: argparse.Namespace) -> int:
 
     storage = InMemoryStorage()
     for run in arguments.study:
-        read_study(_search_output(run, arguments.tracking_uri) / "study", storage)
+        output = _search_output(run, arguments.tracking_uri)
+        label = "" if Path(run).is_dir() else run.removeprefix("runs:/")[:8]
+        read_study(output / "study", storage, label)
     host, port = arguments.host, arguments.port
     bind(host, port, lowest=1).close()
     sys.stdout.write(f"optuna-dashboard, of a copy\nOpen http://{host}:{port}\n")

@@ -135,7 +135,7 @@ class EvolutionarySampler(BaseSampler):
             fixed={name: value for name, value in trial.params.items() if name != param_name},
         )
         field = space.fields[list(space.distributions).index(param_name)]
-        rng = Random(f"{self._seed}:{_place(trial, _others(study, trial))}:{param_name}")
+        rng = Random(f"{self._seed}:{_turn(trial, _others(study, trial))}:{param_name}")
         return param_distribution.to_external_repr(field.draw(rng))
 
     def after_trial(
@@ -205,6 +205,14 @@ def _abandoned(trial: FrozenTrial) -> bool:
 def _place(trial: FrozenTrial, others: Sequence[FrozenTrial]) -> int:
     """Return how many earlier trials there are; what failed is done again and does not count."""
     return sum(one.number < trial.number and one.state != TrialState.FAIL for one in others)
+
+
+def _turn(trial: FrozenTrial, others: Sequence[FrozenTrial]) -> str:
+    """Return the place of a trial, and after two failures there that it is another try."""
+    earlier = [one for one in others if one.number < trial.number]
+    stays = [one.number for one in earlier if one.state != TrialState.FAIL]
+    failures = sum(one.number > max(stays, default=-1) for one in earlier)
+    return f"{_place(trial, others)}{f'+{failures // 2}' * (failures > 1)}"
 
 
 def _fixed(trial: FrozenTrial) -> dict[str, Any]:

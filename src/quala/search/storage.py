@@ -203,10 +203,10 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def read_study(folder: Path, into: BaseStorage) -> None:
+def read_study(folder: Path, into: BaseStorage, label: str = "") -> None:
     """Copy the study that a search left in a folder; the folder stays as it is.
 
-    Raises QualaError where there is none.
+    Its name gets the label, and a number where it is taken. Raises QualaError where there is none.
     """
     path = folder / JOURNAL
     if not path.is_file():
@@ -214,8 +214,8 @@ def read_study(folder: Path, into: BaseStorage) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = JournalStorage(JournalFileBackend(str(path)))
     name = optuna.get_all_study_names(journal)[0]
-    taken = optuna.get_all_study_names(into)
-    names = (name if number == 1 else f"{name} {number}" for number in count(1))
+    labeled, taken = f"{name} {label}".strip(), optuna.get_all_study_names(into)
+    names = (labeled if number == 1 else f"{labeled} {number}" for number in count(1))
     new = next(one for one in names if one not in taken)
     optuna.copy_study(
         from_study_name=name, from_storage=journal, to_storage=into, to_study_name=new

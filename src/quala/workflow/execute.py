@@ -202,7 +202,7 @@ class Executor:
         # A slash would make a section of charts for each stage, before that of the front.
         named = {f"{node.name}.{key}".replace("/", "."): value
                  for key, value in outcome.metrics.items()}  # fmt: skip
-        self.store.record(self.parent, {**named, **headline})
+        self.store.tell(self.parent, {**named, **headline})
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
         folder, run_id = outcome.folder, outcome.run_id
         if folder is None or run_id is None:

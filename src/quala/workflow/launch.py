@@ -435,9 +435,10 @@ def _without_secrets(context: HydraConf) -> None:
     """Take the secrets out of the files that Hydra writes before a job starts."""
     job = Path(context.runtime.output_dir, context.output_subdir or "")
     for file in (*job.glob("*.yaml"), Path(context.sweep.dir, "multirun.yaml")):
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
-        if (clean := redacted(text, printed=False)) != text:
-            file.write_text(clean, encoding="utf-8")
+        if file.is_file():
+            content = OmegaConf.to_container(OmegaConf.load(file))
+            if (clean := recorded(content)) != content:
+                file.write_text(OmegaConf.to_yaml(OmegaConf.create(clean)), encoding="utf-8")
 
 
 def _invocation(

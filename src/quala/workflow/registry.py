@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,8 @@ READY: Final = "READY"
 WORKFLOW = "quala.workflow"
 NOTE = "mlflow.note.content"
 LONGEST_DESCRIPTION = 5000
+_REFUSED = str.maketrans(dict.fromkeys("/:.%\"'", "-"))
+"""What the name of a logged model may not have."""
 FIGURES = ("gmacs", "milliseconds", "mib", "speedup")
 SERVED = "ONNX model of quala with its front of lengths; `models serve` takes `budget_ms`."
 
@@ -38,7 +39,7 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
         # One that an interruption left is gone on with.
         model = model or store.client.create_logged_model(
             experiment_id,
-            name=run.data.tags.get(WORKFLOW, "model"),
+            name=run.data.tags.get(WORKFLOW, "model").translate(_REFUSED),
             source_run_id=run_id,
             tags={EXPORTED: exported},
             params={key: value[:500] for key, value in run.data.params.items()},
@@ -49,12 +50,12 @@ def log_model(store: Store, run_id: str, exported: str, folder: Path) -> None:
     outputs = run.outputs.model_outputs if run.outputs else []
     if any(one.model_id == model.model_id for one in outputs):
         return
-    # Each run gives it its own figures: those of a run go with the run.
-    now = int(time.time() * 1000)
+    # Each run gives it its own figures: those of a run go with the run. With another time they
+    # would be new values of the run's own metrics.
     metrics = [
-        Metric(key, value, now, 0, model_id=model.model_id, run_id=run_id)
-        for key, value in run.data.metrics.items()
-        if "/" not in key and "." not in key
+        Metric(one.key, one.value, one.timestamp, one.step, model.model_id, run_id=run_id)
+        for one in run.data._metric_objs
+        if not {"/", "."} & set(one.key)
     ]
     store.client.log_batch(run_id, metrics=metrics)
     store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])

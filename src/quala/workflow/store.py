@@ -153,6 +153,17 @@ class Store(Tracking):
         metrics = [Metric(key, float(value), now, step) for key, value, step in values]
         self.client.log_batch(run_id, metrics=metrics, params=params)
 
+    def tell(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        series: Sequence[tuple[str, float, int]] = (),
+    ) -> None:
+        """Record metrics, and values with their steps, but for what a resumed run has already."""
+        known = self.client.get_run(run_id).data.metrics
+        new = [(key, value, 0) for key, value in metrics.items() if known.get(key) != value]
+        self.history(run_id, [*new, *(one for one in series if one[0] not in known)])
+
     def table(self, run_id: str, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Store a table that MLflow's interface draws, and `mlflow.load_table` reads.
 

@@ -24,10 +24,10 @@ MIB = 2**20
 PAGES = ("front.png", "report.html")
 """Files of a report that the workflow's run has too."""
 TABLE = "front.json"
-LONGEST_DIGEST, LONGEST_NOTE, LONGEST_NAME = 36, 7500, 100
+LONGEST_DIGEST, LONGEST_NOTE, LONGEST_NAME, LONGEST_KEY = 36, 7500, 100, 250
 _HANDLED = ("enabled", "force")
 """Options of a stage that say whether it runs, not what it does."""
-_UNNAMED = re.compile(r"[^\w\-. :/]")
+_UNNAMED = re.compile(r"[^\w\-. :/]", re.ASCII)
 _ELSEWHERE = ("tracking", "flow", "progress", "hydra", "local")
 """Keys of overrides that are no settings of what is computed."""
 
@@ -35,9 +35,10 @@ _ELSEWHERE = ("tracking", "flow", "progress", "hydra", "local")
 def parameters(
     settings: Settings, stages: Iterable[str], overrides: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the resolved options of a run by the names that a user types, without unset ones.
+    """Return the resolved options of a run by the names that a user types.
 
-    Of the stages only those that take part; what was chosen by a group has the group's name.
+    Of the stages only those that take part; what was chosen by a group has the group's name. An
+    option that is unset is left out, unless it was typed.
     """
     found: dict[str, Any] = {"seed": settings.seed}
     found |= leaves(dataclasses.asdict(settings.data), "data")
@@ -47,15 +48,15 @@ def parameters(
         kept = {key: value for key, value in options.items() if key not in _HANDLED}
         found |= leaves(kept, f"stage.{name}")
     set_ones = {key: one for key, one in found.items() if one not in (None, "", [], (), {})}
+    named = {**dict(_typed(overrides)), **set_ones}
     # `cache@stage.distill.cache` is no name for MLflow.
-    groups = {_UNNAMED.sub(":", key): one for key, one in _typed(overrides) if key not in found}
-    return {**groups, **set_ones}
+    return {_UNNAMED.sub(":", key)[:LONGEST_KEY]: one for key, one in named.items()}
 
 
 def titled(workflow: str, overrides: Sequence[str]) -> str:
     """Return a name for a run, its workflow and what was typed, in few words."""
     words = [f"{short(key)}={Path(value).name}" for key, value in _typed(overrides)]
-    text = " ".join([workflow, *words])
+    text = " ".join(" ".join([workflow, *words]).split())
     return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 3]}..."
 
 
@@ -91,12 +92,7 @@ def dataset(spec: Any, fingerprint: str) -> DatasetInput:
 def show_report(store: Store, run_id: str, folder: Path) -> None:
     """Put what a report says on a workflow's run: figures, front, table, page, description."""
     report = read_report(folder)
-    found = figures(report)
-    known = store.client.get_run(run_id).data.metrics
-    # A resumed run has its front already, and a history would have each point twice.
-    if any(known.get(key) != value for key, value in found.items()):
-        store.record(run_id, found)
-        store.history(run_id, front(report))
+    store.tell(run_id, figures(report), front(report))
     store.table(run_id, TABLE, table(report))
     for name in PAGES:
         if (folder / name).is_file():
