@@ -67,7 +67,7 @@ def _pages(store: Tracking, server: str) -> dict[str, tuple[str, str]]:
     found = {
         "fronts": (views.address(server, identity, view=fronts), "1900,1250"),
         "run": (page, "1900,1250"),
-        "front": (f"{place}/model-metrics?{asked}", "1900,800"),
+        "front": (f"{place}/model-metrics?{asked}", "1900,1250"),
         "table": (f"{place}/artifacts/front.json?{asked}", "1900,800"),
     }
     sweeps = store.find_runs(experiments, {KIND: "sweep"}, "FINISHED")

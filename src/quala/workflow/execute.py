@@ -78,6 +78,9 @@ class Executor:
     bars: bool
     reused: bool = False
     """Whether the workflow's run was finished before: nothing is recorded on it then."""
+    told: dict[str, float] = field(default_factory=dict)
+    """The final metrics of all stages. They are recorded at the end, behind those of the report:
+    MLflow's interface compares runs by the first metric that they have."""
     outcomes: list[Outcome] = field(default_factory=list)
 
     def step(self, node: Node) -> Artifact:
@@ -202,7 +205,7 @@ class Executor:
         # A slash would make a section of charts for each stage, before that of the front.
         named = {f"{node.name}.{key}".replace("/", "."): value
                  for key, value in outcome.metrics.items()}  # fmt: skip
-        self.store.tell(self.parent, {**named, **headline})
+        self.told |= {**named, **headline}
         self.store.tag(self.parent, {f"{STAGE}.{node.name}": outcome.run_id or ""})
         folder, run_id = outcome.folder, outcome.run_id
         if folder is None or run_id is None:
@@ -336,6 +339,7 @@ def run_workflow(workflow: WorkflowSpec, invocation: Invocation) -> Result:
                 store.attach(run_id, record.texts())
                 _describe(store, run_id, plan, invocation, sources)
                 workflow(flow)
+                store.tell(run_id, executor.told)
                 store.finish(run_id)
         else:
             log.info("Nothing is left to do: workflow run %s is finished.", run_id)
