@@ -132,8 +132,8 @@ def _picture(browser: str, page: str, size: str, file: Path) -> None:
         taken = Path(folder) / "taken.png"
         options = [
             "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-            f"--user-data-dir={folder}/profile", f"--virtual-time-budget={1000 * SECONDS_OF_BROWSER}",
-            f"--window-size={size}", f"--screenshot={taken}",
+            f"--user-data-dir={folder}/profile", f"--window-size={size}", f"--screenshot={taken}",
+            f"--virtual-time-budget={1000 * SECONDS_OF_BROWSER}",
         ]  # fmt: skip
         subprocess.run([browser, *options, page], check=True, capture_output=True, timeout=300)
         with Image.open(taken) as picture:
