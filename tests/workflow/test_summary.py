@@ -174,8 +174,8 @@ def test_mlflow_reads_the_table(reported: tuple[Store, str, Path], made_up_repor
     text = store.download(f"runs:/{run_id}/front.json").read_text()
     found = json.loads(text)
     expected = table(made_up_report)
-    assert found["columns"] == list(expected)
-    assert [row[4] for row in found["data"]] == expected["f1"]
+    assert found["columns"] == list(expected[0])
+    assert [row[4] for row in found["data"]] == [row["f1"] for row in expected]
 
 
 def test_a_finished_run_that_is_asked_for_again_is_left_alone(toy: Toy) -> None:

@@ -287,17 +287,21 @@ def test_an_interrupted_sweep_goes_on_as_if_nothing_had_been(
     assert {job["status"] for job in parts["jobs"]} == {"FINISHED"}
 
 
-def test_failed_trials_are_told_and_counted(
-    toy: Toy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the jobs with `c` as their second text fail."""
     run_workflow = launch.run_workflow
 
-    def failing(workflow: Any, invocation: Any) -> Any:
+    def told(workflow: Any, invocation: Any) -> Any:
         if "stage.second.text=c" in invocation.overrides:
             raise RuntimeError("told to fail")
         return run_workflow(workflow, invocation)
 
-    monkeypatch.setattr(launch, "run_workflow", failing)
+    monkeypatch.setattr(launch, "run_workflow", told)
+
+
+@pytest.mark.usefixtures("failing")
+def test_failed_trials_are_told_and_counted(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SIZE, "hydra/sweeper/sampler=grid", "stage.second.text=b,c"]
     code, found = swept(toy, *words, "hydra.sweeper.n_jobs=2")
     assert (code, len(found["jobs"])) == (1, 2)
@@ -310,17 +314,10 @@ def test_failed_trials_are_told_and_counted(
     assert OmegaConf.load(RESULT).best_params == {"stage.second.text": "b"}
 
 
+@pytest.mark.usefixtures("failing")
 def test_failures_within_the_rate_are_no_error(
-    toy: Toy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    toy: Toy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_workflow = launch.run_workflow
-
-    def failing(workflow: Any, invocation: Any) -> Any:
-        if "stage.second.text=c" in invocation.overrides:
-            raise RuntimeError("told to fail")
-        return run_workflow(workflow, invocation)
-
-    monkeypatch.setattr(launch, "run_workflow", failing)
     grid = [*SIZE, "hydra/sweeper/sampler=grid", "stage.second.text=b,c", "hydra.sweeper.n_jobs=2"]
     code, found = swept(toy, *grid, "hydra.sweeper.max_failure_rate=0.5")
     assert (code, len(found["jobs"]), len(found["best"])) == (0, 2, 1)

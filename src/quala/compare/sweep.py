@@ -13,9 +13,8 @@ from quala.errors import unknown
 from quala.metrics.interval import metric_name
 from quala.report.table import MIB
 from quala.results import GIGA, Report, Row
-from quala.workflow.execute import WORKFLOW
 from quala.workflow.sweep import OBJECTIVES, STUDY, best_of, is_seed, varied_options
-from quala.workflow.tracking import FINAL, STAGE
+from quala.workflow.tracking import FINAL, STAGE, WORKFLOW
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -12,11 +12,10 @@ from quala.compare.store import REPORT_STAGE, Reports
 from quala.data.formats import data_title
 from quala.errors import QualaError
 from quala.results import FINE_TUNED, Report, Row
-from quala.workflow.execute import WORKFLOW
 from quala.workflow.identity import leaves
 from quala.workflow.lease import attempt
 from quala.workflow.plan import IDENTITY
-from quala.workflow.tracking import STAGE
+from quala.workflow.tracking import STAGE, WORKFLOW
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -30,7 +30,16 @@ from quala.workflow.settings import Settings
 from quala.workflow.sources import NO_DATA, Source, Sources
 from quala.workflow.store import Store
 from quala.workflow.summary import dataset, parameters, show_report, titled
-from quala.workflow.tracking import DAMAGED, FINAL, FINGERPRINT, KIND, NODE, PARENT, STAGE
+from quala.workflow.tracking import (
+    DAMAGED,
+    FINAL,
+    FINGERPRINT,
+    KIND,
+    NODE,
+    PARENT,
+    STAGE,
+    WORKFLOW,
+)
 from quala.workflow.views import address, pages_of
 
 if TYPE_CHECKING:
@@ -253,9 +262,6 @@ def _once(logger: logging.Logger) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(first)
-
-
-WORKFLOW = "quala.workflow"
 
 
 @dataclass(frozen=True)

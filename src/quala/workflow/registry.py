@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from quala.workflow.store import Store
-from quala.workflow.tracking import EXPORTED, OUTPUT, PARENT, Tracking, explaining
+from quala.workflow.tracking import EXPORTED, NOTE, OUTPUT, PARENT, WORKFLOW, Tracking, explaining
 from quala.workflow.views import FRONT
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 MODEL = "MLmodel"
 """The file of an export that makes it a model of MLflow."""
 READY: Final = "READY"
-WORKFLOW = "quala.workflow"
-NOTE = "mlflow.note.content"
 LONGEST_DESCRIPTION = 5000
 _REFUSED = str.maketrans(dict.fromkeys("/:.%\"'", "-"))
 """What the name of a logged model may not have."""

@@ -164,13 +164,15 @@ class Store(Tracking):
         new = [(key, value, 0) for key, value in metrics.items() if known.get(key) != value]
         self.history(run_id, [*new, *(one for one in series if one[0] not in known)])
 
-    def table(self, run_id: str, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Store a table that MLflow's interface draws, and `mlflow.load_table` reads.
+    def table(self, run_id: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store rows as a table that MLflow's interface draws, and `mlflow.load_table` reads.
 
-        A table of that name is replaced; MLflow's own `log_table` would append to it.
+        It has a column for each key of a row. A table of that name is replaced; MLflow's own
+        `log_table` would append to it.
         """
-        rows = [list(row) for row in zip(*columns.values(), strict=True)]
-        text = json.dumps({"columns": list(columns), "data": rows})
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[row.get(key) for key in columns] for row in rows]
+        text = json.dumps({"columns": columns, "data": data})
         self.attach(run_id, {name: text})
         known = json.loads(self.client.get_run(run_id).data.tags.get(TABLES, "[]"))
         entry = {"path": name, "type": "table"}
@@ -197,8 +199,7 @@ class Store(Tracking):
         A child run that a kill left unfinished is finished, and none is made twice.
         """
         rows = [{"name": one.name, **one.metrics, **one.tags} for one in candidates]
-        keys = dict.fromkeys(key for row in rows for key in row)
-        self.table(run_id, CANDIDATES, {key: [row.get(key) for row in rows] for key in keys})
+        self.table(run_id, CANDIDATES, rows)
         if not self.candidate_runs:
             return
         runs = self.find_runs([self.experiment_id], {PARENT: run_id, KIND: "candidate"})

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.redact import redacted
-from quala.report.table import markdown_table
+from quala.report.table import MIB, markdown_table
 from quala.results import GIGA, Report, read_report
 from quala.workflow.identity import leaves
 from quala.workflow.settings import Settings
 from quala.workflow.store import Store
+from quala.workflow.tracking import NOTE
 from quala.workflow.views import FRONT, short, show_fronts
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-MIB = 2**20
 PAGES = ("front.png", "report.html")
 """Files of a report that the workflow's run has too."""
 TABLE = "front.json"
@@ -97,7 +97,7 @@ def show_report(store: Store, run_id: str, folder: Path) -> None:
     for name in PAGES:
         if (folder / name).is_file():
             store.share(folder / name, run_id)
-    store.tag(run_id, {"mlflow.note.content": note(report, run_id)})
+    store.tag(run_id, {NOTE: note(report, run_id)})
     show_fronts(store.client, store.experiment_id, report.metric)
 
 
@@ -144,9 +144,9 @@ def front(report: Report) -> list[tuple[str, float, int]]:
     return found
 
 
-def table(report: Report) -> dict[str, list[Any]]:
-    """Return all measured rows as columns of a table."""
-    rows = [
+def table(report: Report) -> list[dict[str, Any]]:
+    """Return all measured rows by the columns of a table."""
+    return [
         {
             "model": row.model,
             "role": row.role,
@@ -163,7 +163,6 @@ def table(report: Report) -> dict[str, list[Any]]:
         }
         for row in report.rows
     ]
-    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def note(report: Report, run_id: str) -> str:

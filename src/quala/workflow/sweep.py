@@ -26,7 +26,7 @@ from quala.workflow.lease import busy
 from quala.workflow.settings import TrackingConfig, build
 from quala.workflow.store import Store
 from quala.workflow.tags import HIDDEN
-from quala.workflow.tracking import FINGERPRINT, KIND, PARENT
+from quala.workflow.tracking import FINGERPRINT, KIND, PARENT, WORKFLOW
 from quala.workflow.views import pages_of, show_sweep
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def begin(config: DictConfig, chosen: Collection[str] = ()) -> Sweep:
     else:
         tags = {
             **same,
-            "quala.workflow": config.workflow,
+            WORKFLOW: config.workflow,
             "quala.overrides": " ".join(recorded(words)),
         }
         name = f"{config.workflow} sweep: {_what_varies(config, chosen)}".rstrip(": ")
@@ -223,7 +223,7 @@ class Sweep:
                 jobs, varied_options([job["overrides"] for job in jobs], columns), found
             )
         ]
-        self.store.table(self.run_id, TABLE, {key: [row[key] for row in rows] for key in rows[0]})
+        self.store.table(self.run_id, TABLE, rows)
         done = sum(job["status"] == "FINISHED" for job in jobs)
         own = {"jobs": len(jobs), "failed": len(jobs) - done}
         self.store.record(self.run_id, own | ({} if best is None else found[best]))

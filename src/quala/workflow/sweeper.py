@@ -33,7 +33,6 @@ from quala.search.sampler import WORKER, abandoned
 from quala.search.storage import open_storage
 from quala.search.strategy import MOST
 from quala.workflow.compose import check_options, typed
-from quala.workflow.execute import WORKFLOW
 from quala.workflow.launch import HydraJob
 from quala.workflow.plan import SETTLED, Plan, Status, make_plan
 from quala.workflow.script import find_workflow
@@ -42,7 +41,7 @@ from quala.workflow.sources import Sources
 from quala.workflow.store import Store
 from quala.workflow.sweep import Conclusion, Job, Sweep, begin, study_of
 from quala.workflow.sweep_space import SearchSpace, as_word
-from quala.workflow.tracking import KIND
+from quala.workflow.tracking import KIND, WORKFLOW
 
 log = logging.getLogger(__name__)
 

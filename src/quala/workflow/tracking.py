@@ -70,6 +70,9 @@ def explaining(sentence: str) -> Iterator[None]:
 
 
 KIND = "quala.kind"
+WORKFLOW = "quala.workflow"
+NOTE = "mlflow.note.content"
+"""The description of a run or an experiment."""
 ERROR = "quala.error"
 PARENT = "mlflow.parentRunId"
 FINGERPRINT = f"{HIDDEN}fingerprint"

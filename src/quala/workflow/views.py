@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from quala.workflow.tracking import KIND, PARENT
+from quala.workflow.tracking import KIND, NOTE, PARENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +26,6 @@ COSTS = ("gmacs", "milliseconds")
 TRAINING = "machine_learning"
 _SHARED = "mlflow.sharedViewState."
 _KIND_TAG = "mlflow.experimentKind"
-_NOTE = "mlflow.note.content"
 OPENED = {_KIND_TAG: "custom_model_development"}
 """Tags of an experiment that opens on its runs, not on traces of language models."""
 MOST = 10
@@ -88,10 +87,9 @@ def compared(server: str, experiment_id: str, runs: Sequence[str]) -> str:
 def show_fronts(client: MlflowClient, experiment_id: str, metric: str) -> None:
     """Give an experiment the view of its workflow runs and their fronts, and say what is where."""
     state = _state(metric, f"tags.`{KIND}` = 'workflow'", ())
-    _publish(client, experiment_id, fronts_key(metric), f"Fronts: {metric}", state)
-    known = client.get_experiment(experiment_id).tags
-    if _NOTE not in known:
-        client.set_experiment_tag(experiment_id, _NOTE, EXPLAINED)
+    known = _publish(client, experiment_id, fronts_key(metric), f"Fronts: {metric}", state)
+    if NOTE not in known:
+        client.set_experiment_tag(experiment_id, NOTE, EXPLAINED)
 
 
 def show_sweep(
@@ -172,15 +170,17 @@ def _created(text: str) -> float:
 
 def _publish(
     client: MlflowClient, experiment_id: str, key: str, name: str, state: Mapping[str, Any]
-) -> None:
-    tag = f"{_SHARED}{key}"
-    known = client.get_experiment(experiment_id).tags.get(tag)
+) -> Mapping[str, str]:
+    """Write a view unless it is there as it is; return the tags that the experiment had."""
+    tag, tags = f"{_SHARED}{key}", client.get_experiment(experiment_id).tags
+    known = tags.get(tag)
     if known is not None and json.loads(known).get("state") == json.dumps(state):
-        return
+        return tags
     created = int(time.time() * 1000)
     # Older interfaces read the state itself, newer ones an envelope with a name.
     view = {"name": name, "createdAt": created, "state": json.dumps(state), **state}
     client.set_experiment_tag(experiment_id, tag, json.dumps(view))
+    return tags
 
 
 def _state(metric: str, where: str, params: Sequence[str]) -> dict[str, Any]:
