@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging.config
 import shlex
 import shutil
 import signal
@@ -205,6 +206,21 @@ def test_a_report_is_named_where_there_is_one(
     (tmp_path / "report.json").write_text(json.dumps(made_up_report.to_json()), encoding="utf-8")
     show_result(result, _console())
     assert "quala report 0" in capsys.readouterr().out
+
+
+def test_no_log_stays_open_after_a_run(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def configure_again(*_: object, **__: object) -> None:  # as libraries do when imported
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})
+        logging.getLogger("quala").info("A line after it.")
+
+    monkeypatch.setattr("quala.workflow.launch.show_result", configure_again)
+    assert main(["run", "toy.py"]) == 0
+    (log,) = (toy.folder / "mlruns/hydra/run").rglob("quala.log")
+    assert "A line after it." in log.read_text()
+    files = [one.path for one in psutil.Process().open_files()]
+    assert str(log.resolve()) not in files
 
 
 def test_help_begins_with_the_workflow(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -195,7 +196,13 @@ class HydraJob:
     """The words with which a command begins that runs one job by itself."""
 
     def __call__(self, config: DictConfig) -> None:
-        """Run the workflow once."""
+        """Run the workflow once, and close the file of its log."""
+        try:
+            self._run(config)
+        finally:
+            _close_logs()
+
+    def _run(self, config: DictConfig) -> None:
         self.begun.append(len(self.begun))
         guard_logs()  # of a worker's process
         workflow = find_workflow(self.workflow)
@@ -374,6 +381,19 @@ def _print_config(workflow: WorkflowSpec, words: Sequence[str], where: Where) ->
     text = OmegaConf.to_yaml(values) if OmegaConf.is_config(values) else f"{values}\n"
     sys.stdout.write(text)
     return True
+
+
+def _close_logs() -> None:
+    """Close the log files that Hydra opened for a job.
+
+    The next configuration of `logging` takes the handlers away but leaves a file open that wrote
+    a line after another library had configured `logging` as well.
+    """
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
 
 
 def _console() -> Console:
