@@ -127,7 +127,7 @@ def test_restored_logits_equal_the_head_on_restored_states(
     tokens: list[int], build: Build, make_batch: MakeBatch
 ) -> None:
     model, batch = build(), make_batch(tokens)
-    expected = model.family.span(model.hf, restored_hidden(model, batch, LENGTHS))
+    expected = model.family.tokens(model.hf, restored_hidden(model, batch, LENGTHS))
     torch.testing.assert_close(model(batch, LENGTHS), expected)
 
 
@@ -244,7 +244,7 @@ def test_exits_are_what_the_head_says_after_each_attention(
     first = model.attend(model.begin(batch), 0, False)
     second = model.attend(model.narrow(first, 0, None), 2, False)
     for early, state in zip(exits, (first, second), strict=True):
-        torch.testing.assert_close(early, model.family.span(model.hf, state.hidden))
+        torch.testing.assert_close(early, model.family.tokens(model.hf, state.hidden))
 
 
 def test_span_needs_question_answering(build: Build) -> None:

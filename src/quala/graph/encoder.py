@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 from onnx import TensorProto
+from torch import nn
 
 from quala.errors import QualaError
 from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears
@@ -134,7 +135,8 @@ class _Exporter:
             counted = g("Cast", word, to=TensorProto.INT64)
             count = g("CumSum", counted, g.constant(1, np.int64))
             places = g("Add", g("Mul", count, counted), padding)
-        rows = g("Add", rows, embedding(g, places, parts.positions))
+        if parts.positions is not None:
+            rows = g("Add", rows, embedding(g, places, parts.positions))
         if parts.types is not None:
             several = model.arch.type_vocabulary > 1
             segments = "segment_ids" if several else g.constant([[0]], np.int64)
@@ -145,23 +147,40 @@ class _Exporter:
     def _layer(self, tokens: Tokens, layer: int, before: str, kept: str) -> Tokens:
         g, model = self.g, self.model
         block = model.family.block(model.family.layers(model.hf)[layer])
-        query, key, value = self._projections(tokens.hidden, block, layer)
-        context = self._attention(query, key, value, tokens.valid, layer)
-        mixed = linear(g, context, block.attention_out)
-        hidden = layer_norm(g, g("Add", mixed, tokens.hidden), block.attention_norm)
-        view = GraphView(query, key, tokens.valid, tokens.question, hidden, self._span)
+        inputs = tokens.hidden
+        if block.norms_first:
+            inputs = self._normed(inputs, block.attention_norm)
+        query, key, value = self._projections(inputs, block, layer)
+        hf, places = model.hf, tokens.positions
+        query, key = model.family.place_graph(g, hf, layer, query, key, places)
+        bias = model.family.bias_graph(g, hf, layer, query, key, places)
+        context = self._attention(query, key, value, bias, tokens.valid, layer)
+        hidden = g("Add", linear(g, context, block.attention_out), tokens.hidden)
+        if not block.norms_first:
+            hidden = layer_norm(g, hidden, block.attention_norm)
+        view = GraphView(query, key, tokens.valid, tokens.question, hidden, self._head, bias)
         after = self._drop(
             replace(tokens, hidden=hidden), tokens.hidden, view, layer, before, kept
         )
-        inner = activation(g, linear(g, after.hidden, block.ffn_in), block.activation)
-        fed = g("Add", linear(g, inner, block.ffn_out), after.hidden)
+        if block.norms_first:
+            fed = self._fed(self._normed(after.hidden, block.ffn_norm), block)
+            return replace(after, hidden=g("Add", fed, after.hidden))
+        fed = g("Add", self._fed(after.hidden, block), after.hidden)
         return replace(after, hidden=layer_norm(g, fed, block.ffn_norm))
 
+    def _normed(self, hidden: str, norm: nn.Module) -> str:
+        return hidden if isinstance(norm, nn.Identity) else layer_norm(self.g, hidden, norm)
+
+    def _fed(self, hidden: str, block: Block) -> str:
+        inner = activation(self.g, linear(self.g, hidden, block.ffn_in), block.activation)
+        return linear(self.g, inner, block.ffn_out)
+
     def _projections(self, hidden: str, block: Block, layer: int) -> tuple[str, str, str]:
-        """Return query, scaled by 1 / sqrt(d), key and value, each (B, heads, n, d)."""
+        """Return the scaled query, key and value, each (B, heads, n, d)."""
         g, heads = self.g, self.model.arch.sizes[layer].heads
         size = self._head_size
-        parts = [Part(block.query, size**-0.5), Part(block.key), Part(block.value)]
+        scale = self.model.family.scale(self.model.hf, size)
+        parts = [Part(block.query, scale), Part(block.key), Part(block.value)]
         split = g.constant([0, 0, heads, size], np.int64)
         query, key, value = (
             g("Transpose", g("Reshape", rows, split, name=name.format(layer)), perm=[0, 2, 1, 3])
@@ -169,16 +188,22 @@ class _Exporter:
         )
         return query, key, value
 
-    def _attention(self, query: str, key: str, value: str, valid: str, layer: int) -> str:
+    def _attention(
+        self, query: str, key: str, value: str, bias: str | None, valid: str, layer: int
+    ) -> str:
         g = self.g
         logits = g("MatMul", query, g("Transpose", key, perm=[0, 1, 3, 2]))
-        bias = g("Where", valid, g.constant(0.0, np.float32), g.constant(LOWEST, np.float32))
-        bias = g("Unsqueeze", bias, g.constant([1, 2], np.int64))
-        weights = g("Softmax", g("Add", logits, bias, name=BIASED.format(layer)), axis=-1)
+        if bias is not None:
+            logits = g("Add", logits, bias)
+        padding = g("Where", valid, g.constant(0.0, np.float32), g.constant(LOWEST, np.float32))
+        padding = g("Unsqueeze", padding, g.constant([1, 2], np.int64))
+        weights = g("Softmax", g("Add", logits, padding, name=BIASED.format(layer)), axis=-1)
         context = g("Transpose", g("MatMul", weights, value), perm=[0, 2, 1, 3])
         heads = self.model.arch.sizes[layer].heads
         width = g.constant([0, 0, heads * self._head_size], np.int64)
-        return g("Reshape", context, width, name=CONTEXT.format(layer))
+        # Attention of this name is computed by one node, which knows no places.
+        fused = not self.model.family.places(self.model.hf)
+        return g("Reshape", context, width, name=CONTEXT.format(layer) if fused else None)
 
     def _drop(
         self, tokens: Tokens, inputs: str, view: GraphView, layer: int, before: str, kept: str
@@ -232,7 +257,7 @@ class _Exporter:
             taken = g("Less", places, beyond)
         answers = tokens.answers
         if self.spans:  # those of all tokens present; later writes replace those that are kept
-            answers = self._write(g, tokens, self._span(g, inputs))
+            answers = self._write(g, tokens, self._head(g, inputs))
         rows = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
         return Tokens(
             hidden=g("GatherND", tokens.hidden, rows, batch_dims=1),
@@ -242,8 +267,15 @@ class _Exporter:
             answers=answers,
         )
 
-    def _span(self, g: GraphBuilder, hidden: str) -> str:
-        return linear(g, hidden, self.model.family.span_head(self.model.hf))
+    def _head(self, g: GraphBuilder, hidden: str) -> str:
+        head = self.model.family.token_head(self.model.hf)
+        if head.before is not None:
+            hidden = layer_norm(g, hidden, head.before)
+        if head.dense is not None:
+            hidden = g(head.activation.capitalize(), linear(g, hidden, head.dense))
+        if head.norm is not None:
+            hidden = layer_norm(g, hidden, head.norm)
+        return linear(g, hidden, head.out)
 
     def _write(self, g: GraphBuilder, tokens: Tokens, logits: str) -> str:
         size = g("Shape", tokens.answers)
@@ -257,10 +289,28 @@ class _Exporter:
     def _finish(self, tokens: Tokens) -> str:
         g = self.g
         if not self.spans:
-            head = self.model.family.sentence_head(self.model.hf)
-            first = g("Gather", tokens.hidden, g.constant(0, np.int64), axis=1)  # (B, H)
-            pooled = g(head.activation.capitalize(), linear(g, first, head.dense))
-            return linear(g, pooled, head.out)
-        written = self._write(g, tokens, self._span(g, tokens.hidden))
+            return self._sentence(tokens)
+        written = self._write(g, tokens, self._head(g, tokens.hidden))
         zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
         return g("Slice", written, zero, g.constant([-1], np.int64), one)
+
+    def _sentence(self, tokens: Tokens) -> str:
+        g, hidden = self.g, tokens.hidden
+        head = self.model.family.sentence_head(self.model.hf)
+        if head.before is not None:
+            hidden = layer_norm(g, hidden, head.before)
+        if head.mean:
+            pooled = self._mean(hidden, tokens.valid)
+        else:
+            pooled = g("Gather", hidden, g.constant(0, np.int64), axis=1)  # (B, H)
+        pooled = g(head.activation.capitalize(), linear(g, pooled, head.dense))
+        if head.norm is not None:
+            pooled = layer_norm(g, pooled, head.norm)
+        return linear(g, pooled, head.out)
+
+    def _mean(self, hidden: str, valid: str) -> str:
+        """Return the mean (B, H) of the real tokens."""
+        g, tokens = self.g, self.g.constant([1], np.int64)
+        real = g("Unsqueeze", g("Cast", valid, to=TensorProto.FLOAT), g.constant([-1], np.int64))
+        total = g("ReduceSum", g("Mul", hidden, real), tokens, keepdims=0)
+        return g("Div", total, g("ReduceSum", real, tokens, keepdims=0))

@@ -31,27 +31,54 @@ from quala.models.significance import significance as significance_named
 
 
 def fused_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, valid: Tensor | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    valid: Tensor | None,
+    dropout: float,
+    bias: Tensor | None = None,
+    scale: float | None = None,
 ) -> Tensor:
-    """Return the context (B, heads, n, d); `valid` (B, n) marks the keys, None when all are."""
+    """Return the context (B, heads, n, d); `valid` (B, n) marks the keys, None when all are.
+
+    `bias` (1 or B, 1 or heads, n, n) is added to the products, `scale` is 1 / sqrt(d) if None.
+    """
     if query.dtype == torch.bfloat16 and query.device.type == "cpu":
         # Where bfloat16 halves a GPU's time, it doubles that of the CPU's kernel.
         with torch.autocast("cpu", enabled=False):
             wide = (part.float() for part in (query, key, value))
-            return fused_attention(*wide, valid=valid, dropout=dropout).to(query.dtype)
+            return fused_attention(*wide, valid=valid, bias=bias, scale=scale, dropout=dropout).to(
+                query.dtype
+            )
     # A mask, even one that hides nothing, costs the fastest kernel.
     mask = None if valid is None else valid[:, None, None, :]  # (B, 1, 1, n)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    if bias is not None:
+        bias = bias.to(query.dtype)
+        mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale
+    )
 
 
 def published_attention(
-    query: Tensor, key: Tensor, value: Tensor, *, valid: Tensor | None, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    valid: Tensor | None,
+    dropout: float,
+    bias: Tensor | None = None,
+    scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the context (B, heads, n, d) and the column sums (B, n) of its probabilities.
 
     As published: rows of padding count too, and in training the sums are taken after dropout.
     """
-    logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # (B, heads, n, n)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = (query * scale) @ key.transpose(-1, -2)  # (B, heads, n, n)
+    if bias is not None:
+        logits = logits + bias
     if valid is not None:
         logits = logits.masked_fill(~valid[:, None, None, :], -torch.inf)
     probabilities = F.dropout(logits.softmax(dim=-1), p=dropout)
@@ -150,7 +177,7 @@ class LengthAdaptiveModel(nn.Module):
         for layer in range(self.num_layers):
             if layer not in skip_layers:
                 state = self.attend(state, layer, scored=False)
-                exits.append(self.family.span(self.hf, state.hidden))
+                exits.append(self.family.tokens(self.hf, state.hidden))
                 state = self.narrow(state, layer, None)
         return self.finish(state), exits
 
@@ -161,7 +188,8 @@ class LengthAdaptiveModel(nn.Module):
         for layer in range(self.num_layers):
             block = self._block(layer)
             projections.append(self._project(block, state.hidden))
-            state = self.narrow(self._attend(state, block, projections[-1]), layer, None)
+            attended = self._attend(state, layer, block, projections[-1])
+            state = self.narrow(attended, layer, None)
             hidden.append(state.hidden)
         queries, keys, values = zip(*projections, strict=True)
         mask = batch["attention_mask"].bool()
@@ -183,18 +211,23 @@ class LengthAdaptiveModel(nn.Module):
         if min(real) == 0:
             raise QualaError("Every example needs at least one token, got one without.")
         padded = min(real) < ids.shape[1]
+        positions = None
+        if self.family.places(self.hf):
+            positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return State(
             hidden=self.family.embed(self.hf, ids, batch["segment_ids"]),
             valid=mask if padded else None,
             question=question,
             question_rows=max(1, *asked),
+            positions=positions,
             present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
         )
 
     def attend(self, state: State, layer: int, scored: bool) -> State:
         """Run the attention block of `layer`, and score its tokens if `scored`."""
         block = self._block(layer)
-        return self._attend(state, block, self._project(block, state.hidden), scored=scored)
+        projections = self._project(block, state.hidden)
+        return self._attend(state, layer, block, projections, scored=scored)
 
     def narrow(self, state: State, layer: int, keep: Sequence[int] | None) -> State:
         """Keep `keep[b]` tokens of example b (None: all of them) and run the feed-forward.
@@ -206,9 +239,12 @@ class LengthAdaptiveModel(nn.Module):
 
     def feed(self, state: State, layer: int) -> State:
         """Run the feed-forward of `layer`: token by token, so it may also come before `drop`."""
-        block = self._block(layer)
-        inner = block.ffn_out(block.activation(block.ffn_in(state.hidden)))  # (B, m, H)
-        return replace(state, hidden=block.ffn_norm(block.ffn_dropout(inner) + state.hidden))
+        block, hidden = self._block(layer), state.hidden
+        if block.norms_first:
+            inner = self.family.feed(block, block.ffn_norm(hidden))  # (B, m, H)
+            return replace(state, hidden=hidden + block.ffn_dropout(inner))
+        inner = self.family.feed(block, hidden)
+        return replace(state, hidden=block.ffn_norm(block.ffn_dropout(inner) + hidden))
 
     def drop(self, state: State, keep: Sequence[int] | None) -> State:
         """Keep the `keep[b]` most significant tokens of example b; None keeps all of them.
@@ -232,22 +268,23 @@ class LengthAdaptiveModel(nn.Module):
         question = gather_tokens(state.question, index)
         values = None
         if self.task.per_token:
-            values = self.family.span(self.hf, state.inputs)  # (B, n, outputs)
+            values = self.family.tokens(self.hf, state.inputs)  # (B, n, outputs)
         return replace(
             state,
             hidden=gather_tokens(state.hidden, index),
             valid=real,
             question=question if real is None else question & real,
             present=kept,
+            positions=None if state.positions is None else gather_tokens(state.positions, index),
             drops=(*state.drops, Drop(index, valid, values)),
         )
 
     def finish(self, state: State) -> Tensor:
         """Return the logits, those of dropped tokens restored."""
         if not self.task.per_token:
-            return self.family.sentence(self.hf, state.hidden)
+            return self.family.sentence(self.hf, state.hidden, state.valid)
         # The span head works token by token: restoring 2 numbers equals restoring H.
-        return restore(self.family.span(self.hf, state.hidden), state.drops)
+        return restore(self.family.tokens(self.hf, state.hidden), state.drops)
 
     def keep_counts(
         self,
@@ -285,29 +322,39 @@ class LengthAdaptiveModel(nn.Module):
             present = after if dropped else present
         return counts
 
+    @property
+    def _head_size(self) -> int:
+        return self.arch.hidden // self.arch.heads  # layers may have fewer heads, of this size
+
     def _block(self, layer: int) -> Block:
         return self.family.block(self.family.layers(self.hf)[layer])
 
     def _project(self, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        size = self.arch.hidden // self.arch.heads  # layers may have fewer heads, of this size
+        """Return query, key and value of the tokens, without their places."""
+        if block.norms_first:
+            hidden = block.attention_norm(hidden)
         query, key, value = (
-            project(hidden).unflatten(-1, (-1, size)).transpose(1, 2)  # (B, heads, n, d)
-            for project in (block.query, block.key, block.value)
+            rows.unflatten(-1, (-1, self._head_size)).transpose(1, 2)  # (B, heads, n, d)
+            for rows in self.family.project(block, hidden)
         )
         return query, key, value
 
     def _attend(
         self,
         state: State,
+        layer: int,
         block: Block,
         projections: tuple[Tensor, Tensor, Tensor],
         *,
         scored: bool = False,
     ) -> State:
         query, key, value = projections
+        query, key = self.family.place(self.hf, layer, query, key, state.positions)
         dropout = block.attention_dropout
         options: dict[str, Any] = {
             "valid": state.valid,
+            "bias": self.family.bias(self.hf, layer, query, key, state.positions),
+            "scale": self.family.scale(self.hf, self._head_size),
             "dropout": dropout.p if dropout.training else 0.0,
         }
         scores = None
@@ -316,10 +363,21 @@ class LengthAdaptiveModel(nn.Module):
         else:
             context = fused_attention(query, key, value, **options)
         mixed = block.attention_out(context.transpose(1, 2).flatten(2))  # (B, n, H)
-        hidden = block.attention_norm(block.attention_out_dropout(mixed) + state.hidden)
+        hidden = block.attention_out_dropout(mixed) + state.hidden
+        if not block.norms_first:
+            hidden = block.attention_norm(hidden)
         if scored and self.semantics == "natural":
             question = state.question[:, : state.question_rows]
-            head = partial(self.family.span, self.hf)
-            view = View(query, key, state.valid, question, hidden, head)
+            head = partial(self.family.tokens, self.hf)
+            view = View(
+                query,
+                key,
+                state.valid,
+                question,
+                hidden,
+                head,
+                bias=options["bias"],
+                scale=options["scale"],
+            )
             scores = self.significance.scores(view)
         return replace(state, hidden=hidden, inputs=state.hidden, scores=scores)

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from quala.onnx_builder import GraphBuilder
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
     """The modules below the encoder: three tables whose rows are summed, then normalized."""
 
     words: nn.Module
-    positions: nn.Module
+    positions: nn.Module | None
+    """None where the attention alone knows the places of tokens."""
     types: nn.Module | None
     norm: nn.Module
     projection: nn.Module | None
@@ -34,7 +37,7 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The modules of one post-LayerNorm encoder layer, in the order of the data."""
+    """The modules of one encoder layer, in the order of the data."""
 
     query: nn.Module
     key: nn.Module
@@ -48,21 +51,47 @@ class Block:
     ffn_out: nn.Module
     ffn_dropout: nn.Module
     ffn_norm: nn.Module
-
-
-@dataclass(frozen=True, slots=True)
-class SentenceHead:
-    """The parts of a classification head on the first token, in the order of the data."""
-
-    first_dropout: Callable[[Tensor], Tensor]
-    dense: nn.Module
-    activation: Literal["gelu", "relu", "tanh"]
-    dropout: Callable[[Tensor], Tensor]
-    out: nn.Module
+    norms_first: bool = False
+    """Whether the two norms come before the attention and the feed-forward (pre-LayerNorm) rather
+    than after the sums with what went in."""
 
 
 def _unchanged(hidden: Tensor) -> Tensor:
     return hidden
+
+
+HeadActivation = Literal["gelu", "relu", "tanh"]
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceHead:
+    """The parts of a classification head, in the order of the data."""
+
+    first_dropout: Callable[[Tensor], Tensor]
+    dense: nn.Module
+    activation: HeadActivation
+    dropout: Callable[[Tensor], Tensor]
+    out: nn.Module
+    norm: nn.Module | None = None
+    """After the activation."""
+    before: nn.Module | None = None
+    """A norm of the hidden states, where the layers end without one."""
+    mean: bool = False
+    """Whether the head reads the mean of the tokens left; otherwise the first one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenHead:
+    """The parts of a head on each token, in the order of the data; most have the last alone."""
+
+    out: nn.Module
+    dropout: Callable[[Tensor], Tensor] = _unchanged
+    before: nn.Module | None = None
+    """A norm of the hidden states, where the layers end without one."""
+    dense: nn.Module | None = None
+    activation: HeadActivation = "gelu"
+    """After `dense`, where there is one."""
+    norm: nn.Module | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +106,7 @@ class Family:
     """Modules that the checkpoint of a bare encoder may lack: the heads."""
     pooler: bool = False
     """The classification head reads the encoder's pooler; it has no hidden layer of its own."""
-    head_activation: Literal["gelu", "relu", "tanh"] = "tanh"
+    head_activation: HeadActivation = "tanh"
     """The activation after the hidden layer of the classification head."""
 
     def check(self, config: PreTrainedConfig) -> None:
@@ -139,20 +168,81 @@ class Family:
             ffn_norm=parts.output.LayerNorm,
         )
 
+    def places(self, hf: PreTrainedModel) -> bool:
+        """Tell whether `place` or `bias` need the places of the tokens in the input."""
+        return False
+
+    def scale(self, hf: PreTrainedModel, size: int) -> float:
+        """Return the factor of the products of queries and keys in heads of this size."""
+        return float(size**-0.5)
+
+    def project(self, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value, each (B, n, heads d)."""
+        return block.query(hidden), block.key(hidden), block.value(hidden)
+
+    def place(
+        self, hf: PreTrainedModel, layer: int, query: Tensor, key: Tensor, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return query and key, each (B, heads, n, d), with the places (B, n) of their tokens."""
+        return query, key
+
+    def bias(
+        self, hf: PreTrainedModel, layer: int, query: Tensor, key: Tensor, positions: Tensor | None
+    ) -> Tensor | None:
+        """Return what is added to the scaled products: (1 or B, 1 or heads, n, n), or None."""
+        return None
+
+    def place_graph(
+        self,
+        g: GraphBuilder,
+        hf: PreTrainedModel,
+        layer: int,
+        query: str,
+        key: str,
+        positions: str,
+    ) -> tuple[str, str]:
+        """Add the nodes of `place`; the query is scaled already."""
+        return query, key
+
+    def bias_graph(
+        self,
+        g: GraphBuilder,
+        hf: PreTrainedModel,
+        layer: int,
+        query: str,
+        key: str,
+        positions: str,
+    ) -> str | None:
+        """Add the nodes of `bias`; the query is scaled already."""
+        return None
+
+    def feed(self, block: Block, hidden: Tensor) -> Tensor:
+        """Return the feed-forward of each token, without norms and dropout, (B, n, H)."""
+        fed: Tensor = block.ffn_out(block.activation(block.ffn_in(hidden)))
+        return fed
+
     def set_heads(self, layer: nn.Module, *, heads: int, size: int) -> None:
         """Correct the numbers of heads and outputs in the attention that pruning has changed."""
         attention: Any = layer.get_submodule("attention.self")
         attention.num_attention_heads, attention.all_head_size = heads, heads * size
 
-    def span_head(self, hf: PreTrainedModel) -> nn.Module:
-        """Return the linear layer that is applied to each token."""
+    def token_head(self, hf: PreTrainedModel) -> TokenHead:
+        """Return the parts of the head that is applied to each token."""
         parts: Any = hf
-        head: nn.Module = parts.qa_outputs
-        return head
+        if hasattr(parts, "qa_outputs"):
+            return TokenHead(parts.qa_outputs)
+        return TokenHead(parts.classifier, dropout=parts.dropout)
 
-    def span(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """Apply the span head to each token: (B, n, H) to (B, n, outputs)."""
-        logits: Tensor = self.span_head(hf)(hidden)
+    def tokens(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
+        """Apply the head to each token: (B, n, H) to (B, n, outputs)."""
+        head = self.token_head(hf)
+        if head.before is not None:
+            hidden = head.before(hidden)
+        if head.dense is not None:
+            hidden = _activated(head.activation, head.dense(hidden))
+        if head.norm is not None:
+            hidden = head.norm(hidden)
+        logits: Tensor = head.out(head.dropout(hidden))
         return logits
 
     def sentence_head(self, hf: PreTrainedModel) -> SentenceHead:
@@ -166,15 +256,32 @@ class Family:
             head.dropout, head.dense, self.head_activation, head.dropout, head.out_proj
         )
 
-    def sentence(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """Apply the classification head to the first token: (B, n, H) to (B, outputs)."""
-        import torch
-
+    def sentence(self, hf: PreTrainedModel, hidden: Tensor, valid: Tensor | None) -> Tensor:
+        """Apply the classification head: (B, n, H), real tokens (B, n), to (B, outputs)."""
         head = self.sentence_head(hf)
-        pooled = head.dense(head.first_dropout(hidden[:, 0]))  # (B, H)
-        functions = {"gelu": torch.nn.functional.gelu, "relu": torch.relu, "tanh": torch.tanh}
-        logits: Tensor = head.out(head.dropout(functions[head.activation](pooled)))
+        if head.before is not None:
+            hidden = head.before(hidden)
+        pooled = mean_of(hidden, valid) if head.mean else hidden[:, 0]  # (B, H)
+        pooled = _activated(head.activation, head.dense(head.first_dropout(pooled)))
+        if head.norm is not None:
+            pooled = head.norm(pooled)
+        logits: Tensor = head.out(head.dropout(pooled))
         return logits
+
+
+def mean_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean (B, H) of the real tokens; all are, where `valid` (B, n) is None."""
+    if valid is None:
+        return hidden.mean(dim=1)
+    real = valid.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * real).sum(dim=1) / real.sum(dim=1)
+
+
+def _activated(name: HeadActivation, hidden: Tensor) -> Tensor:
+    import torch
+
+    functions = {"gelu": torch.nn.functional.gelu, "relu": torch.relu, "tanh": torch.tanh}
+    return functions[name](hidden)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,10 +315,10 @@ class _DistilBert(Family):
         attention: Any = layer.get_submodule("attention")
         attention.n_heads = heads
 
-    def span(self, hf: PreTrainedModel, hidden: Tensor) -> Tensor:
+    def token_head(self, hf: PreTrainedModel) -> TokenHead:
         parts: Any = hf
-        logits: Tensor = self.span_head(hf)(parts.dropout(hidden))
-        return logits
+        out = parts.qa_outputs if hasattr(parts, "qa_outputs") else parts.classifier
+        return TokenHead(out, dropout=parts.dropout)
 
     def sentence_head(self, hf: PreTrainedModel) -> SentenceHead:
         parts: Any = hf

@@ -38,6 +38,7 @@ class State:
     question: Tensor  # (B, n) bool, the question's tokens
     question_rows: int  # most question tokens that an example of the batch began with
     present: tuple[int, ...]  # tokens that example b still has
+    positions: Tensor | None = None  # (B, n) places in the input, where the attention needs them
     drops: tuple[Drop, ...] = ()
     inputs: Tensor | None = None  # (B, n, H)
     scores: Tensor | None = None  # (B, n)

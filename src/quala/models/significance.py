@@ -24,7 +24,10 @@ from quala.plugins import SIGNIFICANCE
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """The inputs of a strategy: tensors of a layer after its attention."""
+    """The inputs of a strategy: tensors of a layer after its attention.
+
+    `query` and `key` carry their positions, where the family rotates them.
+    """
 
     query: Tensor  # (B, heads, n, d)
     key: Tensor  # (B, heads, n, d)
@@ -32,11 +35,13 @@ class View:
     question: Tensor  # (B, q) bool, the question's tokens among the first q rows
     hidden: Tensor  # (B, n, H)
     span: Callable[[Tensor], Tensor]  # the span head: (B, n, H) to (B, n, 2)
+    bias: Tensor | None = None  # (1 or B, 1 or heads, n, n), added to the products
+    scale: float | None = None  # of the products; None: 1 / sqrt(d)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphView:
-    """The names of the same tensors in a graph; `query` is already scaled by 1 / sqrt(d)."""
+    """The names of the same tensors in a graph; `query` is already scaled."""
 
     query: str  # (B, heads, n, d)
     key: str  # (B, heads, n, d)
@@ -44,6 +49,7 @@ class GraphView:
     question: str  # (B, n) bool
     hidden: str  # (B, n, H)
     span: Callable[[GraphBuilder, str], str]  # adds the span head: (B, n, H) to (B, n, 2)
+    bias: str | None = None  # (1 or B, 1 or heads, n, n)
 
 
 class Significance(ABC):
@@ -89,7 +95,7 @@ class ColumnSum(Significance):
         return _attention_from(view, view.query.shape[2], counted=view.valid)
 
     def onnx(self, g: GraphBuilder, view: GraphView) -> str:
-        return _onnx_attention_from(g, view, view.query, counted=view.valid)
+        return _onnx_attention_from(g, view, None, counted=view.valid)
 
 
 @dataclass
@@ -107,8 +113,7 @@ class QueryRows(Significance):
 
     def onnx(self, g: GraphBuilder, view: GraphView) -> str:
         counted = _first(g, view.valid, self.rows, axis=1)
-        query = _first(g, view.query, self.rows, axis=2)
-        return _onnx_attention_from(g, view, query, counted=counted)
+        return _onnx_attention_from(g, view, self.rows, counted=counted)
 
 
 @dataclass
@@ -129,8 +134,7 @@ class Question(Significance):
         some = g("ReduceMax", asked, g.constant([1], np.int64), keepdims=1)  # (B, 1)
         none = g("Equal", some, g.constant(0, np.int64))
         counted = g("Or", question, g("And", none, is_first(g, question)))
-        query = _first(g, view.query, self.rows, axis=2)
-        return _onnx_attention_from(g, view, query, counted=counted)
+        return _onnx_attention_from(g, view, self.rows, counted=counted)
 
 
 @dataclass
@@ -141,7 +145,7 @@ class Cls(Significance):
         return _attention_from(view, 1, counted=None)
 
     def onnx(self, g: GraphBuilder, view: GraphView) -> str:
-        return _onnx_attention_from(g, view, _first(g, view.query, 1, axis=2), counted=None)
+        return _onnx_attention_from(g, view, 1, counted=None)
 
 
 @dataclass
@@ -181,8 +185,11 @@ class Span(Significance):
 @torch.no_grad()
 def _attention_from(view: View, rows: int, *, counted: Tensor | None) -> Tensor:
     """Sum the attention over heads and the `counted` (B, rows) of the first `rows`: (B, n)."""
-    query = view.query[:, :, :rows] * view.query.shape[-1] ** -0.5  # (B, heads, R, d)
+    scale = view.query.shape[-1] ** -0.5 if view.scale is None else view.scale
+    query = view.query[:, :, :rows] * scale  # (B, heads, R, d)
     logits = query @ view.key.transpose(-1, -2)  # (B, heads, R, n)
+    if view.bias is not None:
+        logits = logits + view.bias[:, :, :rows]
     if view.valid is not None:
         logits = logits.masked_fill(~view.valid[:, None, None, :], -torch.inf)
     received: Tensor = logits.softmax(dim=-1).sum(dim=1)  # (B, R, n)
@@ -192,10 +199,17 @@ def _attention_from(view: View, rows: int, *, counted: Tensor | None) -> Tensor:
 
 
 def _onnx_attention_from(
-    g: GraphBuilder, view: GraphView, query: str, *, counted: str | None
+    g: GraphBuilder, view: GraphView, rows: int | None, *, counted: str | None
 ) -> str:
-    """Sum the attention over heads and the `counted` (B, R) of the rows of `query`: (B, n)."""
+    """Sum the attention over heads and the `counted` (B, R) of the first `rows`: (B, n).
+
+    None sums over all rows.
+    """
+    query = view.query if rows is None else _first(g, view.query, rows, axis=2)
     logits = g("MatMul", query, g("Transpose", view.key, perm=[0, 1, 3, 2]))  # (B, heads, R, n)
+    if view.bias is not None:
+        bias = view.bias if rows is None else _first(g, view.bias, rows, axis=2)
+        logits = g("Add", logits, bias)
     valid = g("Unsqueeze", view.valid, g.constant([1, 2], np.int64))
     logits = g("Where", valid, logits, g.constant(-np.inf, np.float32))
     heads = g.constant([1], np.int64)
