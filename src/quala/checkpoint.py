@@ -16,7 +16,7 @@ from quala.compress.quantize.files import load_integer
 from quala.compress.quantize.integer import precision_of
 from quala.compress.structure import is_structured, load_structured
 from quala.data.batches import eval_batches
-from quala.data.features import Batch, FeatureSet
+from quala.data.features import Batch, FeatureSet, Ints
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Span, Task, Value, task_of
 from quala.data.taskdata import Slice, TaskData
@@ -24,6 +24,7 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
+from quala.models.foreign import ForeignModel
 from quala.models.load import (
     Head,
     check_inputs,
@@ -209,21 +210,28 @@ def set_dropout(model: PreTrainedModel, *, hidden: float | None, attention: floa
 
 
 def predict(
-    model: LengthAdaptiveModel,
+    model: LengthAdaptiveModel | ForeignModel,
     features: FeatureSet,
     *,
     batch_size: int,
     pad_to: int | None,
     lengths: LengthConfig | None = None,
+    rows: Ints | None = None,
 ) -> list[np.ndarray]:
-    """Return the logits of every feature, in order: (n_i, K) with outputs per token, else (K,)."""
-    outputs: list[np.ndarray] = [np.empty(0)] * len(features)
+    """Return the logits of the features `rows` (None: all), in order.
+
+    They are (n_i, K) with outputs per token, else (K,).
+    """
+    wanted = np.arange(len(features)) if rows is None else rows
+    outputs: list[np.ndarray] = [np.empty(0)] * len(wanted)
     with torch.inference_mode():
-        for rows in eval_batches(features.lengths, batch_size):
-            batch = on_device(model.hf.device, features.batch(rows, pad_to=pad_to))
-            logits = model(batch, lengths).float().cpu().numpy()
-            for row, values in zip(rows, logits, strict=True):
-                outputs[row] = model.task.cut(values, features.lengths[row])
+        for places in eval_batches(features.lengths[wanted], batch_size):
+            part = wanted[places].tolist()
+            batch = on_device(model.hf.device, features.batch(part, pad_to=pad_to))
+            logits = (model(batch) if lengths is None else model(batch, lengths)).float()
+            logits = logits.cpu().numpy()
+            for place, row, values in zip(places, part, logits, strict=True):
+                outputs[place] = model.task.cut(values, features.lengths[row])
     return outputs
 
 

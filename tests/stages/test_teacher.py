@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from quala.compress.partial_states import keep_states, kept_loss
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.stages import STAGES, distill
+from quala.stages import distill
 from quala.stages import teacher as cached_teacher
 from quala.stages.distill_options import CacheConfig
 from quala.stages.student import make_student
@@ -311,53 +310,3 @@ def test_depths_that_the_models_do_not_have_are_refused(run: Any) -> None:
         run(cache=CacheConfig(depth=3), layers=1)
     with pytest.raises(QualaError, match="`top` must be 1 to 2 layers of the teacher, got 3"):
         run(name="e", cache=CacheConfig(top=3), layers=1)
-
-
-@pytest.fixture
-def other_words(
-    tiny_checkpoint: Path, tiny_vocabulary: list[str], tmp_path: Path
-) -> Callable[..., Path]:
-    """A maker of checkpoints with a vocabulary of the same size, or other special tokens."""
-    from transformers import BertTokenizer
-
-    def made(**special: str) -> Path:
-        words = list(tiny_vocabulary)
-        if not special:
-            words[-1], words[-2] = words[-2], words[-1]
-        folder = shutil.copytree(tiny_checkpoint, tmp_path / "other")
-        vocabulary = {word: number for number, word in enumerate(words)}
-        BertTokenizer(vocab=vocabulary, model_max_length=128, **special).save_pretrained(folder)
-        return folder
-
-    return made
-
-
-@pytest.mark.parametrize(
-    ("special", "sentence"),
-    [({}, "the same vocabulary"), ({"sep_token": "[MASK]"}, "same `sep_token_id`, got 3 and 4")],
-)
-@pytest.mark.parametrize(
-    ("stage", "options"),
-    [
-        ("length_adapt", {"teacher": 1.0}),
-        ("quantize", {"method": "qat", "teacher": 1.0}),
-        ("distill", {"layers": None}),
-        ("distill", {"layers": None, **LOSSES, "attention": 0.0, "cache": WHOLE}),
-    ],
-)
-def test_a_teacher_that_reads_other_ids_is_refused_before_training(
-    stage: str,
-    options: dict[str, Any],
-    special: dict[str, str],
-    sentence: str,
-    other_words: Callable[..., Path],
-    tiny_checkpoint: Path,
-    configure: Any,
-    spec: DataSpec,
-    tmp_path: Path,
-) -> None:
-    context = StageContext.alone(stage, tmp_path)
-    inputs = {"data": spec, "model": other_words(**special), "teacher": tiny_checkpoint}
-    with pytest.raises(QualaError, match=sentence):
-        STAGES[stage].function()(configure(stage, max_steps=1, **options), context, inputs)
-    assert not list(context.scratch.iterdir())

@@ -19,6 +19,7 @@ VERBS = {
     "plan": ("run:plan", "show the stages of a workflow, cached or to run, and why"),
     "evaluate": ("evaluate:main", "score a predictions file with the official SQuAD metrics"),
     "cost": ("cost:main", "print MACs, parameters and bytes of an encoder and its lengths"),
+    "teach": ("teach:main", "write a model's answers to a file that students learn from"),
     "export": ("export:main", "write a model as one folder: ONNX graph, tokenizer, front"),
     "answer": ("answer:main", "answer a question about a context within a budget"),
     "serve": ("serve:main", "answer questions over HTTP, with a page to try the model on"),

@@ -130,6 +130,22 @@ class TaskData:
         called = numbered_names(self.spec) if numbers and self._names else ()
         return outputs_of(own, self.spec, self._names, called)
 
+    def places_in(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return, for each output of the model, the place of its label among other `names`.
+
+        They are found by name, numbers as `label_order` finds those of the data. Raises
+        QualaError where the labels are not the same.
+        """
+        order = self.label_order
+        if order is None:
+            raise QualaError("Labels have names for classes only.")
+        numbers = isinstance(self._format, Glue) and all(map(str.isdecimal, order.names))
+        called = numbered_names(self.spec) if numbers else ()
+        found = outputs_of(order.names, replace(self.spec, labels=()), names, called)
+        if len(found.names) != len(order.names):
+            raise QualaError(f"{len(names)} labels are not those of {len(order.names)} outputs.")
+        return found.places
+
     @cached_property
     def train(self) -> Slice:
         return self._slice("train")

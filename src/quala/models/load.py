@@ -131,7 +131,7 @@ def read_config(source: str | Path) -> PreTrainedConfig:
         for file in place.glob("*.safetensors"):
             check_size(file, 2**40)  # above all that this is a file: a pipe is waited for
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(place))
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**location(place))
     except Exception as error:  # transformers raises errors of many kinds for wrong values
         if "trust_remote_code" in str(error):
             raise QualaError(
@@ -176,7 +176,7 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
         for file in sorted(one for name in TEXTS for one in place.glob(name)):
             check_size(file, LARGEST_TEXT)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(place))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**location(place))
     except Exception as error:  # transformers raises errors of many kinds for damaged files
         raise QualaError(f"Could not read a tokenizer from `{place}`: {_reason(error)}") from error
     if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
@@ -295,7 +295,7 @@ def save_model(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     name_outputs(model.hf.config, model.task)
-    with _quiet():
+    with quiet():
         model.hf.save_pretrained(target)
         tokenizer.save_pretrained(target)
     (target / PACKED).unlink(missing_ok=True)
@@ -346,7 +346,8 @@ def stored_facts(source: str | Path) -> dict[str, Any]:
     return read_metadata(source) if (Path(source) / METADATA_FILE).is_file() else {}
 
 
-def _location(place: Path | str) -> dict[str, Any]:
+def location(place: Path | str) -> dict[str, Any]:
+    """Return the arguments by which transformers finds a folder or hub name, and runs no code."""
     if isinstance(place, Path):
         return {"pretrained_model_name_or_path": str(place), "trust_remote_code": False}
     name, revision = split_revision(place)
@@ -363,10 +364,10 @@ def _load_weights(
     auto: Any = getattr(transformers, task.auto_class)
     options: dict[str, Any] = {"config": config, "dtype": torch.float32}
     try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             hf, report = auto.from_pretrained(
-                **_location(place),
+                **location(place),
                 **options,
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # they are refused below, or drawn
@@ -399,7 +400,7 @@ def _load_weights(
         )
     replaced = drawn - missing
     if replaced:
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fresh = auto.from_config(**options, trust_remote_code=False).state_dict()
         model.load_state_dict({key: fresh[key] for key in replaced}, strict=False)
@@ -470,7 +471,7 @@ def _conversion(place: Path | str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide transformers' progress bars, and its report of missing heads, which are expected."""
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from quala.checkpoint import load_with_data, score_slice, set_dropout
+from quala.checkpoint import Checkpoint, load_with_data, score_slice, set_dropout
 from quala.compress.losses import DistillLoss, LossInputs, LossSetup
 from quala.cost import parameters
+from quala.data.teacher_file import is_teacher_file
+from quala.errors import QualaError
+from quala.models.load import load_tokenizer
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
     PrunedWeights,
+    Student,
     followed_heads,
     followed_layers,
     make_student,
     save_student,
     shrink_figures,
 )
-from quala.stages.teacher import LiveTeacher, Teacher, cache_teacher, followed_states
+from quala.stages.teacher import (
+    LiveTeacher,
+    Teacher,
+    cache_teacher,
+    followed_states,
+    translated,
+)
+from quala.stages.teacher_answers import (
+    AnswersOf,
+    reads_tokens,
+    store_answers,
+    teacher_places,
+)
 from quala.stages.training import Plan, fit, plan_training
 
 if TYPE_CHECKING:
@@ -102,41 +119,93 @@ class DistillModule(QuantizedTraining):
         return {name: loss for name, loss in self.terms.items() if loss.inner is inner}
 
 
+def open_teachers(
+    config: DistillConfig, inputs: Mapping[str, Any]
+) -> tuple[Checkpoint | None, list[str]]:
+    """Return the teacher that is opened, and the places of those whose answers are stored.
+
+    A teacher is opened where it reads the student's tokens, which the student that is made of its
+    layers does, and for losses on inner states. Any other one gives answers only. Raises
+    QualaError where a loss needs the inner states of a teacher that reads other tokens.
+    """
+    places, source = teacher_places(config, inputs), inputs["teacher"]
+    inner = [name for name, loss in config.found_losses().items() if loss.inner]
+    if "model" not in inputs:
+        return load_with_data(source, inputs["data"]), places
+    tokenizer = load_tokenizer(inputs["model"])
+    if reads_tokens(source, tokenizer):
+        return load_with_data(source, inputs["data"]), places
+    if inner:
+        if is_teacher_file(source) and not Path(source).is_dir():
+            raise QualaError(
+                f"The losses on inner states ({', '.join(inner)}) need a model as their teacher, "
+                f"got the file `{source}`: set them to 0."
+            )
+        teacher = load_with_data(source, inputs["data"])
+        return translated(teacher, tokenizer, ", ".join(inner)), places or [str(source)]
+    if config.shrink is not None:
+        raise QualaError(
+            "`shrink` counts against the parameters of a teacher that reads the student's tokens, "
+            f"which `{source}` does not."
+        )
+    return None, places or [str(source)]
+
+
+def _followed(
+    config: DistillConfig,
+    context: StageContext,
+    teacher: Checkpoint,
+    student: Student,
+    *,
+    plan: Plan,
+    pairs: Sequence[tuple[int, int]],
+) -> Teacher:
+    """Return the teacher that reads the student's tokens: in the loop, or its stored outputs."""
+    if config.cache is None:
+        return LiveTeacher(teacher.model)
+    depths = {"student": student.model.num_layers, "teacher": teacher.model.num_layers}
+    states = followed_states(config.cache, pairs, **depths)
+    inner = any(loss.inner for loss in config.found_losses().values())
+    return cache_teacher(
+        teacher,
+        context,
+        cache=config.cache,
+        training=config,
+        plan=plan,
+        pairs=states if inner else [],
+    )
+
+
 def run(
     config: DistillConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Train a student of `teacher` on `data`: `model` where given, else the teacher's layers."""
     losses = config.found_losses()
-    teacher = load_with_data(inputs["teacher"], inputs["data"])
+    teacher, places = open_teachers(config, inputs)
     student = make_student(config, teacher, inputs)
     model, data = student.model, student.checkpoint.data
-    pairs = followed_layers(config, student, teacher)
+    inner = any(loss.inner for loss in losses.values())
+    pairs = followed_layers(config, student, teacher) if teacher else []
     by_head = any(loss.needs == "heads" for loss in losses.values())
     setup = LossSetup(
         task=data.task,
         pairs=pairs,
-        heads=followed_heads(pairs, student, teacher) if by_head else None,
+        heads=followed_heads(pairs, student, teacher) if teacher and by_head else None,
         temperature=config.temperature,
         relation_heads=config.relation_heads,
     )
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=student.checkpoint.pad_to)
-    targets: Teacher
-    if config.cache is None:
-        targets = LiveTeacher(teacher.model)
-    else:
-        depths = {"student": model.num_layers, "teacher": teacher.model.num_layers}
-        states = followed_states(config.cache, pairs, **depths)
-        inner = any(loss.inner for loss in losses.values())
-        targets = cache_teacher(
-            teacher,
-            context,
-            cache=config.cache,
-            training=config,
-            plan=plan,
-            pairs=states if inner else [],
-        )
-    original = parameters(teacher.model.arch)
+    original = parameters((teacher.model if teacher else model).arch)
+    targets: Teacher | None = None
+    if teacher and (inner or not places):
+        targets = _followed(config, context, teacher, student, plan=plan, pairs=pairs)
+    if places:
+        opened, spec = student.checkpoint, inputs["data"]
+        answers = store_answers(places, config, context, student=opened, spec=spec, plan=plan)
+        targets = AnswersOf(answers, targets)
+    if targets is None:
+        raise QualaError("A distillation needs a teacher, got none.")
     del teacher  # a cached one needs no memory while the student is trained
     module = DistillModule(model, targets, config, plan, setup=setup, masks=student.masks)
 

@@ -225,6 +225,10 @@ class DistillConfig(QuantizedConfig):
         own = {name: getattr(self, name) for name in LOSSES.own if hasattr(self, name)}
         return {name: weight for name, weight in (own | self.losses).items() if weight}
 
+    @property
+    def follows_answers(self) -> bool:
+        return any(loss.needs == "answers" for loss in self.found_losses().values())
+
     def step_rate(self, *, top: int, activation: bool) -> float:
         """Return the rate of the clip over its largest code."""
         clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate

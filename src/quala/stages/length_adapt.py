@@ -27,7 +27,13 @@ from quala.lengths import (
     sample_length_drop,
 )
 from quala.models.load import save_model
-from quala.stages.teacher import LiveTeacher, check_teacher
+from quala.stages.teacher import LiveTeacher, Teacher, check_teacher
+from quala.stages.teacher_answers import (
+    AnswersOf,
+    reads_tokens,
+    store_answers,
+    teacher_places,
+)
 from quala.stages.training import Plan, TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -61,7 +67,7 @@ class SandwichModule(TrainingModule):
         plan: Plan,
         *,
         sequence_length: int,
-        teacher: LiveTeacher | None = None,
+        teacher: Teacher | None = None,
     ):
         super().__init__(model, config, plan)
         self.sandwich = config
@@ -112,7 +118,7 @@ class SandwichModule(TrainingModule):
             self.losses["exits"] = torch.stack(losses).mean()
             loss = loss + config.exits * self.losses["exits"]
         if self.teacher is not None:
-            taught = self.teacher.outputs(batch).logits
+            taught = self.teacher.outputs(batch, traced=False).logits
             self.losses["teacher"] = soft_loss(
                 self.model.task,
                 logits,
@@ -192,7 +198,7 @@ def run(
         config,
         plan,
         sequence_length=data.spec.max_length,
-        teacher=external_teacher(config, inputs, opened),
+        teacher=external_teacher(config, context, inputs, opened, plan),
     )
     figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_model(model, tokenizer, context.output, metadata=metadata(opened))
@@ -202,12 +208,26 @@ def run(
 
 
 def external_teacher(
-    config: SandwichConfig, inputs: Mapping[str, Any], opened: Checkpoint
-) -> LiveTeacher | None:
-    """Return the teacher where the options give it a weight, else None."""
-    if not (config.teacher or config.teacher_for_subs):
+    config: SandwichConfig,
+    context: StageContext,
+    inputs: Mapping[str, Any],
+    opened: Checkpoint,
+    plan: Plan,
+) -> Teacher | None:
+    """Return the teacher where the options give it a weight, else None.
+
+    One that reads the student's tokens is in the loop, the answers of others are stored first.
+    """
+    if not config.follows_answers:
         return None
-    teacher = load_with_data(inputs["teacher"], inputs["data"])
+    places, own = teacher_places(config, inputs), str(inputs.get("teacher"))
+    if not places and not reads_tokens(own, opened.tokenizer):
+        places = [own]
+    if places:
+        spec = inputs["data"]
+        answers = store_answers(places, config, context, student=opened, spec=spec, plan=plan)
+        return AnswersOf(answers)
+    teacher = load_with_data(own, inputs["data"])
     check_teacher(teacher, opened)
     return LiveTeacher(teacher.model)
 

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from quala.architecture import CONFIG
 from quala.compress.quantize.config import QuantizeConfig
 from quala.cost import OFFLINE, PRESETS, architecture_of, offline_folder
 from quala.data.spec import LONGEST_INPUT
+from quala.data.teacher_file import is_teacher_file
 from quala.errors import QualaError, quoted, unknown
 from quala.lengths import MIN_TOKENS
 from quala.plugins import FAMILIES, SIGNIFICANCE
@@ -140,6 +141,71 @@ class TrainingConfig(StageConfig):
             start_facts(one)
 
 
+OWN_TEACHER = "teacher"
+"""Among `teachers`: the teacher that the workflow gives the stage."""
+Missing = Literal["refuse", "skip"]
+
+
+@dataclass(kw_only=True)
+class TaughtConfig(TrainingConfig):
+    """The options of stages that follow a teacher's answers: docs/guide/teachers.md."""
+
+    teachers: list[str] = text("place", list, identity=False)
+    """Whose answers are the soft labels, instead of the workflow's teacher: folders, hub names or
+    runs of models with any tokenizer, files of answers, and `teacher` for that one. Their content
+    is part of the stage's fingerprint."""
+    teacher_weights: list[float] = field(
+        default_factory=list,
+        metadata={"identity": "if set", "range": {"above": 0, "at_most": LARGEST_WEIGHT}},
+    )
+    """The share of each of `teachers` in the mean of their distributions; none: equal shares."""
+    teacher_missing: Missing = field(default="refuse", metadata={"identity": "if set"})
+    """What becomes of training examples that a file of answers lacks: `skip` trains them without
+    soft labels, unless another of the `teachers` has them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
+            raise QualaError(
+                f"`teacher_weights` must be as many as `teachers`, {len(self.teachers)}, got "
+                f"{len(self.teacher_weights)}."
+            )
+        if self.teachers and not self.follows_answers:
+            raise QualaError(
+                f"`teachers` give soft labels, which have no weight: {self.soft_options}."
+            )
+
+    soft_options: ClassVar[str] = "`soft` must be above 0"
+    """The options that give soft labels a weight, for sentences."""
+
+    @property
+    def follows_answers(self) -> bool:
+        """Whether any loss reads a teacher's answers."""
+        return True
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        for name, one in inputs.items():
+            taught = name.startswith("teachers.") or (name == "teacher" and "model" in inputs)
+            if not (taught and is_teacher(one)):
+                start_facts(one)
+
+
+def is_teacher(source: Any) -> bool:
+    """Tell if a source is a teacher's file, or the folder of a model of whatever family.
+
+    Raises QualaError for a file that is not there.
+    """
+    value = getattr(source, "value", None)
+    if not isinstance(value, str):
+        return False
+    place = Path(value).expanduser()
+    if is_teacher_file(place) and not place.is_dir():
+        if not place.is_file():
+            raise QualaError(f"`{source.name}`: there is no teacher's file at `{quoted(value)}`.")
+        return True
+    return (place / CONFIG).is_file() and bool(read_object(place / CONFIG).get("model_type"))
+
+
 @dataclass(kw_only=True)
 class FinetuneConfig(TrainingConfig):
     """Train a checkpoint on the task: a teacher, or a baseline."""
@@ -149,7 +215,7 @@ class FinetuneConfig(TrainingConfig):
 
 
 @dataclass(kw_only=True)
-class QuantizedConfig(TrainingConfig, ABC):
+class QuantizedConfig(TaughtConfig, ABC):
     """The options of stages that train on fake-quantized layers."""
 
     calibration_batches: int = ranged(above=0, at_most=MOST_BATCHES)
@@ -161,7 +227,7 @@ class QuantizedConfig(TrainingConfig, ABC):
 
 
 @dataclass(kw_only=True)
-class SandwichConfig(TrainingConfig):
+class SandwichConfig(TaughtConfig):
     """Training under sampled lengths by the sandwich rule (arXiv 2010.07003)."""
 
     sampler: Sampler
@@ -198,6 +264,12 @@ class SandwichConfig(TrainingConfig):
             )
         if self.trains and not (self.hard or self.teacher or self.teacher_for_subs):
             raise QualaError("`hard` and `teacher` are both 0: the full pass would learn nothing.")
+
+    soft_options: ClassVar[str] = "`teacher` must be above 0, or `teacher_for_subs` true"
+
+    @property
+    def follows_answers(self) -> bool:
+        return bool(self.teacher or self.teacher_for_subs)
 
     @property
     def trains(self) -> bool:

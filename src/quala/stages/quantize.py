@@ -117,12 +117,13 @@ def run(
     fake_quantize(opened, config.quantizers, config)
     figures: dict[str, float] = {}
     if config.method == "qat":
+        plan = plan_training(data.train.features, config, pad_to=opened.pad_to)
         module = QuantizeModule(
             model,
             config,
-            plan_training(data.train.features, config, pad_to=opened.pad_to),
+            plan,
             sequence_length=data.spec.max_length,
-            teacher=external_teacher(config, inputs, opened),
+            teacher=external_teacher(config, context, inputs, opened, plan),
         )
         figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_quantized(opened, context.output)

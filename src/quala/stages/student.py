@@ -105,10 +105,13 @@ class Student:
         return replace(self, checkpoint=checkpoint, **changes)
 
 
-def make_student(config: DistillConfig, teacher: Checkpoint, inputs: Mapping[str, Any]) -> Student:
+def make_student(
+    config: DistillConfig, teacher: Checkpoint | None, inputs: Mapping[str, Any]
+) -> Student:
     """Return the student that the training starts from, after the steps that the options ask for.
 
-    It is opened where `inputs` has a `model`, else its layers are copied from the teacher.
+    It is opened where `inputs` has a `model`, else its layers are copied from the teacher, which
+    may be None otherwise: it reads other tokens, and is asked elsewhere.
     `DistillConfig.steps` has the names of the steps.
 
     Raises:
@@ -116,18 +119,21 @@ def make_student(config: DistillConfig, teacher: Checkpoint, inputs: Mapping[str
             and for a `significance` that needs a span head trained at every layer.
     """
     config.check_inputs(inputs)
-    if "model" not in inputs:
+    if "model" not in inputs and teacher is not None:
         student = copy_layers(config, teacher, inputs["teacher"])
     else:
-        labels = label_names(teacher.data.task)
+        labels = label_names(teacher.data.task) if teacher else ()
         checkpoint = open_student(inputs["model"], inputs["data"], config, labels=labels or None)
-        check_teacher(teacher, checkpoint)
-        student = Student(checkpoint, origin_of(inputs["model"], inputs["teacher"]))
+        origin = None
+        if teacher is not None:
+            check_teacher(teacher, checkpoint)
+            origin = origin_of(inputs["model"], inputs["teacher"])
+        student = Student(checkpoint, origin)
     if config.significance is not None and student.model.significance.needs_span_head:
         raise span_head_untrained(config.significance)
-    if config.width < 1:
+    if config.width < 1 and teacher is not None:
         student = narrow(student, width=config.width, scores=importance(teacher, config))
-    if config.shrink is not None:
+    if config.shrink is not None and teacher is not None:
         student = shrink(student, config.shrink, original=parameters(teacher.model.arch))
     if config.quantizers is not None and not is_fake_quantized(student.model):
         fake_quantize(student.checkpoint, config.quantizers, config)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,19 +23,25 @@ from quala.compress.partial_states import (
     spread_states,
 )
 from quala.data.batches import eval_batches
+from quala.data.tokenize import FastTokenizer
 from quala.errors import QualaError
+from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import label_names
+from quala.stages.outside_teacher import training_device
 from quala.stages.teacher_cache import MEBIBYTE, AnswerStore, Ints, Layout
 from quala.stages.training import Plan, step_batches
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from quala.data.features import Batch, FeatureSet
-    from quala.models.adaptive import LengthAdaptiveModel
+    from quala.models.selection import State
     from quala.stage import StageContext
     from quala.stages.distill_options import CacheConfig
     from quala.stages.options import TrainingConfig
+
+log = logging.getLogger(__name__)
 
 
 class Teacher(Protocol):
@@ -55,20 +62,24 @@ class Teacher(Protocol):
         """Return the answers to a batch and, if `traced`, the inner states."""
 
 
-def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
-    """Raise QualaError unless both read the same token ids, and mean the same by their outputs."""
-    if teacher.tokenizer.get_vocab() != student.tokenizer.get_vocab():
-        raise QualaError(
-            "The teacher reads the student's tokens: both must have the same vocabulary, got "
-            f"{len(teacher.tokenizer):,} and {len(student.tokenizer):,} tokens that differ."
+def same_ids(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str | None:
+    """Return why a teacher cannot read the student's token ids as its own, None if it can."""
+    if teacher.get_vocab() != student.get_vocab():
+        return (
+            "both must have the same vocabulary, got "
+            f"{len(teacher):,} and {len(student):,} tokens that differ"
         )
     for name in ("cls_token_id", "sep_token_id", "pad_token_id"):
-        ids = [getattr(model.tokenizer, name) for model in (teacher, student)]
+        ids = [getattr(tokenizer, name) for tokenizer in (teacher, student)]
         if ids[0] != ids[1]:
-            raise QualaError(
-                "The teacher reads the student's tokens: both must have the same "
-                f"`{name}`, got {ids[0]} and {ids[1]}."
-            )
+            return f"both must have the same `{name}`, got {ids[0]} and {ids[1]}"
+    return None
+
+
+def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
+    """Raise QualaError unless both read the same token ids, and mean the same by their outputs."""
+    if reason := same_ids(teacher.tokenizer, student.tokenizer):
+        raise QualaError(f"The teacher reads the student's tokens: {reason}.")
     one, other = (label_names(model.model.task) for model in (teacher, student))
     places = {getattr(model.data.label_order, "places", ()) for model in (teacher, student)}
     if len(places) > 1 or not same_order(one, other):
@@ -76,6 +87,70 @@ def check_teacher(teacher: Checkpoint, student: Checkpoint) -> None:
             f"The teacher's labels are {', '.join(one)}, the student's {', '.join(other)}: soft "
             "labels need the same order."
         )
+
+
+def translated_ids(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
+) -> Ints | str:
+    """Return the teacher's id of each id of the student, or why they do not map one to one.
+
+    Special tokens are mapped by their role, [CLS] to <s> for instance, the others by their text.
+    """
+    roles = ("cls_token", "sep_token", "pad_token", "unk_token", "mask_token")
+    named = {getattr(student, role): getattr(teacher, role) for role in roles}
+    there, own = teacher.get_vocab(), student.get_vocab()
+    found = {number: there.get(named.get(token) or token) for token, number in own.items()}
+    lacking = sorted(token for token, number in own.items() if found[number] is None)
+    if lacking:
+        return f"the teacher has no token `{lacking[0]}`, nor {len(lacking) - 1:,} others"
+    if len(set(found.values())) < len(found):
+        return "several tokens of the student are one token of the teacher"
+    ids = np.zeros(max(found) + 1, dtype=np.int64)
+    for number, other in found.items():
+        ids[number] = other or 0
+    return ids
+
+
+class TranslatedModel(LengthAdaptiveModel):
+    """A model that reads the ids of another tokenizer with the same tokens."""
+
+    ids: Tensor
+
+    @classmethod
+    def of(cls, model: LengthAdaptiveModel, ids: Ints) -> TranslatedModel:
+        """Wrap a model; `ids[i]` is its own id of the other tokenizer's id i."""
+        ranking, semantics = model.significance.name, model.semantics
+        made = cls(model.hf, task=model.task, significance=ranking, semantics=semantics)
+        made.register_buffer("ids", torch.from_numpy(ids).to(model.hf.device), persistent=False)
+        return made
+
+    def begin(self, batch: Batch) -> State:
+        own = {**batch, "input_ids": self.ids[batch["input_ids"]]}
+        return super().begin(cast("Batch", own))
+
+
+def translated(teacher: Checkpoint, student: PreTrainedTokenizerBase, losses: str) -> Checkpoint:
+    """Return a teacher that reads a student's ids, for losses on its inner states.
+
+    It gets the student's windows: its own may have more special tokens between two texts, which
+    is logged. Raises QualaError, which names the losses, where ids do not map one to one.
+    """
+    if same_ids(teacher.tokenizer, student) is None:
+        return teacher
+    ids = translated_ids(teacher.tokenizer, student)
+    if isinstance(ids, str):
+        raise QualaError(
+            f"The losses on inner states ({losses}) compare token by token, so the teacher must "
+            f"read the student's tokens: {ids}; set them to 0, its answers are mapped by "
+            "characters."
+        )
+    own, other = (FastTokenizer.of(one).layout() for one in (teacher.tokenizer, student))
+    if ids[other.between].tolist() != own.between.tolist():
+        log.warning(
+            "Between two texts the teacher was trained with %d special tokens; it reads the "
+            "student's windows, which have %d.", len(own.between), len(other.between),
+        )  # fmt: skip
+    return replace(teacher, model=TranslatedModel.of(teacher.model, ids), tokenizer=student)
 
 
 class LiveTeacher:
@@ -156,8 +231,8 @@ class _Recorder:
             kept = np.minimum(self._candidates(features)[rows], self.cache.tokens)
         return Layout(
             rows=rows,
-            answers=_offsets(lengths if spans else np.ones_like(lengths)),
-            tokens=_offsets(kept),
+            answers=offsets_of(lengths if spans else np.ones_like(lengths)),
+            tokens=offsets_of(kept),
             outputs=model.arch.outputs,
             spans=spans,
             states=self.states,
@@ -214,7 +289,7 @@ def cache_teacher(
     started = time.perf_counter()
     states = tuple(sorted({goal for _, goal in pairs}))
     recorder = _Recorder(opened, cache, states, training.precision == "bf16")
-    layout = recorder.layout(plan.features, _seen(plan, training))
+    layout = recorder.layout(plan.features, seen_features(plan, training))
     size = layout.bytes / MEBIBYTE
     context.logger.info(
         "The teacher's outputs for %d inputs take %.1f MiB on disk.", len(layout.rows), size
@@ -250,7 +325,7 @@ def _fill(
     rows = store.layout.rows
     batches = eval_batches(plan.features.lengths[rows], training.batch_size)
     done = store.done(batches)
-    recorder.opened.model.eval().to(_device())
+    recorder.opened.model.eval().to(training_device())
     committed = time.monotonic()
     with context.progress(f"{context.name}: the teacher's outputs", len(batches)) as progress:
         progress.advance(done)
@@ -264,7 +339,7 @@ def _fill(
                 committed = time.monotonic()
 
 
-def _seen(plan: Plan, training: TrainingConfig) -> Ints:
+def seen_features(plan: Plan, training: TrainingConfig) -> Ints:
     """Return the features that the training will use, rising: all if it takes an epoch or more."""
     batches = step_batches(plan.features, training, plan.total_steps)
     if plan.total_steps >= batches.steps_per_epoch:
@@ -272,10 +347,6 @@ def _seen(plan: Plan, training: TrainingConfig) -> Ints:
     return np.unique(np.concatenate(list(batches)))
 
 
-def _offsets(counts: Ints) -> Ints:
+def offsets_of(counts: Ints) -> Ints:
+    """Return where each of some lists of these lengths begins, and the end, if they are joined."""
     return np.concatenate(([0], np.cumsum(counts)))
-
-
-def _device() -> torch.device:
-    """Return where Lightning will train."""
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from quala.errors import QualaError, unknown
 from quala.stage import RecipeStage, Stage, StageConfig
+from quala.stages.options import OWN_TEACHER
 from quala.stored import read_stored
 from quala.workflow.identity import (
     ORIGIN,
@@ -189,8 +190,24 @@ class Flow:
         for item in used.values():
             if isinstance(item, Artifact) and item.off:
                 raise QualaError(f"Stage `{name}` needs `{item.name}`, which is switched off.")
+        used |= self._teachers(name, config, used)
         node = self._node(name, self._stages[stage], config, used)
         return self._driver.step(dataclasses.replace(node, recipe=recipe))
+
+    def _teachers(
+        self, name: str, config: StageConfig, used: Mapping[str, Source | Artifact]
+    ) -> dict[str, Source | Artifact]:
+        """Return the teachers that the options name, as inputs: their content counts."""
+        found: dict[str, Source | Artifact] = {}
+        places = getattr(config, "teachers", ()) if config.given is None else ()
+        for number, place in enumerate(places):
+            if place != OWN_TEACHER:
+                found[f"teachers.{number}"] = self._sources.teacher(number, place)
+            elif OWN_TEACHER in used:
+                found[f"teachers.{number}"] = used[OWN_TEACHER]
+            else:
+                raise QualaError(f"`teachers`: the stage `{name}` has no `{OWN_TEACHER}` here.")
+        return found
 
     def _node(
         self,

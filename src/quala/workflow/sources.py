@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +11,9 @@ from typing import Any
 
 from quala.architecture import CONFIG
 from quala.cost import architecture_of
+from quala.data.teacher_file import is_teacher_file
 from quala.errors import QualaError, quoted
-from quala.manifest import check_folder
+from quala.manifest import check_folder, digest
 from quala.plugins import FORMATS, source_hash
 from quala.stored import read_object
 from quala.workflow.identity import config_identity, content_hash, fingerprint
@@ -67,6 +69,20 @@ class Sources:
             return Source(name, str(folder), content, {"value": value})
         return Source(name, value, f"name:{value}", {"value": value})
 
+    def teacher(self, number: int, value: str) -> Source:
+        """Return a file of a teacher's answers with the hash of its content, else a model."""
+        name, file = f"teachers.{number}", Path(value).expanduser()
+        if not is_teacher_file(value) or file.is_dir():
+            return dataclasses.replace(self.model("", value), name=name)
+        if not file.is_file():
+            raise QualaError(f"`teachers`: there is no teacher's file at `{quoted(value)}`.")
+        return Source(name, str(file.absolute()), self._digest(file), {"value": value})
+
+    def _digest(self, file: Path) -> str:
+        known: str = self._known.setdefault(f"file:{file}", None) or digest(file)
+        self._known[f"file:{file}"] = known
+        return known
+
     def given(self, value: str) -> tuple[Path | None, str]:
         """Return a folder and the hash of its content.
 
@@ -118,6 +134,9 @@ class UnreadSources(Sources):
             self._known["data"] = Source("data", spec, UNREAD)
         known: Source = self._known["data"]
         return known
+
+    def _digest(self, file: Path) -> str:
+        return UNREAD
 
     def model(self, key: str, value: str) -> Source:
         """Return a folder or a name as it was given; a run has no value yet."""
