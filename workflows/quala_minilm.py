@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from quala.workflow import Flow, workflow
+from quala.errors import QualaError
+from quala.workflow import Flow, Source, workflow
 
 STAGES = (
     "finetune", "distill", "length_adapt", "quantize", "search", "measure", "report", "export"
@@ -14,13 +15,16 @@ def quala_minilm(flow: Flow) -> None:
     """MiniLM student, length-adaptive supernet, int8, searched lengths, measured front.
 
     The options of `distill` choose the student and its losses: by default half of the teacher's
-    layers, on its answers, the labels and MiniLMv2's relations. Without `length_adapt` the
+    layers, on its answers, the labels and MiniLMv2's relations. It starts from `model.student`
+    where that is given, whose tokens need not be the teacher's. Without `length_adapt` the
     student itself is rounded, without `quantize` the front is that of a float model, without
     `search` only full lengths are measured.
     """
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
-    student = flow.run("distill", data=data, teacher=teacher, otherwise=teacher)
+    student = flow.run(
+        "distill", data=data, model=_own_student(flow), teacher=teacher, otherwise=teacher
+    )
     supernet = flow.run(
         "length_adapt", data=data, model=student, teacher=teacher, otherwise=student
     )
@@ -37,6 +41,15 @@ def quala_minilm(flow: Flow) -> None:
     )
     flow.run("report", search=found, measure=measured)
     flow.run("export", data=data, model=served, measure=measured)
+
+
+def _own_student(flow: Flow) -> Source | None:
+    """Return the start model of a student that copies no layers, None if there is none."""
+    if not flow.settings.model.get("student"):
+        return None
+    if not flow.settings.stages["distill"].enabled:
+        raise QualaError("`model.student` is trained by `distill`: `stage.distill.enabled=true`.")
+    return flow.model("student")
 
 
 if __name__ == "__main__":

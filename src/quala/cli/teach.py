@@ -62,9 +62,9 @@ def main(argv: Sequence[str]) -> int:
     examples = _examples(spec, arguments.split)
     for reason, count in format_of(spec).left_out.items():
         warn(f"{count} left out of {reason}.")
+    teacher = ModelTeacher.load(source, spec, task_of(kind, outputs), arguments.batch_size)
     part = out.with_name(f"{out.name}.part")
     _check_about(part, _about(arguments, source, examples))
-    teacher = ModelTeacher.load(source, spec, task_of(kind, outputs), arguments.batch_size)
     size = AT_ONCE * arguments.batch_size
     _ask(teacher, examples, part, size=size, top=arguments.top if answers else None)
     found = _joined(part, -(-len(examples) // size), teacher.labels if not answers else None)
@@ -201,9 +201,8 @@ def _ask(
     from quala.stage import StageContext
 
     context = StageContext("teach", part, part, bars=sys.stderr.isatty())
-    if not context.bars:
-        context.logger.addHandler(logging.StreamHandler())
-        context.logger.setLevel(logging.INFO)
+    context.logger.handlers = [] if context.bars else [logging.StreamHandler()]
+    context.logger.setLevel(logging.INFO)
     with context.progress("The teacher's answers", len(examples)) as progress:
         for place, first in enumerate(range(0, len(examples), size)):
             asked, file = examples[first : first + size], part / f"{place:06}.npz"
