@@ -69,5 +69,5 @@ def test_a_student_of_its_own_needs_its_stage() -> None:
     plain = prints("stage.distill.enabled=true")
     own = prints("+model.student=offline", "stage.distill.enabled=true")
     assert own["distill"] != plain["distill"]
-    with pytest.raises(QualaError, match="`model.student` is trained by `distill`"):
+    with pytest.raises(QualaError, match=r"`model.student` is trained by `distill`"):
         check("+model.student=offline", "stage.distill.enabled=false")
