@@ -9,6 +9,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
     for reason, count in format_of(spec).left_out.items():
         warn(f"{count} left out of {reason}.")
     teacher = ModelTeacher.load(source, spec, task_of(kind, outputs), arguments.batch_size)
+    null = answers and any(not getattr(one, "answers", ()) for one in examples)
+    teacher = replace(teacher, null=null)
     part = out.with_name(f"{out.name}.part")
     _check_about(part, _about(arguments, source, examples))
     size = AT_ONCE * arguments.batch_size
@@ -112,7 +115,7 @@ def _kind(source: str | Path) -> tuple[str, int]:
     if "task" in facts:
         kind, outputs = str(facts["task"]), int(facts.get("num_labels", 2))
     else:
-        kind, outputs = str(foreign_kind(place)), foreign_config(place).num_labels
+        kind, outputs = str(foreign_kind(place)), int(foreign_config(place).num_labels or 2)
     if kind not in FORMATS:
         raise QualaError(
             f"`{source}` must be a model for one of {', '.join(FORMATS)}, by the architecture in "
