@@ -26,6 +26,7 @@ HEADS = {
     "question-answering": "AutoModelForQuestionAnswering",
     "classification": "AutoModelForSequenceClassification",
     "regression": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
 }
 """The class of transformers that a teacher of a task is loaded as."""
 
@@ -45,7 +46,7 @@ class ForeignModel:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, lengths: LengthConfig | None = None) -> Tensor:
-        """Return logits (B, n, 2) for spans, else (B, outputs); no tokens are dropped."""
+        """Return logits (B, n, outputs) or (B, outputs); no tokens are dropped."""
         types = {"token_type_ids": batch["segment_ids"]} if self.typed else {}
         out: Any = self.hf(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **types
@@ -62,6 +63,8 @@ def foreign_kind(source: str | Path) -> str | None:
     for name in config.architectures or []:
         if name.endswith("ForQuestionAnswering") or name.endswith("ForQuestionAnsweringSimple"):
             return "question-answering"
+        if name.endswith("ForTokenClassification"):
+            return "token-classification"
         if name.endswith("ForSequenceClassification"):
             values = config.problem_type == "regression" or config.num_labels == 1
             return "regression" if values else "classification"

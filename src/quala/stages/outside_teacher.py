@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from quala.checkpoint import load_any_model, padding, predict
 from quala.data.characters import CharacterAnswers, Floats, log_softmax, of_windows
-from quala.data.features import Example, FeatureSet, QAExample
+from quala.data.features import Example, FeatureSet, Ints, QAExample
 from quala.data.formats import format_of
 from quala.data.spec import DataSpec
 from quala.data.task import Span, Task, Value
@@ -50,6 +50,9 @@ class Answerer(Protocol):
     def classes(self, examples: Sequence[Example]) -> Floats:
         """Return probabilities, or values, (E, C); nan where there are none."""
 
+    def tags(self, examples: Sequence[Example]) -> list[Floats]:
+        """Return probabilities of the tags of each example's words, (W, C); nan where unknown."""
+
     def missing(self, examples: Sequence[Example]) -> list[str]:
         """Return the ids of examples without an answer."""
 
@@ -74,6 +77,9 @@ class FileTeacher:
 
     def classes(self, examples: Sequence[Example]) -> Floats:
         return self.file.classes(examples)
+
+    def tags(self, examples: Sequence[Example]) -> list[Floats]:
+        raise QualaError(f"`{self.place}`: a file holds no tags of words; give a model.")
 
     def missing(self, examples: Sequence[Example]) -> list[str]:
         return self.file.missing(examples)
@@ -133,6 +139,21 @@ class ModelTeacher:
         logits = np.stack(self._asked(examples)[1]).astype(np.float64)
         return logits if self.labels == (VALUE,) else np.exp(log_softmax(logits))
 
+    def tags(self, examples: Sequence[Example]) -> list[Floats]:
+        features, outputs = self._asked(examples)
+        words = words_of(features)
+        found = [np.full((0, outputs[0].shape[1]), np.nan) for _ in examples]
+        # A word of two windows is answered by the first that has it.
+        for row in reversed(range(len(features))):
+            own = words[features.offsets[row] : features.offsets[row + 1]]
+            example = int(features.example[row])
+            lacking = int(own.max(initial=-1)) + 1 - len(found[example])
+            found[example] = np.pad(
+                found[example], ((0, max(0, lacking)), (0, 0)), constant_values=np.nan
+            )
+            found[example][own[own >= 0]] = np.exp(log_softmax(outputs[row][own >= 0]))
+        return found
+
     def missing(self, examples: Sequence[Example]) -> list[str]:
         return []
 
@@ -143,6 +164,14 @@ class ModelTeacher:
         if not all(np.isfinite(one).all() for one in found):
             raise QualaError(f"The teacher `{self.place}` gives outputs that are not finite.")
         return features, cast("list[Floats]", found)
+
+
+def words_of(features: FeatureSet) -> Ints:
+    """Return the word that each token begins (T,), -1 for the other tokens."""
+    words: Ints | None = getattr(features, "words", None)
+    if words is None:
+        raise QualaError("A teacher of tags needs words, which these data do not have.")
+    return words
 
 
 def _fast(tokenizer: PreTrainedTokenizerBase, source: str | Path) -> FastTokenizer:

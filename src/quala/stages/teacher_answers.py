@@ -28,7 +28,13 @@ from quala.data.teacher_file import is_teacher_file, read_teacher_file
 from quala.errors import QualaError
 from quala.models.load import label_names, load_tokenizer, read_config
 from quala.stages.options import OWN_TEACHER
-from quala.stages.outside_teacher import Answerer, FileTeacher, ModelTeacher, training_device
+from quala.stages.outside_teacher import (
+    Answerer,
+    FileTeacher,
+    ModelTeacher,
+    training_device,
+    words_of,
+)
 from quala.stages.teacher import (
     CachedTeacher,
     Teacher,
@@ -122,12 +128,12 @@ def store_answers(
                 mean_answer(
                     [one[at] for one in found],
                     weights,
-                    shape=(int(lengths[slot]), 2) if task.per_token else (task.num_labels,),
+                    shape=(*([int(lengths[slot])] if task.per_token else []), task.num_labels),
                     values=isinstance(task, Value),
                 )
                 for at, slot in enumerate(slots)
             ]
-            untaught += sum(one.max() == UNTAUGHT for one in mixed)
+            untaught += sum(bool(one.max() == UNTAUGHT) for one in mixed)
             store.write(slots, torch.from_numpy(np.concatenate(_tables(mixed))), ())
             progress.advance()
             minutes = (time.monotonic() - committed) / 60
@@ -146,18 +152,21 @@ def mean_answer(
 ) -> Array:
     """Return the weighted mean of distributions, as log-probabilities, or of `values`.
 
-    Those that are None do not count; without any the input is untaught.
+    Those that are None, or nan, do not count; without any an input, or a token, is untaught.
     """
-    known = [(one, weight) for one, weight in zip(answers, weights) if one is not None]
+    known = [(one, share) for one, share in zip(answers, weights) if one is not None]
     if not known:
         return np.full(shape, UNTAUGHT, dtype=np.float32)
     tables = np.stack([one for one, _ in known]).astype(np.float64)
-    shares = np.array([weight for _, weight in known], dtype=np.float64)
-    shares = (shares / shares.sum()).reshape(-1, *[1] * (tables.ndim - 1))
+    weight = np.array([share for _, share in known], dtype=np.float64)
+    shares = weight.reshape(-1, *[1] * (tables.ndim - 1)) * ~np.isnan(tables)
+    total = shares.sum(axis=0)
     if values:
-        return np.asarray((shares * tables).sum(axis=0), dtype=np.float32)
-    mean = np.logaddexp.reduce(tables + np.log(shares), axis=0)
-    return np.asarray(np.maximum(mean, LOWEST), dtype=np.float32)
+        return np.asarray((shares * tables).sum(axis=0) / total, dtype=np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = np.nan_to_num(tables, nan=0.0) + np.log(shares / total)
+    mean = np.maximum(np.logaddexp.reduce(parts, axis=0), LOWEST)
+    return np.asarray(np.where(total > 0, mean, UNTAUGHT), dtype=np.float32)
 
 
 def _tables(answers: Sequence[Array]) -> list[Array]:
@@ -256,6 +265,8 @@ class _ByExample:
         owners = part.features.example[rows]
         asked = list(dict.fromkeys(owners.tolist()))
         examples = [part.examples[one] for one in asked]
+        if self.places is not None and self.student.data.task.per_token:
+            return self._tags(rows, dict(zip(asked, self.answerer.tags(examples), strict=True)))
         if self.places is not None:
             return self._classes(examples)
         questions = cast("list[QAExample]", examples)
@@ -290,6 +301,20 @@ class _ByExample:
             raise QualaError(
                 f"`{self.answerer.place}`, question `{question.id}`: {error}; is it of other data?"
             ) from error
+
+    def _tags(self, rows: Ints, tags: Mapping[int, Array]) -> list[Array | None]:
+        """Return the tags of words on the student's first token of each; nan on all others."""
+        features, places = self.student.data.train.features, list(self.places or ())
+        words, found = words_of(features), list[Array | None]()
+        for row in rows.tolist():
+            own = words[features.offsets[row] : features.offsets[row + 1]]
+            said = tags[int(features.example[row])]
+            known = (own >= 0) & (own < len(said))
+            table = np.full((len(own), len(places)), np.nan)
+            with np.errstate(divide="ignore"):
+                table[known] = np.maximum(np.log(said[own[known]][:, places]), LOWEST)
+            found.append(table)
+        return found
 
     def _classes(self, examples: Sequence[Any]) -> list[Array | None]:
         found = self.answerer.classes(examples)
