@@ -163,8 +163,8 @@ def mean_answer(
     total = shares.sum(axis=0)
     if values:
         return np.asarray((shares * tables).sum(axis=0) / total, dtype=np.float32)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = np.nan_to_num(tables, nan=0.0) + np.log(shares / total)
+    with np.errstate(divide="ignore"):
+        parts = np.nan_to_num(tables) + np.log(shares / np.where(total > 0, total, 1))
     mean = np.maximum(np.logaddexp.reduce(parts, axis=0), LOWEST)
     return np.asarray(np.where(total > 0, mean, UNTAUGHT), dtype=np.float32)
 
