@@ -389,25 +389,24 @@ def test_the_windows_of_another_layout_are_told(
     assert "trained with 2 special tokens" in caplog.text
 
 
+FILE = {"teachers": ["a.npz"]}
+
+
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("stage", "options", "sentence"),
     [
-        (
-            {"teachers": ["a.npz"], "soft": 0.0},
-            "soft labels, which have no weight: `soft` must be",
-        ),
-        (
-            {"teachers": ["a.npz"], "teacher_weights": [1.0, 2.0]},
-            "as many as `teachers`, 1, got 2",
-        ),
-        ({"teacher_weights": [0.0], "teachers": ["a.npz"]}, "`teacher_weights.*must be above 0"),
+        ("distill", {**FILE, "soft": 0.0}, "which have no weight: `soft` must be above 0"),
+        ("distill", {**FILE, "teacher_weights": [1.0, 2.0]}, "as many as `teachers`, 1, got 2"),
+        ("distill", {**FILE, "teacher_weights": [0.0]}, "`teacher_weights.*must be above 0"),
+        ("length_adapt", FILE, "`teacher` must be above 0, or `teacher_for_subs` true"),
+        ("quantize", {**FILE, "teacher": 1.0, "method": "ptq"}, "`method` must be qat"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(
-    configure: Any, options: dict[str, Any], sentence: str
+    configure: Any, stage: str, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(QualaError, match=sentence):
-        configure("distill", **options)
+        configure(stage, **options)
 
 
 def test_a_model_that_was_not_trained_for_the_task_is_refused(

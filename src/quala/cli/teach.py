@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         return 0
     what = "questions" if answers else "texts"
     show(f"Wrote the answers to {len(examples):,} {what} to {out}.")
-    show(f"Learn from it: quala run quala_minilm stage.distill.teachers=[{out}]")
+    show(f"Learn from it: quala run WORKFLOW 'stage.distill.teachers=[{out}]'")
     return 0
 
 

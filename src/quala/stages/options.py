@@ -310,6 +310,14 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
     """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
 
+    soft_options: ClassVar[str] = (
+        "`method` must be qat, and `teacher` above 0 or `teacher_for_subs` true"
+    )
+
+    @property
+    def follows_answers(self) -> bool:
+        return self.trains and super().follows_answers
+
     @property
     def trains(self) -> bool:
         """Whether the weights change at all; calibration alone changes none."""
