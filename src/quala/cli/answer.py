@@ -44,9 +44,9 @@ def main(argv: Sequence[str]) -> int:
         top_k=arguments.top_k,
     )
     folder = locate_model(arguments.model, arguments.tracking_uri)
-    from quala.runtime.answerer import load
+    from quala.runtime.answerer import load_answerer
 
-    model = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+    model = load_answerer(folder, runtime=arguments.runtime, threads=arguments.threads)
     model.answer_batch([query])  # compiles for these lengths; the time shown is a warm one
     (reply,) = model.answer_batch([query])
     if reply.note:

@@ -61,9 +61,9 @@ class Served:
 
 def _load_pyfunc(folder: str) -> Served:
     """Load the export in `folder`; MLflow looks for this name."""
-    from quala.runtime.answerer import load
+    from quala.runtime.answerer import load_answerer
 
-    return Served(load(Path(folder)))
+    return Served(load_answerer(Path(folder)))
 
 
 def make_servable(folder: Path) -> None:
