@@ -141,7 +141,9 @@ def load(
         )
     tokenizer = FastTokenizer.read(folder, words=card.arch.vocabulary)
     engine = open_export(folder, card, runtime=runtime, threads=threads)
-    return kinds[card.task](card, tokenizer, engine)
+    found = kinds[card.task](card, tokenizer, engine)
+    found.source = folder
+    return found
 
 
 def load_answerer(

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -87,6 +88,8 @@ class Predictor(ABC, Generic[Q, R]):
 
     task: ClassVar[str]
     """The kind of task that it is for."""
+    source: Path | None = None
+    """The folder that it was loaded from."""
 
     def __init__(self, card: Card, tokenizer: FastTokenizer, engine: Engine) -> None:
         self.facts = card

@@ -57,6 +57,34 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
         query = TextQuery(text=text, pair=pair, budget=budget, top_k=top_k)
         return self.predict_batch([query])[0]
 
+    def rank(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        budget: Budget | None = None,
+        label: str | None = None,
+    ) -> list[Ranked]:
+        """Return all passages, the best first, equal ones in their order.
+
+        The score is the value of a regressor, or a classifier's probability of `label`, which may
+        be left out where one label is a known `yes`, such as `relevant` or the 1 of 0 and 1. The
+        budget holds for each passage. Raises QualaError as `predict`, and for models that give
+        neither.
+        """
+        score = self.scorer(label)
+        asked = [
+            TextQuery(text=query, pair=one, budget=budget or Budget(), top_k=0) for one in passages
+        ]
+        found = [
+            Ranked(place, score(one), one) for place, one in enumerate(self.predict_batch(asked))
+        ]
+        return sorted(found, key=lambda one: -one.score)
+
+    def scorer(self, label: str | None) -> Callable[[Prediction], float]:
+        """Return what the score of a passage is. Raises QualaError for an unknown label."""
+        raise QualaError(f"A model for {self.task} cannot rank passages.")
+
     @abstractmethod
     def said(self, work: Work[TextQuery]) -> dict[str, Any]:
         """Return the fields of the prediction that the logits are for."""
@@ -124,38 +152,7 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
                 raise QualaError("The tokenizer finds no words in the pair.")
 
 
-class _Ranker(TextPredictor):
-    """A model that ranks passages by what it says of the pairs of a query and each of them."""
-
-    @abstractmethod
-    def _scorer(self, label: str | None) -> Callable[[Prediction], float]:
-        """Return what the score of a prediction is. Raises QualaError for an unknown label."""
-
-    def rank(
-        self,
-        query: str,
-        passages: Sequence[str],
-        *,
-        budget: Budget | None = None,
-        label: str | None = None,
-    ) -> list[Ranked]:
-        """Return all passages, the best first, equal ones in their order.
-
-        The score is the value of a regressor, and the probability of `label` of a classifier; of
-        two labels it may be left out where one of them is a known `yes`, such as `relevant` or 1.
-        The budget holds for each passage. Raises QualaError as `predict`, and for such a label.
-        """
-        scorer = self._scorer(label)
-        asked = [
-            TextQuery(text=query, pair=one, budget=budget or Budget(), top_k=0) for one in passages
-        ]
-        found = [
-            Ranked(place, scorer(one), one) for place, one in enumerate(self.predict_batch(asked))
-        ]
-        return sorted(found, key=lambda one: -one.score)
-
-
-class Classifier(_Ranker):
+class Classifier(TextPredictor):
     """A classification export: labels with probabilities."""
 
     task = Classes.kind
@@ -166,7 +163,7 @@ class Classifier(_Ranker):
         scores = tuple(LabelScore(self.labels[one], float(shares[one])) for one in best)
         return {"label": scores[0].label, "scores": scores}
 
-    def _scorer(self, label: str | None) -> Callable[[Prediction], float]:
+    def scorer(self, label: str | None) -> Callable[[Prediction], float]:
         from quala.data.labels import yes_of  # reads data, for which it imports more than this
 
         wanted = yes_of(self.labels) if label is None else label
@@ -179,7 +176,7 @@ class Classifier(_Ranker):
         return lambda one: {score.label: score.probability for score in one.scores}[wanted]
 
 
-class Regressor(_Ranker):
+class Regressor(TextPredictor):
     """A regression export: one number."""
 
     task = Value.kind
@@ -187,7 +184,7 @@ class Regressor(_Ranker):
     def said(self, work: Work[TextQuery]) -> dict[str, Any]:
         return {"value": float(self.outputs(work)[0][0])}
 
-    def _scorer(self, label: str | None) -> Callable[[Prediction], float]:
+    def scorer(self, label: str | None) -> Callable[[Prediction], float]:
         if label is not None:
             raise QualaError(f"A regressor ranks by its value, it has no label `{label}`.")
         return lambda one: one.value or 0.0
@@ -274,10 +271,10 @@ class Embedder(TextPredictor):
 
         Raises QualaError as `predict`.
         """
-        width = self.facts.arch.outputs
         asked = [TextQuery(text=text, budget=budget or Budget()) for text in texts]
         found = [one.embedding for one in self.predict_batch(asked)]
-        return np.array(found, dtype=np.float32).reshape(len(texts), -1 if found else width)
+        width = len(found[0] or ()) if found else self.facts.arch.hidden
+        return np.array(found, dtype=np.float32).reshape(len(texts), width)
 
     def said(self, work: Work[TextQuery]) -> dict[str, Any]:
         vector = self.outputs(work)[0]
