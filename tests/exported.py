@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from quala.lengths import LengthConfig
+    from quala.runtime.engine import Inputs, Kept
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +100,18 @@ def export_of(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: P
         return folder
 
     return export
+
+
+class FakeEngine:
+    """Gives what a function of the ids gives, and keeps every token."""
+
+    name = "fake"
+
+    def __init__(self, outputs: Callable[[NDArray[np.int64]], Any]) -> None:
+        self._outputs = outputs
+
+    def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        return np.asarray(self._outputs(inputs["input_ids"]), dtype=np.float32)
+
+    def survivors(self, inputs: Inputs, lengths: LengthConfig) -> tuple[NDArray[np.float32], Kept]:
+        return self.logits(inputs, lengths), {}

@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exported import LABELS, ExportOf
+from exported import LABELS, ExportOf, FakeEngine
 from numpy.typing import NDArray
 
 from quala.data.decode import NotFinite
 from quala.data.features import ClassificationExample
 from quala.data.tokenize import sentence_features
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
 from quala.runtime.answerer import load
 from quala.runtime.card import Budget
-from quala.runtime.engine import Inputs, Kept
 from quala.runtime.prediction import TextQuery
 from quala.runtime.predictor import Work
 from quala.runtime.texts import WORDS, Classifier, Embedder, Regressor, Tagger, TextPredictor
@@ -172,21 +170,6 @@ def test_a_ranking_needs_a_label(
     (found,) = classifier.rank(TEXT, [PAIR])
     (wanted,) = classifier.rank(TEXT, [PAIR], label="relevant")
     assert found.score == wanted.score
-
-
-class FakeEngine:
-    """Gives what a function of the ids gives, and keeps every token."""
-
-    name = "fake"
-
-    def __init__(self, outputs: Callable[[NDArray[np.int64]], Any]) -> None:
-        self._outputs = outputs
-
-    def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
-        return np.asarray(self._outputs(inputs["input_ids"]), dtype=np.float32)
-
-    def survivors(self, inputs: Inputs, lengths: LengthConfig) -> tuple[NDArray[np.float32], Kept]:
-        return self.logits(inputs, lengths), {}
 
 
 ENTITIES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")

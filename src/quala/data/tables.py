@@ -103,9 +103,12 @@ class RowFile:
                 if not text.strip():
                     continue
                 try:
+                    text.encode()
                     yield Line(
                         json_row(text.rstrip("\r\n"), Place("data", "line", number)), None, done
                     )
+                except UnicodeEncodeError:
+                    yield Line({}, f"line {number} is no UTF-8 text.", done)
                 except QualaError as error:
                     yield Line({}, str(error).removeprefix("`data`, "), done)
 
