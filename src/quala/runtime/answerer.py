@@ -113,6 +113,11 @@ class QuestionAnswerer(Predictor[Query, Reply]):
         return answers[: work.query.top_k]
 
 
+_EVERY: tuple[type[QuestionAnswerer | TextPredictor], ...] = (QuestionAnswerer, *TEXT_PREDICTORS)
+PREDICTORS = {each.task: each for each in _EVERY}
+"""What runs exports, by the kind of their task."""
+
+
 def load(
     model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1
 ) -> QuestionAnswerer | TextPredictor:
@@ -129,19 +134,14 @@ def load(
         names = ", ".join(shipped()) or "none"
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")
     card = Card.read(folder)
-    every: tuple[type[QuestionAnswerer | TextPredictor], ...] = (
-        QuestionAnswerer,
-        *TEXT_PREDICTORS,
-    )
-    kinds = {each.task: each for each in every}
-    if card.task not in kinds:
+    if card.task not in PREDICTORS:
         raise QualaError(
             f"`{model}` has the task {card.task}, for which quala has no predictor; it has some "
-            f"for {', '.join(kinds)}. `quala.runtime.engine.open_export` gives its logits."
+            f"for {', '.join(PREDICTORS)}. `quala.runtime.engine.open_export` gives its logits."
         )
     tokenizer = FastTokenizer.read(folder, words=card.arch.vocabulary)
     engine = open_export(folder, card, runtime=runtime, threads=threads)
-    found = kinds[card.task](card, tokenizer, engine)
+    found = PREDICTORS[card.task](card, tokenizer, engine)
     found.source = folder
     return found
 

@@ -88,6 +88,8 @@ class Predictor(ABC, Generic[Q, R]):
 
     task: ClassVar[str]
     """The kind of task that it is for."""
+    pairs: ClassVar[bool] = False
+    """Whether a query may have a second text."""
     source: Path | None = None
     """The folder that it was loaded from."""
 

@@ -114,7 +114,12 @@ class _Rows:
                 raise QualaError(f"No row of `{job.data}` can be read.")
             names = tuple(first.row)
         self.columns = _columns(model, names, job.columns)
-        self.kinds = {f"{job.prefix}{name}": kind for name, kind in _kinds(model, job).items()}
+        self.kinds = {
+            f"{job.prefix}{name}": kind
+            for name, kind in added_columns(
+                type(model), top_k=job.top_k, n_best=job.n_best
+            ).items()
+        }
         both = sorted(self.kinds.keys() & set(names))
         if both and suffix_of(job.out) not in (NPY, ANSWERS):
             raise QualaError(
@@ -220,7 +225,7 @@ class _Rows:
             if not isinstance(reply, QualaError):
                 reply = _tried(model.finish, reply)
             said.append(
-                {"error": str(reply)} if isinstance(reply, QualaError) else _said(reply, self.job)
+                {"error": str(reply)} if isinstance(reply, QualaError) else added_values(reply)
             )
         return said
 
@@ -278,7 +283,7 @@ def _tried(call: Callable[[Any], Any], value: object) -> Any:
 
 def _columns(model: Model, names: Collection[str], mapped: Mapping[str, str]) -> dict[str, str]:
     """Return the columns of the texts by what they are, as they are mapped or usually called."""
-    asks, pairs = isinstance(model, QuestionAnswerer), getattr(model, "pairs", False)
+    asks, pairs = isinstance(model, QuestionAnswerer), model.pairs
     roles = ("question", "context", "id") if asks else ("text", "pair")[: 1 + pairs]
     for role, column in mapped.items():
         if role not in roles:
@@ -303,32 +308,32 @@ def _columns(model: Model, names: Collection[str], mapped: Mapping[str, str]) ->
     return found
 
 
-def _kinds(model: Model, job: RowJob) -> Kinds:
-    """Return the columns that are added, with their types."""
+def added_columns(model: type[Model], *, top_k: int = 1, n_best: int = 0) -> Kinds:
+    """Return the columns of predictions with their types, as `write_rows` has them."""
     found: dict[str, str] = {}
-    if isinstance(model, QuestionAnswerer):
+    if issubclass(model, QuestionAnswerer):
         found = {"answer": "text", "probability": "number", "start": "whole", "end": "whole"}
-        found |= {"answers": "json"} if job.n_best else {}
-    elif isinstance(model, Classifier):
+        found |= {"answers": "json"} if n_best else {}
+    elif issubclass(model, Classifier):
         found = {"prediction": "text", "probability": "number"}
-        found |= {"scores": "json"} if job.top_k != 1 else {}
-    elif isinstance(model, Regressor):
+        found |= {"scores": "json"} if top_k != 1 else {}
+    elif issubclass(model, Regressor):
         found = {"prediction": "number"}
-    elif isinstance(model, Tagger):
+    elif issubclass(model, Tagger):
         found = {"entities": "json"}
-    elif isinstance(model, Embedder):
+    elif issubclass(model, Embedder):
         found = {"embedding": "json"}
     return found | {"note": "text", "error": "text"}
 
 
-def _said(reply: Reply | Prediction, job: RowJob) -> Said:
+def added_values(reply: Reply | Prediction) -> Said:
     """Return the columns of a reply; numbers with six digits, embeddings as they are."""
     found: Said = {"note": reply.note}
     if isinstance(reply, Reply):
         answers = [_short(asdict(one)) for one in reply.answers]
         best: Said = answers[0] if answers else {"text": ""}
         found |= {name: best.get(name) for name in ("probability", "start", "end")}
-        return found | {"answer": best["text"]} | ({"answers": answers} if job.n_best else {})
+        return found | {"answer": best["text"], "answers": answers}
     if reply.embedding is not None:
         return found | {"embedding": [float(str(np.float32(one))) for one in reply.embedding]}
     if reply.value is not None:

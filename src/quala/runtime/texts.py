@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import regex
@@ -32,8 +32,7 @@ WORDS = regex.compile(rf"{_INNER}(?:[^\s{_ALONE}]*{_INNER})?|\S")
 class TextPredictor(Predictor[TextQuery, Prediction]):
     """An export for texts or pairs in memory; safe to use from several threads."""
 
-    pairs: ClassVar[bool] = True
-    """Whether two texts can be read together."""
+    pairs = True
 
     def predict(
         self,
