@@ -265,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--columns",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME=COLUMN",
         help="columns that have other names than text and pair, or question, context and id",
