@@ -372,3 +372,27 @@ def test_embeddings_of_rows(model: Classifier, target: str, tmp_path: Path) -> N
     else:
         found = np.array([one["embedding"] for one in read_table(job.out)[:9]], np.float32)
     assert (found[:9] == wanted).all()
+
+
+def test_a_row_that_has_a_column_of_the_predictions_fails(model: Model, tmp_path: Path) -> None:
+    found = [{"text": "a"}, {"text": "b", "prediction": "kept?"}]
+    job = RowJob(data=write_jsonl(tmp_path / "in.jsonl", found), out=tmp_path / "out.jsonl")
+    done = predict_rows(model, job)
+    assert done.reasons == [(2, "The row has its own `prediction`, which is not kept.")]
+
+
+def test_data_that_change_meanwhile_give_no_file(model: Model, tmp_path: Path) -> None:
+    job = RowJob(data=write_jsonl(tmp_path / "in.jsonl", ROWS), out=tmp_path / "out.jsonl")
+    with pytest.raises(QualaError, match="was changed while it was read"):
+        predict_rows(model, job, advance=lambda share: write_jsonl(job.data, ROWS))
+    assert not job.out.exists()
+
+
+def test_two_commands_do_not_write_one_file(model: Model, tmp_path: Path) -> None:
+    job = RowJob(data=write_jsonl(tmp_path / "in.jsonl", ROWS), out=tmp_path / "out.jsonl")
+
+    def again(share: float) -> None:
+        with pytest.raises(QualaError, match=r"Another command writes .*out\.jsonl\.part` now"):
+            predict_rows(model, job)
+
+    assert predict_rows(model, job, advance=again).rows == 40

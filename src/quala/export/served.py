@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.runtime.answerer import PREDICTORS, QuestionAnswerer, load
-from quala.runtime.rows import added_columns, added_values
+from quala.runtime.rows import added_columns, added_values, may_be_null
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -62,12 +62,20 @@ class Served:
         replies = self._model.predict_batch([kind(**row, budget=budget) for row in rows])
         for note in sorted({reply.note for reply in replies if reply.note}):
             LOG.warning(note)
-        columns = [
-            name for name in added_columns(type(self._model)) if name not in ("note", "error")
-        ]
+        null = may_be_null(self._model)
+        columns = [*_columns(type(self._model), null)]
         values = [added_values(reply) for reply in replies]
-        found = [[value[name] for name in columns] for value in values]
-        return DataFrame(found, columns=columns, index=model_input.index)
+        found = DataFrame(
+            [[value[name] for name in columns] for value in values],
+            columns=columns,
+            index=model_input.index,
+        )  # whole numbers may be absent
+        return found.astype({"start": "Int64", "end": "Int64"}) if null else found
+
+
+def _columns(model: type[QuestionAnswerer | TextPredictor], null: bool) -> dict[str, str]:
+    found = added_columns(model, null=null)
+    return {name: kind for name, kind in found.items() if name not in ("note", "error")}
 
 
 def _load_pyfunc(folder: str) -> Served:
@@ -75,10 +83,10 @@ def _load_pyfunc(folder: str) -> Served:
     return Served(load(Path(folder)))
 
 
-def make_servable(folder: Path, task: str) -> None:
+def make_servable(folder: Path, task: str, *, null: bool = False) -> None:
     """Write the MLmodel file that turns the export in `folder` into an MLflow model.
 
-    An export of a task that has no predictor gets none.
+    An export of a task that has no predictor gets none. `null`: the model may give no answer.
     """
     if task not in PREDICTORS:
         return
@@ -107,15 +115,14 @@ def make_servable(folder: Path, task: str) -> None:
     inputs: list[Any] = [ColSpec("string", name) for name in example]
     if PREDICTORS[task].pairs:
         inputs.append(ColSpec("string", "pair", required=False))
-    kinds = {
-        name: types[name if kind == "json" else kind]
-        for name, kind in added_columns(PREDICTORS[task]).items()
-        if name not in ("note", "error")
-    }
+    outputs = [
+        ColSpec(types[name if kind == "json" else kind], name, required=not null)
+        for name, kind in _columns(PREDICTORS[task], null).items()
+    ]
     limits = [ParamSpec(name, "double", 0.0) for name in ("budget_ms", "keep")]
     signature = ModelSignature(
         inputs=Schema(inputs),
-        outputs=Schema([ColSpec(kind, name) for name, kind in kinds.items()]),
+        outputs=Schema([*outputs]),
         params=ParamSchema(limits),
     )
     model = Model(signature=signature, saved_input_example_info=_example(folder, example))

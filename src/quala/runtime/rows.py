@@ -83,8 +83,8 @@ def predict_rows(
     QualaError, before anything is predicted, for files, columns and budgets that cannot be.
     """
     rows = _Rows(model, job)
-    done = RowsDone()
-    with _Spool(job.out).opened(rows.identity(), rows.pace) as spool:
+    done, identity = RowsDone(), rows.identity()
+    with _Spool(job.out).opened(identity, rows.pace) as spool:
         last = 0.0
         for chunk in rows.chunks():
             queries = rows.queries(chunk)
@@ -95,6 +95,8 @@ def predict_rows(
             done.count(found)
             advance((chunk[-1].done - last) / (rows.source.total or 1.0))
             last = chunk[-1].done
+        if rows.identity() != identity:
+            raise QualaError(f"`{job.data}` was changed while it was read: nothing is written.")
         rows.write(spool)
     return done
 
@@ -114,14 +116,11 @@ class _Rows:
                 raise QualaError(f"No row of `{job.data}` can be read.")
             names = tuple(first.row)
         self.columns = _columns(model, names, job.columns)
-        self.kinds = {
-            f"{job.prefix}{name}": kind
-            for name, kind in added_columns(
-                type(model), top_k=job.top_k, n_best=job.n_best
-            ).items()
-        }
+        self.null = may_be_null(model)
+        added = added_columns(type(model), top_k=job.top_k, n_best=job.n_best, null=self.null)
+        self.kinds = {f"{job.prefix}{name}": kind for name, kind in added.items()}
         both = sorted(self.kinds.keys() & set(names))
-        if both and suffix_of(job.out) not in (NPY, ANSWERS):
+        if both and suffix_of(job.out) in WRITTEN:
             raise QualaError(
                 f"`{job.data}` has a column `{both[0]}` already, as the predictions have: choose "
                 "`--prefix`, which stands before their names."
@@ -185,6 +184,8 @@ class _Rows:
     def _query(self, line: Line) -> Query | TextQuery:
         if line.error is not None:
             raise QualaError(line.error)
+        if suffix_of(self.job.out) in WRITTEN and (both := self.kinds.keys() & line.row.keys()):
+            raise QualaError(f"The row has its own `{min(both)}`, which is not kept.")
         given = {}
         for role, column in self.columns.items():
             if column not in line.row:
@@ -233,11 +234,11 @@ class _Rows:
         """Write the output from what was predicted."""
         job, suffix = self.job, suffix_of(self.job.out)
         if suffix == ANSWERS and isinstance(self.model, QuestionAnswerer):
-            if job.n_best:
-                with replacing(job.out.with_name(f"nbest_{job.out.name}")) as partial:
-                    self._write_object(partial, spool, "answers")
-            with replacing(job.out) as partial:
-                self._write_object(partial, spool, "answer")
+            files = {"nbest_": "answers"} if job.n_best else {}
+            files |= {"na_prob_": "no_answer"} if self.null else {}
+            for prefix, name in (files | {"": "answer"}).items():
+                with replacing(job.out.with_name(f"{prefix}{job.out.name}")) as partial:
+                    self._write_object(partial, spool, name)
             return
         with replacing(job.out) as partial:
             if suffix == NPY:
@@ -308,11 +309,19 @@ def _columns(model: Model, names: Collection[str], mapped: Mapping[str, str]) ->
     return found
 
 
-def added_columns(model: type[Model], *, top_k: int = 1, n_best: int = 0) -> Kinds:
+def may_be_null(model: Model) -> bool:
+    """Return whether a model may say that a text does not answer a question."""
+    return getattr(model.facts, "null_threshold", None) is not None
+
+
+def added_columns(
+    model: type[Model], *, top_k: int = 1, n_best: int = 0, null: bool = False
+) -> Kinds:
     """Return the columns of predictions with their types, as `write_rows` has them."""
     found: dict[str, str] = {}
     if issubclass(model, QuestionAnswerer):
         found = {"answer": "text", "probability": "number", "start": "whole", "end": "whole"}
+        found |= {"no_answer": "number"} if null else {}
         found |= {"answers": "json"} if n_best else {}
     elif issubclass(model, Classifier):
         found = {"prediction": "text", "probability": "number"}
@@ -333,6 +342,7 @@ def added_values(reply: Reply | Prediction) -> Said:
         answers = [_short(asdict(one)) for one in reply.answers]
         best: Said = answers[0] if answers else {"text": ""}
         found |= {name: best.get(name) for name in ("probability", "start", "end")}
+        found["no_answer"] = getattr(reply, "no_answer", None)
         return found | {"answer": best["text"], "answers": answers}
     if reply.embedding is not None:
         return found | {"embedding": [float(str(np.float32(one))) for one in reply.embedding]}
