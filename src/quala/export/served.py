@@ -70,7 +70,8 @@ class Served:
             columns=columns,
             index=model_input.index,
         )  # whole numbers may be absent
-        return found.astype({"start": "Int64", "end": "Int64"}) if null else found
+        types = {"answer": object, "start": "Int64", "end": "Int64"}
+        return found.astype(types) if null else found
 
 
 def _columns(model: type[QuestionAnswerer | TextPredictor], null: bool) -> dict[str, str]:
@@ -116,7 +117,9 @@ def make_servable(folder: Path, task: str, *, null: bool = False) -> None:
     if PREDICTORS[task].pairs:
         inputs.append(ColSpec("string", "pair", required=False))
     outputs = [
-        ColSpec(types[name if kind == "json" else kind], name, required=not null)
+        ColSpec(
+            types[name if kind == "json" else kind], name, required=not null or name == "no_answer"
+        )
         for name, kind in _columns(PREDICTORS[task], null).items()
     ]
     limits = [ParamSpec(name, "double", 0.0) for name in ("budget_ms", "keep")]

@@ -260,7 +260,8 @@ class _Rows:
             for number, (line, said) in enumerate(zip(self.source, spool, strict=True)):
                 if not said.get("error"):
                     key = str(line.row[identity] if identity else number)
-                    value = json.dumps(said[name], ensure_ascii=False)
+                    none = "" if said[name] is None else said[name]  # as SQuAD 2.0 has it
+                    value = json.dumps(none, ensure_ascii=False)
                     text.write(f"{before}{json.dumps(key, ensure_ascii=False)}: {value}")
                     before = ",\n"
             text.write("{}\n" if before == "{\n" else "\n}\n")
@@ -340,10 +341,10 @@ def added_values(reply: Reply | Prediction) -> Said:
     found: Said = {"note": reply.note}
     if isinstance(reply, Reply):
         answers = [_short(asdict(one)) for one in reply.answers]
-        best: Said = answers[0] if answers else {"text": ""}
+        best: Said = answers[0] if answers else {}
         found |= {name: best.get(name) for name in ("probability", "start", "end")}
         found["no_answer"] = getattr(reply, "no_answer", None)
-        return found | {"answer": best["text"], "answers": answers}
+        return found | {"answer": best.get("text"), "answers": answers}
     if reply.embedding is not None:
         return found | {"embedding": [float(str(np.float32(one))) for one in reply.embedding]}
     if reply.value is not None:
