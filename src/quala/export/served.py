@@ -70,8 +70,9 @@ class Served:
             columns=columns,
             index=model_input.index,
         )  # whole numbers may be absent
-        types = {"answer": object, "start": "Int64", "end": "Int64"}
-        return found.astype(types) if null else found
+        if not null:
+            return found
+        return found.astype({"answer": object, "start": "Int64", "end": "Int64"})
 
 
 def _columns(model: type[QuestionAnswerer | TextPredictor], null: bool) -> dict[str, str]:
