@@ -143,7 +143,8 @@ def test_a_killed_job_goes_on(
     found = [*ROWS[:3], {"id": 3, "text": ""}, *ROWS[4:]]
     data = write_jsonl(tmp_path / "in.jsonl", found)
     (tmp_path / "whole").mkdir()
-    whole = RowJob(data=data, out=tmp_path / "whole" / target, budget=Budget(ms=1e3))
+    model.pace(1.0)
+    whole = RowJob(data=data, out=tmp_path / "whole" / target, budget=Budget(ms=30))
     predict_rows(model, whole)
     job = replace(whole, out=tmp_path / target)
 

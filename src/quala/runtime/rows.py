@@ -346,7 +346,7 @@ def added_values(reply: Reply | Prediction) -> Said:
         found["no_answer"] = getattr(reply, "no_answer", None)
         return found | {"answer": best.get("text"), "answers": answers}
     if reply.embedding is not None:
-        return found | {"embedding": [float(str(np.float32(one))) for one in reply.embedding]}
+        return found | {"embedding": list(reply.embedding)}
     if reply.value is not None:
         return found | _short({"prediction": reply.value})
     if reply.label is not None:

@@ -224,8 +224,8 @@ class Tagger(TextPredictor):
             starts, ends = marks[inside].T
             token = np.searchsorted(ends, words[:, 0], side="right")  # the first that ends later
             known = np.minimum(token, len(inside) - 1)
-            begins = (token > 0) | (starts[known] <= words[:, 0]) | (place == 0)
-            begins &= (token < len(inside)) & (starts[known] < words[:, 1])
+            # A word that a window begins within has no text before it there: another one wins.
+            begins = (token < len(inside)) & (starts[known] < words[:, 1])
             after = len(inside) - token if place < len(work.rows) - 1 else np.inf
             margin = np.where(begins, np.minimum(token if place else np.inf, after), -1.0)
             better = margin > margins
@@ -277,8 +277,9 @@ class Embedder(TextPredictor):
 
     def said(self, work: Work[TextQuery]) -> dict[str, Any]:
         vector = self.outputs(work)[0]
-        length = np.linalg.norm(vector)
-        return {"embedding": tuple((vector / (length or 1.0)).tolist())}
+        length = np.linalg.norm(vector) or 1.0
+        short = (vector / length).astype(np.float32).astype(str)  # as few digits as they have
+        return {"embedding": tuple(map(float, short))}
 
 
 def softmax(logits: Floats) -> Floats:
