@@ -216,6 +216,20 @@ def test_entities_of_a_long_text_are_those_of_its_windows(tagger: Tagger) -> Non
     assert all(text[one.start : one.end] == one.text for one in found.tags)
 
 
+def test_a_word_is_read_where_most_text_is_around_it(tagger: Tagger) -> None:
+    engine: Any = tagger.engine
+
+    def blind_at_the_edges(ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        found = engine._outputs(ids)
+        found[:, :5] = found[:, -5:] = np.eye(len(ENTITIES))[0]
+        return np.asarray(found)
+
+    tagger.engine = FakeEngine(blind_at_the_edges)
+    filler = "and so it was on and on. "
+    text = filler + "Anna Lee saw many things on a way to Paris, and then. " * 30 + filler
+    assert [one.text for one in tagger.predict(text).tags] == ["Anna Lee", "Paris"] * 30
+
+
 def test_labels_without_prefixes_are_of_words(tagger: Tagger) -> None:
     tagger.facts = replace(tagger.facts, labels=("O", "NOUN", "VERB", "ADJ", "DET"))
     found = [(one.label, one.text) for one in tagger.predict("Anna Anna went").tags]
