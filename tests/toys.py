@@ -16,11 +16,17 @@ from quala.data.task import Classes, Span, Task, Value
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.selection import Drop, restore
+from quala.plugins import FAMILIES as KNOWN
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
 TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
-PAD = {"roberta": 1, "xlm-roberta": 1, "camembert": 1}
+PAD = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "mpnet": 1}
 VOCABULARY = 50
+
+
+def removable(family: str, heads: Any) -> Any:
+    """Return the heads to keep; None, which keeps all, where the family can remove none."""
+    return None if KNOWN.find(family).fixed_heads else heads
 
 
 def _config(family: str, **extra: Any) -> Any:

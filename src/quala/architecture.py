@@ -126,6 +126,8 @@ class ConfigFacts:
         }
     )
     """Keys of config.json by field of `Architecture`; a size without a key is 0."""
+    required: Mapping[str, Any] = field(default_factory=dict)
+    """Values of config.json that the family's layers are written for; a missing one is right."""
     hidden_dropout: str = "hidden_dropout_prob"
     """Key of the dropout rate outside the attention."""
     attention_dropout: str = "attention_probs_dropout_prob"
@@ -135,6 +137,8 @@ class ConfigFacts:
     products_per_token: int = 1
     """Elementwise products per token that a profiler of the published code counts outside the
     layers: BERT multiplies the mask, RoBERTa the mask and the position ids."""
+    bias_rows: int = 0
+    """Rows of a table of attention biases with a column for each head, which stays float."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ _PUBLISHED = MappingProxyType(
         "distilbert": (30522, 512, 0),
         "roberta": (50265, 514, 1),
         "xlm-roberta": (250002, 514, 1),
+        "mpnet": (30527, 514, 0),
     }
 )
 """Vocabulary, positions and token types of the published models."""
@@ -63,6 +64,7 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "distilbert-base": _encoder("distilbert", 768, 6, 12),
         "electra-small": replace(_encoder("electra", 256, 12, 4), embedding=128),
         "electra-base": _encoder("electra", 768, 12, 12),
+        "mpnet-base": _encoder("mpnet", 768, 12, 12),
     }
 )
 
@@ -170,6 +172,11 @@ def _tables(arch: Architecture) -> list[tuple[int, int]]:
     return [words] * arch.embedding_copies + [(others, arch.embedding)]
 
 
+def _biases(arch: Architecture) -> int:
+    """Count the entries of the table of attention biases."""
+    return config_facts(arch.family).bias_rows * arch.heads
+
+
 def _norms(arch: Architecture) -> int:
     """Count the weights and biases of the LayerNorms: two per layer, one after the embeddings."""
     return 2 * arch.embedding + 4 * arch.hidden * arch.layers
@@ -184,7 +191,7 @@ def parameters(arch: Architecture) -> int:
     """Count the parameters of the Hugging Face model with its head."""
     linears = sum((inputs + biased) * outputs for inputs, outputs, biased in _linears(arch))
     embeddings = sum(rows * width for rows, width in _tables(arch))
-    return linears + embeddings + _norms(arch) + _head_parameters(arch)
+    return linears + embeddings + _biases(arch) + _norms(arch) + _head_parameters(arch)
 
 
 def size_bytes(arch: Architecture, precision: Precision) -> int:
@@ -201,7 +208,7 @@ def size_bytes(arch: Architecture, precision: Precision) -> int:
     integers = precision == "int8"
     linears = sum(n * out + 4 * (1 + biased) * out for n, out, biased in _linears(arch))
     tables = sum(rows * (width + 4 if integers else 4 * width) for rows, width in _tables(arch))
-    return linears + tables + 4 * (_norms(arch) + _head_parameters(arch))
+    return linears + tables + 4 * (_biases(arch) + _norms(arch) + _head_parameters(arch))
 
 
 OFFLINE = "offline"
@@ -228,7 +235,11 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
 
 def _architecture(config: Mapping[str, Any], outputs: Outputs) -> Architecture:
     family = str(config.get("model_type"))
-    keys = config_facts(family).keys
+    facts = config_facts(family)
+    for key, wanted in facts.required.items():
+        if config.get(key, wanted) != wanted:
+            raise QualaError(f"`{key}` must be {wanted} for `{family}`, got {config[key]}.")
+    keys = facts.keys
     missing = sorted(key for key in keys.values() if key not in config)
     if missing:
         raise QualaError(f"it lacks {', '.join(missing)}.")

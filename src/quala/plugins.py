@@ -201,6 +201,7 @@ FAMILIES: Registry[Any] = Registry(
         "xlm-roberta": "quala.models.families:ROBERTA",
         "electra": "quala.models.families:ELECTRA",
         "distilbert": "quala.models.families:DISTILBERT",
+        "mpnet": "quala.models.mpnet:MPNET",
     },
     dotted=False,  # a downloaded config.json names it
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import FAMILIES, TASKS, BuildHf, MakeBatch
+from toys import FAMILIES, TASKS, BuildHf, MakeBatch, removable
 from transformers import AutoTokenizer, PreTrainedModel
 
 from quala.architecture import KEY, LayerSizes, Structure
@@ -30,7 +30,8 @@ NEURONS = [range(16), range(2), range(30)]
 
 
 def compressed(hf: PreTrainedModel) -> PreTrainedModel:
-    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    heads = removable(hf.config.model_type, HEADS)
+    small = keep_units(hf, heads=heads, neurons=NEURONS)
     return factorize(small, 1.5)
 
 

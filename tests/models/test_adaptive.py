@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from toys import restored_hidden, survivors
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, fused_attention, published_attention
+from quala.models.selection import gather_tokens
 
 
 def qkv(tokens: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +63,7 @@ def test_the_column_sums_are_of_what_dropout_left() -> None:
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
 KINDS_AND_STRATEGIES = [
     (kind, strategy)
     for kind in ("question-answering", "classification")
@@ -109,7 +111,7 @@ def test_lengths_that_keep_everything_change_nothing(build: Build, make_batch: M
 
 
 @pytest.mark.parametrize(("kind", "significance"), KINDS_AND_STRATEGIES)
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
 def test_padding_and_neighbors_do_not_matter(
     family: str, kind: str, significance: str, build: Build, make_batch: MakeBatch
 ) -> None:
@@ -146,6 +148,23 @@ def test_a_dropped_token_keeps_its_last_complete_layer(
     state = model.narrow(model.attend(model.begin(batch), 0, True), 0, [5])
     dropped = sorted(set(range(20)) - set(survivors(state.drops)[0].tolist()))
     torch.testing.assert_close(hidden[0, dropped], model.begin(batch).hidden[0, dropped])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_that_stay_keep_their_places(
+    family: str, build: Build, make_batch: MakeBatch
+) -> None:
+    """The others are dropped in one model, and hidden from every later layer in the other."""
+    model, batch = build(family), make_batch([20, 32], family=family)
+    state = model.narrow(model.attend(model.begin(batch), 0, True), 0, [7, 7])
+    whole = model.narrow(model.attend(model.begin(batch), 0, False), 0, None)
+    kept = survivors(state.drops)  # (B, 7)
+    hidden = torch.zeros_like(batch["attention_mask"]).scatter(1, kept, 1).bool()
+    whole = replace(whole, valid=hidden)
+    for layer in (1, 2):
+        state = model.narrow(model.attend(state, layer, False), layer, None)
+        whole = model.narrow(model.attend(whole, layer, False), layer, None)
+    torch.testing.assert_close(state.hidden, gather_tokens(whole.hidden, kept))
 
 
 def test_dropped_tokens_leave_the_computation(build: Build, make_batch: MakeBatch) -> None:

@@ -108,6 +108,10 @@ class Family:
     """The classification head reads the encoder's pooler; it has no hidden layer of its own."""
     head_activation: HeadActivation = "tanh"
     """The activation after the hidden layer of the classification head."""
+    float_parts: tuple[str, ...] = ()
+    """Small modules of the encoder that quantizing leaves in float."""
+    fixed_heads: str = ""
+    """Why no attention head can be removed; empty where it can."""
 
     def check(self, config: PreTrainedConfig) -> None:
         """Raise QualaError for a config.json that asks for what the layers of this family lack."""

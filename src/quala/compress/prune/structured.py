@@ -144,6 +144,7 @@ def keep_units(
     layers, size = structure_of(hf).layers, head_size(hf)
     if heads is not None:
         _check("heads", heads, [layer.heads for layer in layers])
+        check_heads(hf, heads)
     if neurons is not None:
         _check("neurons", neurons, [layer.intermediate for layer in layers])
     for number, names in enumerate(linear_names(small)):
@@ -162,6 +163,16 @@ def keep_units(
     for block, sizes in zip(family.layers(small), structure_of(small).layers, strict=True):
         family.set_heads(block, heads=sizes.heads, size=size)  # transformers stores the counts
     return record_structure(small)
+
+
+def check_heads(hf: PreTrainedModel, heads: Places) -> None:
+    """Raise QualaError for heads to keep where the family has a reason to keep all in order."""
+    reason = family_of(hf).fixed_heads
+    whole = [list(range(layer.heads)) for layer in structure_of(hf).layers]
+    if reason and [list(kept) for kept in heads] != whole:
+        raise QualaError(
+            f"The heads of `{hf.config.model_type}` cannot be removed: {reason}. Its neurons can."
+        )
 
 
 def _check(what: str, places: Places, counts: Sequence[int]) -> None:
