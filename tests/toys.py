@@ -18,7 +18,7 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.selection import Drop, restore
 from quala.plugins import FAMILIES as KNOWN
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
 TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
 PAD = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "mpnet": 1}
 VOCABULARY = 50
@@ -43,6 +43,9 @@ def _config(family: str, **extra: Any) -> Any:
         sizes = {"dim": 16, "hidden_dim": 32, "n_layers": 3, "n_heads": 4}
         sizes |= {"dropout": 0.0, "attention_dropout": 0.0, "qa_dropout": 0.0}
         sizes |= {"seq_classif_dropout": 0.0}
+    if family == "modernbert":  # the second and third layer see four tokens to each side
+        sizes = {name: sizes[name] for name in list(sizes)[:4]} | {"local_attention": 8}
+        sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
     if family == "electra":
         sizes["embedding_size"] = 8
     return AutoConfig.for_model(

@@ -57,15 +57,32 @@ class LayerSizes:
         if len(self.copies) != len(LINEARS) or not 1 <= min(self.copies) <= max(self.copies) <= 8:
             raise QualaError(f"A layer needs six copies from 1 to 8, got {self.copies}.")
 
-    def linears(self, *, hidden: int, head_size: int) -> tuple[list[Linear], list[Linear]]:
+    def linears(
+        self, *, hidden: int, head_size: int, facts: ConfigFacts
+    ) -> tuple[list[Linear], list[Linear]]:
         """Return the linear layers of the attention and of the feed-forward, factors apart."""
+        shapes = self.shapes(hidden=hidden, head_size=head_size, facts=facts)
+        made = {
+            part: _factors(*shapes[part], rank, biased=facts.biased) * copies
+            for part, rank, copies in zip(LINEARS, self.ranks, self.copies, strict=True)
+            if part in shapes
+        }
+        attention = [linears for part, linears in made.items() if not part.startswith("ffn")]
+        return [*chain(*attention)], [*chain(made["ffn_in"], made["ffn_out"])]
+
+    def shapes(
+        self, *, hidden: int, head_size: int, facts: ConfigFacts
+    ) -> dict[str, tuple[int, int]]:
+        """Return inputs and outputs of each linear layer; `query` stands for packed ones."""
         width, inner = self.heads * head_size, self.intermediate
-        shapes = [(hidden, width)] * 3 + [(width, hidden), (hidden, inner), (inner, hidden)]
-        made = [
-            _factors(*shape, rank) * copies
-            for shape, rank, copies in zip(shapes, self.ranks, self.copies, strict=True)
-        ]
-        return [*chain(*made[:4])], [*chain(*made[4:])]
+        projections = dict.fromkeys(LINEARS[:3], (hidden, width))
+        if facts.packed:
+            projections = {"query": (hidden, 3 * width)}
+        return projections | {
+            "attention_out": (width, hidden),
+            "ffn_in": (hidden, inner * (2 if facts.gated else 1)),
+            "ffn_out": (inner, hidden),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +118,10 @@ class Structure:
         }
 
 
-def _factors(inputs: int, outputs: int, rank: int) -> list[Linear]:
+def _factors(inputs: int, outputs: int, rank: int, *, biased: bool) -> list[Linear]:
     if not rank:
-        return [(inputs, outputs, True)]
-    return [(inputs, rank, False), (rank, outputs, True)]
+        return [(inputs, outputs, biased)]
+    return [(inputs, rank, False), (rank, outputs, biased)]
 
 
 Head = Literal["span", "sentence"]
@@ -139,6 +156,17 @@ class ConfigFacts:
     layers: BERT multiplies the mask, RoBERTa the mask and the position ids."""
     bias_rows: int = 0
     """Rows of a table of attention biases with a column for each head, which stays float."""
+    packed: bool = False
+    """Whether queries, keys and values are one matrix."""
+    gated: bool = False
+    """Whether the first feed-forward matrix gives two numbers for each neuron, which are
+    multiplied."""
+    biased: bool = True
+    """Whether the layers, their norms and the hidden layer of the head have biases."""
+    position_table: bool = True
+    """Whether there is a table of positions beside that of words."""
+    head_layer: bool = False
+    """Whether the head of each token has a hidden layer and both heads have a norm after it."""
 
 
 @dataclass(frozen=True)

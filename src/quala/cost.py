@@ -29,6 +29,7 @@ _PUBLISHED = MappingProxyType(
         "roberta": (50265, 514, 1),
         "xlm-roberta": (250002, 514, 1),
         "mpnet": (30527, 514, 0),
+        "modernbert": (50368, 8192, 0),
     }
 )
 """Vocabulary, positions and token types of the published models."""
@@ -65,6 +66,8 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "electra-small": replace(_encoder("electra", 256, 12, 4), embedding=128),
         "electra-base": _encoder("electra", 768, 12, 12),
         "mpnet-base": _encoder("mpnet", 768, 12, 12),
+        "modernbert-base": replace(_encoder("modernbert", 768, 22, 12), intermediate=1152),
+        "modernbert-large": replace(_encoder("modernbert", 1024, 28, 16), intermediate=2624),
     }
 )
 
@@ -81,8 +84,9 @@ def macs(arch: Architecture, lengths: Sequence[int], tokens: int) -> int:
 
     Layer i attends to the `lengths[i - 1]` tokens that the one before kept and feeds the
     `lengths[i]` that it keeps forward. The count equals torchprofile's on the published code:
-    top-k, gather, softmax and GELU are left out. Raises QualaError unless there is one length
-    per layer.
+    top-k, gather, softmax and GELU are left out, and likewise rotations, gates and biases of
+    attention. Local attention counts all pairs of tokens, because all are computed. Raises
+    QualaError unless there is one length per layer.
     """
     import numpy as np
 
@@ -132,18 +136,27 @@ def _layer_macs(arch: Architecture) -> tuple[NDArray[np.int64], ...]:
     import numpy as np
 
     head_size = arch.hidden // arch.heads
-    linears = [size.linears(hidden=arch.hidden, head_size=head_size) for size in arch.sizes]
+    linears = _layer_linears(arch)
     projections = np.array([_weights(attention) for attention, _ in linears], dtype=np.int64)
     context = np.array([size.heads * head_size for size in arch.sizes], dtype=np.int64)
     feed = np.array([_weights(feed) for _, feed in linears], dtype=np.int64)
     return projections, context, feed
 
 
+def _layer_linears(arch: Architecture) -> list[tuple[list[Linear], list[Linear]]]:
+    head_size, facts = arch.hidden // arch.heads, config_facts(arch.family)
+    return [
+        size.linears(hidden=arch.hidden, head_size=head_size, facts=facts) for size in arch.sizes
+    ]
+
+
 def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     import numpy as np
 
-    last = arch.outputs * arch.hidden
-    return tokens * last if arch.head == "span" else np.zeros_like(tokens) + arch.hidden**2 + last
+    last, normed = arch.outputs * arch.hidden, config_facts(arch.family).head_layer
+    if arch.head == "span":
+        return tokens * (last + normed * (arch.hidden**2 + arch.hidden))
+    return np.zeros_like(tokens) + arch.hidden**2 + normed * arch.hidden + last
 
 
 def _weights(linears: Sequence[Linear]) -> int:
@@ -160,14 +173,14 @@ def _below(arch: Architecture) -> list[Linear]:
 
 def _linears(arch: Architecture) -> list[Linear]:
     """List every linear layer below the head."""
-    head_size = arch.hidden // arch.heads
-    layers = [size.linears(hidden=arch.hidden, head_size=head_size) for size in arch.sizes]
+    layers = _layer_linears(arch)
     return sum((attention + feed for attention, feed in layers), _below(arch))
 
 
 def _tables(arch: Architecture) -> list[tuple[int, int]]:
     """List (rows, width) of the embedding tables."""
-    others = arch.positions + arch.type_vocabulary
+    positions = arch.positions if config_facts(arch.family).position_table else 0
+    others = positions + arch.type_vocabulary
     words = (arch.vocabulary, arch.embedding_rank or arch.embedding)
     return [words] * arch.embedding_copies + [(others, arch.embedding)]
 
@@ -178,13 +191,19 @@ def _biases(arch: Architecture) -> int:
 
 
 def _norms(arch: Architecture) -> int:
-    """Count the weights and biases of the LayerNorms: two per layer, one after the embeddings."""
-    return 2 * arch.embedding + 4 * arch.hidden * arch.layers
+    """Count the weights and biases of the LayerNorms: two per layer, one after the embeddings.
+
+    Where norms come first, the first layer has one less, and one is after the last.
+    """
+    each = 1 + config_facts(arch.family).biased
+    return each * (arch.embedding + 2 * arch.hidden * arch.layers)
 
 
 def _head_parameters(arch: Architecture) -> int:
-    last = arch.outputs * (arch.hidden + 1)
-    return last if arch.head == "span" else arch.hidden * (arch.hidden + 1) + last
+    facts, last = config_facts(arch.family), arch.outputs * (arch.hidden + 1)
+    norm = facts.head_layer * (1 + facts.biased) * arch.hidden
+    layer = arch.head == "sentence" or facts.head_layer
+    return last + norm + layer * arch.hidden * (arch.hidden + facts.biased)
 
 
 def parameters(arch: Architecture) -> int:

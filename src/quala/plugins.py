@@ -202,6 +202,7 @@ FAMILIES: Registry[Any] = Registry(
         "electra": "quala.models.families:ELECTRA",
         "distilbert": "quala.models.families:DISTILBERT",
         "mpnet": "quala.models.mpnet:MPNET",
+        "modernbert": "quala.models.modernbert:MODERNBERT",
     },
     dotted=False,  # a downloaded config.json names it
 )

@@ -29,7 +29,7 @@ from quala.models.adaptive import LengthAdaptiveModel
 
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
 LENGTHS = [
     None,
     LengthConfig((24, 12, 6), 32),
@@ -97,7 +97,7 @@ def types_of(model: LengthAdaptiveModel, batch: dict[str, Tensor]) -> dict[str, 
     return {"token_type_ids": batch["segment_ids"]} if model.arch.type_vocabulary > 1 else {}
 
 
-@pytest.mark.parametrize("integer", ["bert", "mpnet"], indirect=True)
+@pytest.mark.parametrize("integer", ["bert", "mpnet", "modernbert"], indirect=True)
 def test_an_integer_graph_agrees_with_the_integer_model(
     integer: LengthAdaptiveModel, make_batch: MakeBatch
 ) -> None:

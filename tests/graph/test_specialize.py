@@ -20,7 +20,7 @@ MakeBatch = Callable[..., dict[str, Tensor]]
 FULL, ONE, TWO = (32, 32, 32), (32, 12, 12), (16, 16, 5)
 
 
-@pytest.fixture(params=["bert", "mpnet"])
+@pytest.fixture(params=["bert", "mpnet", "modernbert"])
 def graph(request: pytest.FixtureRequest, build: Build) -> onnx.ModelProto:
     model = build(request.param, significance="span").float()
     return build_graph(model, sequence_length=32)

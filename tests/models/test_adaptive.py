@@ -63,7 +63,7 @@ def test_the_column_sums_are_of_what_dropout_left() -> None:
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
 KINDS_AND_STRATEGIES = [
     (kind, strategy)
     for kind in ("question-answering", "classification")
@@ -111,7 +111,7 @@ def test_lengths_that_keep_everything_change_nothing(build: Build, make_batch: M
 
 
 @pytest.mark.parametrize(("kind", "significance"), KINDS_AND_STRATEGIES)
-@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "modernbert"])
 def test_padding_and_neighbors_do_not_matter(
     family: str, kind: str, significance: str, build: Build, make_batch: MakeBatch
 ) -> None:
@@ -357,6 +357,8 @@ def test_the_configured_dropouts_reach_the_layers(family: str, build: Build) -> 
     names = {"attention_probs_dropout_prob": 0.3, "hidden_dropout_prob": 0.2}
     if family == "distilbert":
         names = {"attention_dropout": 0.3, "dropout": 0.2}
+    if family == "modernbert":
+        names = {"attention_dropout": 0.3, "mlp_dropout": 0.2}
     model = build(family, **names)
     block: Any = model.family.block(model.family.layers(model.hf)[0])
     assert (block.attention_dropout.p, block.ffn_dropout.p) == (0.3, 0.2)

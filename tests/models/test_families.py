@@ -15,7 +15,7 @@ from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import family_of, match_token_types
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
 
 
 @pytest.mark.parametrize("kind", ["question-answering", "classification"])

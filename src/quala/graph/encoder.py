@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from quala.errors import QualaError
-from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears
+from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears, product
 from quala.lengths import MIN_TOKENS
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import Block
@@ -32,13 +32,13 @@ LOWEST = -3.0e38  # near the lowest float32; minus infinity in all places of a r
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Names of the tensors of the tokens present; `answers` are the logits of dropped tokens."""
+    """Names of the tensors of the tokens present; `answers` restore the dropped ones."""
 
     hidden: str  # (B, m, H)
     positions: str  # (B, m) places in the input
     valid: str  # (B, m) bool
     question: str  # (B, m) bool
-    answers: str  # (B, n + 1, K), the last place for fillers, cut off at the end
+    answers: str  # (B, n + 1, K or H), the last place for fillers, cut off at the end
 
 
 # Element types in the order of the fields of `Tokens`.
@@ -113,6 +113,8 @@ class _Exporter:
         one = g.constant([1], np.int64)
         rows = g("Slice", shape, g.constant([0], np.int64), one)
         outputs = self.model.arch.outputs if self.spans else 2  # unused where none is restored
+        if self.model.restores_hidden:
+            outputs = self.model.arch.hidden
         size = g(
             "Concat",
             rows,
@@ -172,19 +174,31 @@ class _Exporter:
         return hidden if isinstance(norm, nn.Identity) else layer_norm(self.g, hidden, norm)
 
     def _fed(self, hidden: str, block: Block) -> str:
-        inner = activation(self.g, linear(self.g, hidden, block.ffn_in), block.activation)
-        return linear(self.g, inner, block.ffn_out)
+        g, inner = self.g, linear(self.g, hidden, block.ffn_in)
+        if self.model.family.facts.gated:
+            inner, gate = g.many("Split", inner, outputs=2, num_outputs=2, axis=-1)
+            inner = g("Mul", activation(g, inner, block.activation), gate)
+        else:
+            inner = activation(g, inner, block.activation)
+        return linear(g, inner, block.ffn_out)
 
     def _projections(self, hidden: str, block: Block, layer: int) -> tuple[str, str, str]:
         """Return the scaled query, key and value, each (B, heads, n, d)."""
         g, heads = self.g, self.model.arch.sizes[layer].heads
         size = self._head_size
         scale = self.model.family.scale(self.model.hf, size)
-        parts = [Part(block.query, scale), Part(block.key), Part(block.value)]
+        if self.model.family.facts.packed:
+            factors = np.repeat(np.array([scale, 1, 1], np.float32), heads * size)
+            rows = product(g, hidden, Part(block.query, factors))
+            made = g.many("Split", rows, outputs=3, num_outputs=3, axis=-1)
+        else:
+            made = linears(
+                g, hidden, [Part(block.query, scale), Part(block.key), Part(block.value)]
+            )
         split = g.constant([0, 0, heads, size], np.int64)
         query, key, value = (
             g("Transpose", g("Reshape", rows, split, name=name.format(layer)), perm=[0, 2, 1, 3])
-            for name, rows in zip((QUERY, KEY, VALUE), linears(g, hidden, parts), strict=True)
+            for name, rows in zip((QUERY, KEY, VALUE), made, strict=True)
         )
         return query, key, value
 
@@ -264,7 +278,8 @@ class _Exporter:
             taken = g("Less", places, beyond)
         answers = tokens.answers
         if self.spans:  # those of all tokens present; later writes replace those that are kept
-            answers = self._write(g, tokens, self._head(g, inputs))
+            restored = inputs if self.model.restores_hidden else self._head(g, inputs)
+            answers = self._write(g, tokens, restored)
         rows = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
         return Tokens(
             hidden=g("GatherND", tokens.hidden, rows, batch_dims=1),
@@ -297,9 +312,11 @@ class _Exporter:
         g = self.g
         if not self.spans:
             return self._sentence(tokens)
-        written = self._write(g, tokens, self._head(g, tokens.hidden))
+        late, hidden = self.model.restores_hidden, tokens.hidden
+        written = self._write(g, tokens, hidden if late else self._head(g, hidden))
         zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
-        return g("Slice", written, zero, g.constant([-1], np.int64), one)
+        restored = g("Slice", written, zero, g.constant([-1], np.int64), one)
+        return self._head(g, restored) if late else restored
 
     def _sentence(self, tokens: Tokens) -> str:
         g, hidden = self.g, tokens.hidden

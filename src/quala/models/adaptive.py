@@ -140,6 +140,14 @@ class LengthAdaptiveModel(nn.Module):
         )
 
     @property
+    def restores_hidden(self) -> bool:
+        """Whether a dropped token's hidden state is restored rather than its logits.
+
+        So a head with a hidden layer of its own runs once for each token.
+        """
+        return self.task.per_token and self.family.token_head(self.hf).dense is not None
+
+    @property
     def num_layers(self) -> int:
         """Number of encoder layers."""
         return len(self.family.layers(self.hf))
@@ -242,9 +250,8 @@ class LengthAdaptiveModel(nn.Module):
         block, hidden = self._block(layer), state.hidden
         if block.norms_first:
             inner = self.family.feed(block, block.ffn_norm(hidden))  # (B, m, H)
-            return replace(state, hidden=hidden + block.ffn_dropout(inner))
-        inner = self.family.feed(block, hidden)
-        return replace(state, hidden=block.ffn_norm(block.ffn_dropout(inner) + hidden))
+            return replace(state, hidden=hidden + inner)
+        return replace(state, hidden=block.ffn_norm(self.family.feed(block, hidden) + hidden))
 
     def drop(self, state: State, keep: Sequence[int] | None) -> State:
         """Keep the `keep[b]` most significant tokens of example b; None keeps all of them.
@@ -267,8 +274,8 @@ class LengthAdaptiveModel(nn.Module):
         )
         question = gather_tokens(state.question, index)
         values = None
-        if self.task.per_token:
-            values = self.family.tokens(self.hf, state.inputs)  # (B, n, outputs)
+        if self.task.per_token:  # (B, n, outputs) or (B, n, H)
+            values = state.inputs if self.restores_hidden else self._tokens(state.inputs)
         return replace(
             state,
             hidden=gather_tokens(state.hidden, index),
@@ -283,8 +290,13 @@ class LengthAdaptiveModel(nn.Module):
         """Return the logits, those of dropped tokens restored."""
         if not self.task.per_token:
             return self.family.sentence(self.hf, state.hidden, state.valid)
-        # The span head works token by token: restoring 2 numbers equals restoring H.
-        return restore(self.family.tokens(self.hf, state.hidden), state.drops)
+        # The head works token by token: restoring its outputs equals restoring its inputs.
+        if self.restores_hidden:
+            return self._tokens(restore(state.hidden, state.drops))
+        return restore(self._tokens(state.hidden), state.drops)
+
+    def _tokens(self, hidden: Tensor) -> Tensor:
+        return self.family.tokens(self.hf, hidden)
 
     def keep_counts(
         self,

@@ -5,7 +5,7 @@ Importing this module imports neither torch nor transformers: cost and planning 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,6 +104,8 @@ class Family:
     facts: ConfigFacts = field(default_factory=ConfigFacts)
     head_parts: tuple[str, ...] = ("qa_outputs", "classifier", "pooler")
     """Modules that the checkpoint of a bare encoder may lack: the heads."""
+    trained_parts: tuple[str, ...] = ("pooler",)
+    """Those of them that a new head keeps, because they were trained with the encoder."""
     pooler: bool = False
     """The classification head reads the encoder's pooler; it has no hidden layer of its own."""
     head_activation: HeadActivation = "tanh"
@@ -182,6 +184,9 @@ class Family:
 
     def project(self, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each (B, n, heads d)."""
+        if self.facts.packed:
+            query, key, value = block.query(hidden).chunk(3, dim=-1)
+            return query, key, value
         return block.query(hidden), block.key(hidden), block.value(hidden)
 
     def place(
@@ -221,14 +226,33 @@ class Family:
         return None
 
     def feed(self, block: Block, hidden: Tensor) -> Tensor:
-        """Return the feed-forward of each token, without norms and dropout, (B, n, H)."""
-        fed: Tensor = block.ffn_out(block.activation(block.ffn_in(hidden)))
+        """Return the feed-forward of each token, without norms, (B, n, H)."""
+        fed: Tensor = block.ffn_dropout(block.ffn_out(block.activation(block.ffn_in(hidden))))
         return fed
 
     def set_heads(self, layer: nn.Module, *, heads: int, size: int) -> None:
         """Correct the numbers of heads and outputs in the attention that pruning has changed."""
         attention: Any = layer.get_submodule("attention.self")
         attention.num_attention_heads, attention.all_head_size = heads, heads * size
+
+    def set_dropout(
+        self, hf: PreTrainedModel, *, hidden: float | None, attention: float | None
+    ) -> None:
+        """Replace the dropout rates of the modules; None keeps them."""
+        from torch import nn
+
+        inside = {self.block(layer).attention_dropout for layer in self.layers(hf)}
+        for module in hf.modules():
+            if isinstance(module, nn.Dropout):
+                rate = attention if module in inside else hidden
+                module.p = module.p if rate is None else rate
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise QualaError for layers that cannot be kept without the others."""
+
+    def set_layers(self, config: PreTrainedConfig, layers: Sequence[int]) -> None:
+        """Write into a config that only these layers are left."""
+        setattr(config, self.facts.keys["layers"], len(layers))
 
     def token_head(self, hf: PreTrainedModel) -> TokenHead:
         """Return the parts of the head that is applied to each token."""

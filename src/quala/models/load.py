@@ -178,13 +178,17 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(place))
     except Exception as error:  # transformers raises errors of many kinds for damaged files
-        raise QualaError(f"Could not read a tokenizer from `{place}`: {_reason(error)}") from error
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-        raise QualaError(
-            f"`{place}` has no tokenizer, or one of special tokens only: save the model's own "
-            "tokenizer (tokenizer.json) beside its weights."
-        )
-    return tokenizer
+        if "Couldn't instantiate the backend tokenizer" not in str(error):
+            raise QualaError(
+                f"Could not read a tokenizer from `{place}`: {_reason(error)}"
+            ) from error
+    else:
+        if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            return tokenizer
+    raise QualaError(
+        f"`{place}` has no tokenizer, or one of special tokens only: save the model's own "
+        "tokenizer (tokenizer.json) beside its weights."
+    )
 
 
 def _match_token_types(hf: PreTrainedModel, place: Path | str) -> None:
@@ -386,8 +390,9 @@ def _load_weights(
     if broken:
         raise QualaError(f"The weights in `{place}` are not all finite: {_some(broken)}.")
     drawn, foreign = (missing | misfits.keys()) & own, _foreign(config, task)
-    if head == "new" or foreign:  # a pooler is kept: it was trained with the encoder
-        drawn |= {key for key in own if "pooler" not in key.split(".")}
+    if head == "new" or foreign:
+        kept = family_of(model).trained_parts
+        drawn |= {key for key in own if set(kept).isdisjoint(key.split("."))}
     if not drawn:
         return model
     if head == "own" or (misfits and head == "or_new" and not foreign):

@@ -16,8 +16,8 @@ from quala.errors import QualaError
 class Drop:
     """One drop, from n tokens to m.
 
-    `values` are the span head's K outputs for the n tokens before the layer; None for a task
-    without outputs per token.
+    `values` are the K outputs of the head for the n tokens before the layer, or their K hidden
+    states if the head has a hidden layer; None for a task without outputs per token.
     """
 
     index: Tensor  # (B, m) places among the n tokens
