@@ -51,10 +51,9 @@ def _config(family: str, **extra: Any) -> Any:
     return AutoConfig.for_model(
         family,
         vocab_size=VOCABULARY,
-        max_position_embeddings=34,
         pad_token_id=PAD.get(family, 0),
         initializer_range=0.4,  # far from uniform attention, so that scores do not tie
-        **sizes | extra,
+        **{"max_position_embeddings": 34} | sizes | extra,
     )
 
 

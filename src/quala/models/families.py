@@ -247,6 +247,13 @@ class Family:
                 rate = attention if module in inside else hidden
                 module.p = module.p if rate is None else rate
 
+    def check_width(self) -> None:
+        """Raise QualaError where no head can be removed."""
+        if self.fixed_heads:
+            raise QualaError(
+                f"The attention's heads cannot be removed: {self.fixed_heads}. Neurons can."
+            )
+
     def check_layers(self, layers: Sequence[int]) -> None:
         """Raise QualaError for layers that cannot be kept without the others."""
 

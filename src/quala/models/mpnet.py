@@ -114,5 +114,5 @@ MPNET = _MPNet(
         bias_rows=BUCKETS,
     ),
     float_parts=("relative_attention_bias",),
-    fixed_heads="all layers share a table of biases with a column for each head",
+    fixed_heads="all layers of MPNet share a table of biases with a column for each head",
 )

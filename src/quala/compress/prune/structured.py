@@ -171,12 +171,9 @@ def keep_units(
 
 def check_heads(hf: PreTrainedModel, heads: Places) -> None:
     """Raise QualaError for heads to keep where the family has a reason to keep all in order."""
-    reason = family_of(hf).fixed_heads
     whole = [list(range(layer.heads)) for layer in structure_of(hf).layers]
-    if reason and [list(kept) for kept in heads] != whole:
-        raise QualaError(
-            f"The heads of `{hf.config.model_type}` cannot be removed: {reason}. Its neurons can."
-        )
+    if [list(kept) for kept in heads] != whole:
+        family_of(hf).check_width()
 
 
 def _check(what: str, places: Places, counts: Sequence[int]) -> None:
