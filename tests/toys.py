@@ -20,7 +20,7 @@ from quala.plugins import FAMILIES as KNOWN
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
 TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
-PAD = {"roberta": 1, "xlm-roberta": 1, "camembert": 1, "mpnet": 1}
+PAD = {"roberta": 1, "xlm-roberta": 1, "data2vec-text": 1, "camembert": 1, "mpnet": 1}
 VOCABULARY = 50
 
 
@@ -35,7 +35,7 @@ def _config(family: str, **extra: Any) -> Any:
         "intermediate_size": 32,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "type_vocab_size": 1 if "roberta" in family else 2,
+        "type_vocab_size": 1 if PAD.get(family) else 2,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }

@@ -28,6 +28,7 @@ _PUBLISHED = MappingProxyType(
         "distilbert": (30522, 512, 0),
         "roberta": (50265, 514, 1),
         "xlm-roberta": (250002, 514, 1),
+        "camembert": (32005, 514, 1),
         "mpnet": (30527, 514, 0),
         "modernbert": (50368, 8192, 0),
     }
@@ -65,6 +66,7 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "distilbert-base": _encoder("distilbert", 768, 6, 12),
         "electra-small": replace(_encoder("electra", 256, 12, 4), embedding=128),
         "electra-base": _encoder("electra", 768, 12, 12),
+        "camembert-base": _encoder("camembert", 768, 12, 12),
         "mpnet-base": _encoder("mpnet", 768, 12, 12),
         "modernbert-base": replace(_encoder("modernbert", 768, 22, 12), intermediate=1152),
         "modernbert-large": replace(_encoder("modernbert", 1024, 28, 16), intermediate=2624),

@@ -199,6 +199,7 @@ FAMILIES: Registry[Any] = Registry(
         "bert": "quala.models.families:BERT",
         "roberta": "quala.models.families:ROBERTA",
         "xlm-roberta": "quala.models.families:ROBERTA",
+        "camembert": "quala.models.families:ROBERTA",
         "electra": "quala.models.families:ELECTRA",
         "distilbert": "quala.models.families:DISTILBERT",
         "mpnet": "quala.models.mpnet:MPNET",

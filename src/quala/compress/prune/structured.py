@@ -132,7 +132,7 @@ def keep_units(
     second. The result computes what `hf` does with the outputs of removed units at zero.
 
     Args:
-        hf: a float BERT, RoBERTa, XLM-R, ELECTRA or DistilBERT model, dense or factorized.
+        hf: a float model, dense or factorized.
         heads: for each layer the heads to keep, numbered from 0; None keeps all.
         neurons: for each layer the neurons to keep, numbered from 0; None keeps all.
 
