@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertTokenizer, T5Config, T5Model
+from transformers import (
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertTokenizer,
+    T5Config,
+    T5Model,
+)
 
 from quala.cost import architecture_of, parameters
 from quala.errors import QualaError
@@ -93,3 +99,19 @@ def test_a_model_that_would_be_run_as_another_is_refused(
     hf.config.update(option)
     with pytest.raises(QualaError, match=sentence):
         LengthAdaptiveModel(hf)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_of_labels_for_each_token_is_applied_as_by_transformers(
+    family: str, build_hf: Callable[..., Any], make_batch: Callable[..., dict[str, Tensor]]
+) -> None:
+    config = build_hf(family).config
+    config.num_labels = 5
+    hf = AutoModelForTokenClassification.from_config(config).double().eval()
+    batch = make_batch([9, 20], family=family)
+    words = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        words["token_type_ids"] = batch["segment_ids"]
+    real = batch["attention_mask"].bool()
+    found, expected = LengthAdaptiveModel(hf)(batch), hf(**words).logits
+    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)

@@ -64,7 +64,7 @@ def test_layers_keep_their_kind_of_attention(
     small.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, task=Span())
     torch.testing.assert_close(loaded(batch), LengthAdaptiveModel(small)(batch))
-    with pytest.raises(QualaError, match="must stay the first: keep layer 0, got 1, 2"):
+    with pytest.raises(QualaError, match="must keep layer 0, got layers 1, 2"):
         keep_layers(hf, [1, 2])
 
 

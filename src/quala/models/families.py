@@ -251,7 +251,7 @@ class Family:
         """Raise QualaError where no head can be removed."""
         if self.fixed_heads:
             raise QualaError(
-                f"The attention's heads cannot be removed: {self.fixed_heads}. Neurons can."
+                f"Heads of the attention (`width`) cannot be removed: {self.fixed_heads}."
             )
 
     def check_layers(self, layers: Sequence[int]) -> None:

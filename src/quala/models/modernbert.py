@@ -108,7 +108,8 @@ class _ModernBert(Family):
         if layers[0] != 0:
             raise QualaError(
                 "The first layer of ModernBERT has no norm before its attention, so it must stay "
-                f"the first: keep layer 0, got {', '.join(map(str, layers))}."
+                f"the first: `keep` or `keep_map` must keep layer 0, got layers "
+                f"{', '.join(map(str, layers))}."
             )
 
     def set_layers(self, config: PreTrainedConfig, layers: Sequence[int]) -> None:
@@ -161,13 +162,12 @@ class _ModernBert(Family):
         axes = g.constant([1, 3], np.int64)
         places = g("Unsqueeze", g("Cast", positions, to=TensorProto.FLOAT), axes)  # (B, 1, n, 1)
         turns = g("Mul", places, g.constant(np.concatenate([speeds, speeds])))  # (B, 1, n, d)
-        cosine, sine = g("Cos", turns), g("Sin", turns)
-        half = len(speeds)
-        turn = np.zeros((2 * half, 2 * half), np.float32)  # (a, b) to (-b, a)
-        turn[half:, :half], turn[:half, half:] = -np.eye(half), np.eye(half)
+        signs = g.constant(np.repeat(np.array([-1, 1], np.float32), len(speeds)))
+        cosine, sine = g("Cos", turns), g("Mul", g("Sin", turns), signs)
 
         def turned(rows: str) -> str:
-            crossed = g("MatMul", rows, g.constant(turn, name="quarter_turn"))
+            first, second = g.many("Split", rows, outputs=2, num_outputs=2, axis=-1)
+            crossed = g("Concat", second, first, axis=-1)
             return g("Add", g("Mul", rows, cosine), g("Mul", crossed, sine))
 
         return turned(query), turned(key)
