@@ -187,6 +187,7 @@ class _Exporter:
         g, heads = self.g, self.model.arch.sizes[layer].heads
         size = self._head_size
         scale = self.model.family.scale(self.model.hf, size)
+        split = g.constant([0, 0, heads, size], np.int64)
         if self.model.family.facts.packed:
             factors = np.repeat(np.array([scale, 1, 1], np.float32), heads * size)
             rows = product(g, hidden, Part(block.query, factors))
@@ -195,7 +196,6 @@ class _Exporter:
             made = linears(
                 g, hidden, [Part(block.query, scale), Part(block.key), Part(block.value)]
             )
-        split = g.constant([0, 0, heads, size], np.int64)
         query, key, value = (
             g("Transpose", g("Reshape", rows, split, name=name.format(layer)), perm=[0, 2, 1, 3])
             for name, rows in zip((QUERY, KEY, VALUE), made, strict=True)
