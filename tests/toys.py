@@ -18,7 +18,12 @@ from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.selection import Drop, restore
 from quala.plugins import FAMILIES as KNOWN
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert", "deberta-v2",
+    "albert",
+)  # fmt: skip
+RESIZED = tuple(name for name in FAMILIES if name != "albert")
+"""Those whose layers may have sizes of their own."""
 TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
 PAD = {"roberta": 1, "xlm-roberta": 1, "data2vec-text": 1, "camembert": 1, "mpnet": 1}
 VOCABULARY = 50
@@ -46,8 +51,14 @@ def _config(family: str, **extra: Any) -> Any:
     if family == "modernbert":  # the second and third layer see four tokens to each side
         sizes = {name: sizes[name] for name in list(sizes)[:4]} | {"local_attention": 8}
         sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    if family == "electra":
+    if family in ("electra", "albert"):
         sizes["embedding_size"] = 8
+    if family == "albert":
+        sizes["classifier_dropout_prob"] = 0.0
+    if family == "deberta-v2":  # as v3; the buckets are logarithmic beyond a distance of 4
+        sizes |= {"type_vocab_size": 0, "position_biased_input": False}
+        sizes |= {"relative_attention": True, "position_buckets": 8, "share_att_key": True}
+        sizes |= {"pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
     return AutoConfig.for_model(
         family,
         vocab_size=VOCABULARY,

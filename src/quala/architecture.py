@@ -124,6 +124,55 @@ def _factors(inputs: int, outputs: int, rank: int, *, biased: bool) -> list[Line
     return [(inputs, rank, False), (rank, outputs, biased)]
 
 
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """Queries and keys of distances inside the attention (DeBERTa, arXiv 2006.03654)."""
+
+    rows: int = ranged(at_least=2, at_most=2 * LONGEST)
+    """Rows of the table of distances, which each of the products has as columns."""
+    products: tuple[str, ...] = ()
+    """`c2p`: queries and keys of distances; `p2c`: keys and queries of distances."""
+    shared: bool = True
+    """Whether the projections of the contents also make those of the distances."""
+    normed: bool = True
+    """Whether the table is normalized."""
+    absolute: bool = False
+    """Whether a table of absolute positions is added to the word embeddings as well."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Relative | None:
+        """Read a config.json; None where the attention knows no distances."""
+        if not config.get("relative_attention"):
+            return None
+        buckets, farthest = (
+            typed(int, config.get(key, -1), key)
+            for key in ("position_buckets", "max_relative_positions")
+        )
+        if farthest < 1:
+            farthest = typed(int, config["max_position_embeddings"], "max_position_embeddings")
+        kinds, norms = config.get("pos_att_type") or (), config.get("norm_rel_ebd", "none")
+        made = cls(
+            rows=2 * (buckets if buckets > 0 else farthest),
+            products=tuple(kind for kind in ("c2p", "p2c") if kind in kinds),
+            shared=bool(config.get("share_att_key", False)),
+            normed="layer_norm" in [one.strip() for one in str(norms).lower().split("|")],
+            absolute=bool(config.get("position_biased_input", True)),
+        )
+        check_ranges(made)
+        return made
+
+    def to_config(self) -> dict[str, Any]:
+        """Return keys of config.json that `from_config` reads as this."""
+        return {
+            "relative_attention": True,
+            "position_buckets": self.rows // 2,
+            "pos_att_type": list(self.products),
+            "share_att_key": self.shared,
+            "norm_rel_ebd": "layer_norm" if self.normed else "none",
+            "position_biased_input": self.absolute,
+        }
+
+
 Head = Literal["span", "sentence"]
 
 
@@ -167,6 +216,12 @@ class ConfigFacts:
     """Whether there is a table of positions beside that of words."""
     head_layer: bool = False
     """Whether the head of each token has a hidden layer and both heads have a norm after it."""
+    disentangled: bool = False
+    """Whether config.json may ask for relative positions inside the attention (`Relative`)."""
+    shared_layers: bool = False
+    """Whether all layers have the same weights."""
+    projected: bool = False
+    """Whether a linear layer follows the embeddings even where it changes no width."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +284,7 @@ class Architecture:
     outputs: int = ranged(2, at_least=1, at_most=LONGEST)
     head: Head = "span"
     structure: Structure | None = None
+    relative: Relative | None = None
 
     def __post_init__(self) -> None:
         FAMILIES.check(self.family)
@@ -250,7 +306,12 @@ class Architecture:
     @property
     def projected(self) -> bool:
         """Say whether a linear layer takes the embeddings to the hidden width (ELECTRA)."""
-        return self.embedding != self.hidden
+        return self.embedding != self.hidden or config_facts(self.family).projected
+
+    @property
+    def stored(self) -> tuple[LayerSizes, ...]:
+        """Return the sizes of the layers that have weights of their own."""
+        return self.sizes[:1] if config_facts(self.family).shared_layers else self.sizes
 
     @property
     def sizes(self) -> tuple[LayerSizes, ...]:

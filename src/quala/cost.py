@@ -10,7 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from quala.architecture import KEY, Architecture, Linear, Outputs, Structure, config_facts
+from quala.architecture import (
+    KEY,
+    Architecture,
+    Linear,
+    Outputs,
+    Relative,
+    Structure,
+    config_facts,
+)
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
 from quala.stored import typed
@@ -31,6 +39,8 @@ _PUBLISHED = MappingProxyType(
         "camembert": (32005, 514, 1),
         "mpnet": (30527, 514, 0),
         "modernbert": (50368, 8192, 0),
+        "deberta-v2": (128100, 512, 0),
+        "albert": (30000, 512, 2),
     }
 )
 """Vocabulary, positions and token types of the published models."""
@@ -49,6 +59,8 @@ def _encoder(family: str, hidden: int, layers: int, heads: int) -> Architecture:
         type_vocabulary=types,
     )
 
+
+_DEBERTA_V3 = Relative(rows=512, products=("c2p", "p2c"))
 
 PRESETS: Mapping[str, Architecture] = MappingProxyType(
     {
@@ -70,6 +82,9 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "mpnet-base": _encoder("mpnet", 768, 12, 12),
         "modernbert-base": replace(_encoder("modernbert", 768, 22, 12), intermediate=1152),
         "modernbert-large": replace(_encoder("modernbert", 1024, 28, 16), intermediate=2624),
+        "deberta-v3-small": replace(_encoder("deberta-v2", 768, 6, 12), relative=_DEBERTA_V3),
+        "deberta-v3-base": replace(_encoder("deberta-v2", 768, 12, 12), relative=_DEBERTA_V3),
+        "albert-base": replace(_encoder("albert", 768, 12, 12), embedding=128),
     }
 )
 
@@ -125,6 +140,8 @@ def _macs(
 
     seen = np.concatenate([tokens[..., None], kept[..., :-1]], axis=-1)  # (..., L)
     attention = projections * seen + 2 * context * seen**2 + arch.hidden * seen
+    if arch.relative is not None:  # their other factor is constant
+        attention = attention + len(arch.relative.products) * arch.relative.rows * context * seen
     feed_forward = feed * kept + arch.hidden * kept
     layers: NDArray[np.int64] = (attention + feed_forward).sum(axis=-1)
     products = arch.embedding + config_facts(arch.family).products_per_token
@@ -175,16 +192,27 @@ def _below(arch: Architecture) -> list[Linear]:
 
 def _linears(arch: Architecture) -> list[Linear]:
     """List every linear layer below the head."""
-    layers = _layer_linears(arch)
-    return sum((attention + feed for attention, feed in layers), _below(arch))
+    own = _layer_linears(arch)[: len(arch.stored)]
+    return sum((attention + feed for attention, feed in own), _below(arch) + _apart(arch))
+
+
+def _apart(arch: Architecture) -> list[Linear]:
+    """List the linear layers that only distances pass, in the attention."""
+    relative = arch.relative
+    if relative is None or relative.shared:
+        return []
+    return [(arch.hidden, arch.hidden, True)] * (len(relative.products) * arch.layers)
 
 
 def _tables(arch: Architecture) -> list[tuple[int, int]]:
     """List (rows, width) of the embedding tables."""
-    positions = arch.positions if config_facts(arch.family).position_table else 0
-    others = positions + arch.type_vocabulary
+    relative = arch.relative
+    table = config_facts(arch.family).position_table if relative is None else relative.absolute
+    absolute = arch.positions if table else 0
     words = (arch.vocabulary, arch.embedding_rank or arch.embedding)
-    return [words] * arch.embedding_copies + [(others, arch.embedding)]
+    others = [(absolute + arch.type_vocabulary, arch.embedding)]
+    distances = [] if relative is None else [(relative.rows, arch.hidden)]
+    return [words] * arch.embedding_copies + others + distances
 
 
 def _biases(arch: Architecture) -> int:
@@ -198,7 +226,9 @@ def _norms(arch: Architecture) -> int:
     Where norms come first, the first layer has one less, and one is after the last.
     """
     each = 1 + config_facts(arch.family).biased
-    return each * (arch.embedding + 2 * arch.hidden * arch.layers)
+    distances = arch.relative is not None and arch.relative.normed
+    layers = len(arch.stored)
+    return each * (arch.embedding + 2 * arch.hidden * layers + arch.hidden * distances)
 
 
 def _head_parameters(arch: Architecture) -> int:
@@ -271,5 +301,6 @@ def _architecture(config: Mapping[str, Any], outputs: Outputs) -> Architecture:
         outputs=len(outputs.id2label or ()) or outputs.num_labels or 2,
         head="sentence" if any("SequenceClassification" in name for name in classes) else "span",
         structure=Structure.from_json(config[KEY]) if config.get(KEY) else None,
+        relative=Relative.from_config(config) if facts.disentangled else None,
         **{"type_vocabulary": 0, **sizes},
     )

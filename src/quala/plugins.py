@@ -204,6 +204,8 @@ FAMILIES: Registry[Any] = Registry(
         "distilbert": "quala.models.families:DISTILBERT",
         "mpnet": "quala.models.mpnet:MPNET",
         "modernbert": "quala.models.modernbert:MODERNBERT",
+        "deberta-v2": "quala.models.deberta:DEBERTA_V2",
+        "albert": "quala.models.albert:ALBERT",
     },
     dotted=False,  # a downloaded config.json names it
 )

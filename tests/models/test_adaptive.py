@@ -63,7 +63,10 @@ def test_the_column_sums_are_of_what_dropout_left() -> None:
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert", "deberta-v2",
+    "albert",
+)  # fmt: skip
 KINDS_AND_STRATEGIES = [
     (kind, strategy)
     for kind in ("question-answering", "classification")
@@ -361,7 +364,8 @@ def test_the_configured_dropouts_reach_the_layers(family: str, build: Build) -> 
         names = {"attention_dropout": 0.3, "mlp_dropout": 0.2}
     model = build(family, **names)
     block: Any = model.family.block(model.family.layers(model.hf)[0])
-    assert (block.attention_dropout.p, block.ffn_dropout.p) == (0.3, 0.2)
+    hidden = block.attention_out_dropout if family == "albert" else block.ffn_dropout
+    assert (block.attention_dropout.p, hidden.p) == (0.3, 0.2)
 
 
 def test_input_beyond_the_positions_is_refused(build: Build, make_batch: MakeBatch) -> None:

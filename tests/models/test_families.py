@@ -21,7 +21,10 @@ from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import family_of, match_token_types
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert")
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert", "deberta-v2",
+    "albert",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["question-answering", "classification"])
@@ -47,7 +50,7 @@ def test_the_architecture_reads_from_the_config(
     model: Any = build(family)
     arch = architecture_of(model.hf.config.to_dict())
     assert (arch.family, arch.hidden, arch.intermediate, arch.layers) == (family, 16, 32, 3)
-    assert arch.embedding == (8 if family == "electra" else 16)
+    assert arch.embedding == (8 if family in ("albert", "electra") else 16)
 
 
 def test_a_classifier_has_a_sentence_head() -> None:
@@ -61,7 +64,7 @@ def test_a_classifier_has_a_sentence_head() -> None:
 
 def test_another_family_is_refused() -> None:
     model = T5Model(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
-    with pytest.raises(QualaError, match=r"Unknown `model_type` `t5`.*bert, distilbert"):
+    with pytest.raises(QualaError, match=r"Unknown `model_type` `t5`.*bert, .*distilbert"):
         family_of(model)
 
 

@@ -59,13 +59,24 @@ def embedding_name(hf: PreTrainedModel) -> str:
 
 
 def float_linear(hf: PreTrainedModel, name: str) -> AnyLinear:
-    """Return a linear layer, dense or factorized. Raises QualaError for a quantized one."""
+    """Return a linear layer, dense or factorized, whose size may be changed.
+
+    Raises QualaError for a quantized one, and where the family has a reason to keep the sizes.
+    """
+    check_sizes(hf)
     module = hf.get_submodule(name)
     if type(module) not in (nn.Linear, FactorizedLinear):
         raise QualaError(
             f"`{name}` is a {type(module).__name__}; change the structure before quantizing."
         )
     return cast("AnyLinear", module)
+
+
+def check_sizes(hf: PreTrainedModel) -> None:
+    """Raise QualaError where the family has a reason to keep the sizes of the layers."""
+    if reason := family_of(hf).fixed(hf):
+        kind = hf.config.model_type
+        raise QualaError(f"The layers of this `{kind}` cannot be pruned or factorized: {reason}.")
 
 
 def float_embedding(hf: PreTrainedModel) -> AnyEmbedding:

@@ -39,11 +39,13 @@ class Tokens:
     valid: str  # (B, m) bool
     question: str  # (B, m) bool
     answers: str  # (B, n + 1, K or H), the last place for fillers, cut off at the end
+    related: str | None = None  # what `Family.relate_graph` made of the places, if not themselves
 
 
 # Element types in the order of the fields of `Tokens`.
 KINDS: tuple[int, ...] = (
-    TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.BOOL, TensorProto.FLOAT
+    TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.BOOL, TensorProto.FLOAT,
+    TensorProto.INT32,
 )  # fmt: skip
 
 
@@ -123,7 +125,15 @@ class _Exporter:
             axis=0,
         )
         answers = g("Expand", g.constant(0.0, np.float32), size)
-        return Tokens(self._embed(places), positions, valid, g("And", first, valid), answers)
+        hidden, question = self._embed(places), g("And", first, valid)
+        related = None
+        if self.model.family.places(self.model.hf):
+            related = self._related(g, g("Unsqueeze", places, g.constant([0], np.int64)))
+        return Tokens(hidden, positions, valid, question, answers, related)
+
+    def _related(self, g: GraphBuilder, positions: str) -> str | None:
+        related = self.model.family.relate_graph(g, self.model.hf, positions)
+        return None if related == positions else related
 
     def _embed(self, places: str) -> str:
         g, model = self.g, self.model
@@ -153,7 +163,7 @@ class _Exporter:
         if block.norms_first:
             inputs = self._normed(inputs, block.attention_norm)
         query, key, value = self._projections(inputs, block, layer)
-        hf, places = model.hf, tokens.positions
+        hf, places = model.hf, tokens.related or tokens.positions
         query, key = model.family.place_graph(g, hf, layer, query, key, places)
         bias = model.family.bias_graph(g, hf, layer, query, key, places)
         context = self._attention(query, key, value, bias, tokens.valid, layer)
@@ -235,14 +245,15 @@ class _Exporter:
         some = g("ReduceMax", fewer, keepdims=0)
         then, other = g.branch(), g.branch()
         dropped = self._dropped(then, tokens, inputs, view, kept)
-        names = [KEPT.format(layer, field) for field in Tokens.__slots__]
+        fields = [field for field in Tokens.__slots__ if getattr(tokens, field) is not None]
+        names = [KEPT.format(layer, field) for field in fields]
         branches = []
         for branch, result, tag in ((then, dropped, "drop"), (other, tokens, "keep")):
-            values = [getattr(result, field) for field in Tokens.__slots__]
+            values = [getattr(result, field) for field in fields]
             outputs = [f"{name}_{tag}" for name in names]
             for value, output in zip(values, outputs, strict=True):
                 branch.nodes.append(onnx.helper.make_node("Identity", [value], [output]))
-            kinds = dict(zip(outputs, KINDS, strict=True))
+            kinds = dict(zip(outputs, KINDS, strict=False))  # the last field may be absent
             branches.append(branch.proto(f"{tag}_{layer}", kinds))
         node = onnx.helper.make_node(
             "If",
@@ -281,13 +292,14 @@ class _Exporter:
             restored = inputs if self.model.restores_hidden else self._head(g, inputs)
             answers = self._write(g, tokens, restored)
         rows = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
-        return Tokens(
+        left = Tokens(
             hidden=g("GatherND", tokens.hidden, rows, batch_dims=1),
             positions=g("GatherElements", tokens.positions, index, axis=1),
             valid=taken,
             question=g("And", g("GatherElements", tokens.question, index, axis=1), taken),
             answers=answers,
         )
+        return replace(left, related=self._related(g, left.positions))
 
     def _head(self, g: GraphBuilder, hidden: str) -> str:
         head = self.model.family.token_head(self.model.hf)

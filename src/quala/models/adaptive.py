@@ -219,15 +219,17 @@ class LengthAdaptiveModel(nn.Module):
         if min(real) == 0:
             raise QualaError("Every example needs at least one token, got one without.")
         padded = min(real) < ids.shape[1]
-        positions = None
+        positions = related = None
         if self.family.places(self.hf):
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            related = self.family.relate(self.hf, positions)
         return State(
             hidden=self.family.embed(self.hf, ids, batch["segment_ids"]),
             valid=mask if padded else None,
             question=question,
             question_rows=max(1, *asked),
             positions=positions,
+            related=related,
             present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
         )
 
@@ -276,13 +278,18 @@ class LengthAdaptiveModel(nn.Module):
         values = None
         if self.task.per_token:  # (B, n, outputs) or (B, n, H)
             values = state.inputs if self.restores_hidden else self._tokens(state.inputs)
+        positions = related = None
+        if state.positions is not None:
+            positions = gather_tokens(state.positions, index)
+            related = self.family.relate(self.hf, positions)
         return replace(
             state,
             hidden=gather_tokens(state.hidden, index),
             valid=real,
             question=question if real is None else question & real,
             present=kept,
-            positions=None if state.positions is None else gather_tokens(state.positions, index),
+            positions=positions,
+            related=related,
             drops=(*state.drops, Drop(index, valid, values)),
         )
 
@@ -361,11 +368,11 @@ class LengthAdaptiveModel(nn.Module):
         scored: bool = False,
     ) -> State:
         query, key, value = projections
-        query, key = self.family.place(self.hf, layer, query, key, state.positions)
+        query, key = self.family.place(self.hf, layer, query, key, state.related)
         dropout = block.attention_dropout
         options: dict[str, Any] = {
             "valid": state.valid,
-            "bias": self.family.bias(self.hf, layer, query, key, state.positions),
+            "bias": self.family.bias(self.hf, layer, query, key, state.related),
             "scale": self.family.scale(self.hf, self._head_size),
             "dropout": dropout.p if dropout.training else 0.0,
         }

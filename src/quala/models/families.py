@@ -114,6 +114,8 @@ class Family:
     """Small modules of the encoder that quantizing leaves in float."""
     fixed_heads: str = ""
     """Why no attention head can be removed; empty where it can."""
+    projections: tuple[str, str, str] = ("query", "key", "value")
+    """Names of these linear layers in the attention."""
 
     def check(self, config: PreTrainedConfig) -> None:
         """Raise QualaError for a config.json that asks for what the layers of this family lack."""
@@ -159,10 +161,11 @@ class Family:
         """Return the modules of one layer."""
         parts: Any = layer
         attention = parts.attention.self
+        query, key, value = (getattr(attention, name) for name in self.projections)
         return Block(
-            query=attention.query,
-            key=attention.key,
-            value=attention.value,
+            query=query,
+            key=key,
+            value=value,
             attention_dropout=attention.dropout,
             attention_out=parts.attention.output.dense,
             attention_out_dropout=parts.attention.output.dropout,
@@ -177,6 +180,25 @@ class Family:
     def places(self, hf: PreTrainedModel) -> bool:
         """Tell whether `place` or `bias` need the places of the tokens in the input."""
         return False
+
+    def relate(self, hf: PreTrainedModel, positions: Tensor) -> Any:
+        """Return what `place` and `bias` read of the places (B, n) as their `positions`.
+
+        It is made once for all layers until tokens drop.
+        """
+        return positions
+
+    def relate_graph(self, g: GraphBuilder, hf: PreTrainedModel, positions: str) -> str:
+        """Add the nodes of `relate`; without drops there is one row of places for all examples."""
+        return positions
+
+    def trained_with_types(self, config: PreTrainedConfig) -> bool:
+        """Tell whether a checkpoint knows both token types, whatever its tokenizer gives now."""
+        return False
+
+    def fixed(self, hf: PreTrainedModel) -> str:
+        """Tell why the sizes of the layers cannot be changed; empty where they can."""
+        return ""
 
     def scale(self, hf: PreTrainedModel, size: int) -> float:
         """Return the factor of the products of queries and keys in heads of this size."""
@@ -254,6 +276,9 @@ class Family:
                 f"Heads of the attention (`width`) cannot be removed: {self.fixed_heads}."
             )
 
+    def check_shrink(self) -> None:
+        """Raise QualaError where the layers cannot be factorized and pruned."""
+
     def check_layers(self, layers: Sequence[int]) -> None:
         """Raise QualaError for layers that cannot be kept without the others."""
 
@@ -302,6 +327,12 @@ class Family:
             pooled = head.norm(pooled)
         logits: Tensor = head.out(head.dropout(pooled))
         return logits
+
+
+def float_product(linear: nn.Module, rows: Tensor) -> Tensor:
+    """Apply a linear layer to rows that stay float, even where it rounds its inputs."""
+    product: Tensor = getattr(linear, "float_product", linear)(rows)
+    return product
 
 
 def mean_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
@@ -396,8 +427,11 @@ def match_token_types(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
     from quala.data.tokenize import gives_token_types
 
-    types: Any = family_of(hf).embeddings(hf).types
-    if types is None or hf.config.type_vocab_size < 2 or gives_token_types(tokenizer):
+    family = family_of(hf)
+    types: Any = family.embeddings(hf).types
+    if types is None or hf.config.type_vocab_size < 2 or family.trained_with_types(hf.config):
+        return
+    if gives_token_types(tokenizer):
         return
     base: Any = hf.base_model
     first = types.weight.detach()[:1].clone()

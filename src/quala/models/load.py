@@ -85,6 +85,7 @@ METADATA_FILE = "quala.json"
 TEXTS, LARGEST_TEXT = ("*.json", "*.txt", "*.model"), 2**28
 """Files of tokenizers, and their most bytes: the largest have about 2**25."""
 METADATA_FORMAT = 1
+TYPES = "token_type_ids"
 WEIGHTS = "model.safetensors"
 PACKED = "quala.safetensors"
 """Weights in a form of quala's own, under a name that transformers does not load."""
@@ -178,10 +179,11 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(place))
     except Exception as error:  # transformers raises errors of many kinds for damaged files
-        if "Couldn't instantiate the backend tokenizer" not in str(error):
-            raise QualaError(
-                f"Could not read a tokenizer from `{place}`: {_reason(error)}"
-            ) from error
+        reason = _reason(error)
+        if "`tiktoken` is required" in reason:  # what it says of every file that it cannot read
+            reason = "its sentencepiece file needs `pip install sentencepiece`."
+        if "Couldn't instantiate the backend tokenizer" not in reason:
+            raise QualaError(f"Could not read a tokenizer from `{place}`: {reason}") from error
     else:
         if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
             return tokenizer
@@ -299,6 +301,10 @@ def save_model(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     name_outputs(model.hf.config, model.task)
+    names = tokenizer.model_input_names
+    if model.family.trained_with_types(model.hf.config) and TYPES not in names:
+        tokenizer.model_input_names = [*names, TYPES]  # for the pipelines of transformers
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     with _quiet():
         model.hf.save_pretrained(target)
         tokenizer.save_pretrained(target)

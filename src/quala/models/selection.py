@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,7 @@ class State:
     question_rows: int  # most question tokens that an example of the batch began with
     present: tuple[int, ...]  # tokens that example b still has
     positions: Tensor | None = None  # (B, n) places in the input, where the attention needs them
+    related: Any = None  # what `Family.relate` made of them
     drops: tuple[Drop, ...] = ()
     inputs: Tensor | None = None  # (B, n, H)
     scores: Tensor | None = None  # (B, n)

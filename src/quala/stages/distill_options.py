@@ -305,6 +305,8 @@ class DistillConfig(QuantizedConfig):
         family = family_at_start(inputs.get("teacher"))
         if family is not None and self.width < 1:
             family.check_width()
+        if family is not None and self.shrink is not None:
+            family.check_shrink()
         depth = depth_of(inputs.get("teacher"))
         if depth is not None:
             self._check_depth(depth, opened=opened, family=family)
