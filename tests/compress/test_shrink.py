@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from toys import FAMILIES, Build, BuildHf, MakeBatch
+from toys import RESIZED, Build, BuildHf, MakeBatch
 from transformers import BertConfig, BertForQuestionAnswering
 
 from quala.architecture import KEY
@@ -35,7 +35,7 @@ def count(hf: Any) -> int:
     return sum(weight.numel() for weight in hf.parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_the_factors_compute_what_their_products_do(
     family: str, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
@@ -48,7 +48,7 @@ def test_the_factors_compute_what_their_products_do(
     torch.testing.assert_close(wrap(small)(batch), wrap(hf)(batch), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
     hf = build_hf(family)
     small = factorize(hf, 2.0)
@@ -161,7 +161,7 @@ def kept(small: Any, masks: dict[str, torch.Tensor]) -> int:
 
 @pytest.mark.parametrize("embeddings", [True, False])
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_the_budget_is_met_to_the_weight(
     family: str, share: float, embeddings: bool, build_hf: BuildHf
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import FAMILIES, TASKS, BuildHf, MakeBatch, removable
+from toys import RESIZED, TASKS, BuildHf, MakeBatch, removable
 from transformers import AutoTokenizer, PreTrainedModel
 
 from quala.architecture import KEY, LayerSizes, Structure
@@ -43,7 +43,7 @@ def edited(folder: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["question-answering", "classification", "regression"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_a_saved_model_comes_back_exactly(
     family: str, kind: Any, build_hf: BuildHf, make_batch: MakeBatch, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.deberta import DEBERTA_V2
+from quala.models.load import read_config
 
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
@@ -184,6 +186,14 @@ def test_what_the_layers_lack_is_refused(
     config.update(option)
     with pytest.raises(QualaError, match=sentence):
         DEBERTA_V2.check(config)
+
+
+def test_the_first_version_is_refused_with_its_reason(
+    build_hf: Callable[..., Any], tmp_path: Path
+) -> None:
+    build_hf("deberta").save_pretrained(tmp_path)
+    with pytest.raises(QualaError, match=r"`deberta` is not supported: its queries.*deberta-v2"):
+        read_config(tmp_path)
 
 
 def test_heads_with_own_projections_of_distances_stay(build: Build) -> None:

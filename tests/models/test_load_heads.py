@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from toys import FAMILIES
+from toys import FAMILIES, RESIZED
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import FAMILIES, BuildHf
+from toys import RESIZED, BuildHf
 
 from quala.compress.prune.magnitude import (
     apply_masks,
@@ -59,7 +59,7 @@ def test_masked_weights_stay_zero_through_training() -> None:
     assert torch.equal(layer.weight != 0, masks["weight"])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_all_matrices_of_the_encoder_and_the_words_are_prunable(
     family: str, build_hf: BuildHf
 ) -> None:

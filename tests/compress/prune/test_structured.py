@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from toys import FAMILIES, TASKS, BuildHf, MakeBatch, removable
+from toys import RESIZED, TASKS, BuildHf, MakeBatch, removable
 
 from quala.architecture import KEY
 from quala.compress.prune.structured import (
@@ -59,7 +59,7 @@ def answer(hf: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["question-answering", "classification"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_the_pruned_model_is_the_masked_model(
     family: str, kind: Any, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
@@ -121,7 +121,7 @@ def test_layers_with_fewer_heads_drop_tokens(
     assert model.trace(batch).queries[1].shape == (2, 1, 32, 4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
     hf, heads = build_hf(family), removable(family, HEADS)
     small = keep_units(hf, heads=heads, neurons=NEURONS)
@@ -246,7 +246,7 @@ def check(hf: Any, data: list[Batch]) -> None:
             assert float(scores.neurons[layer][neuron]) == pytest.approx(slow, rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "modernbert"])
+@pytest.mark.parametrize("family", [name for name in RESIZED if name != "modernbert"])
 def test_scores_are_the_slope_of_the_loss(
     family: str, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
@@ -302,7 +302,7 @@ def importance(heads: int = 4, neurons: int = 32) -> Importance:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_sorting_changes_no_output(family: str, build_hf: BuildHf, make_batch: MakeBatch) -> None:
     hf, batch = build_hf(family), make_batch([9, 20], family=family)
     if not removable(family, HEADS):
