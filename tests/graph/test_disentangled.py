@@ -16,7 +16,9 @@ from torch import Tensor
 
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import calibrate, quantize
+from quala.compress.shrink import factorize
 from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
@@ -89,6 +91,29 @@ def test_an_integer_graph_agrees_with_the_integer_model(
         np.testing.assert_allclose(run(graph, batch, lengths), expected, atol=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["factorized", "split"])
+def test_the_distances_of_compressed_projections_are_theirs(
+    kind: str, build: Build, make_batch: MakeBatch
+) -> None:
+    model, batch = build("deberta-v2", significance="column_sum").float(), make_batch([7, 20, 32])
+
+    def observe() -> None:
+        model(batch)
+
+    if kind == "factorized":
+        model.hf = factorize(model.hf, 1.5)
+    ternary = {"weight_quantizer": "twn", "weight_bits": 2} if kind == "split" else {}
+    quantize(model.hf, QuantizeConfig(**ternary))
+    calibrate(model.hf, observe)
+    if kind == "split":
+        split_ternary(model.hf)
+    to_integer(model.hf, inplace=True)
+    graph = build_graph(model, sequence_length=32)
+    for lengths in LENGTHS:
+        expected = real(model, batch, lengths)
+        np.testing.assert_allclose(run(graph, batch, lengths), expected, atol=2e-3)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("family", ["albert", "deberta-v2"])
 def test_specialized_graphs_agree(
@@ -117,7 +142,8 @@ def test_pairs_are_found_once_where_nothing_is_dropped(build: Build) -> None:
 def test_the_projections_of_distances_are_constants(build: Build) -> None:
     graph = build_graph(build("deberta-v2").float(), sequence_length=32).graph
     shapes = [tuple(tensor.dims) for tensor in graph.initializer]
-    assert shapes.count((1, 4, 4, 16)) == 2 * 3  # heads, head size, rows
+    assert shapes.count((1, 4, 4, 16)) == 3  # heads, head size, rows
+    assert shapes.count((1, 4, 16, 4)) == 3
     assert (16, 16) in shapes  # the hidden width
     table: Any = build("deberta-v2").hf.base_model.encoder.rel_embeddings.weight
     assert not any(

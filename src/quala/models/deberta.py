@@ -101,8 +101,7 @@ class _DebertaV2(Family):
         if keys is not None:
             total = (query @ keys.transpose(-1, -2)).gather(-1, index)
         if queries is not None:
-            found = (key @ queries.transpose(-1, -2)).gather(-1, index.transpose(-1, -2))
-            found = found.transpose(-1, -2)
+            found = (queries @ key.transpose(-1, -2)).gather(-2, index)
             total = found if total is None else total + found
         return None if total is None else total * self.scale(hf, query.shape[-1])
 
@@ -139,14 +138,14 @@ class _DebertaV2(Family):
         index = g("Expand", positions, g("Concat", rows, tokens, axis=0))  # (B, heads, n, n)
         total = None
         if keys is not None:
-            products = g("MatMul", query, g.constant(_columns(keys)))  # (B, heads, n, R)
+            columns = _array(keys.transpose(-1, -2))
+            products = g("MatMul", query, g.constant(columns))  # (B, heads, n, R)
             total = g("GatherElements", products, index, axis=3)
         if queries is not None:  # the scale is in the query, which has no part in these
-            columns = _columns(queries) * np.float32(self.scale(hf, queries.shape[-1]))
-            products = g("MatMul", key, g.constant(columns))
-            turned = g("Transpose", index, perm=[0, 1, 3, 2])
-            found = g("GatherElements", products, turned, axis=3)
-            found = g("Transpose", found, perm=[0, 1, 3, 2])
+            scaled = _array(queries) * np.float32(self.scale(hf, queries.shape[-1]))
+            turned = g("Transpose", key, perm=[0, 1, 3, 2])
+            products = g("MatMul", g.constant(scaled), turned)  # (B, heads, R, n)
+            found = g("GatherElements", products, index, axis=2)
             total = found if total is None else g("Add", total, found)
         return total
 
@@ -203,9 +202,8 @@ class _DebertaV2(Family):
         return made[0], made[1]
 
 
-def _columns(rows: Tensor) -> NDArray[np.float32]:
-    """Return (heads, R, d) as (1, heads, d, R)."""
-    array: NDArray[np.float32] = rows.transpose(-1, -2).unsqueeze(0).float().cpu().numpy()
+def _array(constant: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = constant.unsqueeze(0).float().cpu().numpy()
     return array
 
 
