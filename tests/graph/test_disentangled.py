@@ -23,6 +23,7 @@ from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.families import float_product
 
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
@@ -105,9 +106,18 @@ def test_the_distances_of_compressed_projections_are_theirs(
     ternary = {"weight_quantizer": "twn", "weight_bits": 2} if kind == "split" else {}
     quantize(model.hf, QuantizeConfig(**ternary))
     calibrate(model.hf, observe)
+    name = "deberta.encoder.layer.0.attention.self.key_proj"
+    rows = torch.randn(5, 16, generator=torch.Generator().manual_seed(0))
+    before = float_product(model.hf.get_submodule(name), rows)
     if kind == "split":
         split_ternary(model.hf)
+    torch.testing.assert_close(float_product(model.hf.get_submodule(name), rows), before)
     to_integer(model.hf, inplace=True)
+    layer: Any = model.hf.get_submodule(name)
+    torch.testing.assert_close(float_product(layer, rows), before)
+    if kind == "factorized":
+        weight = layer.up.float_weight() @ layer.down.float_weight()
+        torch.testing.assert_close(before, rows @ weight.T + layer.up.bias)
     graph = build_graph(model, sequence_length=32)
     for lengths in LENGTHS:
         expected = real(model, batch, lengths)
