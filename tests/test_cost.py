@@ -83,6 +83,7 @@ def test_a_sentence_head_runs_once() -> None:
         ("bert-base", 108_893_186),
         ("minilm-l6-h384-uncased", 22_566_146),
         ("distilbert-base", 66_364_418),
+        ("mpnet-base", 108_897_410),
     ],
 )
 def test_parameters_of_presets_are_those_of_the_checkpoints(name: str, known: int) -> None:
@@ -132,8 +133,14 @@ def test_an_unknown_preset_names_the_nearest() -> None:
 
 
 def test_an_unsupported_model_type_names_the_supported_ones() -> None:
-    with pytest.raises(QualaError, match="bert, distilbert, electra, roberta, xlm-roberta"):
+    with pytest.raises(QualaError, match=r"bert, .*distilbert, .*electra, .*roberta"):
         architecture_of({"model_type": "t5"})
+
+
+def test_a_value_that_the_layers_are_not_written_for_is_refused() -> None:
+    facts = {"model_type": "mpnet", "relative_attention_num_buckets": 16}
+    with pytest.raises(QualaError, match="num_buckets` must be 32 for `mpnet`, got 16"):
+        architecture_of(facts)
 
 
 def test_a_config_without_a_size_is_refused() -> None:

@@ -38,7 +38,7 @@ LENGTHS = (None, LengthConfig((24, 12, 6), 32), LengthConfig((32, 16, 16), 32))
 
 
 @pytest.fixture
-def camembert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def data2vec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package of docs/guide/add-a-family.md, installed."""
     install(tmp_path, monkeypatch, files_of("add-a-family.md"))
 
@@ -69,12 +69,12 @@ def assert_graph_agrees(model: LengthAdaptiveModel, batch: dict[str, Any], atol:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.usefixtures("camembert")
+@pytest.mark.usefixtures("data2vec")
 def test_a_family_of_a_package_works_everywhere(
     kind: str, build: Build, make_batch: MakeBatch
 ) -> None:
-    model = build("camembert", kind, type_vocab_size=1)
-    batch = make_batch([7, 20, 32], family="camembert")
+    model = build("data2vec-text", kind)
+    batch = make_batch([7, 20, 32], family="data2vec-text")
     assert model.arch.longest == 32
     assert parameters(model.arch) == sum(weight.numel() for weight in model.hf.parameters())
 
@@ -91,7 +91,7 @@ def test_a_family_of_a_package_works_everywhere(
     pruned = keep_units(model.hf, heads=[[0, 2], [3], [1]], neurons=[range(16), [3], range(9)])
     assert_graph_agrees(LengthAdaptiveModel(pruned, task=model.task), batch, 1e-4)
     assert len(family_of(model.hf).layers(keep_layers(model.hf, [0, 2]))) == 2
-    assert embedding_name(model.hf) == "roberta.embeddings.word_embeddings"
+    assert embedding_name(model.hf) == "data2vec_text.embeddings.word_embeddings"
 
     def observe() -> None:
         model(batch)
@@ -102,9 +102,9 @@ def test_a_family_of_a_package_works_everywhere(
     assert_graph_agrees(model, batch, 5e-3)
 
 
-@pytest.mark.usefixtures("camembert")
+@pytest.mark.usefixtures("data2vec")
 def test_a_family_of_a_package_has_its_dropout_replaced(build_hf: BuildHf) -> None:
-    hf = build_hf("camembert", type_vocab_size=1)
+    hf = build_hf("data2vec-text")
     set_dropout(hf, hidden=0.3, attention=0.7)
     family = family_of(hf)
     rates = [family.block(layer).attention_dropout.p for layer in family.layers(hf)]
@@ -112,14 +112,14 @@ def test_a_family_of_a_package_has_its_dropout_replaced(build_hf: BuildHf) -> No
     assert (hf.config.hidden_dropout_prob, hf.config.attention_probs_dropout_prob) == (0.3, 0.7)
 
 
-@pytest.mark.usefixtures("camembert")
+@pytest.mark.usefixtures("data2vec")
 def test_a_family_of_a_package_is_loaded_and_its_cost_is_known(
     build_hf: BuildHf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from quala.data.task import Classes
     from quala.models.load import load_model
 
-    hf = build_hf("camembert", type_vocab_size=1).float()
+    hf = build_hf("data2vec-text").float()
     hf.base_model.save_pretrained(tmp_path / "model")  # without a head
     model = load_model(tmp_path / "model", task=Classes(3), head="or_new")
     assert torch.equal(

@@ -16,11 +16,22 @@ from quala.data.task import Classes, Span, Task, Value
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.selection import Drop, restore
+from quala.plugins import FAMILIES as KNOWN
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert", "deberta-v2",
+    "albert",
+)  # fmt: skip
+RESIZED = tuple(name for name in FAMILIES if name != "albert")
+"""Those whose layers may have sizes of their own."""
 TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
-PAD = {"roberta": 1, "xlm-roberta": 1, "camembert": 1}
+PAD = {"roberta": 1, "xlm-roberta": 1, "data2vec-text": 1, "camembert": 1, "mpnet": 1}
 VOCABULARY = 50
+
+
+def removable(family: str, heads: Any) -> Any:
+    """Return the heads to keep; None, which keeps all, where the family can remove none."""
+    return None if KNOWN.find(family).fixed_heads else heads
 
 
 def _config(family: str, **extra: Any) -> Any:
@@ -29,7 +40,7 @@ def _config(family: str, **extra: Any) -> Any:
         "intermediate_size": 32,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "type_vocab_size": 1 if "roberta" in family else 2,
+        "type_vocab_size": 1 if PAD.get(family) else 2,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
@@ -37,15 +48,23 @@ def _config(family: str, **extra: Any) -> Any:
         sizes = {"dim": 16, "hidden_dim": 32, "n_layers": 3, "n_heads": 4}
         sizes |= {"dropout": 0.0, "attention_dropout": 0.0, "qa_dropout": 0.0}
         sizes |= {"seq_classif_dropout": 0.0}
-    if family == "electra":
+    if family == "modernbert":  # the second and third layer see four tokens to each side
+        sizes = {name: sizes[name] for name in list(sizes)[:4]} | {"local_attention": 8}
+        sizes |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    if family in ("electra", "albert"):
         sizes["embedding_size"] = 8
+    if family == "albert":
+        sizes["classifier_dropout_prob"] = 0.0
+    if family == "deberta-v2":  # as v3; the buckets are logarithmic beyond a distance of 4
+        sizes |= {"type_vocab_size": 0, "position_biased_input": False}
+        sizes |= {"relative_attention": True, "position_buckets": 8, "share_att_key": True}
+        sizes |= {"pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
     return AutoConfig.for_model(
         family,
         vocab_size=VOCABULARY,
-        max_position_embeddings=34,
         pad_token_id=PAD.get(family, 0),
         initializer_range=0.4,  # far from uniform attention, so that scores do not tie
-        **sizes | extra,
+        **{"max_position_embeddings": 34} | sizes | extra,
     )
 
 

@@ -57,15 +57,32 @@ class LayerSizes:
         if len(self.copies) != len(LINEARS) or not 1 <= min(self.copies) <= max(self.copies) <= 8:
             raise QualaError(f"A layer needs six copies from 1 to 8, got {self.copies}.")
 
-    def linears(self, *, hidden: int, head_size: int) -> tuple[list[Linear], list[Linear]]:
+    def linears(
+        self, *, hidden: int, head_size: int, facts: ConfigFacts
+    ) -> tuple[list[Linear], list[Linear]]:
         """Return the linear layers of the attention and of the feed-forward, factors apart."""
+        shapes = self.shapes(hidden=hidden, head_size=head_size, facts=facts)
+        made = {
+            part: _factors(*shapes[part], rank, biased=facts.biased) * copies
+            for part, rank, copies in zip(LINEARS, self.ranks, self.copies, strict=True)
+            if part in shapes
+        }
+        attention = [linears for part, linears in made.items() if not part.startswith("ffn")]
+        return [*chain(*attention)], [*chain(made["ffn_in"], made["ffn_out"])]
+
+    def shapes(
+        self, *, hidden: int, head_size: int, facts: ConfigFacts
+    ) -> dict[str, tuple[int, int]]:
+        """Return inputs and outputs of each linear layer; `query` stands for packed ones."""
         width, inner = self.heads * head_size, self.intermediate
-        shapes = [(hidden, width)] * 3 + [(width, hidden), (hidden, inner), (inner, hidden)]
-        made = [
-            _factors(*shape, rank) * copies
-            for shape, rank, copies in zip(shapes, self.ranks, self.copies, strict=True)
-        ]
-        return [*chain(*made[:4])], [*chain(*made[4:])]
+        projections = dict.fromkeys(LINEARS[:3], (hidden, width))
+        if facts.packed:
+            projections = {"query": (hidden, 3 * width)}
+        return projections | {
+            "attention_out": (width, hidden),
+            "ffn_in": (hidden, inner * (2 if facts.gated else 1)),
+            "ffn_out": (inner, hidden),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +118,59 @@ class Structure:
         }
 
 
-def _factors(inputs: int, outputs: int, rank: int) -> list[Linear]:
+def _factors(inputs: int, outputs: int, rank: int, *, biased: bool) -> list[Linear]:
     if not rank:
-        return [(inputs, outputs, True)]
-    return [(inputs, rank, False), (rank, outputs, True)]
+        return [(inputs, outputs, biased)]
+    return [(inputs, rank, False), (rank, outputs, biased)]
+
+
+@dataclass(frozen=True, slots=True)
+class Relative:
+    """Queries and keys of distances inside the attention (DeBERTa, arXiv 2006.03654)."""
+
+    rows: int = ranged(at_least=2, at_most=2 * LONGEST)
+    """Rows of the table of distances, which each of the products has as columns."""
+    products: tuple[str, ...] = ()
+    """`c2p`: queries and keys of distances; `p2c`: keys and queries of distances."""
+    shared: bool = True
+    """Whether the projections of the contents also make those of the distances."""
+    normed: bool = True
+    """Whether the table is normalized."""
+    absolute: bool = False
+    """Whether a table of absolute positions is added to the word embeddings as well."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Relative | None:
+        """Read a config.json; None where the attention knows no distances."""
+        if not config.get("relative_attention"):
+            return None
+        buckets, farthest = (
+            typed(int, config.get(key, -1), key)
+            for key in ("position_buckets", "max_relative_positions")
+        )
+        if farthest < 1:
+            farthest = typed(int, config["max_position_embeddings"], "max_position_embeddings")
+        kinds, norms = config.get("pos_att_type") or (), config.get("norm_rel_ebd", "none")
+        made = cls(
+            rows=2 * (buckets if buckets > 0 else farthest),
+            products=tuple(kind for kind in ("c2p", "p2c") if kind in kinds),
+            shared=bool(config.get("share_att_key", False)),
+            normed="layer_norm" in [one.strip() for one in str(norms).lower().split("|")],
+            absolute=bool(config.get("position_biased_input", True)),
+        )
+        check_ranges(made)
+        return made
+
+    def to_config(self) -> dict[str, Any]:
+        """Return keys of config.json that `from_config` reads as this."""
+        return {
+            "relative_attention": True,
+            "position_buckets": self.rows // 2,
+            "pos_att_type": list(self.products),
+            "share_att_key": self.shared,
+            "norm_rel_ebd": "layer_norm" if self.normed else "none",
+            "position_biased_input": self.absolute,
+        }
 
 
 Head = Literal["span", "sentence"]
@@ -126,6 +192,8 @@ class ConfigFacts:
         }
     )
     """Keys of config.json by field of `Architecture`; a size without a key is 0."""
+    required: Mapping[str, Any] = field(default_factory=dict)
+    """Values of config.json that the family's layers are written for; a missing one is right."""
     hidden_dropout: str = "hidden_dropout_prob"
     """Key of the dropout rate outside the attention."""
     attention_dropout: str = "attention_probs_dropout_prob"
@@ -135,6 +203,25 @@ class ConfigFacts:
     products_per_token: int = 1
     """Elementwise products per token that a profiler of the published code counts outside the
     layers: BERT multiplies the mask, RoBERTa the mask and the position ids."""
+    bias_rows: int = 0
+    """Rows of a table of attention biases with a column for each head, which stays float."""
+    packed: bool = False
+    """Whether queries, keys and values are one matrix."""
+    gated: bool = False
+    """Whether the first feed-forward matrix gives two numbers for each neuron, which are
+    multiplied."""
+    biased: bool = True
+    """Whether the layers, their norms and the hidden layer of the head have biases."""
+    position_table: bool = True
+    """Whether there is a table of positions beside that of words."""
+    head_layer: bool = False
+    """Whether the head of each token has a hidden layer and both heads have a norm after it."""
+    disentangled: bool = False
+    """Whether config.json may ask for relative positions inside the attention (`Relative`)."""
+    shared_layers: bool = False
+    """Whether all layers have the same weights."""
+    projected: bool = False
+    """Whether a linear layer follows the embeddings even where it changes no width."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +284,7 @@ class Architecture:
     outputs: int = ranged(2, at_least=1, at_most=LONGEST)
     head: Head = "span"
     structure: Structure | None = None
+    relative: Relative | None = None
 
     def __post_init__(self) -> None:
         FAMILIES.check(self.family)
@@ -218,7 +306,12 @@ class Architecture:
     @property
     def projected(self) -> bool:
         """Say whether a linear layer takes the embeddings to the hidden width (ELECTRA)."""
-        return self.embedding != self.hidden
+        return self.embedding != self.hidden or config_facts(self.family).projected
+
+    @property
+    def stored(self) -> tuple[LayerSizes, ...]:
+        """Return the sizes of the layers that have weights of their own."""
+        return self.sizes[:1] if config_facts(self.family).shared_layers else self.sizes
 
     @property
     def sizes(self) -> tuple[LayerSizes, ...]:

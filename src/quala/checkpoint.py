@@ -196,11 +196,7 @@ def metadata(checkpoint: Checkpoint) -> dict[str, Any]:
 def set_dropout(model: PreTrainedModel, *, hidden: float | None, attention: float | None) -> None:
     """Replace the dropout rates of a Hugging Face model; None keeps them."""
     family = family_of(model)
-    of_attention = {family.block(layer).attention_dropout for layer in family.layers(model)}
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            rate = attention if module in of_attention else hidden
-            module.p = module.p if rate is None else rate
+    family.set_dropout(model, hidden=hidden, attention=attention)
     for key, rate in (
         (family.facts.attention_dropout, attention),
         (family.facts.hidden_dropout, hidden),

@@ -10,7 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from quala.architecture import KEY, Architecture, Linear, Outputs, Structure, config_facts
+from quala.architecture import (
+    KEY,
+    Architecture,
+    Linear,
+    Outputs,
+    Relative,
+    Structure,
+    config_facts,
+)
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS, LengthConfig
 from quala.stored import typed
@@ -28,6 +36,11 @@ _PUBLISHED = MappingProxyType(
         "distilbert": (30522, 512, 0),
         "roberta": (50265, 514, 1),
         "xlm-roberta": (250002, 514, 1),
+        "camembert": (32005, 514, 1),
+        "mpnet": (30527, 514, 0),
+        "modernbert": (50368, 8192, 0),
+        "deberta-v2": (128100, 512, 0),
+        "albert": (30000, 512, 2),
     }
 )
 """Vocabulary, positions and token types of the published models."""
@@ -47,6 +60,8 @@ def _encoder(family: str, hidden: int, layers: int, heads: int) -> Architecture:
     )
 
 
+_DEBERTA_V3 = Relative(rows=512, products=("c2p", "p2c"))
+
 PRESETS: Mapping[str, Architecture] = MappingProxyType(
     {
         "minilm-l6-h384": _encoder("roberta", 384, 6, 12),
@@ -63,6 +78,13 @@ PRESETS: Mapping[str, Architecture] = MappingProxyType(
         "distilbert-base": _encoder("distilbert", 768, 6, 12),
         "electra-small": replace(_encoder("electra", 256, 12, 4), embedding=128),
         "electra-base": _encoder("electra", 768, 12, 12),
+        "camembert-base": _encoder("camembert", 768, 12, 12),
+        "mpnet-base": _encoder("mpnet", 768, 12, 12),
+        "modernbert-base": replace(_encoder("modernbert", 768, 22, 12), intermediate=1152),
+        "modernbert-large": replace(_encoder("modernbert", 1024, 28, 16), intermediate=2624),
+        "deberta-v3-small": replace(_encoder("deberta-v2", 768, 6, 12), relative=_DEBERTA_V3),
+        "deberta-v3-base": replace(_encoder("deberta-v2", 768, 12, 12), relative=_DEBERTA_V3),
+        "albert-base": replace(_encoder("albert", 768, 12, 12), embedding=128),
     }
 )
 
@@ -79,8 +101,9 @@ def macs(arch: Architecture, lengths: Sequence[int], tokens: int) -> int:
 
     Layer i attends to the `lengths[i - 1]` tokens that the one before kept and feeds the
     `lengths[i]` that it keeps forward. The count equals torchprofile's on the published code:
-    top-k, gather, softmax and GELU are left out. Raises QualaError unless there is one length
-    per layer.
+    top-k, gather, softmax and GELU are left out, and likewise rotations, gates and biases of
+    attention. Local attention counts all pairs of tokens, because all are computed. Raises
+    QualaError unless there is one length per layer.
     """
     import numpy as np
 
@@ -117,6 +140,8 @@ def _macs(
 
     seen = np.concatenate([tokens[..., None], kept[..., :-1]], axis=-1)  # (..., L)
     attention = projections * seen + 2 * context * seen**2 + arch.hidden * seen
+    if arch.relative is not None:  # their other factor is constant
+        attention = attention + len(arch.relative.products) * arch.relative.rows * context * seen
     feed_forward = feed * kept + arch.hidden * kept
     layers: NDArray[np.int64] = (attention + feed_forward).sum(axis=-1)
     products = arch.embedding + config_facts(arch.family).products_per_token
@@ -130,18 +155,27 @@ def _layer_macs(arch: Architecture) -> tuple[NDArray[np.int64], ...]:
     import numpy as np
 
     head_size = arch.hidden // arch.heads
-    linears = [size.linears(hidden=arch.hidden, head_size=head_size) for size in arch.sizes]
+    linears = _layer_linears(arch)
     projections = np.array([_weights(attention) for attention, _ in linears], dtype=np.int64)
     context = np.array([size.heads * head_size for size in arch.sizes], dtype=np.int64)
     feed = np.array([_weights(feed) for _, feed in linears], dtype=np.int64)
     return projections, context, feed
 
 
+def _layer_linears(arch: Architecture) -> list[tuple[list[Linear], list[Linear]]]:
+    head_size, facts = arch.hidden // arch.heads, config_facts(arch.family)
+    return [
+        size.linears(hidden=arch.hidden, head_size=head_size, facts=facts) for size in arch.sizes
+    ]
+
+
 def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     import numpy as np
 
-    last = arch.outputs * arch.hidden
-    return tokens * last if arch.head == "span" else np.zeros_like(tokens) + arch.hidden**2 + last
+    last, normed = arch.outputs * arch.hidden, config_facts(arch.family).head_layer
+    if arch.head == "span":
+        return tokens * (last + normed * (arch.hidden**2 + arch.hidden))
+    return np.zeros_like(tokens) + arch.hidden**2 + normed * arch.hidden + last
 
 
 def _weights(linears: Sequence[Linear]) -> int:
@@ -158,33 +192,57 @@ def _below(arch: Architecture) -> list[Linear]:
 
 def _linears(arch: Architecture) -> list[Linear]:
     """List every linear layer below the head."""
-    head_size = arch.hidden // arch.heads
-    layers = [size.linears(hidden=arch.hidden, head_size=head_size) for size in arch.sizes]
-    return sum((attention + feed for attention, feed in layers), _below(arch))
+    own = _layer_linears(arch)[: len(arch.stored)]
+    return sum((attention + feed for attention, feed in own), _below(arch) + _apart(arch))
+
+
+def _apart(arch: Architecture) -> list[Linear]:
+    """List the linear layers that only distances pass, in the attention."""
+    relative = arch.relative
+    if relative is None or relative.shared:
+        return []
+    return [(arch.hidden, arch.hidden, True)] * (len(relative.products) * arch.layers)
 
 
 def _tables(arch: Architecture) -> list[tuple[int, int]]:
     """List (rows, width) of the embedding tables."""
-    others = arch.positions + arch.type_vocabulary
+    relative = arch.relative
+    table = config_facts(arch.family).position_table if relative is None else relative.absolute
+    absolute = arch.positions if table else 0
     words = (arch.vocabulary, arch.embedding_rank or arch.embedding)
-    return [words] * arch.embedding_copies + [(others, arch.embedding)]
+    others = [(absolute + arch.type_vocabulary, arch.embedding)]
+    distances = [] if relative is None else [(relative.rows, arch.hidden)]
+    return [words] * arch.embedding_copies + others + distances
+
+
+def _biases(arch: Architecture) -> int:
+    """Count the entries of the table of attention biases."""
+    return config_facts(arch.family).bias_rows * arch.heads
 
 
 def _norms(arch: Architecture) -> int:
-    """Count the weights and biases of the LayerNorms: two per layer, one after the embeddings."""
-    return 2 * arch.embedding + 4 * arch.hidden * arch.layers
+    """Count the weights and biases of the LayerNorms: two per layer, one after the embeddings.
+
+    Where norms come first, the first layer has one less, and one is after the last.
+    """
+    each = 1 + config_facts(arch.family).biased
+    distances = arch.relative is not None and arch.relative.normed
+    layers = len(arch.stored)
+    return each * (arch.embedding + 2 * arch.hidden * layers + arch.hidden * distances)
 
 
 def _head_parameters(arch: Architecture) -> int:
-    last = arch.outputs * (arch.hidden + 1)
-    return last if arch.head == "span" else arch.hidden * (arch.hidden + 1) + last
+    facts, last = config_facts(arch.family), arch.outputs * (arch.hidden + 1)
+    norm = facts.head_layer * (1 + facts.biased) * arch.hidden
+    layer = arch.head == "sentence" or facts.head_layer
+    return last + norm + layer * arch.hidden * (arch.hidden + facts.biased)
 
 
 def parameters(arch: Architecture) -> int:
     """Count the parameters of the Hugging Face model with its head."""
     linears = sum((inputs + biased) * outputs for inputs, outputs, biased in _linears(arch))
     embeddings = sum(rows * width for rows, width in _tables(arch))
-    return linears + embeddings + _norms(arch) + _head_parameters(arch)
+    return linears + embeddings + _biases(arch) + _norms(arch) + _head_parameters(arch)
 
 
 def size_bytes(arch: Architecture, precision: Precision) -> int:
@@ -201,7 +259,7 @@ def size_bytes(arch: Architecture, precision: Precision) -> int:
     integers = precision == "int8"
     linears = sum(n * out + 4 * (1 + biased) * out for n, out, biased in _linears(arch))
     tables = sum(rows * (width + 4 if integers else 4 * width) for rows, width in _tables(arch))
-    return linears + tables + 4 * (_norms(arch) + _head_parameters(arch))
+    return linears + tables + 4 * (_biases(arch) + _norms(arch) + _head_parameters(arch))
 
 
 OFFLINE = "offline"
@@ -228,7 +286,11 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
 
 def _architecture(config: Mapping[str, Any], outputs: Outputs) -> Architecture:
     family = str(config.get("model_type"))
-    keys = config_facts(family).keys
+    facts = config_facts(family)
+    for key, wanted in facts.required.items():
+        if config.get(key, wanted) != wanted:
+            raise QualaError(f"`{key}` must be {wanted} for `{family}`, got {config[key]}.")
+    keys = facts.keys
     missing = sorted(key for key in keys.values() if key not in config)
     if missing:
         raise QualaError(f"it lacks {', '.join(missing)}.")
@@ -239,5 +301,6 @@ def _architecture(config: Mapping[str, Any], outputs: Outputs) -> Architecture:
         outputs=len(outputs.id2label or ()) or outputs.num_labels or 2,
         head="sentence" if any("SequenceClassification" in name for name in classes) else "span",
         structure=Structure.from_json(config[KEY]) if config.get(KEY) else None,
+        relative=Relative.from_config(config) if facts.disentangled else None,
         **{"type_vocabulary": 0, **sizes},
     )

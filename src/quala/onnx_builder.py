@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -23,7 +24,7 @@ QUERY, KEY, VALUE = "query_{}", "key_{}", "value_{}"
 BIASED = "attention_bias_{}"
 """The node that adds the padding's bias to the attention logits."""
 CONTEXT = "context_{}"
-"""The node that joins the heads to (B, n, H)."""
+"""The node that joins the heads to (B, n, H), where the attention knows no places of tokens."""
 DROP = "drop_{}"
 """The `If` that drops tokens or leaves them alone."""
 KEPT = "kept_{}_{}"
@@ -119,15 +120,15 @@ class GraphBuilder:
         return names
 
     def constant(self, value: Any, dtype: Any = None, *, name: str | None = None) -> str:
-        """Return the name of a constant; small unnamed ones are stored once."""
+        """Return the name of a constant; equal unnamed ones are stored once."""
         array: NDArray[Any] = np.ascontiguousarray(np.asarray(value, dtype=dtype))
         array = array.reshape(np.shape(value))
-        key = (str(array.dtype), array.shape, array.tobytes() if array.size < 64 else b"")
-        if name is None and key[2] and key in self._known:
+        key = (str(array.dtype), array.shape, hashlib.sha256(array.data).digest())
+        if name is None and key in self._known:
             return self._known[key]
         fresh = name or f"constant_{next(self._numbers)}"
         self._constants[fresh] = numpy_helper.from_array(array, fresh)
-        if name is None and key[2]:
+        if name is None:
             self._known[key] = fresh
         return fresh
 

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -41,6 +41,8 @@ class Registry(Generic[T]):
     """`module:class` of which the objects must be instances, where `find` checks it."""
     methods: tuple[str, ...] = ()
     """What the objects must have, where no `base` says it."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Names that resemble quala's own, and the reason why they are not among them."""
 
     @cached_property
     def _installed(self) -> dict[str, EntryPoint]:
@@ -55,6 +57,8 @@ class Registry(Generic[T]):
         """Raise QualaError for a name that is not known, and for a path that leads nowhere."""
         if name in self.own or name in self._installed:
             return
+        if name in self.refused:
+            raise QualaError(f"The {self.kind} `{name}` is not supported: {self.refused[name]}.")
         if not self.dotted or not is_path(name):
             raise unknown(self.kind, name, self.names)
         self._imported(name)
@@ -199,10 +203,19 @@ FAMILIES: Registry[Any] = Registry(
         "bert": "quala.models.families:BERT",
         "roberta": "quala.models.families:ROBERTA",
         "xlm-roberta": "quala.models.families:ROBERTA",
+        "camembert": "quala.models.families:ROBERTA",
         "electra": "quala.models.families:ELECTRA",
         "distilbert": "quala.models.families:DISTILBERT",
+        "mpnet": "quala.models.mpnet:MPNET",
+        "modernbert": "quala.models.modernbert:MODERNBERT",
+        "deberta-v2": "quala.models.deberta:DEBERTA_V2",
+        "albert": "quala.models.albert:ALBERT",
     },
     dotted=False,  # a downloaded config.json names it
+    refused={
+        "deberta": "its queries, keys and values are one matrix in which heads alternate, with "
+        "biases of their own; `deberta-v2`, which is also that of DeBERTa-v3, is"
+    },
 )
 """Keyed by `model_type` of config.json."""
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import regex
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AlbertTokenizer, DebertaV2Tokenizer, PreTrainedTokenizerFast
 
 from quala.data.decode import Decoding, NotFinite, best_answers, decode_answers
 from quala.data.features import FeatureSet, QAExample
@@ -252,7 +254,40 @@ def test_an_answer_holds_whole_graphemes(tokenizer: PreTrainedTokenizerFast, wor
     assert all({answer.start, answer.end} <= edges for answer in answers)
 
 
-def test_an_answer_has_no_blanks_at_its_ends() -> None:
-    found = all_answers(metaspace(), "the cat  sat.")
-    assert {"the", "cat", "sat", "the cat", "cat  sat."} <= found
-    assert all(text == text.strip() and text for text in found)
+def unigram(kind: type[AlbertTokenizer | DebertaV2Tokenizer], folder: Path) -> Any:
+    """A tokenizer of ALBERT or DeBERTa-v3, as training has it and as serving reads it."""
+    special = {
+        AlbertTokenizer: ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
+        DebertaV2Tokenizer: ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"),
+    }[kind]
+    pieces = ["▁", *"▁the ▁cat ▁s at".split(), *"abcdefghiknostuw."]
+    made = kind(vocab=[*((one, 0.0) for one in special), *((one, -1.0) for one in pieces)])
+    made.save_pretrained(folder)
+    return made
+
+
+def test_an_answer_has_no_blanks_at_its_ends(tmp_path: Path) -> None:
+    makers = (AlbertTokenizer, DebertaV2Tokenizer)
+    for tokenizer in (metaspace(), *(unigram(kind, tmp_path) for kind in makers)):
+        found = all_answers(tokenizer, "the cat  sat.")
+        assert {"the", "cat", "sat", "the cat", "cat  sat."} <= found
+        assert all(text == text.strip() and text for text in found)
+
+
+@pytest.mark.parametrize("kind", [AlbertTokenizer, DebertaV2Tokenizer])
+def test_training_and_serving_read_the_same_sentencepiece_tokens(
+    kind: type[AlbertTokenizer | DebertaV2Tokenizer], tmp_path: Path
+) -> None:
+    made = unigram(kind, tmp_path)
+    text = "The  cat\nsat \tin a café — née."
+    examples = [QAExample("1", "", text, "who sat?")]
+    trained, served = (
+        qa_features(examples, one, SPEC.windows)
+        for one in (FastTokenizer.of(made), FastTokenizer.read(tmp_path))
+    )
+    both = made("who sat?", text, return_offsets_mapping=True)
+    assert trained.input_ids.tolist() == served.input_ids.tolist() == both["input_ids"]
+    first, last = trained.context_range[0]
+    spans = [tuple(span) for span in trained.char_spans[first:last].tolist()]
+    assert spans == both["offset_mapping"][first:last]
+    assert trained.pad_token_id == served.pad_token_id == made.pad_token_id

@@ -20,12 +20,15 @@ MakeBatch = Callable[..., dict[str, Tensor]]
 
 
 @pytest.fixture
-def integer(build: Build, make_batch: MakeBatch) -> LengthAdaptiveModel:
-    """A toy model with integer layers."""
-    model = build(significance="span").float()
+def integer(
+    request: pytest.FixtureRequest, build: Build, make_batch: MakeBatch
+) -> LengthAdaptiveModel:
+    """A toy model with integer layers, BERT unless a test names another family."""
+    family = getattr(request, "param", "bert")
+    model = build(family, significance="span").float()
 
     def observe() -> None:
-        model(make_batch([7, 20, 32]))
+        model(make_batch([7, 20, 32], family=family))
 
     quantize(model.hf, QuantizeConfig())
     calibrate(model.hf, observe)

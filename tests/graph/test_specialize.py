@@ -20,9 +20,10 @@ MakeBatch = Callable[..., dict[str, Tensor]]
 FULL, ONE, TWO = (32, 32, 32), (32, 12, 12), (16, 16, 5)
 
 
-@pytest.fixture
-def graph(build: Build) -> onnx.ModelProto:
-    return build_graph(build(significance="span").float(), sequence_length=32)
+@pytest.fixture(params=["bert", "mpnet", "modernbert"])
+def graph(request: pytest.FixtureRequest, build: Build) -> onnx.ModelProto:
+    model = build(request.param, significance="span").float()
+    return build_graph(model, sequence_length=32)
 
 
 def run(graph: onnx.ModelProto, batch: dict[str, Tensor], lengths: tuple[int, ...]) -> list[Any]:

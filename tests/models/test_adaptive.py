@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from toys import restored_hidden, survivors
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, fused_attention, published_attention
+from quala.models.selection import gather_tokens
 
 
 def qkv(tokens: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +63,10 @@ def test_the_column_sums_are_of_what_dropout_left() -> None:
 Build = Callable[..., LengthAdaptiveModel]
 MakeBatch = Callable[..., dict[str, Tensor]]
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert", "deberta-v2",
+    "albert",
+)  # fmt: skip
 KINDS_AND_STRATEGIES = [
     (kind, strategy)
     for kind in ("question-answering", "classification")
@@ -109,7 +114,7 @@ def test_lengths_that_keep_everything_change_nothing(build: Build, make_batch: M
 
 
 @pytest.mark.parametrize(("kind", "significance"), KINDS_AND_STRATEGIES)
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet", "modernbert"])
 def test_padding_and_neighbors_do_not_matter(
     family: str, kind: str, significance: str, build: Build, make_batch: MakeBatch
 ) -> None:
@@ -146,6 +151,23 @@ def test_a_dropped_token_keeps_its_last_complete_layer(
     state = model.narrow(model.attend(model.begin(batch), 0, True), 0, [5])
     dropped = sorted(set(range(20)) - set(survivors(state.drops)[0].tolist()))
     torch.testing.assert_close(hidden[0, dropped], model.begin(batch).hidden[0, dropped])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_that_stay_keep_their_places(
+    family: str, build: Build, make_batch: MakeBatch
+) -> None:
+    """The others are dropped in one model, and hidden from every later layer in the other."""
+    model, batch = build(family), make_batch([20, 32], family=family)
+    state = model.narrow(model.attend(model.begin(batch), 0, True), 0, [7, 7])
+    whole = model.narrow(model.attend(model.begin(batch), 0, False), 0, None)
+    kept = survivors(state.drops)  # (B, 7)
+    hidden = torch.zeros_like(batch["attention_mask"]).scatter(1, kept, 1).bool()
+    whole = replace(whole, valid=hidden)
+    for layer in (1, 2):
+        state = model.narrow(model.attend(state, layer, False), layer, None)
+        whole = model.narrow(model.attend(whole, layer, False), layer, None)
+    torch.testing.assert_close(state.hidden, gather_tokens(whole.hidden, kept))
 
 
 def test_dropped_tokens_leave_the_computation(build: Build, make_batch: MakeBatch) -> None:
@@ -338,9 +360,12 @@ def test_the_configured_dropouts_reach_the_layers(family: str, build: Build) -> 
     names = {"attention_probs_dropout_prob": 0.3, "hidden_dropout_prob": 0.2}
     if family == "distilbert":
         names = {"attention_dropout": 0.3, "dropout": 0.2}
+    if family == "modernbert":
+        names = {"attention_dropout": 0.3, "mlp_dropout": 0.2}
     model = build(family, **names)
     block: Any = model.family.block(model.family.layers(model.hf)[0])
-    assert (block.attention_dropout.p, block.ffn_dropout.p) == (0.3, 0.2)
+    hidden = block.attention_out_dropout if family == "albert" else block.ffn_dropout
+    assert (block.attention_dropout.p, hidden.p) == (0.3, 0.2)
 
 
 def test_input_beyond_the_positions_is_refused(build: Build, make_batch: MakeBatch) -> None:

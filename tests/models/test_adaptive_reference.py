@@ -101,16 +101,20 @@ def test_the_span_head_reads_the_restored_states(build: Build, make_batch: MakeB
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert"])
 def test_the_closed_form_counts_the_matrix_products_that_run(
-    build: Build, make_batch: MakeBatch
+    family: str, build: Build, make_batch: MakeBatch
 ) -> None:
-    model = build("bert", semantics="reference", significance="column_sum")
+    model = build(family, semantics="reference", significance="column_sum")
     model.task = Classes(2)  # no head runs before the last layer
     with FlopCounterMode(display=False) as counter:
-        restored_hidden(model, make_batch([32]), LENGTHS)
+        restored_hidden(model, make_batch([32], family=family), LENGTHS)
     arch, seen = model.arch, (32, *LENGTHS.lengths)
-    pointwise = 32 * (arch.hidden + 1) + arch.hidden * sum(map(sum, pairwise(seen)))
+    once = model.family.facts.products_per_token
+    pointwise = 32 * (arch.hidden + once) + arch.hidden * sum(map(sum, pairwise(seen)))
     head = 32 * arch.outputs * arch.hidden
+    if family == "modernbert":
+        head += 32 * (arch.hidden**2 + arch.hidden)
     assert counter.get_total_flops() == 2 * (macs(arch, LENGTHS.lengths, 32) - pointwise - head)
 
 

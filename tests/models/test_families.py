@@ -8,14 +8,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertTokenizer, T5Config, T5Model
+from transformers import (
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertTokenizer,
+    T5Config,
+    T5Model,
+)
 
 from quala.cost import architecture_of, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import family_of, match_token_types
 
-FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+FAMILIES = (
+    "bert", "roberta", "xlm-roberta", "electra", "distilbert", "mpnet", "modernbert", "deberta-v2",
+    "albert",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["question-answering", "classification"])
@@ -41,7 +50,7 @@ def test_the_architecture_reads_from_the_config(
     model: Any = build(family)
     arch = architecture_of(model.hf.config.to_dict())
     assert (arch.family, arch.hidden, arch.intermediate, arch.layers) == (family, 16, 32, 3)
-    assert arch.embedding == (8 if family == "electra" else 16)
+    assert arch.embedding == (8 if family in ("albert", "electra") else 16)
 
 
 def test_a_classifier_has_a_sentence_head() -> None:
@@ -55,7 +64,7 @@ def test_a_classifier_has_a_sentence_head() -> None:
 
 def test_another_family_is_refused() -> None:
     model = T5Model(T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
-    with pytest.raises(QualaError, match=r"Unknown `model_type` `t5`.*bert, distilbert"):
+    with pytest.raises(QualaError, match=r"Unknown `model_type` `t5`.*bert, .*distilbert"):
         family_of(model)
 
 
@@ -93,3 +102,19 @@ def test_a_model_that_would_be_run_as_another_is_refused(
     hf.config.update(option)
     with pytest.raises(QualaError, match=sentence):
         LengthAdaptiveModel(hf)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_of_labels_for_each_token_is_applied_as_by_transformers(
+    family: str, build_hf: Callable[..., Any], make_batch: Callable[..., dict[str, Tensor]]
+) -> None:
+    config = build_hf(family).config
+    config.num_labels = 5
+    hf = AutoModelForTokenClassification.from_config(config).double().eval()
+    batch = make_batch([9, 20], family=family)
+    words = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        words["token_type_ids"] = batch["segment_ids"]
+    real = batch["attention_mask"].bool()
+    found, expected = LengthAdaptiveModel(hf)(batch), hf(**words).logits
+    torch.testing.assert_close(found[real], expected[real], atol=1e-5, rtol=0)

@@ -193,7 +193,7 @@ def test_pickled_weights_are_refused(saved: Path) -> None:
 
 def test_another_architecture_is_refused(saved: Path) -> None:
     (saved / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
-    with pytest.raises(QualaError, match=r"Unknown `model_type` `gpt2`.*bert, distilbert"):
+    with pytest.raises(QualaError, match=r"Unknown `model_type` `gpt2`.*bert, .*distilbert"):
         load_model(saved, task=SPANS)
 
 
@@ -323,7 +323,7 @@ def test_an_adapter_is_no_model(saved: Path) -> None:
 
 
 def test_a_missing_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(QualaError, match="Could not read a tokenizer"):
+    with pytest.raises(QualaError, match="has no tokenizer, or one of special tokens only"):
         load_tokenizer(tmp_path)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from toys import BuildHf, build_hf
 
 from quala.compress.prune.config import HybridConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
 from quala.stages.distill_options import CacheConfig, ShrinkConfig, check_zeros, shrink_steps
 from quala.stages.teacher import followed_states
+
+__all__ = ["build_hf"]
 
 LITTLE = CacheConfig(depth=1, tokens=10, width=0.1)
 LOSSES = {"hard": 0.5, "soft": 1.0, "hidden": 1.0, "attention": 0.0, "relation": 0.0}
@@ -131,3 +135,37 @@ def test_a_grid_without_zero_is_refused(
 )
 def test_other_grids_hold_zeros(options: dict[str, Any], embeddings: bool) -> None:
     check_zeros(ShrinkConfig(2.0, embeddings=embeddings), QuantizeConfig(**options))
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "sentence"),
+    [
+        ("mpnet", {"width": 0.5}, r"`width`\) cannot be removed: all layers of MPNet"),
+        ("modernbert", {"layers": 1}, "must keep layer 0, got layers 2"),
+        ("modernbert", {"keep": [1, 2], "layers": None}, "must keep layer 0, got layers 1, 2"),
+        ("modernbert", {"layers": 2, "keep_map": "symmetric"}, None),
+        ("mpnet", {"layers": 1}, None),
+    ],
+)
+def test_what_a_family_cannot_do_is_refused_before_any_stage(
+    configure: Any,
+    build_hf: BuildHf,
+    tmp_path: Path,
+    family: str,
+    options: dict[str, Any],
+    sentence: str | None,
+) -> None:
+    build_hf(family).config.save_pretrained(tmp_path)
+    config, teacher = configure("distill", **options), Named("model.teacher", str(tmp_path))
+    if sentence is None:
+        config.check_inputs({"teacher": teacher})
+        return
+    with pytest.raises(QualaError, match=sentence):
+        config.check_inputs({"teacher": teacher})
+
+
+class Named:
+    """What a start model in a folder is to a plan."""
+
+    def __init__(self, name: str, value: str) -> None:
+        self.name, self.value = name, value

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quala.errors import QualaError
+from quala.models.families import float_product
 
 
 def truncated_svd(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -89,6 +90,10 @@ class FactorizedLinear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         product: Tensor = self.up(self.down(input))
         return product
+
+    def float_product(self, input: Tensor) -> Tensor:
+        """Apply both factors to an input that stays float."""
+        return float_product(self.up, float_product(self.down, input))
 
 
 class FactorizedEmbedding(nn.Module):

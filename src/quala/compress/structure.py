@@ -40,10 +40,15 @@ def head_size(hf: PreTrainedModel) -> int:
 
 
 def linear_names(hf: PreTrainedModel) -> list[dict[str, str]]:
-    """Return for each encoder layer the dotted names of its linear layers, keyed as `LINEARS`."""
+    """Return for each encoder layer the dotted names of its linear layers, keyed as `LINEARS`.
+
+    Where queries, keys and values are one matrix, it is named by `query` alone.
+    """
     family, names = family_of(hf), {module: name for name, module in hf.named_modules()}
     blocks = (family.block(layer) for layer in family.layers(hf))
-    return [{part: names[getattr(block, part)] for part in LINEARS} for block in blocks]
+    packed = ("key", "value") if family.facts.packed else ()
+    parts = [part for part in LINEARS if part not in packed]
+    return [{part: names[getattr(block, part)] for part in parts} for block in blocks]
 
 
 def embedding_name(hf: PreTrainedModel) -> str:
@@ -54,13 +59,24 @@ def embedding_name(hf: PreTrainedModel) -> str:
 
 
 def float_linear(hf: PreTrainedModel, name: str) -> AnyLinear:
-    """Return a linear layer, dense or factorized. Raises QualaError for a quantized one."""
+    """Return a linear layer, dense or factorized, whose size may be changed.
+
+    Raises QualaError for a quantized one, and where the family has a reason to keep the sizes.
+    """
+    check_sizes(hf)
     module = hf.get_submodule(name)
     if type(module) not in (nn.Linear, FactorizedLinear):
         raise QualaError(
             f"`{name}` is a {type(module).__name__}; change the structure before quantizing."
         )
     return cast("AnyLinear", module)
+
+
+def check_sizes(hf: PreTrainedModel) -> None:
+    """Raise QualaError where the family has a reason to keep the sizes of the layers."""
+    if reason := family_of(hf).fixed(hf):
+        kind = hf.config.model_type
+        raise QualaError(f"The layers of this `{kind}` cannot be pruned or factorized: {reason}.")
 
 
 def float_embedding(hf: PreTrainedModel) -> AnyEmbedding:
@@ -82,12 +98,13 @@ def structure_of(hf: PreTrainedModel) -> Structure:
     layers = []
     for names in linear_names(hf):
         parts: dict[str, Any] = {part: hf.get_submodule(name) for part, name in names.items()}
+        six = [parts.get(part, parts["query"]) for part in LINEARS]
         layers.append(
             LayerSizes(
-                heads=parts["query"].out_features // head_size(hf),
-                intermediate=parts["ffn_in"].out_features,
-                ranks=tuple(getattr(part, "rank", 0) for part in parts.values()),
-                copies=tuple(getattr(part, "copies", 1) for part in parts.values()),
+                heads=parts["attention_out"].in_features // head_size(hf),
+                intermediate=parts["ffn_out"].in_features,
+                ranks=tuple(getattr(part, "rank", 0) for part in six),
+                copies=tuple(getattr(part, "copies", 1) for part in six),
             )
         )
     words: Any = hf.get_submodule(embedding_name(hf))
@@ -181,17 +198,15 @@ def rebuild(hf: PreTrainedModel) -> None:
     structure, names = Structure.from_json(facts), linear_names(hf)
     if len(structure.layers) != len(names):
         raise QualaError(f"`{KEY}` has {len(structure.layers)} layers, the model {len(names)}.")
-    hidden = int(hf.config.hidden_size)
+    hidden, facts = int(hf.config.hidden_size), family_of(hf).facts
     for layer, sizes in zip(names, structure.layers, strict=True):
-        width = sizes.heads * head_size(hf)
-        shapes = {
-            "attention_out": (width, hidden),
-            "ffn_in": (hidden, sizes.intermediate),
-            "ffn_out": (sizes.intermediate, hidden),
-        }
-        for part, rank in zip(LINEARS, sizes.ranks, strict=True):
-            shape = shapes.get(part, (hidden, width))
-            made = FactorizedLinear(*shape, rank) if rank else nn.Linear(*shape)
+        shapes = sizes.shapes(hidden=hidden, head_size=head_size(hf), facts=facts)
+        ranks = dict(zip(LINEARS, sizes.ranks, strict=True))
+        for part, shape in shapes.items():
+            rank, bias = ranks[part], facts.biased
+            made: nn.Module = nn.Linear(*shape, bias=bias)
+            if rank:
+                made = FactorizedLinear(*shape, rank, bias=bias)
             hf.set_submodule(layer[part], made)
     if structure.embedding_rank:
         old = float_embedding(hf)
@@ -223,12 +238,13 @@ def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
     kept = list(layers)
     if not kept or kept != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < depth:
         raise QualaError(f"`layers` must rise within 0 to {depth - 1}, got {kept}.")
+    family.check_layers(kept)
     small = copy.deepcopy(hf)
     stack = family.layers(small)
     for layer in reversed(range(depth)):
         if layer not in kept:
             del stack[layer]
-    setattr(small.config, family.facts.keys["layers"], len(kept))
+    family.set_layers(small.config, kept)
     if hasattr(small.config, KEY):  # the layers were pruned or factorized before
         record_structure(small)
     for place, kept_layer in enumerate(stack):

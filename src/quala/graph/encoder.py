@@ -10,7 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from quala.errors import QualaError
-from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears
+from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears, product
 from quala.lengths import MIN_TOKENS
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import Block
@@ -32,18 +32,20 @@ LOWEST = -3.0e38  # near the lowest float32; minus infinity in all places of a r
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Names of the tensors of the tokens present; `answers` are the logits of dropped tokens."""
+    """Names of the tensors of the tokens present; `answers` restore the dropped ones."""
 
     hidden: str  # (B, m, H)
     positions: str  # (B, m) places in the input
     valid: str  # (B, m) bool
     question: str  # (B, m) bool
-    answers: str  # (B, n + 1, K), the last place for fillers, cut off at the end
+    answers: str  # (B, n + 1, K or H), the last place for fillers, cut off at the end
+    related: str | None = None  # what `Family.relate_graph` made of the places, if not themselves
 
 
 # Element types in the order of the fields of `Tokens`.
 KINDS: tuple[int, ...] = (
-    TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.BOOL, TensorProto.FLOAT
+    TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL, TensorProto.BOOL, TensorProto.FLOAT,
+    TensorProto.INT32,
 )  # fmt: skip
 
 
@@ -113,6 +115,8 @@ class _Exporter:
         one = g.constant([1], np.int64)
         rows = g("Slice", shape, g.constant([0], np.int64), one)
         outputs = self.model.arch.outputs if self.spans else 2  # unused where none is restored
+        if self.model.restores_hidden:
+            outputs = self.model.arch.hidden
         size = g(
             "Concat",
             rows,
@@ -121,7 +125,15 @@ class _Exporter:
             axis=0,
         )
         answers = g("Expand", g.constant(0.0, np.float32), size)
-        return Tokens(self._embed(places), positions, valid, g("And", first, valid), answers)
+        hidden, question = self._embed(places), g("And", first, valid)
+        related = None
+        if self.model.family.places(self.model.hf):
+            related = self._related(g, g("Unsqueeze", places, g.constant([0], np.int64)))
+        return Tokens(hidden, positions, valid, question, answers, related)
+
+    def _related(self, g: GraphBuilder, positions: str) -> str | None:
+        related = self.model.family.relate_graph(g, self.model.hf, positions)
+        return None if related == positions else related
 
     def _embed(self, places: str) -> str:
         g, model = self.g, self.model
@@ -151,7 +163,7 @@ class _Exporter:
         if block.norms_first:
             inputs = self._normed(inputs, block.attention_norm)
         query, key, value = self._projections(inputs, block, layer)
-        hf, places = model.hf, tokens.positions
+        hf, places = model.hf, tokens.related or tokens.positions
         query, key = model.family.place_graph(g, hf, layer, query, key, places)
         bias = model.family.bias_graph(g, hf, layer, query, key, places)
         context = self._attention(query, key, value, bias, tokens.valid, layer)
@@ -172,24 +184,42 @@ class _Exporter:
         return hidden if isinstance(norm, nn.Identity) else layer_norm(self.g, hidden, norm)
 
     def _fed(self, hidden: str, block: Block) -> str:
-        inner = activation(self.g, linear(self.g, hidden, block.ffn_in), block.activation)
-        return linear(self.g, inner, block.ffn_out)
+        g, inner = self.g, linear(self.g, hidden, block.ffn_in)
+        if self.model.family.facts.gated:
+            inner, gate = g.many("Split", inner, outputs=2, num_outputs=2, axis=-1)
+            inner = g("Mul", activation(g, inner, block.activation), gate)
+        else:
+            inner = activation(g, inner, block.activation)
+        return linear(g, inner, block.ffn_out)
 
     def _projections(self, hidden: str, block: Block, layer: int) -> tuple[str, str, str]:
         """Return the scaled query, key and value, each (B, heads, n, d)."""
         g, heads = self.g, self.model.arch.sizes[layer].heads
         size = self._head_size
         scale = self.model.family.scale(self.model.hf, size)
-        parts = [Part(block.query, scale), Part(block.key), Part(block.value)]
         split = g.constant([0, 0, heads, size], np.int64)
+        if self.model.family.facts.packed:
+            factors = np.repeat(np.array([scale, 1, 1], np.float32), heads * size)
+            rows = product(g, hidden, Part(block.query, factors))
+            made = g.many("Split", rows, outputs=3, num_outputs=3, axis=-1)
+        else:
+            made = linears(
+                g, hidden, [Part(block.query, scale), Part(block.key), Part(block.value)]
+            )
         query, key, value = (
             g("Transpose", g("Reshape", rows, split, name=name.format(layer)), perm=[0, 2, 1, 3])
-            for name, rows in zip((QUERY, KEY, VALUE), linears(g, hidden, parts), strict=True)
+            for name, rows in zip((QUERY, KEY, VALUE), made, strict=True)
         )
         return query, key, value
 
     def _attention(
-        self, query: str, key: str, value: str, bias: str | None, valid: str, layer: int
+        self,
+        query: str,
+        key: str,
+        value: str,
+        bias: str | None,
+        valid: str,
+        layer: int,
     ) -> str:
         g = self.g
         logits = g("MatMul", query, g("Transpose", key, perm=[0, 1, 3, 2]))
@@ -201,9 +231,10 @@ class _Exporter:
         context = g("Transpose", g("MatMul", weights, value), perm=[0, 2, 1, 3])
         heads = self.model.arch.sizes[layer].heads
         width = g.constant([0, 0, heads * self._head_size], np.int64)
-        # Attention of this name is computed by one node, which knows no places.
-        fused = not self.model.family.places(self.model.hf)
-        return g("Reshape", context, width, name=CONTEXT.format(layer) if fused else None)
+        # Attention of this name becomes one node. Of rotated queries that node would be wrong, and
+        # with a bias of the logits it is slower than these (ONNX Runtime 1.31, MPNet: 1.2 times).
+        plain = not self.model.family.places(self.model.hf)
+        return g("Reshape", context, width, name=CONTEXT.format(layer) if plain else None)
 
     def _drop(
         self, tokens: Tokens, inputs: str, view: GraphView, layer: int, before: str, kept: str
@@ -214,14 +245,15 @@ class _Exporter:
         some = g("ReduceMax", fewer, keepdims=0)
         then, other = g.branch(), g.branch()
         dropped = self._dropped(then, tokens, inputs, view, kept)
-        names = [KEPT.format(layer, field) for field in Tokens.__slots__]
+        fields = [field for field in Tokens.__slots__ if getattr(tokens, field) is not None]
+        names = [KEPT.format(layer, field) for field in fields]
         branches = []
         for branch, result, tag in ((then, dropped, "drop"), (other, tokens, "keep")):
-            values = [getattr(result, field) for field in Tokens.__slots__]
+            values = [getattr(result, field) for field in fields]
             outputs = [f"{name}_{tag}" for name in names]
             for value, output in zip(values, outputs, strict=True):
                 branch.nodes.append(onnx.helper.make_node("Identity", [value], [output]))
-            kinds = dict(zip(outputs, KINDS, strict=True))
+            kinds = dict(zip(outputs, KINDS, strict=False))  # the last field may be absent
             branches.append(branch.proto(f"{tag}_{layer}", kinds))
         node = onnx.helper.make_node(
             "If",
@@ -257,15 +289,17 @@ class _Exporter:
             taken = g("Less", places, beyond)
         answers = tokens.answers
         if self.spans:  # those of all tokens present; later writes replace those that are kept
-            answers = self._write(g, tokens, self._head(g, inputs))
+            restored = inputs if self.model.restores_hidden else self._head(g, inputs)
+            answers = self._write(g, tokens, restored)
         rows = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
-        return Tokens(
+        left = Tokens(
             hidden=g("GatherND", tokens.hidden, rows, batch_dims=1),
             positions=g("GatherElements", tokens.positions, index, axis=1),
             valid=taken,
             question=g("And", g("GatherElements", tokens.question, index, axis=1), taken),
             answers=answers,
         )
+        return replace(left, related=self._related(g, left.positions))
 
     def _head(self, g: GraphBuilder, hidden: str) -> str:
         head = self.model.family.token_head(self.model.hf)
@@ -290,9 +324,11 @@ class _Exporter:
         g = self.g
         if not self.spans:
             return self._sentence(tokens)
-        written = self._write(g, tokens, self._head(g, tokens.hidden))
+        late, hidden = self.model.restores_hidden, tokens.hidden
+        written = self._write(g, tokens, hidden if late else self._head(g, hidden))
         zero, one = g.constant([0], np.int64), g.constant([1], np.int64)
-        return g("Slice", written, zero, g.constant([-1], np.int64), one)
+        restored = g("Slice", written, zero, g.constant([-1], np.int64), one)
+        return self._head(g, restored) if late else restored
 
     def _sentence(self, tokens: Tokens) -> str:
         g, hidden = self.g, tokens.hidden

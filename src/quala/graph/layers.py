@@ -30,10 +30,14 @@ def array(tensor: Tensor) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A linear layer, its output multiplied by `factor`."""
+    """A linear layer, its output multiplied by `factor`, one for all or one for each."""
 
     module: nn.Module
-    factor: float = 1.0
+    factor: float | Floats = 1.0
+
+    def times(self, rows: Floats) -> Floats:
+        """Multiply what there is of each output."""
+        return np.asarray((rows.T * self.factor).T)
 
     @property
     def rows(self) -> int:
@@ -44,12 +48,17 @@ class Part:
     def bias(self) -> Floats:
         """The bias, zeros where the layer has none."""
         bias = cast("Tensor | None", self.module.bias)
-        return np.zeros(self.rows, np.float32) if bias is None else array(bias) * self.factor
+        return np.zeros(self.rows, np.float32) if bias is None else self.times(array(bias))
 
 
 def linear(g: GraphBuilder, x: str, module: nn.Module) -> str:
     """Apply one linear layer."""
     return _product(g, x, [Part(module)])
+
+
+def product(g: GraphBuilder, x: str, part: Part) -> str:
+    """Apply one linear layer, its outputs multiplied by the part's factors."""
+    return _product(g, x, [part])
 
 
 def linears(g: GraphBuilder, x: str, parts: Sequence[Part]) -> list[str]:
@@ -89,12 +98,14 @@ def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
     if isinstance(first, IntegerLinear):
         product = g("MatMul", _fake(g, x, first), _integer_weight(g, parts))
     else:
-        weights = [array(cast("Tensor", part.module.weight)) * part.factor for part in parts]
+        weights = [part.times(array(cast("Tensor", part.module.weight))) for part in parts]
         product = g("MatMul", x, g.constant(np.concatenate(weights).T))
+        if all(part.module.bias is None for part in parts):
+            return product
     made = g("Add", product, g.constant(np.concatenate([part.bias for part in parts])))
     if not isinstance(first, IntegerLinear) or first.outliers is None:
         return made
-    weights = [array(cast("Tensor", part.module.outlier_weight)) * part.factor for part in parts]
+    weights = [part.times(array(cast("Tensor", part.module.outlier_weight))) for part in parts]
     outliers = g(
         "Gather", x, g.constant(array(first.outliers), np.int64), axis=-1
     )  # they stay float
@@ -114,12 +125,12 @@ def _fake(g: GraphBuilder, x: str, layer: IntegerLinear) -> str:
 
 
 def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
-    layers = [(cast("IntegerLinear", part.module), part.factor) for part in parts]
+    layers = [(cast("IntegerLinear", part.module), part.times) for part in parts]
     if any(layer.groups > 1 for layer, _ in layers):
         # DequantizeLinear has one scale per channel here: groups of columns are written as floats.
-        return g.constant(np.concatenate([array(w.float_weight()) * f for w, f in layers]).T)
+        return g.constant(np.concatenate([f(array(w.float_weight())) for w, f in layers]).T)
     integers = np.concatenate([array(layer.weight) for layer, _ in layers])
-    steps = np.concatenate([array(layer.weight_scale) * factor for layer, factor in layers])
+    steps = np.concatenate([times(array(layer.weight_scale)) for layer, times in layers])
     stored = g.constant(integers.T.astype(np.int8))  # (in, out)
     zeros = g.constant(np.zeros(len(steps), np.int8))
     return g("DequantizeLinear", stored, g.constant(steps), zeros, axis=1)
@@ -145,8 +156,8 @@ def layer_norm(g: GraphBuilder, x: str, module: nn.Module) -> str:
     """Normalize the last dimension."""
     if not isinstance(module, nn.LayerNorm):
         raise QualaError(f"An export needs LayerNorm, got {type(module).__name__}.")
-    weight, bias = g.constant(array(module.weight)), g.constant(array(module.bias))
-    return g("LayerNormalization", x, weight, bias, axis=-1, epsilon=module.eps)
+    learned = [g.constant(array(one)) for one in (module.weight, module.bias) if one is not None]
+    return g("LayerNormalization", x, *learned, axis=-1, epsilon=module.eps)
 
 
 def activation(g: GraphBuilder, x: str, module: nn.Module) -> str:

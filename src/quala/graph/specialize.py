@@ -28,7 +28,7 @@ MICROSOFT = "com.microsoft"
 def fuse_attention(
     nodes: list[NodeProto], layers: Iterable[int], model: onnx.ModelProto
 ) -> list[NodeProto]:
-    """Return `nodes` with each layer's unpadded attention as one node."""
+    """Return `nodes` with each layer's unpadded attention as one node, where its name says so."""
     named = {node.name: node for node in nodes}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     joined = {CONTEXT.format(layer): layer for layer in layers}
@@ -102,7 +102,7 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
     small = onnx.ModelProto()
     small.CopyFrom(model)
     nodes = list(_decided(model.graph.node, shape.drops))
-    layers = sorted(_layers(nodes))
+    layers = sorted(_layers(model.graph.node))
     if not shape.padded:
         biases = {BIASED.format(layer) for layer in layers}
         nodes = [
@@ -134,7 +134,7 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
 
 
 def _layers(nodes: Iterable[NodeProto]) -> set[int]:
-    pattern = re.compile(CONTEXT.format(r"(\d+)"))
+    pattern = re.compile(DROP.format(r"(\d+)"))
     return {int(found[1]) for node in nodes if (found := pattern.fullmatch(node.name))}
 
 

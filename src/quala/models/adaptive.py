@@ -140,6 +140,14 @@ class LengthAdaptiveModel(nn.Module):
         )
 
     @property
+    def restores_hidden(self) -> bool:
+        """Whether a dropped token's hidden state is restored rather than its logits.
+
+        So a head with a hidden layer of its own runs once for each token.
+        """
+        return self.task.per_token and self.family.token_head(self.hf).dense is not None
+
+    @property
     def num_layers(self) -> int:
         """Number of encoder layers."""
         return len(self.family.layers(self.hf))
@@ -211,15 +219,17 @@ class LengthAdaptiveModel(nn.Module):
         if min(real) == 0:
             raise QualaError("Every example needs at least one token, got one without.")
         padded = min(real) < ids.shape[1]
-        positions = None
+        positions = related = None
         if self.family.places(self.hf):
             positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            related = self.family.relate(self.hf, positions)
         return State(
             hidden=self.family.embed(self.hf, ids, batch["segment_ids"]),
             valid=mask if padded else None,
             question=question,
             question_rows=max(1, *asked),
             positions=positions,
+            related=related,
             present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
         )
 
@@ -242,9 +252,8 @@ class LengthAdaptiveModel(nn.Module):
         block, hidden = self._block(layer), state.hidden
         if block.norms_first:
             inner = self.family.feed(block, block.ffn_norm(hidden))  # (B, m, H)
-            return replace(state, hidden=hidden + block.ffn_dropout(inner))
-        inner = self.family.feed(block, hidden)
-        return replace(state, hidden=block.ffn_norm(block.ffn_dropout(inner) + hidden))
+            return replace(state, hidden=hidden + inner)
+        return replace(state, hidden=block.ffn_norm(self.family.feed(block, hidden) + hidden))
 
     def drop(self, state: State, keep: Sequence[int] | None) -> State:
         """Keep the `keep[b]` most significant tokens of example b; None keeps all of them.
@@ -267,15 +276,20 @@ class LengthAdaptiveModel(nn.Module):
         )
         question = gather_tokens(state.question, index)
         values = None
-        if self.task.per_token:
-            values = self.family.tokens(self.hf, state.inputs)  # (B, n, outputs)
+        if self.task.per_token:  # (B, n, outputs) or (B, n, H)
+            values = state.inputs if self.restores_hidden else self._tokens(state.inputs)
+        positions = related = None
+        if state.positions is not None:
+            positions = gather_tokens(state.positions, index)
+            related = self.family.relate(self.hf, positions)
         return replace(
             state,
             hidden=gather_tokens(state.hidden, index),
             valid=real,
             question=question if real is None else question & real,
             present=kept,
-            positions=None if state.positions is None else gather_tokens(state.positions, index),
+            positions=positions,
+            related=related,
             drops=(*state.drops, Drop(index, valid, values)),
         )
 
@@ -283,8 +297,13 @@ class LengthAdaptiveModel(nn.Module):
         """Return the logits, those of dropped tokens restored."""
         if not self.task.per_token:
             return self.family.sentence(self.hf, state.hidden, state.valid)
-        # The span head works token by token: restoring 2 numbers equals restoring H.
-        return restore(self.family.tokens(self.hf, state.hidden), state.drops)
+        # The head works token by token: restoring its outputs equals restoring its inputs.
+        if self.restores_hidden:
+            return self._tokens(restore(state.hidden, state.drops))
+        return restore(self._tokens(state.hidden), state.drops)
+
+    def _tokens(self, hidden: Tensor) -> Tensor:
+        return self.family.tokens(self.hf, hidden)
 
     def keep_counts(
         self,
@@ -349,11 +368,11 @@ class LengthAdaptiveModel(nn.Module):
         scored: bool = False,
     ) -> State:
         query, key, value = projections
-        query, key = self.family.place(self.hf, layer, query, key, state.positions)
+        query, key = self.family.place(self.hf, layer, query, key, state.related)
         dropout = block.attention_dropout
         options: dict[str, Any] = {
             "valid": state.valid,
-            "bias": self.family.bias(self.hf, layer, query, key, state.positions),
+            "bias": self.family.bias(self.hf, layer, query, key, state.related),
             "scale": self.family.scale(self.hf, self._head_size),
             "dropout": dropout.p if dropout.training else 0.0,
         }

@@ -5,7 +5,7 @@ Importing this module imports neither torch nor transformers: cost and planning 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,10 +104,18 @@ class Family:
     facts: ConfigFacts = field(default_factory=ConfigFacts)
     head_parts: tuple[str, ...] = ("qa_outputs", "classifier", "pooler")
     """Modules that the checkpoint of a bare encoder may lack: the heads."""
+    trained_parts: tuple[str, ...] = ("pooler",)
+    """Those of them that a new head keeps, because they were trained with the encoder."""
     pooler: bool = False
     """The classification head reads the encoder's pooler; it has no hidden layer of its own."""
     head_activation: HeadActivation = "tanh"
     """The activation after the hidden layer of the classification head."""
+    float_parts: tuple[str, ...] = ()
+    """Small modules of the encoder that quantizing leaves in float."""
+    fixed_heads: str = ""
+    """Why no attention head can be removed; empty where it can."""
+    projections: tuple[str, str, str] = ("query", "key", "value")
+    """Names of these linear layers in the attention."""
 
     def check(self, config: PreTrainedConfig) -> None:
         """Raise QualaError for a config.json that asks for what the layers of this family lack."""
@@ -153,10 +161,11 @@ class Family:
         """Return the modules of one layer."""
         parts: Any = layer
         attention = parts.attention.self
+        query, key, value = (getattr(attention, name) for name in self.projections)
         return Block(
-            query=attention.query,
-            key=attention.key,
-            value=attention.value,
+            query=query,
+            key=key,
+            value=value,
             attention_dropout=attention.dropout,
             attention_out=parts.attention.output.dense,
             attention_out_dropout=parts.attention.output.dropout,
@@ -172,12 +181,34 @@ class Family:
         """Tell whether `place` or `bias` need the places of the tokens in the input."""
         return False
 
+    def relate(self, hf: PreTrainedModel, positions: Tensor) -> Any:
+        """Return what `place` and `bias` read of the places (B, n) as their `positions`.
+
+        It is made once for all layers until tokens drop.
+        """
+        return positions
+
+    def relate_graph(self, g: GraphBuilder, hf: PreTrainedModel, positions: str) -> str:
+        """Add the nodes of `relate`; without drops there is one row of places for all examples."""
+        return positions
+
+    def trained_with_types(self, config: PreTrainedConfig) -> bool:
+        """Tell whether a checkpoint knows both token types, whatever its tokenizer gives now."""
+        return False
+
+    def fixed(self, hf: PreTrainedModel) -> str:
+        """Tell why the sizes of the layers cannot be changed; empty where they can."""
+        return ""
+
     def scale(self, hf: PreTrainedModel, size: int) -> float:
         """Return the factor of the products of queries and keys in heads of this size."""
         return float(size**-0.5)
 
     def project(self, block: Block, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return query, key and value, each (B, n, heads d)."""
+        if self.facts.packed:
+            query, key, value = block.query(hidden).chunk(3, dim=-1)
+            return query, key, value
         return block.query(hidden), block.key(hidden), block.value(hidden)
 
     def place(
@@ -217,14 +248,43 @@ class Family:
         return None
 
     def feed(self, block: Block, hidden: Tensor) -> Tensor:
-        """Return the feed-forward of each token, without norms and dropout, (B, n, H)."""
-        fed: Tensor = block.ffn_out(block.activation(block.ffn_in(hidden)))
+        """Return the feed-forward of each token, without norms, (B, n, H)."""
+        fed: Tensor = block.ffn_dropout(block.ffn_out(block.activation(block.ffn_in(hidden))))
         return fed
 
     def set_heads(self, layer: nn.Module, *, heads: int, size: int) -> None:
         """Correct the numbers of heads and outputs in the attention that pruning has changed."""
         attention: Any = layer.get_submodule("attention.self")
         attention.num_attention_heads, attention.all_head_size = heads, heads * size
+
+    def set_dropout(
+        self, hf: PreTrainedModel, *, hidden: float | None, attention: float | None
+    ) -> None:
+        """Replace the dropout rates of the modules; None keeps them."""
+        from torch import nn
+
+        inside = {self.block(layer).attention_dropout for layer in self.layers(hf)}
+        for module in hf.modules():
+            if isinstance(module, nn.Dropout):
+                rate = attention if module in inside else hidden
+                module.p = module.p if rate is None else rate
+
+    def check_width(self) -> None:
+        """Raise QualaError where no head can be removed."""
+        if self.fixed_heads:
+            raise QualaError(
+                f"Heads of the attention (`width`) cannot be removed: {self.fixed_heads}."
+            )
+
+    def check_shrink(self) -> None:
+        """Raise QualaError where the layers cannot be factorized and pruned."""
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise QualaError for layers that cannot be kept without the others."""
+
+    def set_layers(self, config: PreTrainedConfig, layers: Sequence[int]) -> None:
+        """Write into a config that only these layers are left."""
+        setattr(config, self.facts.keys["layers"], len(layers))
 
     def token_head(self, hf: PreTrainedModel) -> TokenHead:
         """Return the parts of the head that is applied to each token."""
@@ -267,6 +327,12 @@ class Family:
             pooled = head.norm(pooled)
         logits: Tensor = head.out(head.dropout(pooled))
         return logits
+
+
+def float_product(linear: nn.Module, rows: Tensor) -> Tensor:
+    """Apply a linear layer to rows that stay float, even where it rounds its inputs."""
+    product: Tensor = getattr(linear, "float_product", linear)(rows)
+    return product
 
 
 def mean_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
@@ -361,8 +427,11 @@ def match_token_types(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
     from quala.data.tokenize import gives_token_types
 
-    types: Any = family_of(hf).embeddings(hf).types
-    if types is None or hf.config.type_vocab_size < 2 or gives_token_types(tokenizer):
+    family = family_of(hf)
+    types: Any = family.embeddings(hf).types
+    if types is None or hf.config.type_vocab_size < 2 or family.trained_with_types(hf.config):
+        return
+    if gives_token_types(tokenizer):
         return
     base: Any = hf.base_model
     first = types.weight.detach()[:1].clone()

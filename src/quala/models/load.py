@@ -85,6 +85,7 @@ METADATA_FILE = "quala.json"
 TEXTS, LARGEST_TEXT = ("*.json", "*.txt", "*.model"), 2**28
 """Files of tokenizers, and their most bytes: the largest have about 2**25."""
 METADATA_FORMAT = 1
+TYPES = "token_type_ids"
 WEIGHTS = "model.safetensors"
 PACKED = "quala.safetensors"
 """Weights in a form of quala's own, under a name that transformers does not load."""
@@ -178,13 +179,18 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**location(place))
     except Exception as error:  # transformers raises errors of many kinds for damaged files
-        raise QualaError(f"Could not read a tokenizer from `{place}`: {_reason(error)}") from error
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-        raise QualaError(
-            f"`{place}` has no tokenizer, or one of special tokens only: save the model's own "
-            "tokenizer (tokenizer.json) beside its weights."
-        )
-    return tokenizer
+        reason = _reason(error)
+        if "`tiktoken` is required" in reason:  # what it says of every file that it cannot read
+            reason = "its sentencepiece file needs `pip install sentencepiece`."
+        if "Couldn't instantiate the backend tokenizer" not in reason:
+            raise QualaError(f"Could not read a tokenizer from `{place}`: {reason}") from error
+    else:
+        if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            return tokenizer
+    raise QualaError(
+        f"`{place}` has no tokenizer, or one of special tokens only: save the model's own "
+        "tokenizer (tokenizer.json) beside its weights."
+    )
 
 
 def _match_token_types(hf: PreTrainedModel, place: Path | str) -> None:
@@ -295,6 +301,10 @@ def save_model(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     name_outputs(model.hf.config, model.task)
+    names = tokenizer.model_input_names
+    if model.family.trained_with_types(model.hf.config) and TYPES not in names:
+        tokenizer.model_input_names = [*names, TYPES]  # for the pipelines of transformers
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names
     with quiet():
         model.hf.save_pretrained(target)
         tokenizer.save_pretrained(target)
@@ -387,8 +397,9 @@ def _load_weights(
     if broken:
         raise QualaError(f"The weights in `{place}` are not all finite: {_some(broken)}.")
     drawn, foreign = (missing | misfits.keys()) & own, _foreign(config, task)
-    if head == "new" or foreign:  # a pooler is kept: it was trained with the encoder
-        drawn |= {key for key in own if "pooler" not in key.split(".")}
+    if head == "new" or foreign:
+        kept = family_of(model).trained_parts
+        drawn |= {key for key in own if set(kept).isdisjoint(key.split("."))}
     if not drawn:
         return model
     if head == "own" or (misfits and head == "or_new" and not foreign):

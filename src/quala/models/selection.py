@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ from quala.errors import QualaError
 class Drop:
     """One drop, from n tokens to m.
 
-    `values` are the span head's K outputs for the n tokens before the layer; None for a task
-    without outputs per token.
+    `values` are the K outputs of the head for the n tokens before the layer, or their K hidden
+    states if the head has a hidden layer; None for a task without outputs per token.
     """
 
     index: Tensor  # (B, m) places among the n tokens
@@ -39,6 +40,7 @@ class State:
     question_rows: int  # most question tokens that an example of the batch began with
     present: tuple[int, ...]  # tokens that example b still has
     positions: Tensor | None = None  # (B, n) places in the input, where the attention needs them
+    related: Any = None  # what `Family.relate` made of them
     drops: tuple[Drop, ...] = ()
     inputs: Tensor | None = None  # (B, n, H)
     scores: Tensor | None = None  # (B, n)

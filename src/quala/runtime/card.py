@@ -328,7 +328,7 @@ class Card:
             "kind": KIND,
             **facts,
             **({"labels": list(self.labels)} if self.labels else {}),
-            "arch": asdict(self.arch),
+            "arch": {k: v for k, v in asdict(self.arch).items() if v or k != "relative"},
             "timing": dict(self.timing),
             "provenance": dict(self.provenance),
             "front": points,

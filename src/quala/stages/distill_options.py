@@ -23,10 +23,12 @@ from quala.stages.options import (
     Semantics,
     check_ranking,
     depth_of,
+    family_at_start,
 )
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss
+    from quala.models.families import Family
 
 DEEPEST = 1000
 """Layers of an encoder; none that is known here has more."""
@@ -304,11 +306,16 @@ class DistillConfig(QuantizedConfig):
             raise QualaError("`latent` keeps the weights behind integers, got a float student.")
         if self.split and not (opened or rounded):
             raise QualaError("`split` takes ternary layers apart, got a float student.")
+        family = family_at_start(inputs.get("teacher"))
+        if family is not None and self.width < 1:
+            family.check_width()
+        if family is not None and self.shrink is not None:
+            family.check_shrink()
         depth = depth_of(inputs.get("teacher"))
         if depth is not None:
-            self._check_depth(depth, opened=opened)
+            self._check_depth(depth, opened=opened, family=family)
 
-    def _check_depth(self, depth: int, *, opened: bool) -> None:
+    def _check_depth(self, depth: int, *, opened: bool, family: Family | None) -> None:
         """Raise QualaError for layers that a teacher of `depth` layers does not have."""
         highest = {"layer_map": self.layer_map, "keep": None if opened else self.keep}
         for name, layers in highest.items():
@@ -320,14 +327,19 @@ class DistillConfig(QuantizedConfig):
             raise QualaError(
                 f"`cache.top` must be at most the teacher's {depth} layers, got {self.cache.top}."
             )
-        if opened or self.keep is not None:
+        if opened:
             return
+        kept = self.keep or self._layers_to_keep(depth)
+        if family is not None:
+            family.check_layers(kept)
+
+    def _layers_to_keep(self, depth: int) -> list[int]:
         if (self.layers or 1) > depth:
             raise QualaError(
                 f"`layers` must be at most the teacher's {depth} layers, got {self.layers}."
             )
         try:
-            layers_to_keep(self.keep_map, depth=depth, kept=self.layers or depth)
+            return layers_to_keep(self.keep_map, depth=depth, kept=self.layers or depth)
         except QualaError as error:
             raise QualaError(f"`keep_map` and `layers`: {error}") from error
 

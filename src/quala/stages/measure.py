@@ -49,6 +49,7 @@ def random_model(name: str, task: Task) -> LengthAdaptiveModel:
     auto = getattr(transformers, task.auto_class)
     keys = config_facts(arch.family).keys
     sizes = {key: getattr(arch, name) for name, key in keys.items()}
+    sizes |= arch.relative.to_config() if arch.relative is not None else {}
     config = AutoConfig.for_model(arch.family, num_labels=task.num_labels, **sizes)
     with torch.random.fork_rng(devices=[]):
         hf = auto.from_config(config)

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from quala.architecture import CONFIG
 from quala.compress.quantize.config import QuantizeConfig
@@ -22,6 +22,9 @@ from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
 from quala.stored import read_object
+
+if TYPE_CHECKING:
+    from quala.models.families import Family
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -83,6 +86,16 @@ def depth_of(made: Any) -> int | None:
         return architecture_of(facts).layers if facts else None
     except (QualaError, TypeError, ValueError, ArithmeticError):  # is refused where it is read
         return None
+
+
+def family_at_start(made: Any) -> Family | None:
+    """Return the family of the start model of a planned one, where known."""
+    while (config := getattr(made, "config", None)) is not None:
+        if config.given is not None:
+            return None
+        made = made.inputs.get("model") or made.inputs.get("teacher")
+    kind = (start_facts(made) or {}).get("model_type")
+    return FAMILIES.find(kind) if kind is not None else None
 
 
 def trained_with(made: Any, option: str) -> Any:

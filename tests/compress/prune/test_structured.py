@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from toys import FAMILIES, TASKS, BuildHf, MakeBatch
+from toys import RESIZED, TASKS, BuildHf, MakeBatch, removable
 
 from quala.architecture import KEY
 from quala.compress.prune.structured import (
@@ -59,15 +59,16 @@ def answer(hf: Any, batch: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["question-answering", "classification"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_the_pruned_model_is_the_masked_model(
     family: str, kind: Any, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
     hf, batch = build_hf(family, kind), make_batch([9, 20], family=family)
     before = answer(hf, batch)
-    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
+    heads = removable(family, HEADS)
+    small = keep_units(hf, heads=heads, neurons=NEURONS)
     torch.testing.assert_close(answer(hf, batch), before, atol=0, rtol=0)
-    masked(hf)
+    masked(hf, heads=heads or [range(4)] * 3)
     assert (answer(hf, batch) - before).abs().max() > 1e-3
     torch.testing.assert_close(answer(small, batch), answer(hf, batch), atol=1e-10, rtol=0)
     full, cut = (LengthAdaptiveModel(model, task=TASKS[kind])(batch) for model in (hf, small))
@@ -120,12 +121,14 @@ def test_layers_with_fewer_heads_drop_tokens(
     assert model.trace(batch).queries[1].shape == (2, 1, 32, 4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_parameters_equal_the_formula(family: str, build_hf: BuildHf) -> None:
-    hf = build_hf(family)
-    small = keep_units(hf, heads=HEADS, neurons=NEURONS)
-    gone_heads, gone_neurons = 2 + 3 + 0, 16 + 30 + 2
+    hf, heads = build_hf(family), removable(family, HEADS)
+    small = keep_units(hf, heads=heads, neurons=NEURONS)
+    gone_heads, gone_neurons = (2 + 3 + 0) * bool(heads), 16 + 30 + 2
     head, neuron = 4 * (4 * 16) + 3 * 4, 2 * 16 + 1
+    if family == "modernbert":  # no biases, and each neuron has a gate
+        head, neuron = 4 * (4 * 16), 3 * 16
     assert count(hf) - count(small) == gone_heads * head + gone_neurons * neuron
     arch = LengthAdaptiveModel(small).arch
     assert parameters(arch) == count(small)
@@ -243,10 +246,11 @@ def check(hf: Any, data: list[Batch]) -> None:
             assert float(scores.neurons[layer][neuron]) == pytest.approx(slow, rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in RESIZED if name != "modernbert"])
 def test_scores_are_the_slope_of_the_loss(
     family: str, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
+    """transformers rotates in float32, whose steps are too coarse for a slope (ModernBERT)."""
     check(build_hf(family), batches(make_batch, family))
 
 
@@ -298,9 +302,13 @@ def importance(heads: int = 4, neurons: int = 32) -> Importance:
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RESIZED)
 def test_sorting_changes_no_output(family: str, build_hf: BuildHf, make_batch: MakeBatch) -> None:
     hf, batch = build_hf(family), make_batch([9, 20], family=family)
+    if not removable(family, HEADS):
+        with pytest.raises(QualaError, match=r"`width`\) cannot be removed: all layers"):
+            sort_width(hf, importance())
+        return
     rewired = sort_width(hf, importance())
     one, other = LengthAdaptiveModel(hf)(batch), LengthAdaptiveModel(rewired)(batch)
     torch.testing.assert_close(other, one, atol=1e-10, rtol=0)

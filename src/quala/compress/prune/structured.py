@@ -132,7 +132,7 @@ def keep_units(
     second. The result computes what `hf` does with the outputs of removed units at zero.
 
     Args:
-        hf: a float BERT, RoBERTa, XLM-R, ELECTRA or DistilBERT model, dense or factorized.
+        hf: a float model, dense or factorized.
         heads: for each layer the heads to keep, numbered from 0; None keeps all.
         neurons: for each layer the neurons to keep, numbered from 0; None keeps all.
 
@@ -140,10 +140,11 @@ def keep_units(
         QualaError: for a quantized model, and for a layer that keeps none, the same one twice,
             or one that it does not have.
     """
-    small = copy.deepcopy(hf)
+    small, facts = copy.deepcopy(hf), family_of(hf).facts
     layers, size = structure_of(hf).layers, head_size(hf)
     if heads is not None:
         _check("heads", heads, [layer.heads for layer in layers])
+        check_heads(hf, heads)
     if neurons is not None:
         _check("neurons", neurons, [layer.intermediate for layer in layers])
     for number, names in enumerate(linear_names(small)):
@@ -151,17 +152,28 @@ def keep_units(
         if heads is not None:
             places = torch.tensor(list(heads[number]))
             rows = (places[:, None] * size + torch.arange(size)).flatten()  # (heads size,)
-            for part in ("query", "key", "value"):
-                _keep_outputs(linears[part], rows)
+            if facts.packed:
+                _keep_outputs(linears["query"], _each(rows, 3, layers[number].heads * size))
+            else:
+                for part in ("query", "key", "value"):
+                    _keep_outputs(linears[part], rows)
             _keep_inputs(linears["attention_out"], rows)
         if neurons is not None:
             places = torch.tensor(list(neurons[number]))
-            _keep_outputs(linears["ffn_in"], places)
+            outputs = 2 if facts.gated else 1
+            _keep_outputs(linears["ffn_in"], _each(places, outputs, layers[number].intermediate))
             _keep_inputs(linears["ffn_out"], places)
     family = family_of(small)
     for block, sizes in zip(family.layers(small), structure_of(small).layers, strict=True):
         family.set_heads(block, heads=sizes.heads, size=size)  # transformers stores the counts
     return record_structure(small)
+
+
+def check_heads(hf: PreTrainedModel, heads: Places) -> None:
+    """Raise QualaError for heads to keep where the family has a reason to keep all in order."""
+    whole = [list(range(layer.heads)) for layer in structure_of(hf).layers]
+    if [list(kept) for kept in heads] != whole:
+        family_of(hf).check_width()
 
 
 def _check(what: str, places: Places, counts: Sequence[int]) -> None:
@@ -173,6 +185,11 @@ def _check(what: str, places: Places, counts: Sequence[int]) -> None:
                 f"Layer {layer} must keep different {what} within 0 to {count - 1}, "
                 f"got {list(kept)[:8]}."
             )
+
+
+def _each(places: Tensor, blocks: int, width: int) -> Tensor:
+    """Return the same places in each of several blocks of this width."""
+    return (torch.arange(blocks)[:, None] * width + places).flatten()
 
 
 def _keep_outputs(linear: AnyLinear, rows: Tensor) -> None:

@@ -108,6 +108,10 @@ class IntegerLinear(nn.Module):
             return product
         return product.add_(x[..., self.outliers].float() @ self.outlier_weight.T)
 
+    def float_product(self, x: Tensor) -> Tensor:
+        """Multiply an input that stays float by the weight of the integers."""
+        return functional.linear(x.float(), self.float_weight(), self.bias)
+
     def float_weight(self) -> Tensor:
         """Return the float32 weight of the integers and outliers, (out, in)."""
         weight = _scaled(self.weight, self.weight_scale)

@@ -59,6 +59,14 @@ class QuantLinear(nn.Linear):
             return product
         return product + input[..., self.outliers] @ self.weight[:, self.outliers].T
 
+    def float_product(self, input: Tensor) -> Tensor:
+        """Multiply an input that stays float by the weight, rounded where inputs are."""
+        if self.input_quantizer.mode != "fake":
+            return functional.linear(input, self.weight, self.bias)
+        weight = self.weight_quantizer(self.without_outliers(self.weight))
+        weight = weight.index_copy(-1, self.outliers, self.weight[:, self.outliers])
+        return functional.linear(input, weight, self.bias)
+
     def without_outliers(self, values: Tensor) -> Tensor:
         """Return `values` (..., in) with 0 in place of the outliers."""
         return values.index_fill(-1, self.outliers, 0.0) if len(self.outliers) else values

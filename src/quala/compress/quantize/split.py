@@ -14,6 +14,7 @@ from quala.compress.quantize.config import TERNARY
 from quala.compress.quantize.grids import twn_codes
 from quala.compress.quantize.modules import QuantEmbedding, QuantLinear, WeightQuantizer
 from quala.errors import QualaError
+from quala.models.families import float_product
 
 _Layer = QuantLinear | QuantEmbedding
 SLACK = 0.5
@@ -37,6 +38,10 @@ class Split(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         total: Tensor = self.first(x) + self.second(x)
         return total
+
+    def float_product(self, x: Tensor) -> Tensor:
+        """Sum the two layers on an input that stays float."""
+        return float_product(self.first, x) + float_product(self.second, x)
 
     @property
     def out_features(self) -> int:

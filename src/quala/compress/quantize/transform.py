@@ -26,7 +26,7 @@ from quala.models.families import family_of
 def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     """Swap the layers of `model` in place for quantized twins in mode `off`.
 
-    With the default `skip`, the heads that the model's family names stay float too.
+    The parts that the model's family names stay float too, its heads with the default `skip`.
 
     Returns:
         The names of the swapped modules, in module order.
@@ -37,8 +37,11 @@ def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     if is_fake_quantized(model):
         raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
     skip = config.skip
-    if skip == QuantizeConfig.skip and isinstance(model, PreTrainedModel):
-        skip = (*skip, *family_of(model).head_parts)
+    if isinstance(model, PreTrainedModel):
+        family = family_of(model)
+        skip = (*skip, *family.float_parts)
+        if config.skip == QuantizeConfig.skip:
+            skip = (*skip, *family.head_parts)
     kinds = (nn.Linear, nn.Embedding) if config.quantize_embeddings else (nn.Linear,)
     names = [
         name
