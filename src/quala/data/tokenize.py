@@ -228,8 +228,9 @@ def qa_features(
     `stride=doc_stride` and overflow, but each context is tokenized once however many questions it
     has. A window without the whole (first) answer is labeled with token 0, [CLS], as in BERT's
     run_squad. Labels are absent when any example has no answer, unless `null` says that such
-    questions are meant: then all their windows have that label. The notes count what is lost, answers above `max_answer_length`
-    included. Raises QualaError when the special tokens leave no room for windows.
+    questions are meant: then all their windows have that label. The notes count what is lost,
+    answers above `max_answer_length` included. Raises QualaError when the special tokens leave no
+    room for windows.
     """
     columns = _Columns(tokenizer.layout())
     cut = split = long = 0

@@ -193,6 +193,7 @@ def write_export(
         n_best=settings.decoding.n_best,
         arch=model.arch,
         labels=label_names(model.task),
+        null_threshold=model.task.facts.get("null_threshold"),
         front=tuple(front),
         provenance=recorded(settings.provenance),
     )

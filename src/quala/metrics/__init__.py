@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SquadScore", "answer_exact", "answer_f1", "compute_metric",
-    "evaluate_null_predictions", "evaluate_predictions", "hypervolume", "normalize_answer", "pareto_front", "task_metrics",
+    "evaluate_null_predictions", "evaluate_predictions", "hypervolume", "normalize_answer",
+    "pareto_front", "task_metrics",
 ]  # fmt: skip
 
 __getattr__ = lazy(

@@ -122,7 +122,7 @@ def evaluate_null_predictions(
         None if na_probs is None else next((one for one in said if one not in na_probs), None)
     )
     if lacking is not None:
-        raise QualaError(f"There is no probability for question `{lacking}`.")
+        raise QualaError(f"The probabilities of no answer lack the question `{lacking}`.")
     parts = {
         "": list(golds),
         "has_answer_": [one for one in golds if golds[one]],

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.decode import Answer, decode_answers
+from quala.data.decode import Answer, decode_answers, null_differences, null_probability
 from quala.data.features import FeatureSet, QAExample
 from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
@@ -152,9 +152,10 @@ class QuestionAnswerer:
         Raises NotFinite for the logits of a broken model.
         """
         started = time.perf_counter()
-        answers, layers = self._answers(work), self._layers(work)
+        (answers, no_answer), layers = self._answers(work), self._layers(work)
         return Reply(
             answers=tuple(answers),
+            no_answer=no_answer,
             lengths=work.point.lengths.lengths,
             windows=len(work.rows),
             milliseconds=1000 * (work.seconds + time.perf_counter() - started),
@@ -241,7 +242,8 @@ class QuestionAnswerer:
             work.logits[row] = logits[place]
             work.kept[row] = {layer: found[place] for layer, found in kept.items()}
 
-    def _answers(self, work: Work) -> list[Answer]:
+    def _answers(self, work: Work) -> tuple[list[Answer], float | None]:
+        """Return the answers to a query, and the probability that there is none, where known."""
         outputs = [work.logits[row] for row in work.rows]
         decoding = self.facts.decoding
         decoding = replace(decoding, n_best=max(decoding.n_best, work.query.top_k))
@@ -249,7 +251,11 @@ class QuestionAnswerer:
             work.examples, work.features, outputs, decoding=decoding, rows=work.rows
         )
         (answers,) = found.values()
-        return answers[: work.query.top_k]
+        answers, threshold = answers[: work.query.top_k], self.facts.null_threshold
+        if threshold is None:
+            return answers, None
+        (ahead,) = null_differences(work.features, outputs, found, rows=work.rows).values()
+        return [] if ahead > threshold else answers, null_probability(ahead, threshold)
 
     def _layers(self, work: Work) -> tuple[Layer, ...]:
         """Return for each layer the characters of the context whose tokens it kept."""
