@@ -13,7 +13,7 @@ from quala.data.task import Span
 from quala.errors import QualaError
 from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears
 from quala.lengths import MIN_TOKENS
-from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.adaptive import LOWEST, LengthAdaptiveModel
 from quala.models.families import Block
 from quala.models.significance import GraphView, is_first
 from quala.onnx_builder import (
@@ -27,8 +27,6 @@ from quala.onnx_builder import (
     VALUE,
     GraphBuilder,
 )
-
-LOWEST = -3.0e38  # near the lowest float32; minus infinity in all places of a row gives NaN
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ def published_attention(
     return probabilities @ value, probabilities.detach().sum(dim=(1, 2))
 
 
+LOWEST = -3.0e38
+"""Near the lowest float32; minus infinity in all places of a row gives NaN."""
 Semantics = Literal["natural", "reference"]
 KeepCounts = list[list[int] | None]
 
@@ -389,5 +391,5 @@ class LengthAdaptiveModel(nn.Module):
         logits = self.family.tokens(self.hf, hidden)
         if isinstance(self.task, Span) and self.task.null:
             first = torch.arange(logits.shape[1], device=logits.device) == 0
-            logits = logits.masked_fill(first.unsqueeze(-1), torch.finfo(logits.dtype).min)
+            logits = logits.masked_fill(first.unsqueeze(-1), LOWEST)
         return logits
