@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from quala.data.demo import demo_examples
 from quala.data.features import QAExample
+from quala.manifest import write_manifest
 
 
 def questions(split: int, count: int) -> list[QAExample]:
@@ -52,4 +54,14 @@ def write_official(folder: Path, *, train: int, test: int) -> Path:
     for split, (name, count) in enumerate((("train-v2.0", train), ("dev-v2.0", test))):
         text = json.dumps(official(questions(split, count)))
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+def with_threshold(export: Path, folder: Path, threshold: float) -> Path:
+    """Return a copy of an export that gives no answer where [CLS] is ahead by `threshold`."""
+    shutil.copytree(export, folder)
+    file = folder / "quala.json"
+    card = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**card, "null_threshold": threshold}), encoding="utf-8")
+    write_manifest(folder)
     return folder
