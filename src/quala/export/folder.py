@@ -202,7 +202,7 @@ def write_export(
     (folder / FILE).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
     if isinstance(model.task, Span):  # `quala.load` answers questions only
-        make_servable(folder)
+        make_servable(folder, null=card.null_threshold is not None)
     write_manifest(folder)
     return card
 

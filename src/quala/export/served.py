@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("quala.export")
 FILE = "MLmodel"
 COLUMNS = ("answer", "probability", "start", "end")
+NO_ANSWER = "no_answer"
+"""The column that a model has which may give no answer; the others then are empty."""
 EXAMPLE = {
     "question": "Who designed the engine?",
     "context": "Charles Babbage designed the difference engine in the 1820s.",
@@ -36,6 +38,8 @@ class Served:
     ) -> DataFrame:
         """Return the best answer to each row's `question` about its `context`, by its index.
 
+        Of a model that may give no answer, `no_answer` is its probability, and where it is above
+        one half the other columns are empty.
         `params` may hold `budget_ms` or `keep`; 0, the default, sets no limit. The notes of the
         replies are logged. Raises QualaError for rows and limits that are refused.
         """
@@ -54,9 +58,19 @@ class Served:
         replies = self._answerer.answer_batch(queries)
         for note in sorted({reply.note for reply in replies if reply.note}):
             LOG.warning(note)
-        best = [reply.answers[0] for reply in replies]
-        rows = [(one.text, one.probability, one.start, one.end) for one in best]
-        return DataFrame(rows, columns=list(COLUMNS), index=model_input.index)
+        best = [next(iter(reply.answers), None) for reply in replies]
+        rows = [
+            (None,) * len(COLUMNS)
+            if one is None
+            else (one.text, one.probability, one.start, one.end)
+            for one in best
+        ]
+        found = DataFrame(rows, columns=list(COLUMNS), index=model_input.index)
+        if self._answerer.facts.null_threshold is None:
+            return found
+        found[NO_ANSWER] = [reply.no_answer for reply in replies]
+        # whole numbers, of which some are absent
+        return found.astype({"answer": object, "start": "Int64", "end": "Int64"})
 
 
 def _load_pyfunc(folder: str) -> Served:
@@ -66,8 +80,11 @@ def _load_pyfunc(folder: str) -> Served:
     return Served(load(Path(folder)))
 
 
-def make_servable(folder: Path) -> None:
-    """Write the MLmodel file that turns the export in `folder` into an MLflow model."""
+def make_servable(folder: Path, *, null: bool = False) -> None:
+    """Write the MLmodel file that turns the export in `folder` into an MLflow model.
+
+    `null`: the model may give no answer.
+    """
     with warnings.catch_warnings():
         # MLflow warns of a type hint of its own when it is imported
         warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
@@ -78,11 +95,13 @@ def make_servable(folder: Path) -> None:
     text: list[ColSpec | TensorSpec] = [
         ColSpec("string", name) for name in ("question", "context")
     ]
-    kinds = zip(("string", "double", "long", "long"), COLUMNS, strict=True)
+    kinds = [*zip(("string", "double", "long", "long"), COLUMNS, strict=True)]
+    outputs = [ColSpec(kind, name, required=not null) for kind, name in kinds]
+    outputs += [ColSpec("double", NO_ANSWER)] if null else []
     limits = [ParamSpec(name, "double", 0.0) for name in ("budget_ms", "keep")]
     signature = ModelSignature(
         inputs=Schema(text),
-        outputs=Schema([ColSpec(kind, name) for kind, name in kinds]),
+        outputs=Schema([*outputs]),
         params=ParamSchema(limits),
     )
     model = Model(signature=signature, saved_input_example_info=_example(folder))
