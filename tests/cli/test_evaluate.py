@@ -156,7 +156,7 @@ def test_questions_without_an_answer_make_the_figures_those_of_version_2(
     assert main(["--data", str(unanswerable), "--predictions", said]) == 0
     shown = capsys.readouterr().out
     assert "F1, without an answer" in shown
-    assert "Best" not in shown
+    assert "threshold" not in shown
 
 
 def test_without_them_the_figures_are_those_of_version_1(
@@ -185,7 +185,7 @@ def test_probabilities_of_no_answer_give_the_best_threshold(
     assert (found["f1"], found["best_exact_match"]) == (75.0, 100.0)
     assert found["f1_interval"][0] < 75 < found["f1_interval"][1]
     assert main(options) == 0
-    assert "Best F1 by a threshold: 100.0000, at 0.3." in capsys.readouterr().out
+    assert "F1: 100.0000 with the best threshold, 0.3." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

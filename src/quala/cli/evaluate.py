@@ -162,7 +162,7 @@ def _table(scores: Mapping[str, Any], intervals: Mapping[str, Bounds]) -> Table:
 
 def _best(scores: Mapping[str, Any], key: str, name: str) -> str:
     threshold = scores[f"best_{key}_threshold"]
-    return f"Best {name} by a threshold: {scores[f'best_{key}']:.4f}, at {threshold:g}."
+    return f"{name}: {scores[f'best_{key}']:.4f} with the best threshold, {threshold:g}."
 
 
 def _parser() -> argparse.ArgumentParser:
