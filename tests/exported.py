@@ -1,10 +1,19 @@
-"""An exported toy model that answers."""
+"""Exported toy models: one that answers, and those for texts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from quala.lengths import LengthConfig
+    from quala.runtime.engine import Inputs, Kept
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +50,68 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
     settings = ExportSettings(windows=spec.windows, name="tiny", repeats=1)
     write_export(opened.model, opened.tokenizer, folder, front=front, settings=settings)
     return folder
+
+
+LABELS = ("bad", "fair", "good")
+ExportOf = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def export_of(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: Path) -> ExportOf:
+    """Return a maker of float exports of random models for texts, by the kind of task.
+
+    Each has the full length and a cheaper point, which are timed by made-up figures.
+    """
+
+    @cache
+    def export(kind: str) -> Path:
+        import torch
+        from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+        from quala.data.spec import Windows
+        from quala.data.task import Classes, Value
+        from quala.export.folder import ExportSettings, write_export
+        from quala.lengths import LengthConfig
+        from quala.models.adaptive import LengthAdaptiveModel
+        from quala.runtime.card import Point
+
+        tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
+        task = Classes(3, names=LABELS) if kind == Classes.kind else Value()
+        config = BertConfig(
+            vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64, max_position_embeddings=64, num_labels=task.num_labels,
+            initializer_range=0.4,
+        )  # fmt: skip
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            hf = BertForSequenceClassification(config).eval()
+        front = [
+            Point(LengthConfig(lengths, 64), score, padded, mean, ms={16: ms, 64: 4 * ms})
+            for lengths, score, padded, mean, ms in (
+                ((64, 64), 80.0, 4_000_000, 2e6, 2.0),
+                ((40, 20), 70.0, 2_000_000, 1e6, 1.0),
+            )
+        ]
+        folder = tmp_path_factory.mktemp("text-export") / kind
+        windows = Windows(max_length=64, doc_stride=16, max_question_length=16)
+        settings = ExportSettings(windows=windows, name=f"toy {kind}", repeats=0)
+        model = LengthAdaptiveModel(hf, task=task)
+        write_export(model, tokenizer, folder, front=front, settings=settings)
+        return folder
+
+    return export
+
+
+class FakeEngine:
+    """Gives what a function of the ids gives, and keeps every token."""
+
+    name = "fake"
+
+    def __init__(self, outputs: Callable[[NDArray[np.int64]], Any]) -> None:
+        self._outputs = outputs
+
+    def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
+        return np.asarray(self._outputs(inputs["input_ids"]), dtype=np.float32)
+
+    def survivors(self, inputs: Inputs, lengths: LengthConfig) -> tuple[NDArray[np.float32], Kept]:
+        return self.logits(inputs, lengths), {}

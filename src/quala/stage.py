@@ -6,7 +6,7 @@ import importlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -114,6 +114,28 @@ class _Lines:
 
     def note(self, text: str) -> None:
         self._note = text
+
+
+@contextmanager
+def shown_progress(
+    description: str, total: float, logger: logging.Logger | None
+) -> Iterator[Progress]:
+    """Show progress with the time left: a bar on standard error, or lines of `logger`."""
+    if logger is not None:
+        yield _Lines(description, total, logger)
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.percentage:>3.0f} %"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("{task.fields[left]}"),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        yield _Bar(display, description, total)
 
 
 StageFunction = Callable[[Any, "StageContext", Mapping[str, Any]], dict[str, float]]
@@ -274,21 +296,6 @@ class StageContext:
         if self.recorder is not None:
             self.recorder.candidates(self.run_id, candidates)
 
-    @contextmanager
-    def progress(self, description: str, total: float) -> Iterator[Progress]:
+    def progress(self, description: str, total: float) -> AbstractContextManager[Progress]:
         """Show progress with the time left: a bar on a terminal, else a log line now and then."""
-        if not self.bars:
-            yield _Lines(description, total, self.logger)
-            return
-        from rich import progress
-        from rich.console import Console
-
-        columns = (
-            progress.TextColumn("{task.description}"),
-            progress.BarColumn(),
-            progress.TextColumn("{task.percentage:>3.0f} %"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("{task.fields[left]}"),
-        )
-        with progress.Progress(*columns, console=Console(stderr=True), transient=True) as display:
-            yield _Bar(display, description, total)
+        return shown_progress(description, total, None if self.bars else self.logger)

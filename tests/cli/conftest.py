@@ -1,5 +1,5 @@
-"""An exported toy model."""
+"""Exported toy models."""
 
-from exported import export_folder
+from exported import export_folder, export_of
 
-__all__ = ["export_folder"]
+__all__ = ["export_folder", "export_of"]

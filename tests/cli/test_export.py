@@ -15,6 +15,7 @@ from quala.errors import QualaError
 from quala.manifest import check_folder
 from quala.runtime.answerer import load
 from quala.runtime.card import LOADED
+from quala.runtime.texts import Classifier
 
 
 def test_a_checkpoint_becomes_an_export(
@@ -85,15 +86,23 @@ def test_a_model_without_head_is_not_exported(tiny_checkpoint: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_a_classifier_of_another_tool_is_not_exported_for_questions(
-    tiny_checkpoint: Path, tmp_path: Path
+def test_a_classifier_of_another_tool_becomes_an_export_that_predicts(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from transformers import BertForSequenceClassification
 
-    folder = copied(tiny_checkpoint, tmp_path)
-    BertForSequenceClassification.from_pretrained(folder).save_pretrained(folder)
-    with pytest.raises(QualaError, match="is a classification model; a workflow's export stage"):
-        main([str(folder), "--out", str(tmp_path / "out")])
+    folder, out = copied(tiny_checkpoint, tmp_path), tmp_path / "out"
+    names = {0: "bad", 1: "good"}
+    labels = {name: number for number, name in names.items()}
+    BertForSequenceClassification.from_pretrained(
+        folder, id2label=names, label2id=labels
+    ).save_pretrained(folder)
+    assert main([str(folder), "--out", str(out), "--repeats", "0"]) == 0
+    assert f"Try it: quala predict {out} --text" in capsys.readouterr().out.replace("\n", " ")
+    model = load(out)
+    assert isinstance(model, Classifier)
+    assert model.predict("a good report", keep=0.9).label in labels
+    assert (out / "MLmodel").is_file()
 
 
 def test_a_model_without_tokenizer_is_not_exported(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from quala.data.tokenize import (
     gives_token_types,
     qa_features,
     sentence_features,
+    text_features,
     window_ranges,
 )
 from quala.errors import QualaError
@@ -291,3 +293,46 @@ def test_a_mixture_of_singles_and_pairs_is_refused(
 ) -> None:
     with pytest.raises(QualaError, match="mixture"):
         sentence_features([*SINGLES, *PAIRS], FastTokenizer.of(bert_tokenizer), max_length=64)
+
+
+TEXTS = ["a", "the report of the committee " * 3, "naïve 😀 Paris,  1999 " * 2, "x y z " * 9]
+
+
+@pytest.mark.parametrize("max_length", [8, 9, 23, 40])
+def test_texts_to_predict_are_cut_as_those_of_training(
+    tiny_tokenizer_folder: Path, max_length: int
+) -> None:
+    tokenizer = FastTokenizer.read(tiny_tokenizer_folder)
+    texts = [(a, b) for a in TEXTS for b in (None, *TEXTS)]
+    found, whole = text_features(texts, tokenizer, max_length=max_length)
+    for number, (text, pair) in enumerate(texts):
+        example = ClassificationExample("0", text, pair)
+        wanted = sentence_features([example], tokenizer, max_length=max_length)
+        start, stop = found.offsets[number : number + 2]
+        assert found.input_ids[start:stop].tolist() == wanted.input_ids.tolist()
+        assert found.segment_one[number] == wanted.segment_one[0]
+        uncut = sentence_features([example], tokenizer, max_length=10_000)
+        assert whole[number] == uncut.lengths[0]
+
+
+def test_characters_of_texts_to_predict(tiny_tokenizer_folder: Path) -> None:
+    tokenizer = FastTokenizer.read(tiny_tokenizer_folder)
+    (text, pair), most = ("the report, 1999", "naïve Paris"), 64
+    features, _ = text_features([(text, pair)], tokenizer, max_length=most)
+    assert features.char_spans is not None
+    spans, first = features.char_spans.tolist(), int(features.segment_one[0])
+    own = [text[start:end] for start, end in spans[:first] if start < end]
+    other = [pair[start:end] for start, end in spans[first:] if start < end]
+    assert "".join(own) == text.replace(" ", "")
+    assert "".join(other) == pair.replace(" ", "")
+
+
+def test_windows_of_a_text_to_tag(tiny_tokenizer_folder: Path) -> None:
+    tokenizer = FastTokenizer.read(tiny_tokenizer_folder)
+    text = "the report of the committee " * 9
+    features, (whole,) = text_features([(text, None)], tokenizer, max_length=12, overlap=4)
+    assert features.example.tolist() == [0] * len(features)
+    assert features.lengths.max() == 12
+    assert features.char_spans is not None
+    covered = {tuple(one) for one in features.char_spans.tolist()} - {(0, 0)}
+    assert len(covered) == whole - 2

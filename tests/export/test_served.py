@@ -9,14 +9,14 @@ from pathlib import Path
 import mlflow.pyfunc
 import pandas as pd
 import pytest
-from exported import export_folder
+from exported import LABELS, ExportOf, export_folder, export_of
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import predictions_to_json
 from unanswerable import with_threshold
 
 from quala.export.served import make_servable
 
-__all__ = ["export_folder"]
+__all__ = ["export_folder", "export_of"]
 
 ROWS = pd.DataFrame(
     {
@@ -71,7 +71,7 @@ def test_no_answer_is_an_empty_row_with_its_probability(
     export_folder: Path, tmp_path: Path
 ) -> None:
     null = with_threshold(export_folder, tmp_path / "null", -1e9)
-    make_servable(null, null=True)
+    make_servable(null, "question-answering", null=True)
     model = mlflow.pyfunc.load_model(str(null))
     found = model.predict(ROWS)
     assert found["no_answer"].tolist() == [1.0, 1.0]
@@ -95,3 +95,42 @@ def test_an_answer_stands_beside_the_probability_of_none(
     plain = mlflow.pyfunc.load_model(str(export_folder)).predict(ROWS)
     assert found["no_answer"].tolist() == [0.0, 0.0]
     assert found.drop(columns="no_answer").to_dict("list") == plain.to_dict("list")
+
+
+TEXTS = pd.DataFrame({"text": ["a fine report", "Paris"], "pair": ["by Anna", None]})
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_mlflow_predicts_for_texts(export_of: ExportOf, kind: str) -> None:
+    from quala.runtime.answerer import load
+
+    folder = export_of(kind)
+    model, own = mlflow.pyfunc.load_model(str(folder)), load(folder)
+    assert model.input_example is not None
+    assert len(model.predict(model.input_example)) == 1
+    for rows in (TEXTS, TEXTS[["text"]]):
+        found = model.predict(rows.set_axis([3, 1]), params={"keep": 0.6})
+        assert found.index.tolist() == [3, 1]
+        for said, row in zip(found.to_dict("records"), rows.to_dict("records"), strict=True):
+            pair = row.get("pair")
+            alone = own.predict(row["text"], pair if isinstance(pair, str) else None, keep=0.6)
+            if kind == "classification":
+                assert list(said) == ["prediction", "probability"]
+                assert said["prediction"] == alone.label
+                assert alone.label in LABELS
+            else:
+                assert said == {"prediction": pytest.approx(alone.value, abs=1e-5)}
+    names = model.metadata.signature.outputs.input_names()
+    assert list(found.columns) == names
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [("embedding", "embedding"), ("token-classification", "entities")]
+)
+def test_a_signature_for_each_task(task: str, name: str, tmp_path: Path) -> None:
+    make_servable(tmp_path, task)
+    signature = mlflow.models.Model.load(str(tmp_path)).signature
+    assert signature.inputs.input_names() == ["text"]
+    assert signature.outputs.input_names() == [name]
+    make_servable(tmp_path / "none", "parsing")
+    assert not (tmp_path / "none").exists()

@@ -20,7 +20,7 @@ from unanswerable import with_threshold
 import quala
 from quala.errors import QualaError
 from quala.manifest import check_folder
-from quala.runtime.answerer import QuestionAnswerer, load
+from quala.runtime.answerer import QuestionAnswerer, load, load_answerer
 from quala.runtime.card import LOADED, SHIPPED, Budget, Query, shipped
 
 QUESTION = "Who wrote the report?"
@@ -392,7 +392,11 @@ def test_a_model_of_another_task_answers_no_questions(export_folder: Path, tmp_p
     text = json.dumps(facts | {"task": "classification"})
     (folder / "quala.json").write_text(text, encoding="utf-8")
     (folder / "manifest.json").unlink()
-    with pytest.raises(QualaError, match="its task is classification"):
+    with pytest.raises(QualaError, match="its task is classification: use `quala predict`"):
+        load_answerer(folder)
+    text = json.dumps(facts | {"task": "parsing"})
+    (folder / "quala.json").write_text(text, encoding="utf-8")
+    with pytest.raises(QualaError, match="the task parsing, for which quala has no predictor"):
         load(folder)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from quala.cli.arguments import LENGTHS, Parser, add_runtime, number
+from quala.cli.arguments import Parser, add_budget, add_runtime, budget_of, number
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
@@ -28,25 +28,18 @@ LONGEST = 2**24
 def main(argv: Sequence[str]) -> int:
     """Print the answer. Raises QualaError for bad text, budgets, models and runtimes."""
     arguments = _parser().parse_args(argv)
-    from quala.runtime.card import Budget, Query
+    from quala.runtime.card import Query
 
-    budget = Budget(
-        ms=arguments.budget_ms,
-        macs=arguments.budget_macs,
-        keep=arguments.keep,
-        lengths=arguments.lengths,
-        strict=arguments.strict,
-    )
     query = Query(
         question=arguments.question,
         context=text_of(arguments.context),
-        budget=budget,
+        budget=budget_of(arguments),
         top_k=arguments.top_k,
     )
     folder = locate_model(arguments.model, arguments.tracking_uri)
-    from quala.runtime.answerer import load
+    from quala.runtime.answerer import load_answerer
 
-    model = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+    model = load_answerer(folder, runtime=arguments.runtime, threads=arguments.threads)
     model.answer_batch([query])  # compiles for these lengths; the time shown is a warm one
     (reply,) = model.answer_batch([query])
     if reply.note:
@@ -61,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def text_of(value: str) -> str:
+def text_of(value: str, what: str = "context") -> str:
     """Return the text itself, the content of `@FILE`, or standard input for `-`.
 
     Raises QualaError for a file that is missing or no UTF-8 text.
@@ -73,7 +66,7 @@ def text_of(value: str) -> str:
     try:
         return sys.stdin.buffer.read(LONGEST + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise QualaError("The context from standard input is no UTF-8 text.") from error
+        raise QualaError(f"The {what} from standard input is no UTF-8 text.") from error
 
 
 def _show(reply: Reply, longest: int) -> None:
@@ -102,17 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--context", required=True, metavar="TEXT", help="the text, @FILE, or - for standard input"
     )
-    limits = parser.add_mutually_exclusive_group()
-    some, share = number(float, above=0), number(float, above=0, at_most=1)
-    limits.add_argument("--budget-ms", type=some, metavar="X", help="milliseconds for the answer")
-    limits.add_argument("--budget-macs", type=some, metavar="X", help="MACs, for example 1.2e9")
-    limits.add_argument("--keep", type=share, metavar="X", help="share of the full length's MACs")
-    limits.add_argument(
-        "--lengths", type=LENGTHS, metavar="A,B,...", help="tokens kept by each layer"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="refuse a budget below the cheapest point"
-    )
+    add_budget(parser, "the answer")
     parser.add_argument(
         "--top-k",
         type=number(int, at_least=1, at_most=100),

@@ -7,12 +7,15 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS
 from quala.ranges import Text, check_number, check_text
 from quala.runtime.hardware import MOST_THREADS, RUNTIMES
+
+if TYPE_CHECKING:
+    from quala.runtime.card import Budget
 
 N = TypeVar("N", int, float)
 Kind = Callable[[str], Any]
@@ -143,3 +146,31 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         "--runtime", type=RUNTIME, default="onnxruntime", help="onnxruntime (default) or openvino"
     )
     parser.add_argument("--threads", type=THREADS, default=1, help="threads (default: 1)")
+
+
+def add_budget(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the limits of a budget, of which one can be given; `what` is what it is for."""
+    limits = parser.add_mutually_exclusive_group()
+    some, share = number(float, above=0), number(float, above=0, at_most=1)
+    limits.add_argument("--budget-ms", type=some, metavar="X", help=f"milliseconds for {what}")
+    limits.add_argument("--budget-macs", type=some, metavar="X", help="MACs, for example 1.2e9")
+    limits.add_argument("--keep", type=share, metavar="X", help="share of the full length's MACs")
+    limits.add_argument(
+        "--lengths", type=LENGTHS, metavar="A,B,...", help="tokens kept by each layer"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse a budget below the cheapest point"
+    )
+
+
+def budget_of(arguments: argparse.Namespace) -> Budget:
+    """Return the budget that the options give. Raises QualaError as `Budget`."""
+    from quala.runtime.card import Budget  # takes a moment to import, which `--help` does not need
+
+    return Budget(
+        ms=arguments.budget_ms,
+        macs=arguments.budget_macs,
+        keep=arguments.keep,
+        lengths=arguments.lengths,
+        strict=arguments.strict,
+    )

@@ -91,10 +91,10 @@ def _logits_alone(arguments: argparse.Namespace, folder: Path, card: Card) -> En
 
 def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> Entries:
     """Return baselines and points that go all the way from text to answer."""
-    from quala.runtime.answerer import QuestionAnswerer, load
+    from quala.runtime.answerer import QuestionAnswerer, load_answerer
     from quala.runtime.card import Budget
 
-    model = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+    model = load_answerer(folder, runtime=arguments.runtime, threads=arguments.threads)
     entries: Entries = {}
     arch, engines = _baselines(arguments, card)
     for name, engine in engines.items():

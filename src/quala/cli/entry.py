@@ -21,6 +21,7 @@ VERBS = {
     "cost": ("cost:main", "print MACs, parameters and bytes of an encoder and its lengths"),
     "export": ("export:main", "write a model as one folder: ONNX graph, tokenizer, front"),
     "answer": ("answer:main", "answer a question about a context within a budget"),
+    "predict": ("predict:main", "predict labels, values, entities, embeddings; rank passages"),
     "serve": ("serve:main", "answer questions over HTTP, with a page to try the model on"),
     "bench": ("bench:main", "time an export beside a baseline: medians and ratios"),
     "report": ("report:main", "print the table of a run or a sweep, or compare systems on a page"),

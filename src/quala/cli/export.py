@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
         raise QualaError(f"`--out` must be outside of the model's own folder, got `{out}`.")
     # onnx and torch take a moment to import, which `--help` does not need.
+    from quala.runtime.answerer import PREDICTORS
     from quala.runtime.card import FILE, Card
     from quala.runtime.engine import GRAPH
 
@@ -90,6 +91,8 @@ def main(argv: Sequence[str]) -> int:
     )
     if card.task == Span.kind:
         show(f'Ask it: quala answer {out} --question "..." --context "..." --keep 0.5')
+    elif card.task in PREDICTORS:
+        show(f'Try it: quala predict {out} --text "..." --keep 0.5')
     return 0
 
 
@@ -146,15 +149,10 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
     """Export a checkpoint that no workflow measured: its front has costs, no scores."""
     from quala.checkpoint import load_any_model
     from quala.data.spec import Windows
-    from quala.data.task import Span
     from quala.export.folder import ExportSettings, ladder, write_export
     from quala.models.load import check_inputs, load_tokenizer, stored_facts
 
     model, tokenizer = load_any_model(source), load_tokenizer(source)
-    if not isinstance(model.task, Span):
-        raise QualaError(
-            f"`{source}` is a {model.task.kind} model; a workflow's export stage writes those."
-        )
     # 384 tokens and a stride of 128 are what BERT's authors use for SQuAD.
     longest = stored_facts(source).get("sequence_length", min(384, model.arch.longest))
     check_inputs(source, tokenizer, longest)

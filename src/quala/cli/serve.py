@@ -44,11 +44,11 @@ def main(argv: Sequence[str]) -> int:
 
     connections(settings.max_connections)
     with bind(arguments.host, arguments.port) as held:
-        from quala.runtime.answerer import load
+        from quala.runtime.answerer import load_answerer
         from quala.serve.app import create_app
 
         folder = locate_model(arguments.model, arguments.tracking_uri)
-        answerer = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+        answerer = load_answerer(folder, runtime=arguments.runtime, threads=arguments.threads)
         app = create_app(answerer, settings)
         answerer.warm()
         serve(app, held, ready=_announce)

@@ -10,14 +10,15 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quala.data.spec import plain_name
 from quala.errors import QualaError, unknown
 from quala.reading import DEEPEST, MOST_BYTES, expanded, load_json, read_bytes, read_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ def read_rows(file: Path, *, header: bool = True, quoting: str = "detect") -> Ro
     called 1, 2 and so on. Raises QualaError for empty, truncated or malformed files, with the file
     and the line.
     """
-    suffix = _name(file)[1]
+    suffix = suffix_of(file)
     if suffix not in SUFFIXES:
         raise unknown("data file format", suffix or file.name, SUFFIXES)
-    if is_delimited(file):
+    if suffix in DELIMITERS:
         rows = _delimited(file, header=header, quoting=quoting)
     elif not header or quoting != "detect":
         raise QualaError(f"`header` and `quoting` are for TSV and CSV files, not for `{file}`.")
@@ -65,9 +66,9 @@ def read_rows(file: Path, *, header: bool = True, quoting: str = "detect") -> Ro
         raise QualaError(f"`{file}` holds no rows.")
 
 
-def is_delimited(file: Path) -> bool:
-    """Return whether a file is TSV or CSV."""
-    return _name(file)[1] in _DELIMITERS
+def suffix_of(file: Path) -> str:
+    """Return the suffix of a file in small letters, packed or not."""
+    return _name(file)[1]
 
 
 def _name(file: Path) -> tuple[str, str]:
@@ -77,6 +78,9 @@ def _name(file: Path) -> tuple[str, str]:
 
 
 def _parquet(file: Path) -> Rows:
+    import pyarrow as pa  # takes a moment, which other files do not need
+    import pyarrow.parquet as pq
+
     packed = file.suffix.lower() == ".gz"
     try:
         source = pa.BufferReader(read_bytes(file)) if packed else file
@@ -86,7 +90,7 @@ def _parquet(file: Path) -> Rows:
         raise QualaError(f"`{file}` is not a readable parquet file: {_line(error)}.") from error
     number = 0
     for piece in table.to_batches(max_chunksize=4096):
-        for row in _plain(piece, Place(str(file), "record", number + 1)):
+        for row in plain_rows(piece, Place(str(file), "record", number + 1)):
             number += 1
             yield Place(str(file), "record", number), row
 
@@ -101,8 +105,10 @@ def _check_size(facts: pq.FileMetaData, file: Path) -> None:
         )
 
 
-def _plain(piece: pa.RecordBatch, first: Place) -> list[Row]:
+def plain_rows(piece: pa.RecordBatch, first: Place) -> list[Row]:
     """Return rows as Python's values. Raises QualaError for values that Python does not have."""
+    import pyarrow as pa
+
     try:
         rows: list[Row] = piece.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException) as error:  # no UTF-8, no such date
@@ -111,19 +117,9 @@ def _plain(piece: pa.RecordBatch, first: Place) -> list[Row]:
         return [
             row
             for at in range(len(piece))
-            for row in _plain(piece.slice(at, 1), first._replace(number=first.number + at))
+            for row in plain_rows(piece.slice(at, 1), first._replace(number=first.number + at))
         ]
     return rows
-
-
-def class_names(file: Path) -> dict[str, tuple[str, ...]]:
-    """Return the names of the numbers in each column for which the hub's parquet has names."""
-    stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
-    try:
-        kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
-        return {name: tuple(kind["names"]) for name, kind in kinds if "names" in kind}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # of another writer
-        return {}
 
 
 def _json(file: Path) -> Rows:
@@ -198,12 +194,17 @@ def _json_lines(file: Path) -> Rows:
         if not line.strip():
             continue
         place = Place(str(file), "line", number)
-        try:
-            row = load_json(line, file, number, object_pairs_hook=_object)
-        except json.JSONDecodeError as error:
-            raise QualaError(f"{place} is not valid JSON: {error.msg}.") from error
-        _check(row, place)
-        yield place, _mapping(row, place)
+        yield place, json_row(line, place)
+
+
+def json_row(line: str, place: Place) -> Row:
+    """Return the row that a line of JSON holds. Raises QualaError for a line that is no row."""
+    try:
+        row = load_json(line, place.file, place.number, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise QualaError(f"{place} is not valid JSON: {error.msg}.") from error
+    _check(row, place)
+    return _mapping(row, place)
 
 
 def _delimited(file: Path, *, header: bool, quoting: str) -> Rows:
@@ -211,12 +212,12 @@ def _delimited(file: Path, *, header: bool, quoting: str) -> Rows:
     suffix = _name(file)[1]
     quoted = quoting == "quoted"
     if quoting == "detect":
-        quoted = suffix == ".csv" or _has_quoted_fields(text, file)
+        quoted = suffix == ".csv" or has_quoted_fields(text, file)
     # A limit of the process; the default refuses fields over 128 KiB.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(
         io.StringIO(text, newline=""),
-        delimiter=_DELIMITERS[suffix],
+        delimiter=DELIMITERS[suffix],
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
         strict=True,
     )
@@ -255,7 +256,7 @@ def _names(cells: Sequence[str], place: Place, *, header: bool) -> tuple[Sequenc
     return cells, True
 
 
-def _has_quoted_fields(text: str, file: Path) -> bool:
+def has_quoted_fields(text: str, file: Path) -> bool:
     """Return whether quotes enclose fields, as pandas writes TSV, or are text, as in GLUE's files.
 
     Raises QualaError where both readings are possible and differ.
@@ -346,8 +347,8 @@ def _line(error: Exception) -> str:
 
 
 _READERS = {".parquet": _parquet, ".jsonl": _json_lines, ".json": _json}
-_DELIMITERS = {".tsv": "\t", ".csv": ","}
-SUFFIXES = (*_READERS, *_DELIMITERS)
+DELIMITERS = {".tsv": "\t", ".csv": ","}
+SUFFIXES = (*_READERS, *DELIMITERS)
 _QUOTED_FIELD = re.compile(r'(?:(?<=[\t\r\n])|\A)"((?:[^"]++|"")*+)"(?=[\t\r\n]|\Z)')
 _HALF = re.compile("[\ud800-\udfff]")
 _COLA = ("source", "label", "mark", "sentence")

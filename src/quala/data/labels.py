@@ -24,6 +24,7 @@ MISSING = ("", "nan", "<na>")
 """Texts of a cell without a label; pandas writes the second. SNLI's `gold_label` has `-`."""
 POSITIVE = (
     "positive", "pos", "yes", "true", "equivalent", "duplicate", "paraphrase", "entailment",
+    "relevant",
 )  # fmt: skip
 """Names of classes that F1 is of, where the other class has none of them."""
 # Codes such as 007 are names: as numbers they would lose their zeros.
@@ -326,15 +327,21 @@ def positive_class(outputs: LabelOrder, spec: DataSpec) -> int:
             )
         return found
     for spelled in (names, outputs.spelled):
-        known = [index for index, name in enumerate(spelled) if _folded(name) in POSITIVE]
-        if len(known) == 1:
-            return known[0]
-        if {*spelled} in ({"0", "1"}, {"-1", "1"}):
-            return spelled.index("1")
+        known = yes_of(spelled)
+        if known is not None:
+            return spelled.index(known)
     raise QualaError(
         f"F1 needs to know which class counts as positive: choose `data.f1_class={names[0]}` or "
         f"`data.f1_class={names[1]}`."
     )
+
+
+def yes_of(names: Sequence[str]) -> str | None:
+    """Return the one name such as `yes` or `equivalent`, or the 1 of 0 and 1; None without one."""
+    known = [name for name in names if _folded(name) in POSITIVE]
+    if len(known) == 1:
+        return known[0]
+    return "1" if {*names} in ({"0", "1"}, {"-1", "1"}) else None
 
 
 def count_labels(examples: Sequence[Example], task: Task) -> dict[str, float]:

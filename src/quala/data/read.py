@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -16,7 +17,6 @@ from quala.data.files import (
     Place,
     Row,
     Rows,
-    class_names,
     read_rows,
     source_path,
     split_files,
@@ -30,7 +30,7 @@ from quala.reading import expanded
 
 log = logging.getLogger(__name__)
 
-_PAIRS = (
+PAIRS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question1", "question2"),
@@ -38,7 +38,7 @@ _PAIRS = (
     ("text_a", "text_b"),
     ("#1 String", "#2 String"),
 )
-_SINGLES = ("sentence", "text")
+SINGLES = ("sentence", "text")
 _INVISIBLE = re.compile("[\\s\\xad\u200b-\u200f\u2060-\u2064\ufeff]+")
 # Thai, Lao, Khmer and Burmese letters, kana, and Chinese characters.
 _WITHOUT_BLANKS = re.compile(
@@ -256,6 +256,18 @@ def read_glue(
     return kept, task
 
 
+def class_names(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return the names of the numbers in each column for which the hub's parquet has names."""
+    import pyarrow.parquet as pq
+
+    stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
+    try:
+        kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
+        return {name: tuple(kind["names"]) for name, kind in kinds if "names" in kind}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # of another writer
+        return {}
+
+
 def numbered_names(spec: DataSpec) -> tuple[str, ...]:
     """Return the names that a source has for its labels 0, 1, ..., in parquet or on the hub."""
     mapped = spec.columns.get("label")
@@ -271,13 +283,13 @@ def numbered_names(spec: DataSpec) -> tuple[str, ...]:
 def _text_columns(row: Row, place: Place, mapped: Mapping[str, str | None]) -> tuple[str, ...]:
     if mapped.keys() & {"text", "text_pair"}:
         return ("text", "text_pair") if "text_pair" in mapped else ("text",)
-    for pair in _PAIRS:
+    for pair in PAIRS:
         if set(pair) <= set(row):
             return pair
-    for single in _SINGLES:
+    for single in SINGLES:
         if single in row:
             return (single,)
-    wanted = ", ".join([*_SINGLES, *("+".join(pair) for pair in _PAIRS)])
+    wanted = ", ".join([*SINGLES, *("+".join(pair) for pair in PAIRS)])
     raise QualaError(
         f"{place} has no text column: expected one of {wanted}, got {', '.join(row)}; "
         "`data.columns.text` names another, `data.header=false` is for a file without a header."

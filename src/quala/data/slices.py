@@ -13,7 +13,7 @@ from random import Random
 from typing import Generic, NamedTuple, TypeVar
 
 from quala.data.features import Example
-from quala.data.files import is_delimited
+from quala.data.files import DELIMITERS, suffix_of
 from quala.data.read import source_files
 from quala.data.spec import DEMO, DataSpec
 from quala.errors import QualaError
@@ -274,7 +274,7 @@ def data_fingerprint(spec: DataSpec) -> str:
     }
     parts = list(source_files(spec).values())
     files = [*dict.fromkeys(file for part in parts for file in part)]
-    own = spec.task not in ("squad", "glue") and any(map(is_delimited, files))
+    own = spec.task not in ("squad", "glue") and any(suffix_of(one) in DELIMITERS for one in files)
     if files and (spec.task == "glue" or own or len(files) == 1):
         identity["reader"] = READER
     content = _content(spec, files)

@@ -125,9 +125,14 @@ class FastTokenizer:
                 spans = np.asarray(one.offsets, dtype=np.int32).reshape(-1, 2)
                 yield np.asarray(one.ids, dtype=np.int32), spans
 
-    def layout(self) -> PairLayout:
-        """Return the layout of a pair. Raises QualaError when there is none."""
+    def layout(self, *, pair: bool = True) -> PairLayout:
+        """Return the layout of a pair, or of one text. Raises QualaError when there is none."""
         self._unlimit()
+        if not pair:
+            one = self.backend.encode("a")
+            marks, own = np.asarray(one.ids, dtype=np.int32), one.sequence_ids
+            first, last = own.index(0), len(own) - own[::-1].index(0)
+            return PairLayout(before=marks[:first], between=marks[:0], after=marks[last:])
         encoded = self.backend.encode("a", "b")
         sides, ids = encoded.sequence_ids, np.asarray(encoded.ids, dtype=np.int32)
         if 0 not in sides or 1 not in sides or sides[0] is not None:
@@ -359,6 +364,75 @@ def sentence_features(
             len(examples), {f"texts are cut to {max_length} tokens (`data.max_length`).": cut}
         ),
     )
+
+
+def text_features(
+    texts: Sequence[tuple[str, str | None]],
+    tokenizer: FastTokenizer,
+    *,
+    max_length: int,
+    overlap: int | None = None,
+) -> tuple[FeatureSet, list[int]]:
+    """Tokenize texts and pairs for a prediction, each cut as `sentence_features` does.
+
+    With an `overlap`, texts are cut into windows that share so many tokens instead. Return the
+    features, with the characters of its own text under each token, and the tokens that each text
+    or pair has in all, special tokens included. Other than with the library's own truncation,
+    nothing is set on the tokenizer, which other threads use, and two long texts take no more time
+    than their tokens.
+    """
+    first = tokenizer.pieces([text for text, _ in texts])
+    second = tokenizer.pieces([pair for _, pair in texts if pair is not None])
+    layouts = {False: tokenizer.layout(pair=False), True: tokenizer.layout()}
+    none = np.empty(0, np.int32), np.empty((0, 2), np.int32)
+    columns = _Columns(layouts[True])
+    whole: list[int] = []
+    for number, ((_, pair), (own, own_spans)) in enumerate(zip(texts, list(first))):
+        other, other_spans = none if pair is None else next(second)
+        layout = layouts[pair is not None]
+        whole.append(layout.size + len(own) + len(other))
+        room = max_length - layout.size
+        kept, rest = _longest_first(len(own), len(other), room)
+        cuts = [(0, kept)]
+        if overlap is not None:
+            cuts = window_ranges(len(own), room, overlap=min(overlap, room // 2))
+        for start, stop in cuts:
+            parts = (layout.before, own[start:stop], layout.between, other[:rest], layout.after)
+            ids = np.concatenate(parts)
+            spans = np.zeros((len(ids), 2), dtype=np.int32)
+            head = len(layout.before) + stop - start
+            spans[len(layout.before) : head] = own_spans[start:stop]
+            head += len(layout.between)
+            spans[head : head + rest] = other_spans[:rest]
+            columns.ids.append(ids)
+            columns.spans.append(spans)
+            columns.example.append(number)
+            columns.segment_one.append(
+                len(ids) if pair is None else head - max(0, len(layout.between) - 1)
+            )
+    input_ids, offsets = _flat(columns.ids)
+    features = FeatureSet(
+        input_ids=input_ids,
+        offsets=offsets,
+        segment_one=np.asarray(columns.segment_one, dtype=np.int32),
+        example=np.asarray(columns.example, dtype=np.int32),
+        pad_token_id=tokenizer.pad_token_id,
+        char_spans=np.concatenate([none[1], *columns.spans]),
+    )
+    return features, whole
+
+
+def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+    """Return the tokens kept of two texts, as the library's `longest_first` cuts them."""
+    if first + second <= room:
+        return first, second
+    if not second:
+        return room, 0
+    short = min(first, second)
+    long = room - short
+    if long < short:
+        short, long = room // 2, room - room // 2
+    return (short, long) if first <= second else (long, short)
 
 
 def _leading_zeros(sides: list[int | None]) -> int:

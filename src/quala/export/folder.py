@@ -21,6 +21,7 @@ from quala.manifest import write_manifest
 from quala.metrics.interval import metric_name, score_text
 from quala.models.load import label_names
 from quala.redact import markdown, recorded
+from quala.runtime.answerer import PREDICTORS
 from quala.runtime.card import FILE, Card, Point
 from quala.runtime.engine import GRAPH, open_engine
 from quala.runtime.hardware import Conditions, processor
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 ASK = 'quala answer . --question "..." --context @file.txt --budget-ms 5'
+PREDICT = 'quala predict . --text "..." --budget-ms 5'
 BENCH = "quala bench ."
 TEXT = """# {name}
 
@@ -78,7 +80,7 @@ def model_card(card: Card, folder: Path) -> str:
     timing = ", ".join(f"{key} {value}" for key, value in facts.items() if card.timing)
     return TEXT.format(
         name=markdown(card.name),
-        use=ASK if card.task == Span.kind else BENCH,
+        use=ASK if card.task == Span.kind else PREDICT if card.task in PREDICTORS else BENCH,
         precision=card.precision,
         task=card.task.replace("-", " "),
         layers=card.arch.layers,
@@ -201,8 +203,7 @@ def write_export(
         card = _timed(card, graph, settings)
     (folder / FILE).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
-    if isinstance(model.task, Span):  # `quala.load` answers questions only
-        make_servable(folder, null=card.null_threshold is not None)
+    make_servable(folder, card.task, null=card.null_threshold is not None)
     write_manifest(folder)
     return card
 

@@ -81,21 +81,30 @@ class Query:
     """Whether the reply says which characters of the context each layer kept."""
 
     def __post_init__(self) -> None:
-        for name in ("question", "context"):
-            value = getattr(self, name)
-            if not isinstance(value, str):
-                raise QualaError(f"The {name} must be text, got {type(value).__name__}.")
-            if half := re.search("[\ud800-\udfff]", value):
-                raise QualaError(f"The {name} is not valid Unicode at character {half.start()}.")
-            if not value.strip():
-                raise QualaError(f"The {name} is empty.")
-            if not any(one.isprintable() and one != " " for one in value):
-                raise QualaError(f"The {name} has no words, only invisible characters.")
-        top: Any = self.top_k
-        if top is True or not isinstance(top, int | np.integer) or not 1 <= top <= MOST_ANSWERS:
-            raise QualaError(
-                f"`top_k` must be a whole number from 1 to {MOST_ANSWERS}, got {top!r}."
-            )
+        check_words("question", self.question)
+        check_words("context", self.context)
+        check_top(self.top_k, least=1)
+
+
+def check_words(what: str, value: object) -> None:
+    """Raise QualaError for what is no text, and for text without a visible character."""
+    if not isinstance(value, str):
+        raise QualaError(f"The {what} must be text, got {type(value).__name__}.")
+    if half := re.search("[\ud800-\udfff]", value):
+        raise QualaError(f"The {what} is not valid Unicode at character {half.start()}.")
+    if not value.strip():
+        raise QualaError(f"The {what} is empty.")
+    if not any(one.isprintable() and one != " " for one in value):
+        raise QualaError(f"The {what} has no words, only invisible characters.")
+
+
+def check_top(top: object, *, least: int) -> None:
+    """Raise QualaError for a `top_k` that is no whole number from `least` to 100."""
+    whole = top is not True and isinstance(top, int | np.integer)
+    if not whole or not least <= top <= MOST_ANSWERS:  # type: ignore[operator]
+        raise QualaError(
+            f"`top_k` must be a whole number from {least} to {MOST_ANSWERS}, got {top!r}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
