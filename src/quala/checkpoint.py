@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from quala.compress.structure import is_structured, load_structured
 from quala.data.batches import eval_batches
 from quala.data.features import Batch, FeatureSet, Ints
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Span, Task, Value, task_of
+from quala.data.task import Classes, Outcome, Span, Task, Value, task_of
 from quala.data.taskdata import Slice, TaskData
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -26,6 +27,7 @@ from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
 from quala.models.foreign import ForeignModel
 from quala.models.load import (
+    METADATA_FILE,
     Head,
     check_inputs,
     is_classifier,
@@ -105,7 +107,8 @@ def load_data(
     check_inputs(source, tokenizer, spec.max_length)
     if head != "new" and is_classifier(read_config(source)):
         labels = stored_labels(source) or ()
-    return tokenizer, TaskData(spec, tokenizer, names=labels)
+    threshold = stored_facts(source).get("null_threshold")
+    return tokenizer, TaskData(spec, tokenizer, names=labels, null_threshold=threshold)
 
 
 def check_given(folder: Path, inputs: Mapping[str, Any]) -> None:
@@ -135,6 +138,11 @@ def load_any_model(
         task = _stored_task(source, facts)
     elif head != "new":
         _check_task(source, facts, task)
+        if head == "own" and "task" in facts and task.facts.keys() - facts.keys():
+            raise QualaError(
+                f"`{source}` was not trained with unanswerable questions, which "
+                "`data.unanswerable=keep` reads: finetune trains it with them."
+            )
     ranking = significance or facts.get("significance", "question")
     if significance is None:
         SIGNIFICANCE.check_stored(ranking)
@@ -159,6 +167,8 @@ def _stored_task(source: str | Path, facts: Mapping[str, Any]) -> Task:
         outputs = config.num_labels
     TASKS.check_stored(kind)
     task, labels = task_of(kind, outputs), stored_labels(source)
+    if isinstance(task, Span) and "null_threshold" in facts:
+        return replace(task, null=True, null_threshold=facts["null_threshold"])
     named: dict[str, Any] = {"names": labels}
     known = labels and any(field.name == "names" for field in fields(task))
     return replace(task, **named) if known else task
@@ -245,12 +255,46 @@ def score_slice(
     lengths: LengthConfig | None = None,
 ) -> dict[str, float]:
     """Return the metrics of a model on a slice, in percent."""
+    outputs = _slice_outputs(checkpoint, part, batch_size=batch_size, lengths=lengths)
+    return checkpoint.data.score(part, outputs)
+
+
+def score_selection(
+    checkpoint: Checkpoint, *, batch_size: int, lengths: LengthConfig | None = None
+) -> dict[str, float]:
+    """Return the metrics on the selection slice; at full length the task is tuned on it before.
+
+    So every training selects and ends with the threshold of null answers of its own weights.
+    """
+    data, part = checkpoint.data, checkpoint.data.selection
+    outputs = _slice_outputs(checkpoint, part, batch_size=batch_size, lengths=lengths)
+    if lengths is None:
+        data.task = data.task.tune(Outcome(part.examples, part.features, outputs))
+        checkpoint.model.task = data.task
+    return data.score(part, outputs)
+
+
+def ensure_tuned(checkpoint: Checkpoint, *, batch_size: int) -> None:
+    """Tune the task of a model of another tool, whose files do not say what it was tuned to."""
+    if not checkpoint.data.task.tuned and checkpoint.data.selection.examples:
+        score_selection(checkpoint, batch_size=batch_size)
+
+
+def record_tuned(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write what the task was tuned to into the quala.json of a saved model."""
+    if facts := checkpoint.data.task.facts:
+        stored = {**stored_facts(folder), **facts}
+        (folder / METADATA_FILE).write_text(json.dumps(stored, indent=2) + "\n", encoding="utf-8")
+
+
+def _slice_outputs(
+    checkpoint: Checkpoint, part: Slice, *, batch_size: int, lengths: LengthConfig | None
+) -> list[np.ndarray]:
     checkpoint.model.eval()
-    outputs = predict(
+    return predict(
         checkpoint.model,
         part.features,
         batch_size=batch_size,
         pad_to=checkpoint.pad_to,
         lengths=lengths,
     )
-    return checkpoint.data.score(part, outputs)

@@ -19,6 +19,8 @@ FINE_TUNED = "fine-tuned"
 """The model name of the teacher's row."""
 SUPERNET = "supernet"
 """The model name of the float model that was quantized."""
+PARTS = ("has_answer_f1", "no_answer_f1")
+"""Scores of parts of the questions, which reports have for SQuAD 2.0."""
 REPORT = "report.json"
 FORMAT = 1
 GIGA = 1e9
@@ -53,7 +55,8 @@ class Row:
     `examples` test examples; `interval` and `exact_match_interval` are their 95 % intervals,
     `loss_interval` that of what the row loses against the same model's full length. `speedup` is
     over the baseline, `own_speedup` over the user's float model. `note` is a sentence about the
-    choice. Reports of older versions lack what is after `speedup`.
+    choice. `has_answer_f1` and `no_answer_f1` are of the questions with and without an answer, for
+    models that may give none (SQuAD 2.0). Reports of older versions lack what is after `speedup`.
     """
 
     model: str
@@ -78,10 +81,18 @@ class Row:
     loss_interval: Bounds | None = None
     own_speedup: float | None = None
     note: str | None = None
+    has_answer_f1: float | None = None
+    no_answer_f1: float | None = None
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise unknown("row role", self.role, get_args(Role))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row as plain values; scores of the parts of SQuAD 2.0 where there are any."""
+        facts = asdict(self)
+        parts = [name for name in PARTS if facts[name] is None]
+        return {name: value for name, value in facts.items() if name not in parts}
 
     @property
     def median_ms(self) -> float | None:
@@ -191,7 +202,7 @@ class Report:
             "title": self.title,
             "metric": self.metric,
             "metrics": self.metrics(),
-            "rows": [asdict(row) for row in self.rows],
+            "rows": [row.to_json() for row in self.rows],
             "candidates": [asdict(point) for point in self.candidates],
             "provenance": dict(self.provenance),
             "data": dict(self.data),

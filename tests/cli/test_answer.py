@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from unanswerable import with_threshold
 
 from quala.cli import entry
 from quala.cli.answer import main, text_of
@@ -181,3 +182,23 @@ def test_a_model_that_is_nowhere_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(QualaError, match=r"no folder|no tracking store"):
         main([model, "--question", QUESTION, "--context", CONTEXT])
+
+
+@pytest.mark.parametrize(("threshold", "chance"), [(-1e9, 1.0), (1e9, 0.0)])
+def test_a_model_may_give_no_answer(
+    threshold: float,
+    chance: float,
+    export_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = str(with_threshold(export_folder, tmp_path / "null", threshold))
+    found = ask(capsys, folder, "--context", CONTEXT)
+    plain = ask(capsys, str(export_folder), "--context", CONTEXT)
+    assert found["no_answer"] == chance
+    assert "no_answer" not in plain
+    assert found["answers"] == ([] if chance else plain["answers"])
+    assert main([folder, "--question", QUESTION, "--context", CONTEXT]) == 0
+    shown = capsys.readouterr().out
+    assert f"no answer (probability {chance:.2f})" in shown
+    assert ("Answer" in shown) is not bool(chance)

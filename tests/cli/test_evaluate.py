@@ -127,10 +127,89 @@ def test_absent_data_is_one_sentence(tmp_path: Path) -> None:
         main(["--data", "nowhere.json", "--predictions", _predictions(tmp_path, {})])
 
 
-def test_a_mistake_in_the_data_names_options_of_the_command(tmp_path: Path) -> None:
-    question = {"id": "q", "question": "?", "answers": []}
-    file = tmp_path / "dev.json"
-    paragraph = {"context": "Ada Bell sings.", "qas": [question]}
-    file.write_text(json.dumps({"data": [{"title": "t", "paragraphs": [paragraph]}]}))
-    with pytest.raises(QualaError, match="; `--drop-unanswerable` leaves"):
-        main(["--data", str(file), "--predictions", _predictions(tmp_path, {"q": "x"})])
+@pytest.fixture
+def unanswerable(data: Path) -> Path:
+    """The same questions, of which q2 and q3 have no answer."""
+    content = json.loads(data.read_text())
+    for number, question in enumerate(content["data"][0]["paragraphs"][0]["qas"]):
+        question["is_impossible"] = number > 1
+        if number > 1:
+            question["answers"] = []
+            question["plausible_answers"] = [{"text": "Ada", "answer_start": 0}]
+    data.write_text(json.dumps(content))
+    return data
+
+
+def test_questions_without_an_answer_make_the_figures_those_of_version_2(
+    unanswerable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = _predictions(tmp_path, {"q0": "Ada Bell", "q1": "", "q2": "", "q3": "Ada"})
+    assert main(["--data", str(unanswerable), "--predictions", said, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["exact_match_interval"][0] < 50 < found["exact_match_interval"][1]
+    del found["exact_match_interval"], found["f1_interval"]
+    assert found == {
+        **dict.fromkeys((f"{part}{name}" for part in ("", "has_answer_", "no_answer_")
+                         for name in ("exact_match", "f1")), 50.0),
+        "total": 4, "has_answer_total": 2, "no_answer_total": 2, "missing": 0, "unknown": 0,
+    }  # fmt: skip
+    assert main(["--data", str(unanswerable), "--predictions", said]) == 0
+    shown = capsys.readouterr().out
+    assert "F1, without an answer" in shown
+    assert "threshold" not in shown
+
+
+def test_without_them_the_figures_are_those_of_version_1(
+    unanswerable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = _predictions(tmp_path, {"q0": "Ada Bell", "q1": ""})
+    options = ["--drop-unanswerable", "--json"]
+    assert main(["--data", str(unanswerable), "--predictions", said, *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["f1"], found["total"]) == (50.0, 2)
+    assert "has_answer_f1" not in found
+
+
+def test_probabilities_of_no_answer_give_the_best_threshold(
+    unanswerable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = _predictions(tmp_path, {f"q{number}": "Ada Bell" for number in range(4)})
+    chances = tmp_path / "na_prob.json"
+    chances.write_text(json.dumps({"q0": 0.1, "q1": 0.3, "q2": 0.8, "q3": 0.9}))
+    options = ["--data", str(unanswerable), "--predictions", said, "--na-prob", str(chances)]
+    assert main([*options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["f1"], found["best_f1"], found["best_f1_threshold"]) == (50.0, 100.0, 0.3)
+    assert main([*options, "--na-prob-threshold", "0.85", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["f1"], found["best_exact_match"]) == (75.0, 100.0)
+    assert found["f1_interval"][0] < 75 < found["f1_interval"][1]
+    assert main(options) == 0
+    assert "F1: 100.0000 with the best threshold, 0.3." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"q0": "0.1"}, "the probability for `q0` must be a number, got '0.1'"),
+        ({"q0": True}, "must be a number, got True"),
+        ([0.1], "must be one object"),
+        ({}, "lack the question `q0`"),
+    ],
+)
+def test_bad_probabilities_are_one_sentence(
+    content: object, sentence: str, unanswerable: Path, tmp_path: Path
+) -> None:
+    said = _predictions(tmp_path, {"q0": ""})
+    chances = tmp_path / "na_prob.json"
+    chances.write_text(json.dumps(content))
+    with pytest.raises(QualaError, match=sentence):
+        main(["--data", str(unanswerable), "--predictions", said, "--na-prob", str(chances)])
+
+
+def test_probabilities_need_questions_without_an_answer(data: Path, tmp_path: Path) -> None:
+    said = _predictions(tmp_path, {"q0": ""})
+    chances = tmp_path / "na_prob.json"
+    chances.write_text(json.dumps({"q0": 0.5}))
+    with pytest.raises(QualaError, match="all questions of the data have answers"):
+        main(["--data", str(data), "--predictions", said, "--na-prob", str(chances)])

@@ -11,7 +11,14 @@ import regex
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AlbertTokenizer, DebertaV2Tokenizer, PreTrainedTokenizerFast
 
-from quala.data.decode import Decoding, NotFinite, best_answers, decode_answers
+from quala.data.decode import (
+    Decoding,
+    NotFinite,
+    best_answers,
+    decode_answers,
+    null_differences,
+    null_probability,
+)
 from quala.data.features import FeatureSet, QAExample
 from quala.data.spec import DataSpec
 from quala.data.tokenize import FastTokenizer, qa_features
@@ -114,6 +121,38 @@ def test_probabilities_sum_to_one(
     decoded = decode_answers(questions, features, random_outputs(features, 0), decoding=LIMITS)
     for answers in decoded.values():
         assert sum(answer.probability for answer in answers) == pytest.approx(1)
+
+
+def test_no_answer_is_as_far_ahead_as_in_its_least_sure_window(
+    tokenizer: PreTrainedTokenizerFast, questions: Sequence[QAExample]
+) -> None:
+    features = qa_features(questions, FastTokenizer.of(tokenizer), SPEC.windows)
+    outputs = random_outputs(features, 3)
+    rng = np.random.default_rng(0)
+    for logits in outputs:
+        logits[0] = rng.normal(size=2)
+    decoded = decode_answers(questions, features, outputs, decoding=LIMITS)
+    ahead = null_differences(features, outputs, decoded)
+    several = 0
+    for index, difference in ahead.items():
+        rows = np.flatnonzero(features.example == index)
+        several += len(rows) > 1
+        lowest = min(float(outputs[row][0, 0]) + float(outputs[row][0, 1]) for row in rows)
+        best = max(standard(questions, features, outputs, index).values())
+        assert difference == pytest.approx(lowest - best)
+    assert several
+    rows = features.rows_of([1, 2]).tolist()
+    part = null_differences(
+        features, [outputs[row] for row in rows], {1: decoded[1], 2: []}, rows=rows
+    )
+    assert part == {1: ahead[1], 2: math.inf}
+
+
+def test_no_answer_is_as_likely_as_not_at_the_threshold() -> None:
+    assert null_probability(1.5, 1.5) == 0.5
+    assert null_probability(math.inf, 0.0) == 1.0
+    assert null_probability(0.0, 1e300) == 0.0
+    assert null_probability(2.0, 1.0) == pytest.approx(1 / (1 + math.exp(-1)))
 
 
 def test_some_features_give_some_answers(

@@ -17,7 +17,7 @@ import pytest
 from quala.data import files
 from quala.data.files import read_rows, source_path, split_files
 from quala.data.formats import GLUE_SUBSETS
-from quala.data.read import class_names, read_glue
+from quala.data.read import class_names, read_glue, read_squad
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 
@@ -395,8 +395,9 @@ def test_questions_that_may_be_impossible_say_so_with_true_or_false(tmp_path: Pa
     question = {"id": "1", "question": "Who?", "answers": [], "is_impossible": "false"}
     content = {"data": [{"paragraphs": [{"context": "a", "qas": [question]}]}]}
     (tmp_path / "train.json").write_text(json.dumps(content), encoding="utf-8")
+    spec = DataSpec(task="squad", path=str(tmp_path), unanswerable="drop")
     with pytest.raises(QualaError, match="question 1: `is_impossible` must be true or false"):
-        list(read_rows(tmp_path / "train.json"))
+        read_squad(spec, "train")
 
 
 @pytest.mark.parametrize("stored", [b"[" * 9999, b"\xff", b'{"info": {"features": {"a": 5}}}'])

@@ -12,6 +12,7 @@ import pytest
 from quala.data.features import QAExample
 from quala.data.read import (
     is_blank,
+    knows_unanswerable,
     numbered_names,
     read_glue,
     read_squad,
@@ -123,7 +124,9 @@ def test_ids_and_titles_may_be_missing(tmp_path: Path) -> None:
 
 def test_unanswerable_questions_are_refused_with_the_way_out(tmp_path: Path) -> None:
     write(tmp_path / "train.json", impossible())
-    with pytest.raises(QualaError, match=r"question 2: .*`data.unanswerable=drop`"):
+    with pytest.raises(
+        QualaError, match=r"question 2: .*`data.unanswerable=drop`.*`data.unanswerable=keep`"
+    ):
         read_squad(squad(tmp_path), "train")
 
 
@@ -582,3 +585,76 @@ def test_a_hub_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(QualaError, match="does not load: no route to the hub"):
         read_squad(DataSpec(task="squad", name="rajpurkar/squad"), "train")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"answers": {"text": [], "answer_start": []}},
+        {"answers": {"text": [""], "answer_start": [-1]}},
+        {"answers": [], "is_impossible": True},
+        {"answers": [], "is_impossible": None},
+        {"answers": {"text": [], "answer_start": []}, "plausible_answers": {"text": ["sat"]}},
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "parquet"])
+def test_unanswerable_rows_are_kept(tmp_path: Path, kind: str, row: dict[str, Any]) -> None:
+    extra = {**ROW, "id": "2", **row}
+    if kind == "json":
+        write(tmp_path / "train.json", [ROW, extra])
+    else:
+        pq.write_table(pa.Table.from_pylist([extra]), tmp_path / "train.parquet")
+    last = read_squad(squad(tmp_path, unanswerable="keep"), "train")[-1]
+    assert (last.id, last.answers, last.answer_starts) == ("2", (), ())
+
+
+@pytest.mark.parametrize("plausible", [[], [{"text": "The cat", "answer_start": 0}]])
+def test_official_unanswerable_questions_are_kept(
+    tmp_path: Path, plausible: list[dict[str, Any]]
+) -> None:
+    content = impossible()
+    content["data"][0]["paragraphs"][0]["qas"][1]["plausible_answers"] = plausible
+    write(tmp_path / "train-v2.0.json", content)
+    left_out: dict[str, int] = {}
+    examples = read_squad(squad(tmp_path, unanswerable="keep"), "train", left_out=left_out)
+    assert [(one.id, one.answers) for one in examples] == [("1", ("The cat",)), ("2", ())]
+    assert not left_out
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"is_impossible": True}, "question `2` has answers, and `is_impossible` is true"),
+        (
+            {"is_impossible": False, "answers": []},
+            "question `2` has no answer, and `is_impossible` is false",
+        ),
+        ({"is_impossible": "no"}, "`is_impossible` must be true or false, got `no`"),
+        ({"question": " "}, "has no text; `data.unanswerable=drop`"),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_contradictions_about_answers_are_refused(
+    tmp_path: Path, nested: bool, change: dict[str, Any], sentence: str
+) -> None:
+    if nested:
+        content = json.loads(json.dumps(SQUAD))
+        questions = content["data"][0]["paragraphs"][0]["qas"]
+        questions.append({**questions[0], "id": "2", **change})
+    else:
+        content = [ROW, {**ROW, "id": "2", **change}]
+    write(tmp_path / "train.json", content)
+    place = "question 2: " if nested else "record 2: "
+    with pytest.raises(QualaError, match=f"train.json`, {place}.*{sentence}"):
+        read_squad(squad(tmp_path, unanswerable="keep"), "train")
+
+
+def test_data_know_of_unanswerable_questions(tmp_path: Path) -> None:
+    def knows(rows: list[dict[str, Any]]) -> bool:
+        write(tmp_path / "train.json", rows)
+        spec = squad(tmp_path, unanswerable="keep")
+        return knows_unanswerable(spec, "train", read_squad(spec, "train"))
+
+    assert not knows([ROW])
+    assert knows([ROW, {**ROW, "id": "2", "answers": []}])
+    assert knows([{**ROW, "is_impossible": False}])

@@ -126,6 +126,22 @@ def test_notes_count_what_windows_lose(
     assert not features.labels[features.example == 1].any()
 
 
+def test_windows_without_the_answer_are_labeled_with_the_first_token(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    fast, words = FastTokenizer.of(tokenizer), "x " * 200
+    answered = QAExample("1", "", words, "who?", ("x",), (0,))
+    unanswerable = QAExample("2", "", words, "who?")
+    plain = qa_features([answered], fast, SPEC.windows)
+    both = qa_features([answered, unanswerable], fast, SPEC.windows, null=True)
+    assert len(both) == 2 * len(plain) > 4
+    assert (both.labels[: len(plain)] == plain.labels).all()  # as without `null`
+    assert plain.labels[0].all()
+    assert not plain.labels[1:].any()
+    assert not both.labels[len(plain) :].any()
+    assert qa_features([answered, unanswerable], fast, SPEC.windows).labels is None
+
+
 def test_an_answer_that_is_short_enough_in_one_form_can_be_given(
     bert_tokenizer: PreTrainedTokenizerFast,
 ) -> None:

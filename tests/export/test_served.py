@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from io import StringIO
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -9,6 +11,8 @@ import pandas as pd
 import pytest
 from exported import LABELS, ExportOf, export_folder, export_of
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc.scoring_server import predictions_to_json
+from unanswerable import with_threshold
 
 from quala.export.served import make_servable
 
@@ -61,6 +65,36 @@ def test_what_is_cut_is_logged(export_folder: Path, caplog: pytest.LogCaptureFix
         model.predict(ROWS.assign(question="who " * 70))
     (record,) = caplog.records
     assert "has 70 tokens, of which the model reads the first 64" in record.getMessage()
+
+
+def test_no_answer_is_an_empty_row_with_its_probability(
+    export_folder: Path, tmp_path: Path
+) -> None:
+    null = with_threshold(export_folder, tmp_path / "null", -1e9)
+    make_servable(null, "question-answering", null=True)
+    model = mlflow.pyfunc.load_model(str(null))
+    found = model.predict(ROWS)
+    assert found["no_answer"].tolist() == [1.0, 1.0]
+    assert found[["answer", "probability", "start", "end"]].isna().all(axis=None)
+    columns = {one.name: one.required for one in model.metadata.signature.outputs}
+    assert columns == {
+        "answer": False, "probability": False, "start": False, "end": False, "no_answer": True
+    }  # fmt: skip
+    said = StringIO()
+    predictions_to_json(found, said)
+    assert json.loads(said.getvalue())["predictions"][0] == {
+        "answer": None, "probability": None, "start": None, "end": None, "no_answer": 1.0
+    }  # fmt: skip
+
+
+def test_an_answer_stands_beside_the_probability_of_none(
+    export_folder: Path, tmp_path: Path
+) -> None:
+    null = with_threshold(export_folder, tmp_path / "null", 1e9)
+    found = mlflow.pyfunc.load_model(str(null)).predict(ROWS)
+    plain = mlflow.pyfunc.load_model(str(export_folder)).predict(ROWS)
+    assert found["no_answer"].tolist() == [0.0, 0.0]
+    assert found.drop(columns="no_answer").to_dict("list") == plain.to_dict("list")
 
 
 TEXTS = pd.DataFrame({"text": ["a fine report", "Paris"], "pair": ["by Anna", None]})

@@ -21,6 +21,7 @@ from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import calibrate, quantize
 from quala.compress.shrink import factorize
+from quala.data.task import Span
 from quala.errors import QualaError
 from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
@@ -81,6 +82,20 @@ def test_the_graph_agrees_with_the_model(
             expected = model(batch, lengths).detach().numpy()
             found = run(session, batch, lengths)
             np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=1e-4)
+
+
+@pytest.mark.parametrize("significance", ["question", "span"])
+def test_null_answers_are_the_models(
+    significance: str, build: Build, make_batch: MakeBatch
+) -> None:
+    model = build(significance=significance).float()
+    model.task = Span(null=True)
+    session = opened(build_graph(model, sequence_length=32))
+    batch = make_batch([7, 20, 32, 1])
+    for lengths in LENGTHS:
+        expected = model(batch, lengths).detach().numpy()
+        found = run(session, batch, lengths)
+        np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

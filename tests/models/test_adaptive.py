@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toys import restored_hidden, survivors
 
+from quala.data.task import Span
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, fused_attention, published_attention
@@ -407,3 +408,43 @@ def test_an_unknown_name_is_answered_with_the_nearest(
 ) -> None:
     with pytest.raises(QualaError, match=f"Did you mean `{named}`"):
         build(**options)
+
+
+def keeps_first(model: LengthAdaptiveModel, batch: dict[str, Tensor]) -> bool:
+    """Run with short lengths, and return whether each example has its first token."""
+    state = model.begin(batch)
+    for layer, keep in enumerate(model.keep_counts(batch, LengthConfig((16, 8, 4), 32))):
+        state = model.narrow(model.attend(state, layer, scored=True), layer, keep)
+    return bool(survivors(state.drops)[:, 0].eq(0).all())
+
+
+def test_the_place_of_no_answer_is_never_dropped(build: Any, make_batch: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    dropped = False
+    for significance in ("column_sum", "question", "span"):
+        model, batch = build(significance=significance), make_batch([32, 20, 9])
+        for _ in range(4):
+            for parameter in model.hf.parameters():
+                parameter.data.normal_(std=0.4, generator=draw)
+            model.task = Span(null=True)
+            assert keeps_first(model, batch)
+            model.task = Span()
+            dropped |= not keeps_first(model, batch)
+    assert dropped  # where it means nothing it may be
+
+
+def test_a_likely_null_answer_does_not_move_the_context_below_the_question(
+    build: Any, make_batch: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = build(significance="span"), make_batch([24])
+    kind, orders = type(model.family), {}
+    head = kind.tokens
+    for null in (False, True):
+        for pull in (0.0, 40.0):
+            model.task = Span(null=null)
+            bonus = torch.zeros(24, 1).index_fill(0, torch.tensor([0]), pull)
+            monkeypatch.setattr(kind, "tokens", lambda *one, b=bonus: head(*one) + b)
+            state = model.attend(model.begin(batch), 0, scored=True)
+            orders[null, pull] = state.scores.argsort(descending=True)[0].tolist()
+    assert orders[True, 0.0] == orders[True, 40.0]
+    assert orders[False, 0.0] != orders[False, 40.0]

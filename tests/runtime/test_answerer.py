@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from unanswerable import with_threshold
 
 import quala
 from quala.errors import QualaError
@@ -407,3 +409,37 @@ def test_answering_needs_no_torch(export_folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_answer_is_the_reply_above_the_threshold(export_folder: Path, tmp_path: Path) -> None:
+    plain = load(export_folder)
+    asked = [
+        Query(question=question, context=context, top_k=3)
+        for question, context in (
+            ("Who wrote the report?", "Its report was written by Anna, a lawyer."),
+            ("Where is it?", "the cat sat on the mat " * 40),
+            ("Who?", "a"),
+        )
+    ]
+    expected = plain.answer_batch(asked)
+    assert all(one.no_answer is None for one in expected)
+    works = plain.prepare(asked)
+    ahead = []
+    for work, reply in zip(works, expected, strict=True):
+        plain.run([(work, window) for window in range(len(work.rows))])
+        lowest = min(float(work.logits[row][0].sum()) for row in work.rows)
+        ahead.append(lowest - reply.answers[0].score)
+    assert len(works[1].rows) > 1
+    middle = sorted(ahead)[1]
+    found = load(with_threshold(export_folder, tmp_path / "null", middle)).answer_batch(asked)
+    for far, reply, before in zip(ahead, found, expected, strict=True):
+        assert reply.answers == (() if far > middle + 1e-6 else before.answers)
+        assert reply.no_answer == pytest.approx(1 / (1 + math.exp(middle - far)), abs=1e-5)
+
+
+@pytest.mark.parametrize("threshold", ["1", True, 1e30])
+def test_a_threshold_that_is_no_number_is_refused(
+    threshold: Any, export_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(QualaError, match="`null_threshold` must be a finite number"):
+        load(with_threshold(export_folder, tmp_path / "null", threshold))

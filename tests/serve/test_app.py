@@ -119,6 +119,7 @@ def test_an_answer(client: TestClient) -> None:
         "milliseconds": 12.34,
         "note": None,
         "layers": [],
+        "no_answer": None,
     }
 
 

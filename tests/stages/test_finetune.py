@@ -129,9 +129,9 @@ def test_a_stage_gives_its_data_the_labels_of_a_head_that_stays(
     asked: list[Any] = []
     real = checkpoint.TaskData
 
-    def spied(spec: DataSpec, tokenizer: Any, *, names: Any = None) -> Any:
+    def spied(spec: DataSpec, tokenizer: Any, *, names: Any = None, **model: Any) -> Any:
         asked.append(names)
-        return real(spec, tokenizer)
+        return real(spec, tokenizer, **model)
 
     monkeypatch.setattr(checkpoint, "TaskData", spied)
     own = ("blame", "neither", "praise")

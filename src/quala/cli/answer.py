@@ -45,7 +45,10 @@ def main(argv: Sequence[str]) -> int:
     if reply.note:
         warn(reply.note)
     if arguments.json:
-        write_json(asdict(reply), as_is=True)
+        found = asdict(reply)
+        if reply.no_answer is None:  # the model always answers
+            del found["no_answer"]
+        write_json(found, as_is=True)
     else:
         _show(reply, model.facts.sequence_length)
     return 0
@@ -77,7 +80,12 @@ def _show(reply: Reply, longest: int) -> None:
         )
     kept = ",".join(map(str, reply.lengths or ()))
     windows = f"{reply.windows} window{'s' if reply.windows > 1 else ''}"
-    show(table, f"{reply.milliseconds:.1f} ms, {windows}, tokens per layer {kept} of {longest}")
+    spent = f"{reply.milliseconds:.1f} ms, {windows}, tokens per layer {kept} of {longest}"
+    none = "" if reply.no_answer is None else f"no answer (probability {reply.no_answer:.2f})"
+    if reply.answers:
+        show(table, ", ".join(filter(None, (spent, none))))
+    else:
+        show(none, spent)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -140,7 +140,7 @@ def _spec(arguments: argparse.Namespace, kind: str) -> DataSpec:
     else:
         options["name"] = place
     if kind == "squad" and place != DEMO:
-        options |= {"unanswerable": "drop", "misaligned": "drop"}
+        options |= {"unanswerable": "keep", "misaligned": "drop"}
     if kind == "glue":
         options |= {"unlabeled": "drop"}
     columns = dict(one.partition("=")[::2] for one in arguments.columns)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,6 +65,36 @@ def decode_answers(
         or _answers(examples[index].context, features, windows, every)
         for index, windows in sorted(found.items())
     }
+
+
+def null_differences(
+    features: FeatureSet,
+    outputs: Sequence[Logits],
+    decoded: Mapping[int, Sequence[Answer]],
+    *,
+    rows: Sequence[int] | None = None,
+) -> dict[int, float]:
+    """Return for each decoded example how far no answer scores ahead of its best answer.
+
+    The score of no answer is the sum of start and end at the first token, [CLS], and of several
+    windows the lowest one: a window without the answer rightly has a high one. This is the rule
+    of BERT's run_squad (`null_score_diff_threshold`). Where there is no other answer, it is
+    infinite.
+    """
+    chosen = range(len(features)) if rows is None else rows
+    lowest: dict[int, float] = {}
+    for row, logits in zip(chosen, outputs, strict=True):
+        index, score = int(features.example[row]), float(logits[0].astype(np.float64).sum())
+        lowest[index] = min(score, lowest.get(index, score))
+    return {
+        index: lowest[index] - answers[0].score if answers else math.inf
+        for index, answers in decoded.items()
+    }
+
+
+def null_probability(difference: float, threshold: float) -> float:
+    """Return the probability of no answer: one half where the difference is at the threshold."""
+    return 0.5 + 0.5 * math.tanh((difference - threshold) / 2)  # the logistic function
 
 
 def best_answers(

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 Row = Mapping[str, Any]
 MOST_ROWS = 10_000_000
 """Of one parquet file."""
+IMPOSSIBLE = "is_impossible"
+"""What SQuAD 2.0 calls a question without an answer."""
 
 
 class Place(NamedTuple):
@@ -172,11 +174,10 @@ def _articles(articles: object, file: Path) -> Rows:
 
 
 def _flat(question: Row, article: Row, *, context: object, place: Place) -> Row:
-    impossible = question.get("is_impossible", False)
-    if impossible not in (True, False, None):
-        raise QualaError(f"{place}: `is_impossible` must be true or false, got `{impossible}`.")
-    answers = [] if impossible else _list(question.get("answers", []), "answers", place)
-    return {
+    impossible = {IMPOSSIBLE: question[IMPOSSIBLE]} if IMPOSSIBLE in question else {}
+    none = question.get("answers", []) is None and question.get(IMPOSSIBLE) is True
+    answers = [] if none else _list(question.get("answers", []), "answers", place)
+    return impossible | {
         "id": question.get("id"),
         "title": article.get("title"),
         "context": context,

@@ -103,6 +103,8 @@ def data_title(spec: Mapping[str, Any], examples: Sequence[Example] = ()) -> str
     name, subset = spec["name"], spec["subset"]
     if name in ("rajpurkar/squad", "squad"):
         return "SQuAD 1.1"
+    if name in ("rajpurkar/squad_v2", "squad_v2"):
+        return "SQuAD 2.0"
     if name in (GLUE, "glue") and subset:
         return PAPER_NAMES.get(subset, str(subset).upper())
     place = str(name or Path(spec["path"]).absolute().name)
@@ -126,9 +128,9 @@ def format_of(spec: DataSpec) -> DataFormat:
 
 
 class Squad(DataFormat):
-    """Questions about a context with their answers, as SQuAD 1.1 writes them, or the demo set."""
+    """Questions about a context with their answers, as SQuAD writes them, or the demo set."""
 
-    columns = ("id", "title", "context", "question", "answers")
+    columns = ("id", "title", "context", "question", "answers", "is_impossible")
     subsets = ()
 
     def check(self, spec: DataSpec) -> None:
@@ -149,7 +151,7 @@ class Squad(DataFormat):
     def known_task(self, spec: DataSpec) -> Task:
         from quala.data.task import Span
 
-        return Span(decoding=spec.decoding)
+        return Span(decoding=spec.decoding, null=spec.unanswerable == "keep")
 
     def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
         from quala.data.demo import demo_examples
@@ -166,7 +168,11 @@ class Squad(DataFormat):
         from quala.data.tokenize import qa_features
 
         return qa_features(
-            examples, tokenizer, spec.windows, max_answer_length=spec.max_answer_length
+            examples,
+            tokenizer,
+            spec.windows,
+            max_answer_length=spec.max_answer_length,
+            null=spec.unanswerable == "keep",
         )
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from quala.data.features import ClassificationExample, Example
+from quala.data.features import ClassificationExample, Example, QAExample
 from quala.data.files import Place, Row
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Task, Value
+from quala.data.task import Classes, Span, Task, Value
 from quala.errors import QualaError
 from quala.metrics.glue import REGRESSION_METRICS, task_metrics
 
@@ -345,7 +345,13 @@ def yes_of(names: Sequence[str]) -> str | None:
 
 
 def count_labels(examples: Sequence[Example], task: Task) -> dict[str, float]:
-    """Return the examples of each class by name, or the range and mean of values."""
+    """Return the examples of each class by name, or the range and mean of values.
+
+    Of questions that may have no answer it returns how many have one.
+    """
+    if isinstance(task, Span) and task.null:
+        lacking = sum(isinstance(one, QAExample) and not one.answers for one in examples)
+        return {"answer": len(examples) - lacking, "no answer": lacking}
     labels = [one.label for one in examples if isinstance(one, ClassificationExample)]
     known = [label for label in labels if label is not None]
     if isinstance(task, Classes) and task.names:

@@ -7,11 +7,20 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from quala.data.features import ClassificationExample, Example, QAExample
-from quala.data.files import Place, Row, Rows, read_rows, source_path, split_files
+from quala.data.files import (
+    IMPOSSIBLE,
+    Place,
+    Row,
+    Rows,
+    read_rows,
+    source_path,
+    split_files,
+)
 from quala.data.labels import LABEL_COLUMNS, Label, label_examples, label_of
 from quala.data.spec import DataSpec
 from quala.data.task import Task
@@ -50,8 +59,9 @@ def read_squad(
 
     Raises QualaError when the split is absent, malformed or empty and, with the place of the row,
     for missing or mistyped columns, repeated ids, answers that are blank or not at `answer_start`
-    (unless `misaligned` is "drop"), and questions that are blank or without an answer (unless
-    `unanswerable` is "drop").
+    (unless `misaligned` is "drop"), questions that are blank (unless `unanswerable` is "drop") or
+    without an answer (unless it is "drop" or "keep"), and under "keep" questions whose
+    `is_impossible` is contradicted by their answers.
     """
     examples: list[QAExample] = []
     seen: set[str] = set()
@@ -59,23 +69,26 @@ def read_squad(
     misaligned: list[str] = []
     for number, (place, row) in enumerate(split_rows(spec, split)):
         example = _qa_example(row, place, number=number, offsets=offsets)
+        if spec.unanswerable == "keep":
+            _check_answerable(row, place, example)
         if example.id in seen:
             raise QualaError(f"{place} repeats the question id `{example.id}`.")
         seen.add(example.id)
         astray = _astray(example)
         if offsets and is_blank(example.question):
             blank += 1
-            if spec.unanswerable == "refuse":
+            if spec.unanswerable != "drop":
                 raise QualaError(
                     f"{place}: question `{example.id}` has no text; `data.unanswerable=drop` "
                     "leaves such questions out."
                 )
-        elif not example.answers:
+        elif not example.answers and spec.unanswerable != "keep":
             unanswerable += 1
             if spec.unanswerable == "refuse":
                 raise QualaError(
                     f"{place}: question `{example.id}` has no answer, which SQuAD 1.1 does not "
-                    "know; `data.unanswerable=drop` leaves such questions out."
+                    "know; `data.unanswerable=drop` leaves such questions out, "
+                    "`data.unanswerable=keep` trains and scores them as SQuAD 2.0."
                 )
         elif astray is None:
             examples.append(example)
@@ -102,6 +115,27 @@ def read_squad(
     if not examples:
         raise QualaError(f"The split `{split}` of `{spec.path or spec.name}` has no questions.")
     return examples
+
+
+def knows_unanswerable(spec: DataSpec, split: str, examples: Sequence[QAExample]) -> bool:
+    """Return whether data are as SQuAD 2.0: a question has no answer or says whether it has one.
+
+    `examples` are those of the split, read with `unanswerable` "keep".
+    """
+    if not all(example.answers for example in examples):
+        return True
+    return any(IMPOSSIBLE in row for _, row in islice(split_rows(spec, split), 1))
+
+
+def _check_answerable(row: Row, place: Place, example: QAExample) -> None:
+    """Raise QualaError where `is_impossible` says something else than the answers."""
+    answers, impossible = row["answers"], row.get(IMPOSSIBLE)
+    each = answers["text"] if isinstance(answers, dict) else [one["text"] for one in answers]
+    if impossible is not None and impossible == any(each):
+        raise QualaError(
+            f"{place}: question `{example.id}` has {'answers' if any(each) else 'no answer'}, and "
+            f"`{IMPOSSIBLE}` is {str(impossible).lower()}."
+        )
 
 
 def _astray(example: QAExample) -> str | None:
@@ -175,7 +209,10 @@ def _answers(row: Row, place: Place, *, offsets: bool) -> tuple[tuple[str, ...],
     texts = answers["text"]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise QualaError(f"{place}: every answer's `text` must be a string.")
-    if row.get("is_impossible") is True or not any(texts):
+    impossible = row.get(IMPOSSIBLE)
+    if impossible not in (True, False, None):
+        raise QualaError(f"{place}: `{IMPOSSIBLE}` must be true or false, got `{impossible}`.")
+    if impossible or not any(texts):
         return (), ()
     if not offsets:
         return tuple(text for text in texts if text), ()

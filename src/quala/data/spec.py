@@ -10,8 +10,11 @@ from quala.plugins import FORMATS
 from quala.ranges import LARGEST_SEED, MANY, check_ranges, ranged, text
 
 Choice = Literal["refuse", "drop"]
+Unanswerable = Literal["refuse", "drop", "keep"]
 Quoting = Literal["detect", "quoted", "plain"]
-_CHOICES = {"unanswerable": Choice, "misaligned": Choice, "unlabeled": Choice, "quoting": Quoting}
+_CHOICES = {
+    "unanswerable": Unanswerable, "misaligned": Choice, "unlabeled": Choice, "quoting": Quoting
+}  # fmt: skip
 DEMO = "demo"
 LATER = {"identity": "if set"}
 """Of options that joined after data were fingerprinted without them."""
@@ -70,7 +73,9 @@ class DataSpec:
     train_split: str = text("place", "train")
     """A split's name or, in a folder, a file's name."""
     test_split: str = text("place", "validation")
-    unanswerable: Choice = "refuse"
+    unanswerable: Unanswerable = "refuse"
+    """What becomes of questions without an answer; `keep`: they are trained and scored, as in
+    SQuAD 2.0, and no answer is a prediction."""
     misaligned: Choice = field(default="refuse", metadata=LATER)
     """What becomes of questions with an answer that is not at its `answer_start`."""
     columns: dict[str, str | None] = text("line", dict, **LATER)

@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.decode import best_answers, decode_answers
+from quala.data.decode import best_answers, decode_answers, null_differences
 from quala.data.features import Batch, ClassificationExample, Example, FeatureSet, QAExample
 from quala.data.spec import Decoding
 from quala.errors import QualaError
 from quala.metrics.glue import MEANS_OF_F1, compute_metric
 from quala.metrics.interval import Sample, resampled
-from quala.metrics.squad import answer_exact, answer_f1, evaluate_predictions
+from quala.metrics.squad import (
+    NULL_METRICS,
+    answer_exact,
+    answer_f1,
+    best_null_threshold,
+    evaluate_null_predictions,
+    evaluate_predictions,
+)
 from quala.plugins import TASKS
 
 if TYPE_CHECKING:
@@ -80,8 +87,6 @@ class Task(ABC):
 
     Logits of dropped tokens are restored: they come from the last layer that had the token.
     """
-    keeps_first: ClassVar[bool] = True
-    """Whether the first token, [CLS], is never dropped, because the head reads it."""
     significance: ClassVar[str] = "cls"
     """The ranking of tokens where the configuration names none."""
 
@@ -98,6 +103,25 @@ class Task(ABC):
     def additive(self) -> bool:
         """Whether the primary metric is the mean of the examples' scores."""
         return False
+
+    @property
+    def keeps_first(self) -> bool:
+        """Whether the first token, [CLS], is never dropped, because the head reads it."""
+        return True
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """What quala.json says of the task beside its kind, outputs and labels."""
+        return {}
+
+    @property
+    def tuned(self) -> bool:
+        """Whether all is known that `tune` chooses."""
+        return True
+
+    def tune(self, outcome: Outcome) -> Task:
+        """Return the task with what it decides by chosen on the selection slice."""
+        return self
 
     def cut(self, logits: Logits, tokens: int) -> Logits:
         """Return the logits of one feature of `tokens` tokens, without padding."""
@@ -151,20 +175,54 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Span(Task):
-    """The start and the end of an answer in the context: question answering (SQuAD 1.1)."""
+    """The start and the end of an answer in the context: question answering (SQuAD).
+
+    With `null` a question may have no answer (SQuAD 2.0): then start and end are at [CLS], which
+    therefore is never dropped, as scores of different layers do not compare. No answer is given
+    where [CLS] is ahead of the best answer by more than `null_threshold` (None: not tuned yet, 0).
+    """
 
     num_labels: int = 2
     metrics: tuple[str, ...] = ("f1", "exact_match")
     decoding: Decoding = field(default_factory=Decoding)
+    null: bool = False
+    null_threshold: float | None = None
 
     kind: ClassVar[str] = "question-answering"
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     per_token: ClassVar[bool] = True
-    keeps_first: ClassVar[bool] = False
     significance: ClassVar[str] = "span"
 
     def __post_init__(self) -> None:
         _check_outputs(self, 2)
+
+    @property
+    def keeps_first(self) -> bool:
+        return self.null
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return {"null_threshold": self.null_threshold or 0.0} if self.null else {}
+
+    @property
+    def tuned(self) -> bool:
+        return not self.null or self.null_threshold is not None
+
+    def tune(self, outcome: Outcome) -> Task:
+        """Return the task with the threshold of the highest F1, the official `find_best_thresh`.
+
+        It is tuned at full length and holds for all lengths: a property of the model.
+        """
+        if not self.null:
+            return self
+        asked, answers, differences = self._answered(outcome)
+        gains = [
+            [answer_f1(text, one.answers, null=True) for text in (answers[one.id], "")]
+            for one in asked
+        ]
+        answered, null = np.array(gains).reshape(-1, 2).T
+        threshold = best_null_threshold(list(differences.values()), answered, null)
+        return replace(self, null_threshold=threshold)
 
     @property
     def additive(self) -> bool:
@@ -179,20 +237,33 @@ class Span(Task):
         return logits.transpose(1, 2).masked_fill(padding, lowest)  # (B, 2, n)
 
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
-        asked, predictions = self._answered(outcome)
+        asked, predictions = self._predicted(outcome)
+        if self.null:
+            found = evaluate_null_predictions(asked, predictions)
+            return {name: found[name] for name in NULL_METRICS if name in found}, predictions
         score = evaluate_predictions(asked, predictions)
         return {"f1": score.f1, "exact_match": score.exact_match}, predictions
 
     def example_scores(self, outcome: Outcome) -> Floats:
-        asked, predictions = self._answered(outcome)
-        return np.array(
-            [100.0 * answer_f1(predictions[example.id], example.answers) for example in asked]
+        asked, predictions = self._predicted(outcome)
+        return 100.0 * np.array(
+            [answer_f1(predictions[one.id], one.answers, null=self.null) for one in asked]
         )
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        return answer_samples(cast("Sequence[QAExample]", outcome.examples), predictions)
+        examples = cast("Sequence[QAExample]", outcome.examples)
+        return answer_samples(examples, predictions, null=self.null)
 
-    def _answered(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
+    def _predicted(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
+        """Return the questions of an outcome, and the answer to each, "" for none."""
+        asked, answers, differences = self._answered(outcome)
+        null = {one for one, ahead in differences.items() if ahead > (self.null_threshold or 0.0)}
+        return asked, {one: "" if one in null else text for one, text in answers.items()}
+
+    def _answered(
+        self, outcome: Outcome
+    ) -> tuple[list[QAExample], dict[str, str], dict[str, float]]:
+        """Return the questions, their best answers and, with `null`, how far none is ahead."""
         examples = cast("Sequence[QAExample]", outcome.examples)
         decoded = decode_answers(
             examples,
@@ -201,7 +272,14 @@ class Span(Task):
             decoding=replace(self.decoding, keep=1),
             rows=outcome.rows,
         )
-        return [examples[index] for index in decoded], best_answers(examples, decoded)
+        ahead = {}
+        if self.null:
+            ahead = null_differences(outcome.features, outcome.outputs, decoded, rows=outcome.rows)
+        return (
+            [examples[index] for index in decoded],
+            best_answers(examples, decoded),
+            {examples[index].id: difference for index, difference in ahead.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -296,15 +374,19 @@ class Value(Task):
 
 
 def answer_samples(
-    examples: Sequence[QAExample], predictions: Mapping[str, str]
+    examples: Sequence[QAExample], predictions: Mapping[str, str], *, null: bool = False
 ) -> dict[str, Sample]:
-    """Return the F1 and the exact match of each question; without a prediction both are 0."""
-    said = [(predictions.get(one.id, ""), one.answers) for one in examples]
+    """Return the F1 and the exact match of each question; without a prediction both are 0.
+
+    `null` counts as SQuAD 2.0 does.
+    """
     scorers = {"f1": answer_f1, "exact_match": answer_exact}
-    return {
-        name: Sample(np.array([100.0 * score(*one) for one in said]), len(said))
-        for name, score in scorers.items()
-    }
+    found = {}
+    for name, score in scorers.items():
+        said = [(predictions.get(one.id), one.answers) for one in examples]
+        values = [0.0 if text is None else score(text, golds, null=null) for text, golds in said]
+        found[name] = Sample(100.0 * np.array(values), len(values))
+    return found
 
 
 def task_of(kind: str, num_labels: int) -> Task:

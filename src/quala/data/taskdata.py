@@ -19,7 +19,7 @@ from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, posi
 from quala.data.read import is_single_file, numbered_names, remarks, source_files, split_sources
 from quala.data.slices import Cut, cut, subsample, texts_of
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Outcome, Outputs, Task, Value
+from quala.data.task import Classes, Outcome, Outputs, Span, Task, Value
 from quala.data.tokenize import FastTokenizer
 from quala.errors import QualaError
 from quala.metrics.glue import check_metrics
@@ -63,7 +63,8 @@ class TaskData:
 
     Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
     `names` are the labels of the model that the data are for, in the order of its outputs; () if
-    it names none, None for a new head. Raises QualaError for `test_size` where there are splits.
+    it names none, None for a new head; `null_threshold` is the model's, if it has one. Raises
+    QualaError for `test_size` where there are splits.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class TaskData:
         tokenizer: PreTrainedTokenizerBase,
         *,
         names: tuple[str, ...] | None = None,
+        null_threshold: float | None = None,
     ) -> None:
         self.spec = spec
         self.notes: list[str] = []
@@ -79,6 +81,7 @@ class TaskData:
         self._left_out: dict[str, int] = {}
         self._tokenizer = tokenizer
         self._names = names
+        self._null_threshold = null_threshold
         self._format = format_of(spec)
         if spec.test_size is not None and not self._is_single_file:
             raise QualaError(
@@ -94,6 +97,8 @@ class TaskData:
         if not isinstance(own, Classes) or outputs is None:
             if spec.labels or spec.f1_class:
                 raise QualaError("`data.labels` and `data.f1_class` are for classes with names.")
+            if isinstance(own, Span) and own.null:
+                return replace(own, null_threshold=self._null_threshold)
             if type(own) in (Classes, Value):
                 check_metrics(own.metrics, own.num_labels if type(own) is Classes else None)
             return own

@@ -225,14 +225,17 @@ def qa_features(
     windows: Windows,
     *,
     max_answer_length: int | None = None,
+    null: bool = False,
 ) -> FeatureSet:
     """Cut every question and its context into windows of at most `max_length` tokens.
 
     Equal to a call of a transformers tokenizer with `truncation="only_second"`,
     `stride=doc_stride` and overflow, but each context is tokenized once however many questions it
-    has. A window without the whole (first) answer is labeled with token 0. Labels are absent when
-    any example has no answer. The notes count what is lost, answers above `max_answer_length`
-    included. Raises QualaError when the special tokens leave no room for windows.
+    has. A window without the whole (first) answer is labeled with token 0, [CLS], as in BERT's
+    run_squad. Labels are absent when any example has no answer, unless `null` says that such
+    questions are meant: then all their windows have that label. The notes count what is lost,
+    answers above `max_answer_length` included. Raises QualaError when the special tokens leave no
+    room for windows.
     """
     columns = _Columns(tokenizer.layout())
     cut = split = long = 0
@@ -250,7 +253,7 @@ def qa_features(
         split += pair.answer[0] >= 0 and not any(inside)
         if max_answer_length is not None:
             long += _shortest(examples[pair.example], pair.spans) > max_answer_length
-    labeled = all(example.answers for example in examples)
+    labeled = null or all(example.answers for example in examples)
     input_ids, offsets = _flat(columns.ids)
     return FeatureSet(
         input_ids=input_ids,

@@ -195,6 +195,7 @@ def write_export(
         n_best=settings.decoding.n_best,
         arch=model.arch,
         labels=label_names(model.task),
+        null_threshold=model.task.facts.get("null_threshold"),
         front=tuple(front),
         provenance=recorded(settings.provenance),
     )
@@ -202,7 +203,7 @@ def write_export(
         card = _timed(card, graph, settings)
     (folder / FILE).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
-    make_servable(folder, card.task)
+    make_servable(folder, card.task, null=card.null_threshold is not None)
     write_manifest(folder)
     return card
 

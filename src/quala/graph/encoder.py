@@ -9,10 +9,11 @@ import onnx
 from onnx import TensorProto
 from torch import nn
 
+from quala.data.task import Span
 from quala.errors import QualaError
 from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears, product
 from quala.lengths import MIN_TOKENS
-from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.adaptive import LOWEST, LengthAdaptiveModel
 from quala.models.families import Block
 from quala.models.significance import GraphView, is_first
 from quala.onnx_builder import (
@@ -26,8 +27,6 @@ from quala.onnx_builder import (
     VALUE,
     GraphBuilder,
 )
-
-LOWEST = -3.0e38  # near the lowest float32; minus infinity in all places of a row gives NaN
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +169,9 @@ class _Exporter:
         hidden = g("Add", linear(g, context, block.attention_out), tokens.hidden)
         if not block.norms_first:
             hidden = layer_norm(g, hidden, block.attention_norm)
-        view = GraphView(query, key, tokens.valid, tokens.question, hidden, self._head, bias)
+        view = GraphView(
+            query, key, tokens.valid, tokens.question, hidden, self._ranking_span, bias
+        )
         after = self._drop(
             replace(tokens, hidden=hidden), tokens.hidden, view, layer, before, kept
         )
@@ -300,6 +301,15 @@ class _Exporter:
             answers=answers,
         )
         return replace(left, related=self._related(g, left.positions))
+
+    def _ranking_span(self, g: GraphBuilder, hidden: str) -> str:
+        """Add the head that tokens are ranked by: without no answer, at the first token."""
+        logits = self._head(g, hidden)
+        task = self.model.task
+        if not (isinstance(task, Span) and task.null):
+            return logits
+        first = g("Unsqueeze", is_first(g, hidden), g.constant([-1], np.int64))  # (n, 1)
+        return g("Where", first, g.constant(LOWEST, np.float32), logits)
 
     def _head(self, g: GraphBuilder, hidden: str) -> str:
         head = self.model.family.token_head(self.model.hf)

@@ -1,7 +1,7 @@
 """Metrics: the official SQuAD scores, the metrics of GLUE, Pareto fronts.
 
-`evaluate_predictions` scores SQuAD, `compute_metric` one metric of GLUE by name. `pareto_front`
-and `hypervolume` compare scores at a cost.
+`evaluate_predictions` scores SQuAD 1.1, `evaluate_null_predictions` 2.0, `compute_metric` one
+metric of GLUE by name. `pareto_front` and `hypervolume` compare scores at a cost.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
         SquadScore,
         answer_exact,
         answer_f1,
+        evaluate_null_predictions,
         evaluate_predictions,
         normalize_answer,
     )
 
 __all__ = [
-    "SquadScore", "answer_exact", "answer_f1", "compute_metric", "evaluate_predictions",
-    "hypervolume", "normalize_answer", "pareto_front", "task_metrics",
+    "SquadScore", "answer_exact", "answer_f1", "compute_metric",
+    "evaluate_null_predictions", "evaluate_predictions", "hypervolume", "normalize_answer",
+    "pareto_front", "task_metrics",
 ]  # fmt: skip
 
 __getattr__ = lazy(
@@ -35,6 +37,7 @@ __getattr__ = lazy(
             "SquadScore",
             "answer_exact",
             "answer_f1",
+            "evaluate_null_predictions",
             "evaluate_predictions",
             "normalize_answer",
         ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -85,6 +84,8 @@ def published_attention(
     return probabilities @ value, probabilities.detach().sum(dim=(1, 2))
 
 
+LOWEST = -3.0e38
+"""Near the lowest float32; minus infinity in all places of a row gives NaN."""
 Semantics = Literal["natural", "reference"]
 KeepCounts = list[list[int] | None]
 
@@ -387,16 +388,27 @@ class LengthAdaptiveModel(nn.Module):
             hidden = block.attention_norm(hidden)
         if scored and self.semantics == "natural":
             question = state.question[:, : state.question_rows]
-            head = partial(self.family.tokens, self.hf)
             view = View(
                 query,
                 key,
                 state.valid,
                 question,
                 hidden,
-                head,
+                self._ranking_span,
                 bias=options["bias"],
                 scale=options["scale"],
             )
             scores = self.significance.scores(view)
         return replace(state, hidden=hidden, inputs=state.hidden, scores=scores)
+
+    def _ranking_span(self, hidden: Tensor) -> Tensor:
+        """Return the head's logits (B, n, K) that tokens are ranked by.
+
+        No answer, which stands at the first token, has no part in them: where it is likely, every
+        token of the context would rank below the question.
+        """
+        logits = self.family.tokens(self.hf, hidden)
+        if isinstance(self.task, Span) and self.task.null:
+            first = torch.arange(logits.shape[1], device=logits.device) == 0
+            logits = logits.masked_fill(first.unsqueeze(-1), LOWEST)
+        return logits

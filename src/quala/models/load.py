@@ -323,6 +323,7 @@ def model_facts(model: LengthAdaptiveModel, sequence_length: int) -> dict[str, A
         "task": model.task.kind,
         "num_labels": model.arch.outputs,
         **({"labels": list(names)} if names else {}),
+        **model.task.facts,
         "significance": model.significance.name,
         "semantics": model.semantics,
         "sequence_length": sequence_length,
@@ -349,6 +350,7 @@ class _Metadata:
     semantics: Literal["natural", "reference"] = "natural"
     sequence_length: int = ranged(2, at_least=2, at_most=LONGEST)
     precision: str = ""
+    null_threshold: float | None = None
 
 
 def stored_facts(source: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from quala.metrics.interval import Bounds, metric_name, score_text
 from quala.redact import cell, markdown, visible
-from quala.results import GIGA, Row, float_model, speedup_base
+from quala.results import GIGA, PARTS, Row, float_model, speedup_base
 from quala.runtime.hardware import BUSY
 
 if TYPE_CHECKING:
@@ -140,6 +140,10 @@ def _widths(frame: DataFrame, room: int, last: Collection[str]) -> list[int]:
     return widths
 
 
+PART_NAMES = dict(zip(PARTS, ("F1 with answer", "F1 without"), strict=True))
+"""Headings of the questions with and without an answer (SQuAD 2.0)."""
+
+
 def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
     """Return the rows of a report as texts, exact match only where it was measured.
 
@@ -149,6 +153,7 @@ def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
     examples = _examples(rows)
     known, counted = (" (95 %)", f", n = {examples:,}") if examples else ("", "")
     exact = [f"EM{known}"] if any(row.exact_match is not None for row in rows) else []
+    parts = {PART_NAMES[key]: key for key in _parts(rows)}
     base, own = speedup_base(rows), float_model(rows)
     over = {} if own in (None, base) else {f"Speed-up over {own.model}": "own_speedup"}
     over[f"Speed-up over {base.model}" if base else "Speed-up"] = "speedup"
@@ -160,6 +165,7 @@ def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
             "Tokens per layer": row.tokens,
             **{name: score_text(row.exact_match, row.exact_match_interval) for name in exact},
             f"{metric_name(row.metric)}{counted}{known}": score_text(row.score, row.interval),
+            **{name: format_number(getattr(row, key), "{:.2f}") for name, key in parts.items()},
             "Latency ms": _latency(row, tails=tails),
             **{name: format_number(getattr(row, key), "{:.2f}x") for name, key in over.items()},
             "GMACs padded": f"{row.macs_padded / GIGA:.3f}",
@@ -222,7 +228,7 @@ def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> Terminal
         title=title,
         left=("Model", "Precision", "Tokens per layer"),
         bold=_chosen(rows),
-        optional=(*exact, "Precision", "Size MiB", "GMACs mean"),
+        optional=(*exact, *PART_NAMES.values(), "Precision", "Size MiB", "GMACs mean"),
         notes=footnotes(rows),
     )
 
@@ -247,6 +253,7 @@ def csv_text(rows: Sequence[Row]) -> str:
             **_bounds("exact_match", row.exact_match_interval),
             row.metric: row.score,
             **_bounds(row.metric, row.interval),
+            **{name: getattr(row, name) for name in _parts(rows)},
             **_bounds("loss", row.loss_interval),
             "latency_ms_median": row.latency_ms and row.latency_ms.median,
             "latency_ms_p90": row.latency_ms and row.latency_ms.p90,
@@ -260,6 +267,10 @@ def csv_text(rows: Sequence[Row]) -> str:
         }
         for row in rows
     )
+
+
+def _parts(rows: Sequence[Row]) -> list[str]:
+    return [name for name in PARTS if any(getattr(row, name) is not None for row in rows)]
 
 
 def _bounds(name: str, interval: Bounds | None) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from quala.data.decode import Answer, decode_answers
+from quala.data.decode import Answer, decode_answers, null_differences, null_probability
 from quala.data.features import FeatureSet, QAExample
 from quala.data.task import Span
 from quala.data.tokenize import FastTokenizer, qa_features
@@ -67,9 +67,10 @@ class QuestionAnswerer(Predictor[Query, Reply]):
 
     def finish(self, work: Work[Query]) -> Reply:
         started = time.perf_counter()
-        answers = self._answers(work)
+        answers, no_answer = self._answers(work)
         return Reply(
             answers=tuple(answers),
+            no_answer=no_answer,
             lengths=work.point.lengths.lengths,
             windows=len(work.rows),
             milliseconds=1000 * (work.seconds + time.perf_counter() - started),
@@ -102,7 +103,8 @@ class QuestionAnswerer(Predictor[Query, Reply]):
             return None
         return f"The question has {len(ids)} tokens, of which the model reads the first {most}."
 
-    def _answers(self, work: Work[Query]) -> list[Answer]:
+    def _answers(self, work: Work[Query]) -> tuple[list[Answer], float | None]:
+        """Return the answers to a query, and the probability that there is none, where known."""
         outputs = [work.logits[row] for row in work.rows]
         decoding = self.facts.decoding
         decoding = replace(decoding, n_best=max(decoding.n_best, work.query.top_k))
@@ -110,7 +112,11 @@ class QuestionAnswerer(Predictor[Query, Reply]):
             work.examples, work.features, outputs, decoding=decoding, rows=work.rows
         )
         (answers,) = found.values()
-        return answers[: work.query.top_k]
+        answers, threshold = answers[: work.query.top_k], self.facts.null_threshold
+        if threshold is None:
+            return answers, None
+        (ahead,) = null_differences(work.features, outputs, found, rows=work.rows).values()
+        return [] if ahead > threshold else answers, null_probability(ahead, threshold)
 
 
 _EVERY: tuple[type[QuestionAnswerer | TextPredictor], ...] = (QuestionAnswerer, *TEXT_PREDICTORS)

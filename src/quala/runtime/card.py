@@ -121,7 +121,9 @@ class Reply:
     """Answers, the best first, with the lengths and the time that they took.
 
     `milliseconds` is the time from text to answer; for one query of several, that of all. `note`
-    says where the budget could not be kept, and where the question was cut.
+    says where the budget could not be kept, and where the question was cut. `no_answer` is the
+    probability that the text does not answer the question, None for a model that was not trained
+    for it; there are no answers where it is above one half.
     """
 
     answers: tuple[Answer, ...]
@@ -130,6 +132,7 @@ class Reply:
     milliseconds: float
     note: str | None = None
     layers: tuple[Layer, ...] = ()
+    no_answer: float | None = None
 
 
 FILE = "quala.json"
@@ -208,7 +211,7 @@ class Point:
         return float((inside * beyond).sum())
 
 
-_APART = ("arch", "front", "labels")
+_APART = ("arch", "front", "labels", "null_threshold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +237,8 @@ class Card:
     licence: str = "not stated"
     labels: tuple[str, ...] = ()
     """The labels of a classifier, in the order of the outputs; none where these have no names."""
+    null_threshold: float | None = None
+    """No answer is given where [CLS] is ahead of the best answer by more; None: one always is."""
 
     @property
     def full(self) -> Point:
@@ -328,6 +333,7 @@ class Card:
             "kind": KIND,
             **facts,
             **({"labels": list(self.labels)} if self.labels else {}),
+            **({} if self.null_threshold is None else {"null_threshold": self.null_threshold}),
             "arch": {k: v for k, v in asdict(self.arch).items() if v or k != "relative"},
             "timing": dict(self.timing),
             "provenance": dict(self.provenance),

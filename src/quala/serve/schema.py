@@ -119,6 +119,11 @@ class ReplyOut(_Out):
     )
     note: str | None = Field(None, description="Which budget was not met, or how much was cut.")
     layers: list[LayerOut] = Field([], description="One entry per layer, if `survivors` was true.")
+    no_answer: float | None = Field(
+        None,
+        description="Probability that the context does not answer the question; no answers above "
+        "one half, null for a model that always answers.",
+    )
 
 
 class BatchOut(BaseModel):

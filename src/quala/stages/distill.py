@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from quala.checkpoint import Checkpoint, load_with_data, score_slice, set_dropout
+from quala.checkpoint import (
+    Checkpoint,
+    load_with_data,
+    record_tuned,
+    score_selection,
+    set_dropout,
+)
 from quala.compress.losses import DistillLoss, LossInputs, LossSetup
 from quala.cost import parameters
 from quala.data.teacher_file import is_teacher_file
@@ -210,12 +216,13 @@ def run(
     module = DistillModule(model, targets, config, plan, setup=setup, masks=student.masks)
 
     def score() -> dict[str, float]:
-        return score_slice(student.checkpoint, data.selection, batch_size=config.batch_size)
+        return score_selection(student.checkpoint, batch_size=config.batch_size)
 
     figures = {**targets.figures, **fit(module, context, score=lambda: score()[data.task.metric])}
     if config.shrink is not None:
         figures |= shrink_figures(student, original=original)
     save_student(config, student, context.output)
     scores = score()
+    record_tuned(student.checkpoint, context.output)
     data.save_summary(context.output)
     return figures | {f"selection/{name}": value for name, value in scores.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.checkpoint import Checkpoint, load_with_data
+from quala.checkpoint import Checkpoint, ensure_tuned, load_with_data
 from quala.cost import macs
 from quala.errors import QualaError
 from quala.export.folder import ExportSettings, front_of, write_export
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from quala.stages.options import ExportConfig
 
 
+BATCH = 32
+"""Inputs of a batch where a model of another tool is tuned; the result does not depend on it."""
+
+
 def run(
     config: ExportConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
     """Export `model` with the front that `measure` scored."""
     opened = load_with_data(inputs["model"], inputs["data"])
+    ensure_tuned(opened, batch_size=BATCH)
     settings = ExportSettings(
         windows=inputs["data"].windows,
         decoding=inputs["data"].decoding,

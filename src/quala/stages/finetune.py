@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from quala.checkpoint import load_with_data, metadata, score_slice, set_dropout
+from quala.checkpoint import load_with_data, metadata, record_tuned, score_selection, set_dropout
 from quala.models.load import save_model
 from quala.stages.training import TrainingModule, fit, plan_training
 
@@ -42,10 +42,11 @@ def run(
     module = FinetuneModule(model, config, plan)
 
     def score() -> dict[str, float]:
-        return score_slice(checkpoint, data.selection, batch_size=config.batch_size)
+        return score_selection(checkpoint, batch_size=config.batch_size)
 
     figures = fit(module, context, score=lambda: score()[data.task.metric])
     save_model(model, checkpoint.tokenizer, context.output, metadata=metadata(checkpoint))
     scores = score()
+    record_tuned(checkpoint, context.output)
     data.save_summary(context.output)
     return figures | {f"selection/{name}": value for name, value in scores.items()}

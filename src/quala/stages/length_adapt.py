@@ -15,7 +15,8 @@ from quala.checkpoint import (
     load_data,
     load_with_data,
     metadata,
-    score_slice,
+    record_tuned,
+    score_selection,
     set_dropout,
 )
 from quala.compress.losses import soft_loss
@@ -203,6 +204,7 @@ def run(
     figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_model(model, tokenizer, context.output, metadata=metadata(opened))
     scores = selection_scores(opened, config)
+    record_tuned(opened, context.output)
     data.save_summary(context.output)
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
@@ -241,9 +243,7 @@ def selection_scores(opened: Checkpoint, config: SandwichConfig) -> dict[str, fl
         sequence_length=opened.data.spec.max_length,
     )
     scores = {
-        name: score_slice(
-            opened, opened.data.selection, batch_size=config.batch_size, lengths=lengths
-        )[metric]
+        name: score_selection(opened, batch_size=config.batch_size, lengths=lengths)[metric]
         for name, lengths in (("full", None), ("smallest", smallest))
     }
     return scores | {"mean": (scores["full"] + scores["smallest"]) / 2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import transformers
 from transformers import AutoConfig
 
 from quala.architecture import config_facts
-from quala.checkpoint import load_with_data
+from quala.checkpoint import ensure_tuned, load_with_data
 from quala.compress.quantize.integer import bits_of, weight_counts
 from quala.cost import macs, mean_macs, preset, size_bytes
 from quala.data.batches import eval_batches
@@ -29,7 +29,7 @@ from quala.lengths import LengthConfig
 from quala.metrics.interval import Sample
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import weights_file
-from quala.results import FINE_TUNED, SUPERNET, Latency, Role, Row
+from quala.results import FINE_TUNED, PARTS, SUPERNET, Latency, Role, Row
 from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import watched
 from quala.search.result import choose, read_result
@@ -123,7 +123,8 @@ def _scored(
     """Return the fields of a row that come from the test set."""
     own = samples.get(metric)
     exact = samples.get("exact_match")
-    return {
+    parts = {name: metrics[name] for name in PARTS if name in metrics}
+    return parts | {
         "score": metrics.get(metric),
         "exact_match": metrics.get("exact_match"),
         "interval": own and own.interval(),
@@ -216,7 +217,7 @@ def run(
     shutil.copytree(scores.predictions, context.output / "predictions")
     data = models[-1].opened.data
     data.save_summary(context.output, whole=True)
-    text = json.dumps([asdict(row) for row in rows], indent=1)
+    text = json.dumps([row.to_json() for row in rows], indent=1)
     (context.output / ROWS).write_text(text + "\n", encoding="utf-8")
     title = format_of(data.spec).title(data.spec, data.test.examples)
     (context.output / TITLE).write_text(title + "\n", encoding="utf-8")
@@ -241,6 +242,7 @@ def _models(
     config: MeasureConfig, inputs: Mapping[str, Any], found: SearchResult | None
 ) -> list[MeasuredModel]:
     integer = load_with_data(inputs["model"], inputs["data"])
+    ensure_tuned(integer, batch_size=config.batch_size)
     layers, longest = integer.model.num_layers, integer.data.spec.max_length
     own: Points = {None: "full"}
     points: Points = {}
@@ -271,6 +273,7 @@ def _models(
     ):
         if key in inputs:
             opened = load_with_data(inputs[key], inputs["data"])
+            ensure_tuned(opened, batch_size=config.batch_size)
             size = size_bytes(opened.model.arch, "fp32")
             models.append(MeasuredModel(name, opened, each, size))
     stored = weights_file(inputs["model"]).stat().st_size
@@ -421,6 +424,9 @@ def _headline(rows: Sequence[Row]) -> dict[str, float]:
         for role in roles:
             name = f"{row.model.replace(' ', '_')}_{role}"
             figures[f"test/{name}_{row.metric}"] = row.score
+            for part in PARTS:
+                if (value := getattr(row, part)) is not None:
+                    figures[f"test/{name}_{part}"] = value
             figures[f"test/{name}_gmacs"] = row.macs_mean / 1e9
             if row.latency_ms is not None:
                 figures[f"test/{name}_latency_ms"] = row.latency_ms.median

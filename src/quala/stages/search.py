@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quala.checkpoint import Checkpoint, load_with_data
+from quala.checkpoint import Checkpoint, ensure_tuned, load_with_data
 from quala.cost import macs, mean_macs
 from quala.data.spec import DataSpec
 from quala.durable import read_whole, write_whole
@@ -145,6 +145,7 @@ class EvaluatorFactory:
         config, part = self.config, opened.data.search
         if not part.examples:
             raise QualaError("The search slice is empty: `data.search_size` must be above 0.")
+        ensure_tuned(opened, batch_size=config.batch_size)
         chunks = cut_chunks(
             part,
             examples=config.chunk,
