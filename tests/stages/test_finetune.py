@@ -89,7 +89,7 @@ def test_labels_reach_the_integer_model_and_its_export(
     assert Card.read(made.output).labels == ("blame", "neither", "praise")
     text = (made.output / "README.md").read_text()
     assert "blame, neither, praise" in text
-    assert "quala bench ." in text
+    assert "quala predict ." in text
     assert "quala answer" not in text
     card = made.output / "quala.json"
     facts = json.loads(card.read_text())
