@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from predicting import ToyPredictor
+from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
 from quala.serve.app import create_app, load_page
@@ -66,30 +68,94 @@ def _html() -> str:
     return load_page().html
 
 
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it(theme: int) -> None:
+    """The contrast of every color of text is 4.5 and more (WCAG 2.2, AA)."""
+    block = _html().split(":root {")[1 + theme].partition("}")[0]
+    color = {
+        name: "".join(2 * digit for digit in value) if len(value) == 3 else value
+        for name, value in re.findall(r"--([\w-]+): #(\w+);", block)
+    }
+    pairs = [("on-accent", "accent"), ("ink", "mark")]
+    pairs += [
+        (text, behind)
+        for text in ("ink", "soft", "gone", "accent", "bad")
+        for behind in ("paper", "card")
+    ]
+    low = {pair: _contrast(*map(color.__getitem__, pair)) for pair in pairs}
+    assert {pair: value for pair, value in low.items() if value < 4.5} == {}
+
+
+def _contrast(one: str, other: str) -> float:
+    darker, lighter = sorted(map(_luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(color: str) -> float:
+    parts = [int(color[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear))
+
+
+def _dom(url: str, folder: Path) -> str:
+    """Return the page after its script has run in a browser."""
+    profile, patience = f"--user-data-dir={folder}", "--virtual-time-budget=10000"
+    command = [str(CHROMIUM), *FLAGS, profile, patience, "--dump-dom", url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert '<p class="error" id="error" role="alert" hidden="">' in done.stdout
+    return done.stdout
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 def test_it_answers_its_example(toy: Any, serve: Callable[[Any], str], tmp_path: Path) -> None:
-    url = serve(create_app(toy, Settings(budget_ms=27)))
-    dom = subprocess.run(
-        [
-            str(CHROMIUM),
-            *FLAGS,
-            f"--user-data-dir={tmp_path}",
-            "--virtual-time-budget=10000",
-            "--dump-dom",
-            url,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    ).stdout
+    dom = _dom(serve(create_app(toy, Settings(budget_ms=27))), tmp_path)
     assert '<p class="answer" id="answer">Valerios Stais</p>' in dom
     assert "<mark><span" in dom
     assert "Layer 6" in dom
-    assert 'id="gmacs">3.81<' in dom  # the last point within the default budget
-    assert '<p class="error" id="error" role="alert" hidden="">' in dom
+    assert 'id="gmacs">3.81<' in dom  # the point that the default budget bought for this text
     assert "ms at 121 tokens" in dom
-    assert toy.batches[0][0].budget.lengths == (384, 384, 384, 384, 128, 48)
+    ((query,),) = toy.batches
+    assert (query.budget.ms, query.budget.lengths) == (27, None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize(
+    ("task", "answer", "parts"),
+    [
+        (
+            "classification",
+            "negative",
+            [">positive</span>", ">67 %</span>", "4 of 29", "Accuracy, test set"],
+        ),
+        ("embedding", "0.816", ["The two texts", 'class="gone"', "2 of 20"]),
+        ("token-classification", "6 found", ["Stais</span><small>NAME</small></mark>"]),
+    ],
+)
+def test_it_shows_what_other_tasks_say(
+    serve: Callable[[Any], str], tmp_path: Path, task: str, answer: str, parts: list[str]
+) -> None:
+    dom = _dom(serve(create_app(ToyPredictor(task), Settings(budget_ms=4))), tmp_path)
+    assert f'<p class="answer" id="answer">{answer}</p>' in dom
+    assert 'id="gmacs">0.20<' in dom  # 4 ms buy the cheapest point
+    assert [part for part in parts if part not in dom] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+def test_it_says_that_there_is_no_answer(
+    toy: Any, serve: Callable[[Any], str], tmp_path: Path
+) -> None:
+    app = create_app(toy, Settings())
+
+    @app.middleware("http")
+    async def unanswerable(request: Any, call_next: Callable[[Any], Any]) -> Any:
+        response = await call_next(request)
+        if request.url.path != "/answer":
+            return response
+        reply = json.loads(b"".join([part async for part in response.body_iterator]))
+        return JSONResponse(reply | {"answers": [], "no_answer": 0.93})
+
+    dom = _dom(serve(app), tmp_path)
+    assert '<p class="answer" id="answer">No answer (probability 93 %)</p>' in dom
 
 
 CONTEXT = "🎵 Ada Bell sings in Rome."

@@ -15,6 +15,7 @@ import pytest
 
 from quala.errors import QualaError
 from quala.runtime.card import Query, Reply
+from quala.runtime.prediction import TextQuery
 from quala.serve import dispatcher as dispatcher_module
 from quala.serve.dispatcher import (
     BATCH_TOKENS,
@@ -578,6 +579,16 @@ def test_the_model_is_waited_for_when_the_process_ends(toy: Any) -> None:
     dispatcher.leave()
     assert toy.gate.is_set()
     assert not {"quala-model", "quala-short"} & {one.name for one in threading.enumerate()}
+
+
+@pytest.mark.parametrize(("size", "thread"), [(16_383, "short"), (16_384, "long")])
+def test_a_long_text_or_pair_is_dealt_with_in_a_thread_of_its_own(size: int, thread: str) -> None:
+    for query in (
+        Query(question="q", context="x" * size),
+        TextQuery(text="q", pair="x" * size),
+        TextQuery(text="x" * (size + 1)),
+    ):
+        assert Dispatcher._thread([query]) == thread
 
 
 def test_memory_can_be_given_back() -> None:

@@ -1,4 +1,4 @@
-"""`quala serve`: answer questions over HTTP, with a page to try the model on."""
+"""`quala serve`: serve a model over HTTP, with a page to try it on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from quala.cli.arguments import Parser
 from quala.cli.locate import add_model, locate_model
@@ -16,6 +17,12 @@ from quala.serve.settings import Settings
 DEFAULTS = Settings()
 HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 GIVEN = "(default: %(default)s)"
+EXAMPLES = """\
+examples:
+  quala serve minilm-squad                     POST /answer  {"question": "...", "context": "..."}
+  quala serve RUN --budget-ms 8 --threads 2    POST /predict {"text": "...", "pair": "..."}
+  curl -d '{"text": "A joy to watch."}' -H 'Content-Type: application/json' URL/predict
+"""
 LIMITS: tuple[tuple[str, type, str], ...] = (
     ("budget_ms", float, "milliseconds for requests that name no budget (default: full length)"),
     ("max_batch", int, f"most windows run together {GIVEN}"),
@@ -44,14 +51,16 @@ def main(argv: Sequence[str]) -> int:
 
     connections(settings.max_connections)
     with bind(arguments.host, arguments.port) as held:
-        from quala.runtime.answerer import load_answerer
+        from quala.runtime.answerer import load
         from quala.serve.app import create_app
+        from quala.serve.routes import service_of
 
         folder = locate_model(arguments.model, arguments.tracking_uri)
-        answerer = load_answerer(folder, runtime=arguments.runtime, threads=arguments.threads)
-        app = create_app(answerer, settings)
-        answerer.warm()
-        serve(app, held, ready=_announce)
+        model = load(folder, runtime=arguments.runtime, threads=arguments.threads)
+        app = create_app(model, settings)
+        model.warm()
+        paths = [route.path for route in service_of(model.card).routes]
+        serve(app, held, ready=partial(_announce, paths))
     return 0
 
 
@@ -74,13 +83,19 @@ def _hosts(given: str | None, bound: str) -> tuple[str, ...]:
     return () if "*" in hosts else hosts
 
 
-def _announce(url: str) -> None:
-    sys.stdout.write(f"Open {url}\nPOST {url}/answer   API: {url}/docs   Ctrl-C stops\n")
+def _announce(paths: Sequence[str], url: str) -> None:
+    posts = " and ".join(url + path for path in paths)
+    sys.stdout.write(f"Open {url}\nPOST {posts}   API: {url}/docs   Ctrl-C stops\n")
     sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="quala serve", description=__doc__)
+    parser = Parser(
+        prog="quala serve",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_model(parser)
     parser.add_argument("--host", default="127.0.0.1", help=f"address to listen on {GIVEN}")
     parser.add_argument(

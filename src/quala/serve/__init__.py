@@ -1,4 +1,4 @@
-"""An HTTP service around an answering model, and its page.
+"""An HTTP service around a model, and its page.
 
 `create_app` makes the ASGI application, `serve` runs it until it is stopped.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import hashlib
@@ -13,21 +12,21 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Body, FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException
 from fastapi import Request as HttpRequest
 from fastapi.routing import APIRoute
 from starlette.responses import HTMLResponse, Response
 
 from quala import __version__
 from quala.errors import QualaError
-from quala.runtime.card import Query, Reply
-from quala.serve.dispatcher import Answerer, Dispatcher
+from quala.serve.dispatcher import Dispatcher, Model
 from quala.serve.docs import docs_html
-from quala.serve.errors import Refusal, add_handlers
+from quala.serve.errors import add_handlers
 from quala.serve.middleware import CheckHost, CountRequests, LimitBodies, Metrics
-from quala.serve.schema import BatchIn, BatchOut, ErrorOut, HealthOut, QueryIn, ReplyOut, Request
+from quala.serve.routes import add_routes, service_of
+from quala.serve.schema import HealthOut
 from quala.serve.settings import Settings
 
 
@@ -63,20 +62,7 @@ def _hashes(html: str, tag: str) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-ANSWER = "/answer"
 STOPPING: dict[str, Any] = {"model": HealthOut, "description": "The service is stopping."}
-REFUSALS = {
-    400: "The body is not JSON in UTF-8.",
-    408: "The request arrived too slowly.",
-    413: "The request is too large, or needs more windows of the model than a request may.",
-    421: "The service does not answer for this host.",
-    415: "The request is not declared as JSON.",
-    422: "A field is wrong, or the model refuses the input.",
-    429: "The queue is full; `Retry-After` says after how many seconds to retry.",
-    500: "The model failed.",
-    503: "The service is stopping.",
-    504: "There was no answer within the time limit.",
-}
 
 
 class StrictRequest(HttpRequest):
@@ -108,18 +94,20 @@ class StrictRoute(APIRoute):
         return strict
 
 
-def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
+def create_app(model: Model, settings: Settings) -> FastAPI:
     """Return the service. A server stops it by closing `app.state.dispatcher`.
 
-    Raises QualaError for a default budget that the model has no times for.
+    Raises QualaError for a task that is not served, and for a default budget that the model has
+    no times for.
     """
-    if settings.budget_ms and not all(point.get("ms") for point in answerer.card["front"]):
+    service = service_of(model.card)
+    if settings.budget_ms and not all(point.get("ms") for point in model.card["front"]):
         raise QualaError("`--budget-ms` needs an export with times, this one holds none.")
     metrics = Metrics()
-    dispatcher = Dispatcher(answerer, settings=settings, metrics=metrics)
+    dispatcher = Dispatcher(model, settings=settings, metrics=metrics)
     app = FastAPI(
         title="quala",
-        summary="Answers to questions about a text, at any budget.",
+        summary=service.summary,
         version=__version__,
         lifespan=_lifespan(dispatcher),
         docs_url=None,
@@ -133,12 +121,13 @@ def create_app(answerer: Answerer, settings: Settings) -> FastAPI:
         seconds=settings.timeout_s,
         admit=dispatcher.admit,
     )
-    app.add_middleware(CountRequests, metrics=metrics, path=ANSWER)
+    for route in service.routes:
+        app.add_middleware(CountRequests, metrics=metrics, path=route.path)
     if settings.allowed_hosts:
         app.add_middleware(CheckHost, hosts=settings.allowed_hosts)
     add_handlers(app)
-    _add_answer(app, dispatcher)
-    _add_facts(app, answerer, dispatcher)
+    add_routes(app, service, model, dispatcher)
+    _add_facts(app, model, dispatcher)
     _add_pages(app, metrics)
     return app
 
@@ -155,23 +144,7 @@ def _lifespan(
     return running
 
 
-def _add_answer(app: FastAPI, dispatcher: Dispatcher) -> None:
-    responses: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorOut, "description": text} for status, text in REFUSALS.items()
-    }
-
-    @app.post(ANSWER, response_description="The reply.", responses=responses)
-    async def answer(
-        request: HttpRequest, body: Annotated[Request, Body()]
-    ) -> ReplyOut | BatchOut:
-        """Answer one question, or several at once."""
-        queries = _queries(body, dispatcher.settings.budget_ms)
-        found = await _unless_gone(request, dispatcher, queries)
-        replies = [ReplyOut.model_validate(reply) for reply in found]
-        return BatchOut(replies=replies) if isinstance(body, BatchIn) else replies[0]
-
-
-def _add_facts(app: FastAPI, answerer: Answerer, dispatcher: Dispatcher) -> None:
+def _add_facts(app: FastAPI, model: Model, dispatcher: Dispatcher) -> None:
     @app.get(
         "/health", response_description="The service takes requests.", responses={503: STOPPING}
     )
@@ -180,14 +153,14 @@ def _add_facts(app: FastAPI, answerer: Answerer, dispatcher: Dispatcher) -> None
         response.status_code = 503 if dispatcher.closed else 200
         return HealthOut(
             status="stopping" if dispatcher.closed else "ok",
-            model=str(answerer.card.get("name", "")),
+            model=str(model.card.get("name", "")),
             waiting=dispatcher.depth,
         )
 
     @app.get("/card", response_description="The facts.")
     async def card() -> dict[str, Any]:
         """Return the facts of the model, the points of its front, and the default budget."""
-        return dict(answerer.card) | {"budget_ms": dispatcher.settings.budget_ms}
+        return dict(model.card) | {"budget_ms": dispatcher.settings.budget_ms}
 
 
 def _add_pages(app: FastAPI, metrics: Metrics) -> None:
@@ -205,36 +178,3 @@ def _add_pages(app: FastAPI, metrics: Metrics) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(docs_html(app.openapi()))
-
-
-def _queries(body: QueryIn | BatchIn, default_ms: float | None) -> list[Query]:
-    if isinstance(body, QueryIn):
-        return [body.query(default_ms)]
-    queries = []
-    for number, one in enumerate(body.queries):
-        try:
-            queries.append(one.query(default_ms))
-        except QualaError as error:
-            raise QualaError(f"`queries[{number}]`: {error}") from error
-    return queries
-
-
-async def _unless_gone(
-    request: HttpRequest, dispatcher: Dispatcher, queries: list[Query]
-) -> list[Reply]:
-    """Return the replies; when the client disconnects, its queries leave the queue."""
-    answering = asyncio.ensure_future(dispatcher.submit(queries))
-    leaving = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done():
-            raise Refusal(499, "The client left.")
-        return answering.result()
-    finally:
-        answering.cancel()
-        leaving.cancel()
-
-
-async def _gone(request: HttpRequest) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

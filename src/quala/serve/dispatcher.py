@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from quala.data.decode import NotFinite
 from quala.errors import QualaError
 from quala.runtime.card import Query, Reply
+from quala.runtime.prediction import Prediction, TextQuery
 from quala.serve.errors import Refusal
 from quala.serve.middleware import Metrics
 from quala.serve.settings import Settings, fits
@@ -38,32 +39,33 @@ class Work(Protocol):
         """Windows of equal groups gain most from running together."""
 
 
-class Answerer(Protocol):
-    """A loaded model that answers questions.
+Asked = Query | TextQuery
+Said = Reply | Prediction
 
-    One that has the methods of `Steps` too is asked for some windows at a time, so that a long
-    text does not hold up others. One that has not answers each query in one piece.
+
+class Model(Protocol):
+    """A loaded model.
+
+    One that has the methods of `Steps` is asked for some windows at a time, so that a long text
+    does not hold up others. Any other must have `answer_batch`, which answers in one piece.
     """
 
     @property
     def card(self) -> Mapping[str, Any]:
         """The facts of `quala.json`: name, task, format and the points of the front."""
 
-    def answer_batch(self, queries: Sequence[Query]) -> list[Reply]:
-        """Answer each query at its own budget. Raises QualaError for input that it refuses."""
-
 
 @runtime_checkable
 class Steps(Protocol):
-    """The steps of answering; the first and the last may run in other threads than `run`."""
+    """The steps of a reply; the first and the last may run in other threads than `run`."""
 
-    def prepare(self, queries: Sequence[Query]) -> Sequence[Any]:
+    def prepare(self, queries: Sequence[Any]) -> Sequence[Any]:
         """Return a `Work` for each query. Raises QualaError for input that is refused."""
 
     def run(self, windows: Sequence[tuple[Any, int]]) -> None:
         """Run some windows, each named by its `Work` and its number within it."""
 
-    def finish(self, work: Any) -> Reply:
+    def finish(self, work: Any) -> Any:
         """Return the reply of a query whose windows have all run."""
 
 
@@ -88,10 +90,10 @@ class Whole:
 class WholeSteps:
     """Answers each query in one piece."""
 
-    def __init__(self, answerer: Answerer) -> None:
+    def __init__(self, answerer: Any) -> None:
         self._answerer = answerer
 
-    def prepare(self, queries: Sequence[Query]) -> Sequence[Whole]:
+    def prepare(self, queries: Sequence[Any]) -> Sequence[Whole]:
         """Return the queries."""
         return [Whole(query) for query in queries]
 
@@ -103,10 +105,9 @@ class WholeSteps:
         for (work, _), reply in zip(windows, replies):
             work.reply = reply
 
-    def finish(self, work: Any) -> Reply:
+    def finish(self, work: Any) -> Any:
         """Return the reply."""
-        reply: Reply = work.reply
-        return reply
+        return work.reply
 
 
 SHORT = 128
@@ -279,9 +280,7 @@ LEAVE_S = 5.0
 
 def give_memory_back() -> None:
     """Return free memory to the system (glibc), which else keeps up to 200 MB of long texts."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
 
 
 class Dispatcher:
@@ -291,9 +290,9 @@ class Dispatcher:
     event loop's thread.
     """
 
-    def __init__(self, answerer: Answerer, *, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, model: Model, *, settings: Settings, metrics: Metrics) -> None:
         self.settings = settings
-        self._steps = answerer if isinstance(answerer, Steps) else WholeSteps(answerer)
+        self._steps = model if isinstance(model, Steps) else WholeSteps(model)
         self._metrics = metrics
         self._waiting = Waiting()
         self._preparing = 0
@@ -350,7 +349,7 @@ class Dispatcher:
         for worker in self._workers.values():
             worker.close(LEAVE_S)
 
-    async def submit(self, queries: Sequence[Query]) -> list[Reply]:
+    async def submit(self, queries: Sequence[Asked]) -> list[Said]:
         """Return the replies, all or none.
 
         Raises Refusal when closed, for more windows than a request may need, when the queue has
@@ -411,14 +410,14 @@ class Dispatcher:
         """Return the seconds that what waits will take, as a whole number from 1."""
         return min(PATIENCE_S, max(1, math.ceil(self._pace * len(self._waiting))))
 
-    async def _prepare(self, queries: Sequence[Query]) -> Sequence[Work]:
+    async def _prepare(self, queries: Sequence[Asked]) -> Sequence[Work]:
         self._preparing += len(queries)
         try:
             return await self._aside(queries, lambda: self._steps.prepare(queries))
         finally:
             self._preparing -= len(queries)
 
-    async def _finish(self, queries: Sequence[Query], works: Sequence[Work]) -> list[Reply]:
+    async def _finish(self, queries: Sequence[Asked], works: Sequence[Work]) -> list[Said]:
         if self._thread(queries) == "long":
             return await self._aside(queries, lambda: list(map(self._steps.finish, works)))
         # Under a millisecond for a short text, which must not wait behind texts to be prepared.
@@ -429,11 +428,14 @@ class Dispatcher:
             raise _failure(error) from None
 
     @staticmethod
-    def _thread(queries: Sequence[Query]) -> str:
-        size = sum(len(query.question) + len(query.context) for query in queries)
-        return "short" if size <= LONG else "long"
+    def _thread(queries: Sequence[Asked]) -> str:
+        texts = [
+            (one.question, one.context) if isinstance(one, Query) else (one.text, one.pair or "")
+            for one in queries
+        ]
+        return "short" if sum(map(len, chain.from_iterable(texts))) <= LONG else "long"
 
-    async def _aside(self, queries: Sequence[Query], call: Callable[[], T]) -> T:
+    async def _aside(self, queries: Sequence[Asked], call: Callable[[], T]) -> T:
         """Return what a call returns that deals with the text of a request."""
         try:
             return await self._workers[self._thread(queries)].run(call)

@@ -38,7 +38,7 @@ def error_response(
     return JSONResponse({"error": text}, status_code=status, headers=dict(headers or {}))
 
 
-TAGS = ("body", "query", "batch")
+TAGS = ("body", "one", "many")
 SENTENCES = {
     400: "The body is not JSON in UTF-8.",
     404: "There is nothing at this address; /docs lists what there is.",

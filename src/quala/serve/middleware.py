@@ -144,7 +144,7 @@ class Metrics:
         registry = CollectorRegistry()
         self._registry = registry
         self._requests = Counter(
-            "quala_requests", "Requests to /answer by HTTP status.", ["status"], registry=registry
+            "quala_requests", "Requests by HTTP status.", ["status"], registry=registry
         )
         self._seconds = Histogram(
             "quala_request_seconds",
