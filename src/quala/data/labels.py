@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from quala.data.features import ClassificationExample, Example
+from quala.data.features import ClassificationExample
 from quala.data.files import Place, Row
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 from quala.metrics.glue import REGRESSION_METRICS, task_metrics
+from quala.metrics.ranking import RANKING_METRICS
 
 # Guesses: more classes mean that the column is no label but an id, a count or a text; so do more
 # than MANY, most of which occur once.
@@ -128,7 +129,8 @@ def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
     most of which occur once, and names that differ in case or blanks only.
     """
     regression = _is_regression(labels, spec)
-    metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric)
+    ranked = spec.group is not None or spec.metric in RANKING_METRICS
+    metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric, ranked=ranked)
     if regression:
         _values(labels)
         for option in ("labels", "f1_class"):
@@ -335,18 +337,6 @@ def positive_class(outputs: LabelOrder, spec: DataSpec) -> int:
         f"F1 needs to know which class counts as positive: choose `data.f1_class={names[0]}` or "
         f"`data.f1_class={names[1]}`."
     )
-
-
-def count_labels(examples: Sequence[Example], task: Task) -> dict[str, float]:
-    """Return the examples of each class by name, or the range and mean of values."""
-    labels = [one.label for one in examples if isinstance(one, ClassificationExample)]
-    known = [label for label in labels if label is not None]
-    if isinstance(task, Classes) and task.names:
-        counts = Counter(known)
-        return {name: counts[index] for index, name in enumerate(task.names)}
-    if not known or not isinstance(task, Value):
-        return {}
-    return {"min": min(known), "max": max(known), "mean": sum(known) / len(known)}
 
 
 def listed(names: Sequence[str]) -> str:
