@@ -107,7 +107,7 @@ def _factors(inputs: int, outputs: int, rank: int) -> list[Linear]:
     return [(inputs, rank, False), (rank, outputs, True)]
 
 
-Head = Literal["span", "sentence"]
+Head = Literal["span", "sentence", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,6 +141,8 @@ def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int6
     import numpy as np
 
     last = arch.outputs * arch.hidden
+    if arch.head == "none":
+        return np.zeros_like(tokens)
     return tokens * last if arch.head == "span" else np.zeros_like(tokens) + arch.hidden**2 + last
 
 
@@ -177,6 +179,8 @@ def _norms(arch: Architecture) -> int:
 
 def _head_parameters(arch: Architecture) -> int:
     last = arch.outputs * (arch.hidden + 1)
+    if arch.head == "none":
+        return 0
     return last if arch.head == "span" else arch.hidden * (arch.hidden + 1) + last
 
 

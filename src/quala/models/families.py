@@ -226,6 +226,11 @@ class Family:
         attention: Any = layer.get_submodule("attention.self")
         attention.num_attention_heads, attention.all_head_size = heads, heads * size
 
+    def last_norm(self, hf: PreTrainedModel) -> nn.Module | None:
+        """Return the norm after the layers, where they end without one."""
+        base: Any = hf.base_model
+        return getattr(base, "final_norm", None)
+
     def token_head(self, hf: PreTrainedModel) -> TokenHead:
         """Return the parts of the head that is applied to each token."""
         parts: Any = hf
@@ -273,8 +278,14 @@ def mean_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
     """Return the mean (B, H) of the real tokens; all are, where `valid` (B, n) is None."""
     if valid is None:
         return hidden.mean(dim=1)
-    real = valid.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * real).sum(dim=1) / real.sum(dim=1)
+    return sum_of(hidden, valid) / valid.sum(dim=1, keepdim=True)
+
+
+def sum_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the sum (B, H) of the real tokens; all are, where `valid` (B, n) is None."""
+    if valid is None:
+        return hidden.sum(dim=1)
+    return (hidden * valid.unsqueeze(-1).to(hidden.dtype)).sum(dim=1)
 
 
 def _activated(name: HeadActivation, hidden: Tensor) -> Tensor:
