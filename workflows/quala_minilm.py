@@ -14,12 +14,12 @@ def quala_minilm(flow: Flow) -> None:
     """MiniLM student, length-adaptive supernet, int8, searched lengths, measured front.
 
     The options of `distill` choose the student and its losses: by default half of the teacher's
-    layers, on its answers, the labels and MiniLMv2's relations. Without `length_adapt` the
-    student itself is rounded, without `quantize` the front is that of a float model, without
-    `search` only full lengths are measured.
+    layers, on its answers, the labels and MiniLMv2's relations. Without `finetune` the teacher is
+    the model as it is. Without `length_adapt` the student itself is rounded, without `quantize`
+    the front is that of a float model, without `search` only full lengths are measured.
     """
-    data = flow.data()
-    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    data, model = flow.data(), flow.model("teacher")
+    teacher = flow.run("finetune", data=data, model=model, otherwise=model)
     student = flow.run("distill", data=data, teacher=teacher, otherwise=teacher)
     supernet = flow.run(
         "length_adapt", data=data, model=student, teacher=teacher, otherwise=student
