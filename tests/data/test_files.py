@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from quala.data import files
-from quala.data.files import class_names, read_rows, source_path, split_files
+from quala.data.files import read_rows, source_path, split_files
 from quala.data.formats import GLUE_SUBSETS
-from quala.data.read import read_glue
+from quala.data.read import class_names, read_glue
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 

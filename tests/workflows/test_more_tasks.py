@@ -1,4 +1,4 @@
-"""Tagged words and embeddings through the whole workflow, to an export that agrees with PyTorch."""
+"""Tagged words and embeddings from data to an export that agrees with PyTorch."""
 
 from __future__ import annotations
 

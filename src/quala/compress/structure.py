@@ -29,8 +29,8 @@ from quala.compress.low_rank import (
 from quala.compress.prune.sparse import dense_state, is_sparse
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError
-from quala.models.families import family_of
-from quala.models.load import drop_pooler, read_config, stored_facts, weights_file
+from quala.models.families import drop_pooler, family_of
+from quala.models.load import read_config, stored_facts, weights_file
 from quala.stored import read_object
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)

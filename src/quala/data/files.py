@@ -119,17 +119,6 @@ def _plain(piece: pa.RecordBatch, first: Place) -> list[Row]:
     return rows
 
 
-def class_names(file: Path) -> dict[str, tuple[str, ...]]:
-    """Return the names of the numbers in each column for which the hub's parquet has names."""
-    stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
-    try:
-        kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
-        inner = [(name, kind.get("feature", kind)) for name, kind in kinds]  # of a list
-        return {name: tuple(kind["names"]) for name, kind in inner if "names" in kind}
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # of another writer
-        return {}
-
-
 def _json(file: Path) -> Rows:
     text = read_text(file)
     try:

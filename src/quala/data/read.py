@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -15,7 +16,6 @@ from quala.data.files import (
     Place,
     Row,
     Rows,
-    class_names,
     read_rows,
     source_path,
     split_files,
@@ -234,6 +234,19 @@ def _group(row: Row, place: Place, spec: DataSpec, text: str) -> str | None:
     if spec.group not in row:
         raise unknown(f"column of {place} in `data.group`", spec.group, row)
     return str(row[spec.group])
+
+
+def class_names(file: Path) -> dict[str, tuple[str, ...]]:
+    """Return the names of the numbers in each column for which the hub's parquet has names."""
+    import pyarrow.parquet as pq
+
+    stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
+    try:
+        kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
+        inner = [(name, kind.get("feature", kind)) for name, kind in kinds]  # of a list
+        return {name: tuple(kind["names"]) for name, kind in inner if "names" in kind}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # of another writer
+        return {}
 
 
 def numbered_names(

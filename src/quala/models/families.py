@@ -381,6 +381,13 @@ def match_token_types(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     hf.config.type_vocab_size = 1
 
 
+def drop_pooler(hf: PreTrainedModel) -> None:
+    """Take the pooler from a model without a head, in place: nothing reads it."""
+    model: Any = hf
+    if hasattr(model, "pooler"):
+        model.pooler = None
+
+
 def family_of(hf: PreTrainedModel) -> Family:
     """Return the family of a model. Raises QualaError for an unsupported `model_type`."""
     family: Family = FAMILIES.find(hf.config.model_type)

@@ -29,7 +29,7 @@ from quala.data.task_embed import Embedding
 from quala.durable import settle
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
-from quala.models.families import Family, family_of, match_token_types
+from quala.models.families import Family, drop_pooler, family_of, match_token_types
 from quala.plugins import FAMILIES
 from quala.ranges import ranged
 from quala.stored import check_size, read_object, stored
@@ -422,13 +422,6 @@ def _load_weights(
     unused |= replaced
     log.info(news, task.kind, seed, _some(drawn), place, _some(unused) or "nothing")
     return model
-
-
-def drop_pooler(hf: PreTrainedModel) -> None:
-    """Take the pooler from a model without a head, in place: nothing reads it."""
-    model: Any = hf
-    if hasattr(model, "pooler"):
-        model.pooler = None
 
 
 def _check_encoder(
