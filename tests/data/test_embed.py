@@ -148,6 +148,6 @@ def test_a_group_adds_rankings_to_the_metrics(
     outcome = Outcome(part.examples, part.features, [np.array([float(n)]) for n in range(8)])
     scores, _ = data.task.judge(outcome)
     assert (scores["mrr"], scores["ndcg_10"]) == (100.0, 100.0)
+    other = DataSpec(task="glue", path=str(tmp_path), test_split="test", group="qq", **SIZES)
     with pytest.raises(QualaError, match=r"data\.group"):
-        other = DataSpec(task="glue", path=str(tmp_path), test_split="test", group="qq", **SIZES)
         _ = TaskData(other, bert_tokenizer).train
