@@ -68,7 +68,7 @@ def agrees(folder: Path, result: Any, task: str, kind: str) -> tuple[Any, list[A
     assert (card.task, opened.precision) == (kind, "int8")
     engine = open_export(exported, card, runtime="onnxruntime", threads=1)
     found = []
-    for lengths in (None, LengthConfig((20, 8), 32)):
+    for lengths in (None, LengthConfig((8,) * card.arch.layers, 32)):
         logits = predict(opened.model, features, batch_size=4, pad_to=None, lengths=lengths)
         served = [engine.logits(features.arrays([row]), lengths)[0] for row in range(8)]
         for ours, theirs in zip(logits, served, strict=False):
@@ -83,16 +83,20 @@ def test_tagged_words(
 ) -> None:
     (tmp_path / "data").mkdir()
     write_tags(tmp_path / "data")
-    words = ["experiment=ner", "data.name=null", "data.revision=null", "data.doc_stride=8",
-             f"data.path={tmp_path / 'data'}", "data.max_length=32"]  # fmt: skip
+    words = ["experiment=ner", "stage.distill.enabled=true", "data.name=null",
+             "data.revision=null", "data.doc_stride=8", "data.max_length=32",
+             f"data.path={tmp_path / 'data'}"]  # fmt: skip
     toy = Toy(tmp_path, tiny_checkpoint, migrated_database, words)
     training = ["max_steps=60", "learning_rate=0.01", "epochs=20"]
     result = toy("run", *(f"stage.finetune.{one}" for one in training))
-    assert [one["stage"] for one in result["stages"]] == [s for s in STAGES if s != "distill"]
+    assert [one["stage"] for one in result["stages"]] == STAGES
     assert result["stages"][0]["metrics"]["selection/f1"] > 50
     report = json.loads((output(result, "report") / "report.json").read_text())
     assert {row["metric"] for row in report["rows"]} == {"f1"}
     assert report["rows"][0]["interval"]
+    classes = report["data"]["details"]["fine-tuned full"]["classes"]
+    assert [(one["class"], one["support"] > 0) for one in classes] == [("A", True), ("B", True)]
+    assert "## Classes" in (output(result, "report") / "report.md").read_text()
     card, logits = agrees(tmp_path / "data", result, "tags", "token-classification")
     assert card.labels == ("O", "B-A", "B-B", "I-A")
     assert logits[0].shape[1] == 4
@@ -103,12 +107,12 @@ def test_embeddings(
 ) -> None:
     (tmp_path / "data").mkdir()
     write_pairs(tmp_path / "data")
-    words = ["experiment=sts", "data.name=null", "data.subset=null", "data.max_length=32",
+    words = ["experiment=sts", "stage.distill.enabled=true", "stage.distill.hard=0",
+             "data.name=null", "data.subset=null", "data.max_length=32",
              f"data.path={tmp_path / 'data'}"]  # fmt: skip
     toy = Toy(tmp_path, tiny_checkpoint, migrated_database, words)
     result = toy("run", "stage.quantize.method=qat")
-    left_out = ("finetune", "distill")
-    assert [one["stage"] for one in result["stages"]] == [s for s in STAGES if s not in left_out]
+    assert [one["stage"] for one in result["stages"]] == STAGES[1:]
     report = json.loads((output(result, "report") / "report.json").read_text())
     assert {row["metric"] for row in report["rows"]} == {"spearman"}
     _, vectors = agrees(tmp_path / "data", result, "embed", "embedding")
