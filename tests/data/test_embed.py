@@ -135,6 +135,16 @@ def test_rankings_of_classes(
     assert sample.values == pytest.approx(expected)
 
 
+def test_grades_of_relevance_are_numbers(
+    tmp_path: Path, bert_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    write(tmp_path, [{"text_a": "the", "text_b": str(n), "label": n % 3} for n in range(9)])
+    spec = DataSpec(task="glue", path=str(tmp_path), test_split="test", metric="ndcg_10", **SIZES)
+    data = TaskData(spec, bert_tokenizer)
+    assert data.task.metrics[0] == "ndcg_10"
+    assert isinstance(data.task, Value)
+
+
 def test_a_group_adds_rankings_to_the_metrics(
     tmp_path: Path, bert_tokenizer: PreTrainedTokenizerFast
 ) -> None:

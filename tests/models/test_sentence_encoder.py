@@ -70,6 +70,13 @@ def test_other_steps_are_refused(
         load_any_model(steps(encoder, pooling, *more))
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"type": 3, "path": ""}]'])
+def test_damaged_steps_are_one_sentence(text: str, encoder: Path) -> None:
+    (encoder / "modules.json").write_text(text)
+    with pytest.raises(QualaError, match=r"modules\.json"):
+        load_any_model(encoder)
+
+
 def test_a_plain_encoder_takes_the_mean(encoder: Path) -> None:
     assert load_any_model(encoder, task=Embedding()).task == Embedding(pooling="mean")
 

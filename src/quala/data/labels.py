@@ -358,6 +358,8 @@ def _is_regression(labels: Sequence[Label], spec: DataSpec) -> bool:
     if spec.subset == "stsb" or spec.metric in REGRESSION_METRICS:
         return True
     numbers = [float(one.value or 0.0) for one in labels] if _all_numbers(labels) else []
+    if spec.metric in RANKING_METRICS and not spec.labels and len({*numbers}) > 2:
+        return True  # grades of relevance
     fraction = next((number for number in numbers if number % 1), None)
     return fraction is not None and find(_name(fraction), spec.labels) is None
 

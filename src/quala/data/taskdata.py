@@ -112,9 +112,12 @@ class TaskData:
         metrics, positive = own.metrics, own.positive
         if spec.f1_class is not None:
             metrics = tuple(dict.fromkeys((*metrics, "f1")))
-        if positive is None and {"f1", *RANKING_METRICS} & {*metrics}:
+        ranked = [name for name in metrics if name in RANKING_METRICS]
+        check_metrics(ranked, len(names))
+        if positive is None and ("f1" in metrics or ranked):
             positive = positive_class(outputs, spec)
-            self._note(f"F1 counts `{names[positive]}` as the positive class.")
+            what = "Rankings count" if ranked else "F1 counts"
+            self._note(f"{what} `{names[positive]}` as the positive class.")
         return replace(own, metrics=metrics, positive=positive)
 
     @cached_property

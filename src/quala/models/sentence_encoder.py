@@ -6,7 +6,6 @@ the config.json of its step. Prompts, such as E5's "query: ", are left to the te
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from transformers.utils.hub import cached_file
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError
 from quala.models.load import resolve_source, split_revision, stored_facts
+from quala.reading import load_json, read_text
 from quala.stored import read_object
 
 MODULES = "modules.json"
@@ -44,9 +44,10 @@ def pooled_as(source: str | Path, task: Embedding) -> Embedding:
 def _facts(source: str | Path, file: Path) -> dict[str, Any]:
     """Return the pooling, and whether embeddings are normalized, by sentence-transformers."""
     try:
-        steps = json.loads(file.read_text(encoding="utf-8"))
-        kinds = {str(step["type"]).rpartition(".")[2]: str(step["path"]) for step in steps}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        steps = load_json(read_text(file), file)
+        # The names alone: a file decides nothing about other folders.
+        kinds = {step["type"].rpartition(".")[2]: Path(step["path"]).name for step in steps}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise QualaError(f"`{file}` is damaged: {error}") from error
     foreign = kinds.keys() - {"Transformer", "Pooling", "Normalize"}
     if foreign:
