@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from quala.data.task import Classes, Span, Task, Value
+from quala.data.task_embed import Embedding
+from quala.data.task_tags import Tags
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.selection import Drop, restore
@@ -24,7 +26,9 @@ FAMILIES = (
 )  # fmt: skip
 RESIZED = tuple(name for name in FAMILIES if name != "albert")
 """Those whose layers may have sizes of their own."""
-TASKS: dict[str, Task] = {task.kind: task for task in (Span(), Classes(3), Value())}
+TASKS: dict[str, Task] = {
+    task.kind: task for task in (Span(), Classes(3), Value(), Tags(4), Embedding())
+}
 PAD = {"roberta": 1, "xlm-roberta": 1, "data2vec-text": 1, "camembert": 1, "mpnet": 1}
 VOCABULARY = 50
 

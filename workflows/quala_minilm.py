@@ -16,12 +16,12 @@ def quala_minilm(flow: Flow) -> None:
 
     The options of `distill` choose the student and its losses: by default half of the teacher's
     layers, on its answers, the labels and MiniLMv2's relations. It starts from `model.student`
-    where that is given, whose tokens need not be the teacher's. Without `length_adapt` the
-    student itself is rounded, without `quantize` the front is that of a float model, without
-    `search` only full lengths are measured.
+    where that is given, whose tokens need not be the teacher's. Without `finetune` the teacher is
+    the model as it is. Without `length_adapt` the student itself is rounded, without `quantize`
+    the front is that of a float model, without `search` only full lengths are measured.
     """
-    data = flow.data()
-    teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    data, model = flow.data(), flow.model("teacher")
+    teacher = flow.run("finetune", data=data, model=model, otherwise=model)
     student = flow.run(
         "distill", data=data, model=_own_student(flow), teacher=teacher, otherwise=teacher
     )

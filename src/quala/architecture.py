@@ -173,7 +173,7 @@ class Relative:
         }
 
 
-Head = Literal["span", "sentence"]
+Head = Literal["span", "sentence", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)

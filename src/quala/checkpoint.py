@@ -18,8 +18,11 @@ from quala.compress.quantize.integer import precision_of
 from quala.compress.structure import is_structured, load_structured
 from quala.data.batches import eval_batches
 from quala.data.features import Batch, FeatureSet, Ints
+from quala.data.formats import format_of
 from quala.data.spec import DataSpec
 from quala.data.task import Classes, Outcome, Span, Task, Value, task_of
+from quala.data.task_embed import Embedding
+from quala.data.task_tags import Tags
 from quala.data.taskdata import Slice, TaskData
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -32,6 +35,7 @@ from quala.models.load import (
     check_inputs,
     is_classifier,
     is_regression,
+    is_tagger,
     label_names,
     load_model,
     load_tokenizer,
@@ -41,6 +45,7 @@ from quala.models.load import (
     stored_facts,
     stored_labels,
 )
+from quala.models.sentence_encoder import is_sentence_encoder, pooled_as
 from quala.plugins import SIGNIFICANCE, TASKS
 
 
@@ -105,7 +110,8 @@ def load_data(
     """
     tokenizer = load_tokenizer(source)
     check_inputs(source, tokenizer, spec.max_length)
-    if head != "new" and is_classifier(read_config(source)):
+    named = is_tagger if Tags.kind in format_of(spec).kinds else is_classifier
+    if head != "new" and named(read_config(source)):
         labels = stored_labels(source) or ()
     threshold = stored_facts(source).get("null_threshold")
     return tokenizer, TaskData(spec, tokenizer, names=labels, null_threshold=threshold)
@@ -143,6 +149,8 @@ def load_any_model(
                 f"`{source}` was not trained with unanswerable questions, which "
                 "`data.unanswerable=keep` reads: finetune trains it with them."
             )
+    if isinstance(task, Embedding):
+        task = pooled_as(source, task)
     ranking = significance or facts.get("significance", "question")
     if significance is None:
         SIGNIFICANCE.check_stored(ranking)
@@ -160,11 +168,16 @@ def load_any_model(
 
 def _stored_task(source: str | Path, facts: Mapping[str, Any]) -> Task:
     """Return the task that a checkpoint was trained for, with its labels."""
-    if facts or not is_classifier(config := read_config(source)):
+    config = read_config(source)
+    if not facts and is_sentence_encoder(source):
+        return Embedding()
+    if not facts and is_tagger(config):
+        kind, outputs = Tags.kind, int(config.num_labels or 1)
+    elif facts or not is_classifier(config):
         kind, outputs = facts.get("task", Span.kind), facts.get("num_labels", 2)
     else:
         kind = Value.kind if is_regression(config) else Classes.kind
-        outputs = config.num_labels
+        outputs = int(config.num_labels or 1)
     TASKS.check_stored(kind)
     task, labels = task_of(kind, outputs), stored_labels(source)
     if isinstance(task, Span) and "null_threshold" in facts:

@@ -173,6 +173,8 @@ def _head_macs(arch: Architecture, tokens: NDArray[np.int64]) -> NDArray[np.int6
     import numpy as np
 
     last, normed = arch.outputs * arch.hidden, config_facts(arch.family).head_layer
+    if arch.head == "none":
+        return np.zeros_like(tokens)
     if arch.head == "span":
         return tokens * (last + normed * (arch.hidden**2 + arch.hidden))
     return np.zeros_like(tokens) + arch.hidden**2 + normed * arch.hidden + last
@@ -232,6 +234,8 @@ def _norms(arch: Architecture) -> int:
 
 
 def _head_parameters(arch: Architecture) -> int:
+    if arch.head == "none":
+        return 0
     facts, last = config_facts(arch.family), arch.outputs * (arch.hidden + 1)
     norm = facts.head_layer * (1 + facts.biased) * arch.hidden
     layer = arch.head == "sentence" or facts.head_layer

@@ -182,6 +182,8 @@ TASKS: Registry[Any] = Registry(
         "question-answering": "quala.data.task:Span",
         "classification": "quala.data.task:Classes",
         "regression": "quala.data.task:Value",
+        "token-classification": "quala.data.task_tags:Tags",
+        "embedding": "quala.data.task_embed:Embedding",
     },
     classes=True,
     base="quala.data.task:Task",
@@ -191,7 +193,12 @@ TASKS: Registry[Any] = Registry(
 FORMATS: Registry[Any] = Registry(
     "data task",
     "quala.formats",
-    {"squad": "quala.data.formats:Squad", "glue": "quala.data.formats:Glue"},
+    {
+        "squad": "quala.data.formats:Squad",
+        "glue": "quala.data.formats:Glue",
+        "tags": "quala.data.formats:TaggedWords",
+        "embed": "quala.data.formats:ScoredPairs",
+    },
     base="quala.data.formats:DataFormat",
 )
 """Keyed by `data.task`."""

@@ -120,7 +120,8 @@ class Report:
     """The content of a report; `provenance` maps labels to texts.
 
     `data` describes the data, where it is known: their `title`, the `files` and `slices` that were
-    read, the `labels` in them, what was `left_out`, and `notes`.
+    read, the `labels` in them, what was `left_out`, and `notes`; `details` are by row, the other
+    metrics and the scores of each class.
     """
 
     rows: tuple[Row, ...]

@@ -22,6 +22,7 @@ from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import calibrate, quantize
 from quala.compress.shrink import factorize
 from quala.data.task import Span
+from quala.data.task_embed import Embedding
 from quala.errors import QualaError
 from quala.graph.encoder import build_graph
 from quala.graph.specialize import Shape, specialize
@@ -45,7 +46,7 @@ KINDS_AND_STRATEGIES = [
     for kind in ("question-answering", "classification")
     for strategy in ("column_sum", "query_rows", "question", "cls", "span")
     if strategy != "span" or kind == "question-answering"
-]
+] + [("token-classification", "cls"), ("embedding", "column_sum")]
 
 
 def opened(graph: onnx.ModelProto) -> onnxruntime.InferenceSession:
@@ -67,6 +68,19 @@ def run(
 def real(values: NDArray[Any], batch: dict[str, Tensor]) -> NDArray[Any]:
     """Leave padding out: its logits have no meaning."""
     return values[batch["attention_mask"].bool().numpy()] if values.ndim == 3 else values
+
+
+@pytest.mark.parametrize(("pooling", "normalize"), [("cls", True), ("mean", False)])
+def test_the_graph_of_other_embeddings(
+    pooling: Any, normalize: bool, build: Build, make_batch: MakeBatch
+) -> None:
+    model, batch = build("bert", "embedding").float(), make_batch([7, 20])
+    model.task = Embedding(pooling=pooling, normalize=normalize)
+    session = opened(build_graph(model, sequence_length=32))
+    for lengths in LENGTHS:
+        found, expected = run(session, batch, lengths), model(batch, lengths).detach().numpy()
+        assert found.shape == (2, 16)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "significance"), KINDS_AND_STRATEGIES)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from toys import restored_hidden, survivors
 
 from quala.data.task import Span
+from quala.data.task_embed import Embedding
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, fused_attention, published_attention
@@ -73,7 +74,7 @@ KINDS_AND_STRATEGIES = [
     for kind in ("question-answering", "classification")
     for strategy in ("column_sum", "query_rows", "question", "cls", "span")
     if strategy != "span" or kind == "question-answering"
-]
+] + [("token-classification", "cls"), ("embedding", "column_sum")]
 LENGTHS = LengthConfig((24, 12, 6), 32)
 
 
@@ -82,7 +83,7 @@ def untouched(model: LengthAdaptiveModel, batch: dict[str, Tensor]) -> Tensor:
     if model.arch.type_vocabulary > 1:
         inputs["token_type_ids"] = batch["segment_ids"]
     outputs = model.hf(**inputs)
-    if model.task.per_token:
+    if isinstance(model.task, Span):
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
     logits: Tensor = outputs.logits
     return logits
@@ -94,7 +95,9 @@ def one(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     return {name: values[row : row + 1, :tokens] for name, values in batch.items()}
 
 
-@pytest.mark.parametrize("kind", ["question-answering", "classification", "regression"])
+@pytest.mark.parametrize(
+    "kind", ["question-answering", "classification", "regression", "token-classification"]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_length_equals_the_untouched_model(
     family: str, kind: str, build: Build, make_batch: MakeBatch
@@ -102,7 +105,7 @@ def test_full_length_equals_the_untouched_model(
     model = build(family, kind)
     batch = make_batch([7, 20, 32], family=family)
     logits, expected = model(batch), untouched(model, batch)
-    if kind == "question-answering":
+    if model.task.per_token:
         real = batch["attention_mask"].bool()
         logits, expected = logits[real], expected[real]
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
@@ -124,7 +127,7 @@ def test_padding_and_neighbors_do_not_matter(
     together = model(batch, LENGTHS)
     for row, tokens in enumerate([5, 13, 32, 1]):
         alone = model(one(batch, row), LENGTHS)[0]
-        neighbor = together[row][:tokens] if kind == "question-answering" else together[row]
+        neighbor = together[row][:tokens] if model.task.per_token else together[row]
         torch.testing.assert_close(neighbor, alone, atol=1e-5, rtol=0)
 
 
@@ -135,6 +138,36 @@ def test_restored_logits_equal_the_head_on_restored_states(
     model, batch = build(), make_batch(tokens)
     expected = model.family.tokens(model.hf, restored_hidden(model, batch, LENGTHS))
     torch.testing.assert_close(model(batch, LENGTHS), expected)
+
+
+@pytest.mark.parametrize("tokens", [[32, 32], [30, 11, 19]])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_an_embedding_is_the_mean_of_restored_states(
+    tokens: list[int], normalize: bool, build: Build, make_batch: MakeBatch
+) -> None:
+    model, batch = build("bert", "embedding", significance="cls"), make_batch(tokens)
+    model.task = Embedding(normalize=normalize)
+    hidden = restored_hidden(model, batch, LENGTHS)
+    real = batch["attention_mask"].unsqueeze(-1)
+    mean = (hidden * real).sum(dim=1) / real.sum(dim=1)
+    expected = torch.nn.functional.normalize(mean, dim=-1) if normalize else mean
+    torch.testing.assert_close(model(batch, LENGTHS), expected)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_full_embeddings_equal_the_untouched_encoder(
+    family: str, build: Build, make_batch: MakeBatch
+) -> None:
+    model, batch = build(family, "embedding"), make_batch([7, 20, 32], family=family)
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    if family in ("bert", "electra"):
+        inputs["token_type_ids"] = batch["segment_ids"]
+    hidden = model.hf(**inputs).last_hidden_state
+    means = [row[:count].mean(dim=0) for row, count in zip(hidden, (7, 20, 32), strict=True)]
+    for pooling, pooled in (("cls", hidden[:, 0]), ("mean", torch.stack(means))):
+        model.task = Embedding(pooling=pooling)  # type: ignore[arg-type]
+        expected = torch.nn.functional.normalize(pooled, dim=-1)
+        torch.testing.assert_close(model(batch), expected, atol=1e-5, rtol=0)
 
 
 def test_hidden_states_of_a_classifier_are_restored_too(

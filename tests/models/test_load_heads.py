@@ -300,6 +300,8 @@ def test_a_classifier_of_an_unknown_architecture_keeps_its_names(
     configure(tmp_path, architectures=architectures)
     assert stored_labels(tmp_path) == ("no", "maybe", "yes")
     configure(tmp_path, architectures=["BertForTokenClassification"])
+    assert stored_labels(tmp_path) == ("no", "maybe", "yes")
+    configure(tmp_path, architectures=["BertForMultipleChoice"])
     assert stored_labels(tmp_path) is None
 
 

@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedModel,
 )
 
@@ -26,9 +27,10 @@ from quala.compress.low_rank import (
     FactorizedLinear,
 )
 from quala.compress.prune.sparse import dense_state, is_sparse
+from quala.data.task_embed import Embedding
 from quala.errors import QualaError
-from quala.models.families import family_of
-from quala.models.load import read_config, weights_file
+from quala.models.families import drop_pooler, family_of
+from quala.models.load import read_config, stored_facts, weights_file
 from quala.stored import read_object
 
 _Model = TypeVar("_Model", bound=PreTrainedModel)
@@ -172,6 +174,8 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
         auto = AutoModelForQuestionAnswering
     elif kind.endswith("ForSequenceClassification"):
         auto = AutoModelForSequenceClassification
+    elif kind.endswith("ForTokenClassification"):
+        auto = AutoModelForTokenClassification
     with torch.random.fork_rng(devices=[]):  # initial weights draw random numbers
         try:
             model: PreTrainedModel = auto.from_config(config, **options, trust_remote_code=False)
@@ -181,6 +185,8 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
             raise QualaError(
                 f"`{folder}` holds a {kind or 'nameless model'}, which quala cannot build."
             )
+        if stored_facts(folder).get("task") == Embedding.kind:
+            drop_pooler(model)
         if hasattr(config, KEY):
             rebuild(model)
     return model

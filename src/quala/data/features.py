@@ -48,16 +48,43 @@ class ClassificationExample:
     text: str
     text_pair: str | None
     label: int | float | None = None
+    group: str | None = None
+    """The query that the row is an item of, where rankings are scored."""
 
     @property
     def article(self) -> Hashable:
-        """Equal texts are in one slice."""
-        return self.passage
+        """Equal texts, and the items of a query, are in one slice."""
+        return self.passage if self.group is None else ("group", self.group)
 
     @property
     def passage(self) -> Hashable:
         """The text, because a sentence belongs to no article."""
         return ("text", self.text, self.text_pair)
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedExample:
+    """The words of a sentence, and the index of each word's tag; without tags at inference."""
+
+    id: str
+    words: tuple[str, ...]
+    tags: tuple[int, ...] = ()
+    document: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The words with blanks between them, which is what a model reads."""
+        return " ".join(self.words)
+
+    @property
+    def article(self) -> Hashable:
+        """The sentences of a document are in one slice."""
+        return self.passage if self.document is None else ("document", self.document)
+
+    @property
+    def passage(self) -> Hashable:
+        """Replaces the document where there are fewer documents than slices."""
+        return ("text", self.text)
 
 
 class Example(Protocol):
@@ -81,8 +108,8 @@ class Batch(TypedDict):
 
     `segment_ids` is 0 on [CLS] question [SEP] (or the single sentence) and on padding, 1 on
     context [SEP]; a model with one token type ranks tokens by it but does not read it. `labels`
-    is int64 (B, 2) for spans, (B, 1) for classes, float32 (B, 1) for regression, and absent at
-    inference.
+    is int64 (B, 2) for spans, (B, 1) for classes, (B, longest) for tags, -100 where a token has
+    none, float32 (B, 1) for regression, and absent at inference.
     """
 
     input_ids: Tensor  # (B, n) int64
@@ -128,6 +155,7 @@ class FeatureSet:
     labels: NDArray[Any] | None = None  # (N, D) int64 or float32
     char_spans: Ints | None = None  # (T, 2) int32
     context_range: Ints | None = None  # (N, 2) int32, first context token and the one after it
+    words: Ints | None = None  # (T,) int32, the word that begins at each token, -1 elsewhere
     notes: tuple[str, ...] = ()
     """What tokenizing lost, a sentence for each kind of loss."""
 

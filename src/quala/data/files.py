@@ -67,7 +67,7 @@ def read_rows(file: Path, *, header: bool = True, quoting: str = "detect") -> Ro
 
 
 def suffix_of(file: Path) -> str:
-    """Return the suffix of a file in small letters, packed or not."""
+    """Return the suffix of a file's format, packed or not: `.csv` of train.csv.gz."""
     return _name(file)[1]
 
 
@@ -397,18 +397,21 @@ def source_path(path: str, subset: str | None, known: Collection[str] | None) ->
     return place
 
 
-def split_files(folder: Path, split: str, *, option: str = "test_split") -> list[Path]:
+def split_files(
+    folder: Path, split: str, *, option: str = "test_split", more: Sequence[str] = ()
+) -> list[Path]:
     """Return the files of a split: `dev-v1.1.json`, `train-00000-of-00002.parquet` and the next.
 
     They lie in the folder itself or, where it has no data files, in its sub-folder `data`. A file
-    may also be named in full. Shards are sorted. Raises QualaError, with what is there and the
-    `option` that names the split, when no file, several files, or not all shards are there.
+    may also be named in full. Shards are sorted. `more` are suffixes of this format's own. Raises
+    QualaError, with what is there and the `option` that names the split, when no file, several
+    files, or not all shards are there.
     """
-    own = _own_folder(folder)
-    if _name(own / split)[1] in SUFFIXES and (own / split).is_file():
+    own = _own_folder(folder, more)
+    if _name(own / split)[1] in (*SUFFIXES, *more) and (own / split).is_file():
         return [own / split]
     groups: dict[tuple[str, str, bool], list[tuple[int, int, Path]]] = {}
-    for file in data_files(own):
+    for file in data_files(own, more):
         stem, _ = _name(file)
         shard = _SHARD.fullmatch(stem)
         name, number, total = stem, 0, 0
@@ -463,17 +466,18 @@ def _folders(place: Path) -> list[Path]:
     return [item for item in _visible(place) if item.is_dir()] if place.is_dir() else []
 
 
-def _own_folder(folder: Path) -> Path:
+def _own_folder(folder: Path, more: Sequence[str] = ()) -> Path:
     """Return the folder or, where only its sub-folder `data` has data files, that one."""
-    if data_files(folder):
+    if data_files(folder, more):
         return folder
-    filled = [item for item in _folders(folder) if data_files(item)]
+    filled = [item for item in _folders(folder) if data_files(item, more)]
     return filled[0] if [item.name for item in filled] == ["data"] else folder
 
 
-def data_files(folder: Path) -> list[Path]:
+def data_files(folder: Path, more: Sequence[str] = ()) -> list[Path]:
     """Return the data files of a folder, sorted, without hidden ones and those of sub-folders."""
-    files = [file for file in _visible(folder) if _name(file)[1] in SUFFIXES and file.is_file()]
+    known = (*SUFFIXES, *more)
+    files = [file for file in _visible(folder) if _name(file)[1] in known and file.is_file()]
     return [file for file in files if file.name not in _METADATA]
 
 

@@ -32,8 +32,12 @@ GLUE_SUBSETS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "w
 class DataFormat(ABC):
     """How a data set is written: `data.task` of a configuration names a subclass."""
 
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """The kinds of task that the data may be for; none: any."""
     columns: ClassVar[tuple[str, ...]] = ()
     """The columns that `data.columns` may map; none: any."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """Suffixes of CoNLL files, where the format may be written so."""
     subsets: ClassVar[tuple[str, ...] | None] = None
     """The subsets that mean something for data without a sub-folder of that name; None: any."""
 
@@ -127,9 +131,17 @@ def format_of(spec: DataSpec) -> DataFormat:
     return found
 
 
+def _refuse(spec: DataSpec, *options: str) -> None:
+    """Raise QualaError for an option of another kind of task."""
+    for option in options:
+        if getattr(spec, option) not in ("refuse", (), None):
+            raise QualaError(f"`{option}` is not for task `{spec.task}`, got a value.")
+
+
 class Squad(DataFormat):
     """Questions about a context with their answers, as SQuAD writes them, or the demo set."""
 
+    kinds = ("question-answering",)
     columns = ("id", "title", "context", "question", "answers", "is_impossible")
     subsets = ()
 
@@ -141,6 +153,7 @@ class Squad(DataFormat):
                 raise QualaError(
                     f"`{option}` is for classes, which task `{spec.task}` does not have."
                 )
+        _refuse(spec, "group", "pooling")
         window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
         if spec.doc_stride >= window:
             raise QualaError(
@@ -179,6 +192,7 @@ class Squad(DataFormat):
 class Glue(DataFormat):
     """Sentences or pairs with a class or a number, as GLUE writes them."""
 
+    kinds = ("classification", "regression")
     columns = ("text", "text_pair", "label")
     subsets = GLUE_SUBSETS
 
@@ -196,6 +210,7 @@ class Glue(DataFormat):
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
         if spec.name == GLUE and spec.subset not in GLUE_SUBSETS:
             raise unknown(f"`subset` of {GLUE}", spec.subset, GLUE_SUBSETS)
+        _refuse(spec, "pooling")
         if spec.metric is not None:
             from quala.metrics.glue import METRICS
 
@@ -214,3 +229,86 @@ class Glue(DataFormat):
         from quala.data.tokenize import sentence_features
 
         return sentence_features(examples, tokenizer, max_length=spec.max_length)
+
+
+class TaggedWords(DataFormat):
+    """Sentences as words with a tag each: CoNLL files, or rows of `tokens` and `tags`."""
+
+    kinds = ("token-classification",)
+    columns = ("tokens", "tags")
+    suffixes = (".conll", ".txt", ".iob", ".iob2", ".bio", ".bioes")
+
+    def check(self, spec: DataSpec) -> None:
+        if spec.name == DEMO:
+            raise QualaError(f"The demo set is a squad task, got task `{spec.task}`.")
+        _refuse(spec, "unlabeled", "f1_class", "group", "pooling")
+        if spec.doc_stride >= spec.max_length - SPECIAL_TOKENS:
+            raise QualaError(
+                f"`doc_stride` must be below max_length - {SPECIAL_TOKENS} = "
+                f"{spec.max_length - SPECIAL_TOKENS}, got {spec.doc_stride}."
+            )
+        if spec.metric is not None:
+            from quala.data.task_tags import ENTITY_METRICS, TAG_METRICS
+
+            allowed = tuple(dict.fromkeys((*ENTITY_METRICS, *TAG_METRICS)))
+            if spec.metric not in allowed:
+                raise unknown("`metric` of tags", spec.metric, allowed)
+
+    def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
+        from quala.data.tags import read_tags
+
+        known: Any = task
+        examples, found = read_tags(spec, split, task=known, left_out=self.left_out)
+        return list(examples), found
+
+    def features(
+        self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
+    ) -> FeatureSet:
+        from quala.data.tags import tag_features
+
+        return tag_features(examples, tokenizer, spec)
+
+
+class ScoredPairs(DataFormat):
+    """Pairs of texts with a number that says how similar they are, as STS-B writes them."""
+
+    kinds = ("embedding",)
+    columns = ("text", "text_pair", "label")
+    subsets = ("stsb",)
+
+    def check(self, spec: DataSpec) -> None:
+        if spec.name == DEMO:
+            raise QualaError(f"The demo set is a squad task, got task `{spec.task}`.")
+        _refuse(spec, "labels", "f1_class", "group")
+        if spec.metric is not None:
+            from quala.data.task_embed import EMBEDDING_METRICS
+
+            if spec.metric not in EMBEDDING_METRICS:
+                raise unknown("`metric` of embeddings", spec.metric, EMBEDDING_METRICS)
+        self.known_task(spec)  # checks the pooling
+
+    def known_task(self, spec: DataSpec) -> Task:
+        from quala.data.task_embed import EMBEDDING_METRICS, Embedding
+
+        first = (spec.metric,) if spec.metric else ()
+        metrics = tuple(dict.fromkeys((*first, *EMBEDDING_METRICS)))
+        return Embedding(metrics=metrics, pooling=spec.pooling)  # type: ignore[arg-type]
+
+    def read(self, spec: DataSpec, split: str, task: Task | None) -> tuple[list[Example], Task]:
+        from quala.data.read import read_glue
+        from quala.data.task import Value
+
+        examples, _ = read_glue(spec, split, task=Value(), left_out=self.left_out)
+        if any(one.text_pair is None for one in examples):
+            raise QualaError(
+                "Embeddings are scored on pairs of texts with a number, got single texts; "
+                "`data.columns.text` and `data.columns.text_pair` name the columns."
+            )
+        return list(examples), self.known_task(spec)
+
+    def features(
+        self, examples: Sequence[Any], tokenizer: FastTokenizer, spec: DataSpec
+    ) -> FeatureSet:
+        from quala.data.tokenize import paired_features
+
+        return paired_features(examples, tokenizer, max_length=spec.max_length)

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from quala.data.features import ClassificationExample, Example, QAExample
+from quala.data.features import ClassificationExample
 from quala.data.files import Place, Row
 from quala.data.spec import DataSpec
-from quala.data.task import Classes, Span, Task, Value
+from quala.data.task import Classes, Task, Value
 from quala.errors import QualaError
 from quala.metrics.glue import REGRESSION_METRICS, task_metrics
+from quala.metrics.ranking import RANKING_METRICS
 
 # Guesses: more classes mean that the column is no label but an id, a count or a text; so do more
 # than MANY, most of which occur once.
@@ -129,7 +130,8 @@ def labeled_task(labels: Sequence[Label], spec: DataSpec) -> Classes | Value:
     most of which occur once, and names that differ in case or blanks only.
     """
     regression = _is_regression(labels, spec)
-    metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric)
+    ranked = spec.group is not None or spec.metric in RANKING_METRICS
+    metrics = task_metrics(spec.subset, regression=regression, metric=spec.metric, ranked=ranked)
     if regression:
         _values(labels)
         for option in ("labels", "f1_class"):
@@ -344,24 +346,6 @@ def yes_of(names: Sequence[str]) -> str | None:
     return "1" if {*names} in ({"0", "1"}, {"-1", "1"}) else None
 
 
-def count_labels(examples: Sequence[Example], task: Task) -> dict[str, float]:
-    """Return the examples of each class by name, or the range and mean of values.
-
-    Of questions that may have no answer it returns how many have one.
-    """
-    if isinstance(task, Span) and task.null:
-        lacking = sum(isinstance(one, QAExample) and not one.answers for one in examples)
-        return {"answer": len(examples) - lacking, "no answer": lacking}
-    labels = [one.label for one in examples if isinstance(one, ClassificationExample)]
-    known = [label for label in labels if label is not None]
-    if isinstance(task, Classes) and task.names:
-        counts = Counter(known)
-        return {name: counts[index] for index, name in enumerate(task.names)}
-    if not known or not isinstance(task, Value):
-        return {}
-    return {"min": min(known), "max": max(known), "mean": sum(known) / len(known)}
-
-
 def listed(names: Sequence[str]) -> str:
     """Return the first labels as a text."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
@@ -381,6 +365,8 @@ def _is_regression(labels: Sequence[Label], spec: DataSpec) -> bool:
     if spec.subset == "stsb" or spec.metric in REGRESSION_METRICS:
         return True
     numbers = [float(one.value or 0.0) for one in labels] if _all_numbers(labels) else []
+    if spec.metric in RANKING_METRICS and not spec.labels and len({*numbers}) > 2:
+        return True  # grades of relevance
     fraction = next((number for number in numbers if number % 1), None)
     return fraction is not None and find(_name(fraction), spec.labels) is None
 

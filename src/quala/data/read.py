@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from quala.data.conll import conll_rows
 from quala.data.features import ClassificationExample, Example, QAExample
 from quala.data.files import (
     IMPOSSIBLE,
@@ -20,11 +21,13 @@ from quala.data.files import (
     read_rows,
     source_path,
     split_files,
+    suffix_of,
 )
 from quala.data.labels import LABEL_COLUMNS, Label, label_examples, label_of
 from quala.data.spec import DataSpec
 from quala.data.task import Task
 from quala.errors import QualaError, unknown
+from quala.metrics.ranking import RANKING_METRICS
 from quala.plugins import FORMATS
 from quala.reading import expanded
 
@@ -244,16 +247,23 @@ def read_glue(
     for number, (place, row) in enumerate(split_rows(spec, split)):
         columns = columns or _text_columns(row, place, spec.columns)
         texts = [_string(row, column, place) for column in columns]
-        examples.append(
-            ClassificationExample(
-                id=str(number), text=texts[0], text_pair=texts[1] if len(texts) > 1 else None
-            )
-        )
+        pair = texts[1] if len(texts) > 1 else None
+        group = _group(row, place, spec, texts[0])
+        examples.append(ClassificationExample(str(number), texts[0], pair, group=group))
         labels.append(label_of(row, place))
     kept, task = label_examples(examples, labels, spec, split=split, task=task)
     if left_out is not None and len(examples) > len(kept):
         left_out[f"{split}: rows without a label"] = len(examples) - len(kept)
     return kept, task
+
+
+def _group(row: Row, place: Place, spec: DataSpec, text: str) -> str | None:
+    """Return the query of a row where rankings are scored: its group, else its first text."""
+    if spec.group is None:
+        return text if spec.metric in RANKING_METRICS else None
+    if spec.group not in row:
+        raise unknown(f"column of {place} in `data.group`", spec.group, row)
+    return str(row[spec.group])
 
 
 def class_names(file: Path) -> dict[str, tuple[str, ...]]:
@@ -263,20 +273,27 @@ def class_names(file: Path) -> dict[str, tuple[str, ...]]:
     stored = pq.read_schema(file).metadata if file.suffix.lower() == ".parquet" else None
     try:
         kinds = json.loads((stored or {})[b"huggingface"])["info"]["features"].items()
-        return {name: tuple(kind["names"]) for name, kind in kinds if "names" in kind}
+        inner = [(name, kind.get("feature", kind)) for name, kind in kinds]  # of a list
+        return {name: tuple(kind["names"]) for name, kind in inner if "names" in kind}
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):  # of another writer
         return {}
 
 
-def numbered_names(spec: DataSpec) -> tuple[str, ...]:
-    """Return the names that a source has for its labels 0, 1, ..., in parquet or on the hub."""
-    mapped = spec.columns.get("label")
+def numbered_names(
+    spec: DataSpec, *, column: str = "label", usual: Sequence[str] = LABEL_COLUMNS
+) -> tuple[str, ...]:
+    """Return the names that a source has for its labels 0, 1, ..., in parquet or on the hub.
+
+    They are in the `column`, which `data.columns` may map, or in one of the `usual` ones.
+    """
+    mapped = spec.columns.get(column)
     if spec.path is None:
         kinds = _hub(spec, spec.train_split).features
-        names = {column: tuple(getattr(kind, "names", ())) for column, kind in kinds.items()}
+        inner = {name: getattr(kind, "feature", kind) for name, kind in kinds.items()}
+        names = {name: tuple(getattr(kind, "names", ())) for name, kind in inner.items()}
     else:
         names = class_names(_files(spec, spec.train_split)[0])
-    columns = (mapped,) if mapped else LABEL_COLUMNS
+    columns = (mapped,) if mapped else usual
     return next((names[column] for column in columns if column in names), ())
 
 
@@ -326,8 +343,12 @@ def _rows(spec: DataSpec, split: str) -> Rows:
     if spec.path is None:
         for number, row in enumerate(_hub(spec, split), start=1):
             yield Place(f"{spec.name} {split}", "record", number), row
+    own = FORMATS.find(spec.task).suffixes
     for file in _files(spec, split):
-        yield from read_rows(file, header=spec.header, quoting=spec.quoting)
+        if suffix_of(file) in own:
+            yield from conll_rows(file)
+        else:
+            yield from read_rows(file, header=spec.header, quoting=spec.quoting)
 
 
 def _source(spec: DataSpec) -> Path:
@@ -341,7 +362,7 @@ def _files(spec: DataSpec, split: str) -> list[Path]:
     if source.is_file():
         return [source]
     option = "data.train_split" if split == spec.train_split else "data.test_split"
-    return split_files(source, split, option=option)
+    return split_files(source, split, option=option, more=FORMATS.find(spec.task).suffixes)
 
 
 def is_single_file(spec: DataSpec) -> bool:

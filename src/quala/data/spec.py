@@ -59,7 +59,8 @@ class DataSpec:
     """
 
     task: str = text("line", names=FORMATS)
-    """How the source is written: `squad`, `glue`, or another name of `quala.plugins.FORMATS`."""
+    """How the source is written: `squad`, `glue`, `tags`, `embed`, or another name of
+    `quala.plugins.FORMATS`."""
     path: str | None = text("place", None)
     """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file, each
     of them also packed as .gz."""
@@ -79,8 +80,8 @@ class DataSpec:
     misaligned: Choice = field(default="refuse", metadata=LATER)
     """What becomes of questions with an answer that is not at its `answer_start`."""
     columns: dict[str, str | None] = text("line", dict, **LATER)
-    """The source's name of `text`, `text_pair`, `label`, or of a column of SQuAD; null: the same.
-    """
+    """The source's name of `text`, `text_pair`, `label`, `tokens`, `tags`, or of a column of
+    SQuAD; null: the same."""
     header: bool = field(default=True, metadata=LATER)
     """Whether the first line of TSV and CSV names the columns; without it they are 1, 2, ..."""
     quoting: Quoting = field(default="detect", metadata=LATER)
@@ -93,7 +94,12 @@ class DataSpec:
     f1_class: str | None = text("line", None, **LATER)
     """The class that F1 is of, a label or an index; None: 1 of 0 and 1, or a name like `yes`."""
     metric: str | None = text("line", None, **LATER)
-    """The primary metric of classes or numbers; None: as GLUE has it."""
+    """The primary metric; None: that of GLUE, F1 of entities, Spearman of embeddings."""
+    group: str | None = text("line", None, **LATER)
+    """The column that names the query of each row, for the metrics of rankings; None with one of
+    these: the first text."""
+    pooling: str | None = text("line", None, **LATER)
+    """`mean` or `cls`, of embeddings; None: as the model has it."""
     test_size: float | None = ranged(None, above=0, at_most=MANY, identity="if set")
     """Examples of a single file that test: a count, or a share below 1; None: a tenth."""
     max_length: int = ranged(384, at_least=8, at_most=LONGEST_INPUT)

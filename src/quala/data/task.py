@@ -6,6 +6,7 @@ Nothing here imports torch before it computes with tensors, so that planning and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -17,8 +18,10 @@ from quala.data.decode import best_answers, decode_answers, null_differences
 from quala.data.features import Batch, ClassificationExample, Example, FeatureSet, QAExample
 from quala.data.spec import Decoding
 from quala.errors import QualaError
+from quala.metrics.classes import class_counts, class_table
 from quala.metrics.glue import MEANS_OF_F1, compute_metric
 from quala.metrics.interval import Sample, resampled
+from quala.metrics.ranking import RANKING_METRICS, query_scores
 from quala.metrics.squad import (
     NULL_METRICS,
     answer_exact,
@@ -87,6 +90,10 @@ class Task(ABC):
 
     Logits of dropped tokens are restored: they come from the last layer that had the token.
     """
+    headless: ClassVar[bool] = False
+    """Whether the output is the encoder's own, pooled to (B, H), and the model has no head."""
+    has_classes: ClassVar[bool] = False
+    """Whether outputs are labels, whose `names` have the order of the model's."""
     significance: ClassVar[str] = "cls"
     """The ranking of tokens where the configuration names none."""
 
@@ -138,7 +145,7 @@ class Task(ABC):
         """
         from torch.nn import functional
 
-        labels = _labels(batch)
+        labels = labels_of(batch)
         scores = self.distributions(logits, batch["attention_mask"]).float()  # (B, D, K)
         return functional.cross_entropy(scores.flatten(0, 1), labels.flatten())
 
@@ -171,6 +178,18 @@ class Task(ABC):
             return {}
         scores = self.example_scores(outcome)
         return {self.metric: Sample(scores, len(scores))}
+
+    def per_class(self, outcome: Outcome) -> list[dict[str, Any]]:
+        """Return precision, recall, F1 and support of each class; nothing without classes."""
+        return []
+
+    def label_counts(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Return how often each label occurs, by name, or the range and mean of values."""
+        return {}
+
+    def reordered(self, examples: Sequence[Example], places: Sequence[int]) -> list[Example]:
+        """Return the examples with class i as class `places[i]`, for a task that has classes."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -227,6 +246,13 @@ class Span(Task):
     @property
     def additive(self) -> bool:
         return True
+
+    def label_counts(self, examples: Sequence[Example]) -> dict[str, float]:
+        """Return how many questions have an answer, where some may have none."""
+        if not self.null:
+            return {}
+        lacking = sum(isinstance(one, QAExample) and not one.answers for one in examples)
+        return {"answer": len(examples) - lacking, "no answer": lacking}
 
     def distributions(self, logits: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the log-scores (B, 2, n) of start and end; padding has the lowest value."""
@@ -289,9 +315,10 @@ class Classes(Task):
     metrics: tuple[str, ...] = ("accuracy", *MEANS_OF_F1)
     names: tuple[str, ...] = ()
     positive: int | None = None
-    """The class that `f1` is of; None, where `f1` is no metric, or for class 1."""
+    """The class that `f1` is of, and that is relevant in rankings; None: class 1."""
 
     kind: ClassVar[str] = "classification"
+    has_classes: ClassVar[bool] = True
 
     @property
     def additive(self) -> bool:
@@ -309,7 +336,10 @@ class Classes(Task):
         chosen = predicted.argmax(axis=1)
         positive = self._f1_class
         scores = {
-            name: compute_metric(name, chosen, gold, positive=positive) for name in self.metrics
+            name: float(self._by_query(name, examples, predicted, gold).mean())
+            if name in RANKING_METRICS
+            else compute_metric(name, chosen, gold, positive=positive)
+            for name in self.metrics
         }
         return scores, {
             example.id: self.names[int(one)] if self.names else str(one)
@@ -319,13 +349,38 @@ class Classes(Task):
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
         if self.additive:
             return super().samples(outcome, predictions)
-        _, predicted, gold = _predicted_and_gold(outcome)
+        examples, predicted, gold = _predicted_and_gold(outcome)
+        if self.metric in RANKING_METRICS:
+            values = self._by_query(self.metric, examples, predicted, gold)
+            return {self.metric: Sample(values, len(values))}
         chosen = predicted.argmax(axis=1)
         return _resampled(self.metric, chosen, gold, positive=self._f1_class)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         _, predicted, gold = _predicted_and_gold(outcome)
         return np.where(predicted.argmax(axis=1) == gold, 100.0, 0.0)
+
+    def _by_query(
+        self, metric: str, examples: Sequence[Example], logits: Floats, gold: NDArray[Any]
+    ) -> Floats:
+        """Return the scores of queries whose items are ranked by the positive of two classes."""
+        of = self._f1_class
+        return query_scores(
+            metric, logits[:, of] - logits[:, 1 - of], gold == of, _queries(examples)
+        )
+
+    def per_class(self, outcome: Outcome) -> list[dict[str, Any]]:
+        _, predicted, gold = _predicted_and_gold(outcome)
+        names = self.names or tuple(map(str, range(self.num_labels)))
+        return class_table(names, class_counts(predicted.argmax(axis=1), gold, len(names)))
+
+    def label_counts(self, examples: Sequence[Example]) -> dict[str, float]:
+        counts = Counter(_known_labels(examples))
+        return {name: counts[index] for index, name in enumerate(self.names)}
+
+    def reordered(self, examples: Sequence[Example], places: Sequence[int]) -> list[Example]:
+        labeled = cast("Sequence[ClassificationExample]", examples)
+        return [replace(one, label=places[int(one.label or 0)]) for one in labeled]
 
 
 @dataclass(frozen=True)
@@ -348,7 +403,7 @@ class Value(Task):
         """Return the mean squared error."""
         from torch.nn import functional
 
-        return functional.mse_loss(logits.float(), _labels(batch))
+        return functional.mse_loss(logits.float(), labels_of(batch))
 
     def soft_loss(
         self, student: Tensor, teacher: Tensor, attention_mask: Tensor, divergence: Divergence
@@ -361,16 +416,27 @@ class Value(Task):
     def judge(self, outcome: Outcome) -> tuple[dict[str, float], dict[str, str]]:
         examples, predicted, gold = _predicted_and_gold(outcome)
         values = predicted[:, 0]
-        scores = {name: compute_metric(name, values, gold) for name in self.metrics}
+        scores = {
+            name: float(query_scores(name, values, gold, _queries(examples)).mean())
+            if name in RANKING_METRICS
+            else compute_metric(name, values, gold)
+            for name in self.metrics
+        }
         named = zip(examples, values, strict=True)
         return scores, {example.id: str(value) for example, value in named}
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        _, predicted, gold = _predicted_and_gold(outcome)
+        examples, predicted, gold = _predicted_and_gold(outcome)
+        if self.metric in RANKING_METRICS:
+            values = query_scores(self.metric, predicted[:, 0], gold, _queries(examples))
+            return {self.metric: Sample(values, len(values))}
         return _resampled(self.metric, predicted[:, 0], gold)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")
+
+    def label_counts(self, examples: Sequence[Example]) -> dict[str, float]:
+        return value_range(examples)
 
 
 def answer_samples(
@@ -395,6 +461,22 @@ def task_of(kind: str, num_labels: int) -> Task:
     return task
 
 
+def value_range(examples: Sequence[Example]) -> dict[str, float]:
+    """Return the least, the greatest and the mean label."""
+    known = _known_labels(examples)
+    return {"min": min(known), "max": max(known), "mean": sum(known) / len(known)} if known else {}
+
+
+def _known_labels(examples: Sequence[Example]) -> list[int | float]:
+    labels = (getattr(one, "label", None) for one in examples)
+    return [label for label in labels if label is not None]
+
+
+def _queries(examples: Sequence[Example]) -> list[str]:
+    rows = cast("Sequence[ClassificationExample]", examples)
+    return [one.text if one.group is None else one.group for one in rows]
+
+
 def _check_outputs(task: Task, expected: int) -> None:
     if task.num_labels != expected:
         raise QualaError(
@@ -402,7 +484,8 @@ def _check_outputs(task: Task, expected: int) -> None:
         )
 
 
-def _labels(batch: Batch) -> Tensor:
+def labels_of(batch: Batch) -> Tensor:
+    """Return the labels of a batch. Raises QualaError for one without."""
     if "labels" not in batch:
         raise QualaError("The loss needs labels, got a batch without them.")
     return batch["labels"]

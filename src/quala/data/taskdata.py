@@ -8,14 +8,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.features import ClassificationExample, Example, FeatureSet
+from quala.data.features import Example, FeatureSet
 from quala.data.formats import Glue, format_of
-from quala.data.labels import LabelOrder, count_labels, listed, outputs_of, positive_class
+from quala.data.labels import LabelOrder, listed, outputs_of, positive_class
 from quala.data.read import is_single_file, numbered_names, remarks, source_files, split_sources
 from quala.data.slices import Cut, cut, subsample, texts_of
 from quala.data.spec import DataSpec
@@ -23,6 +23,7 @@ from quala.data.task import Classes, Outcome, Outputs, Span, Task, Value
 from quala.data.tokenize import FastTokenizer
 from quala.errors import QualaError
 from quala.metrics.glue import check_metrics
+from quala.metrics.ranking import RANKING_METRICS
 from quala.redact import recorded
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class TaskData:
     file has no splits: a tenth of it, or `test_size`, becomes its test slice. With train the test
     split is read too, unless it is on the hub or large, so that no fault of it is found late.
 
-    Outputs are logits feature by feature: (n, 2) for spans, (C,) for classes, (1,) for values.
+    Outputs are logits feature by feature: (n, 2) for spans, (n, K) for tags, (C,) for classes,
+    (1,) for values, and (H,) for embeddings.
     `names` are the labels of the model that the data are for, in the order of its outputs; () if
     it names none, None for a new head; `null_threshold` is the model's, if it has one. Raises
     QualaError for `test_size` where there are splits.
@@ -94,7 +96,7 @@ class TaskData:
         own, outputs, spec = self._own_task, self.label_order, self.spec
         if spec.metric not in (None, own.metric):
             raise QualaError(f"`data.metric` must be {own.metric} here, got {spec.metric}.")
-        if not isinstance(own, Classes) or outputs is None:
+        if not own.has_classes or outputs is None:
             if spec.labels or spec.f1_class:
                 raise QualaError("`data.labels` and `data.f1_class` are for classes with names.")
             if isinstance(own, Span) and own.null:
@@ -109,13 +111,19 @@ class TaskData:
             self._note(f"The labels {listed(outputs.spelled)} are called {listed(names)}.")
         if self._names == () and not spec.labels and {*names} - {*map(str, range(len(names)))}:
             self._note(f"The model names no outputs: taken as {listed(names)} (`data.labels`).")
+        own = replace(own, num_labels=len(names), names=names)  # type: ignore[call-arg]
+        if not isinstance(own, Classes):
+            return own
         metrics, positive = own.metrics, own.positive
         if spec.f1_class is not None:
             metrics = tuple(dict.fromkeys((*metrics, "f1")))
-        if positive is None and "f1" in metrics:
+        ranked = [name for name in metrics if name in RANKING_METRICS]
+        check_metrics(ranked, len(names))
+        if positive is None and ("f1" in metrics or ranked):
             positive = positive_class(outputs, spec)
-            self._note(f"F1 counts `{names[positive]}` as the positive class.")
-        return replace(own, num_labels=len(names), metrics=metrics, names=names, positive=positive)
+            what = "Rankings count" if ranked else "F1 counts"
+            self._note(f"{what} `{names[positive]}` as the positive class.")
+        return replace(own, metrics=metrics, positive=positive)
 
     @cached_property
     def _own_task(self) -> Task:
@@ -126,9 +134,8 @@ class TaskData:
     def label_order(self) -> LabelOrder | None:
         """The classes in the order of the model, None for other tasks."""
         own = self._own_task
-        if not isinstance(own, Classes) or not own.names:
-            return None
-        return self._order(own.names)
+        names = getattr(own, "names", ()) if own.has_classes else ()
+        return self._order(names) if names else None
 
     def _order(self, own: Sequence[str]) -> LabelOrder:
         numbers = isinstance(self._format, Glue) and all(map(str.isdecimal, own))
@@ -204,7 +211,7 @@ class TaskData:
         return examples
 
     def _tell_labels(self, name: str, examples: list[Example]) -> None:
-        counts = [f"{one} {count:g}" for one, count in count_labels(examples, self.task).items()]
+        counts = [f"{one} {count:g}" for one, count in self.task.label_counts(examples).items()]
         labels = f", labels {listed(counts)}" if counts else ""
         log.info("%s: %d examples%s.", name.capitalize(), len(examples), labels)
 
@@ -236,11 +243,10 @@ class TaskData:
     def _in_order(self, examples: list[Example], found: Task) -> list[Example]:
         """Return the examples of a task with the class of each in the order of the model."""
         outputs = self.label_order
-        if outputs is None or not isinstance(found, Classes) or found.names == outputs.spelled:
+        names = getattr(found, "names", ())
+        if outputs is None or names == outputs.spelled:
             return examples
-        places = self._order(found.names).places
-        labeled = cast("list[ClassificationExample]", examples)
-        return [replace(one, label=places[int(one.label or 0)]) for one in labeled]
+        return found.reordered(examples, self._order(names).places)
 
     @cached_property
     def _is_single_file(self) -> bool:
@@ -324,7 +330,7 @@ class TaskData:
             "labels": {
                 name: counts
                 for name, examples in opened.items()
-                if (counts := count_labels(examples, self.task))
+                if (counts := self.task.label_counts(examples))
             },
             "left_out": {**self._format.left_out, **self._left_out},
             "notes": [*self.notes, *unread],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -254,7 +254,7 @@ def qa_features(
         if max_answer_length is not None:
             long += _shortest(examples[pair.example], pair.spans) > max_answer_length
     labeled = null or all(example.answers for example in examples)
-    input_ids, offsets = _flat(columns.ids)
+    input_ids, offsets = flat(columns.ids)
     return FeatureSet(
         input_ids=input_ids,
         offsets=offsets,
@@ -321,7 +321,7 @@ def _shortest(example: QAExample, spans: Ids) -> int:
     return min((last - first + 1 for first, last in found), default=0)
 
 
-def _flat(ids: Sequence[Ids]) -> tuple[Ids, NDArray[np.int64]]:
+def flat(ids: Sequence[Ids]) -> tuple[Ids, NDArray[np.int64]]:
     """Return the ids of all features one after another, (T,), and their offsets, (N + 1,)."""
     lengths = [len(tokens) for tokens in ids]
     offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))).astype(np.int64)
@@ -352,7 +352,7 @@ def sentence_features(
             ids.append(np.asarray(encoded.ids, dtype=np.int32))
             segment_one.append(_leading_zeros(encoded.sequence_ids))
             cut += bool(encoded.overflowing)
-    input_ids, offsets = _flat(ids)
+    input_ids, offsets = flat(ids)
     return FeatureSet(
         input_ids=input_ids,
         offsets=offsets,
@@ -364,6 +364,16 @@ def sentence_features(
             len(examples), {f"texts are cut to {max_length} tokens (`data.max_length`).": cut}
         ),
     )
+
+
+def paired_features(
+    examples: Sequence[ClassificationExample], tokenizer: FastTokenizer, *, max_length: int
+) -> FeatureSet:
+    """Tokenize the two texts of each pair by themselves: features 2 i and 2 i + 1 of example i."""
+    texts = [text for one in examples for text in (one.text, one.text_pair or "")]
+    each = [ClassificationExample("", text, None) for text in texts]
+    found = sentence_features(each, tokenizer, max_length=max_length)
+    return replace(found, example=found.example // 2)
 
 
 def text_features(
@@ -410,7 +420,7 @@ def text_features(
             columns.segment_one.append(
                 len(ids) if pair is None else head - max(0, len(layout.between) - 1)
             )
-    input_ids, offsets = _flat(columns.ids)
+    input_ids, offsets = flat(columns.ids)
     features = FeatureSet(
         input_ids=input_ids,
         offsets=offsets,

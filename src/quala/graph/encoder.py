@@ -10,6 +10,7 @@ from onnx import TensorProto
 from torch import nn
 
 from quala.data.task import Span
+from quala.data.task_embed import Embedding
 from quala.errors import QualaError
 from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears, product
 from quala.lengths import MIN_TOKENS
@@ -31,7 +32,10 @@ from quala.onnx_builder import (
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Names of the tensors of the tokens present; `answers` restore the dropped ones."""
+    """Names of the tensors of the tokens present; `answers` restore the dropped ones.
+
+    For embeddings these are the sum (B, H) of the hidden states of dropped tokens.
+    """
 
     hidden: str  # (B, m, H)
     positions: str  # (B, m) places in the input
@@ -53,7 +57,8 @@ def build_graph(model: LengthAdaptiveModel, *, sequence_length: int) -> onnx.Mod
 
     Inputs: input_ids, attention_mask and segment_ids (B, n), and lengths (layers,) on the scale of
     `sequence_length`, all int64. Output: logits (B, n, K) for a task with outputs per token, else
-    (B, K). A layer that keeps every token ranks none. Raises QualaError for `reference` semantics.
+    (B, K); K is the width for embeddings. A layer that keeps every token ranks none. Raises
+    QualaError for `reference` semantics.
     """
     if model.semantics != "natural":
         raise QualaError(
@@ -68,6 +73,7 @@ class _Exporter:
         self.model = model
         self.sequence_length = sequence_length
         self.spans = model.task.per_token
+        self.embeds = model.task if isinstance(model.task, Embedding) else None
         self._head_size = model.arch.hidden // model.arch.heads
         self.g = GraphBuilder()
 
@@ -116,13 +122,10 @@ class _Exporter:
         outputs = self.model.arch.outputs if self.spans else 2  # unused where none is restored
         if self.model.restores_hidden:
             outputs = self.model.arch.hidden
-        size = g(
-            "Concat",
-            rows,
-            g("Reshape", g("Add", tokens, one), one),
-            g.constant([outputs], np.int64),
-            axis=0,
-        )
+        sizes = [rows, g("Reshape", g("Add", tokens, one), one), g.constant([outputs], np.int64)]
+        if self.embeds is not None:
+            sizes = [rows, g.constant([self.model.arch.hidden], np.int64)]
+        size = g("Concat", *sizes, axis=0)
         answers = g("Expand", g.constant(0.0, np.float32), size)
         hidden, question = self._embed(places), g("And", first, valid)
         related = None
@@ -293,6 +296,11 @@ class _Exporter:
             restored = inputs if self.model.restores_hidden else self._head(g, inputs)
             answers = self._write(g, tokens, restored)
         rows = g("Unsqueeze", index, g.constant([-1], np.int64))  # (B, m, 1)
+        if self.embeds is not None and self.embeds.pooling != "cls":
+            ended = self._ended(g, inputs)
+            kept_sum = self._sum(g, g("GatherND", ended, rows, batch_dims=1), taken)
+            lost = g("Sub", self._sum(g, ended, tokens.valid), kept_sum)
+            answers = g("Add", answers, lost)
         left = Tokens(
             hidden=g("GatherND", tokens.hidden, rows, batch_dims=1),
             positions=g("GatherElements", tokens.positions, index, axis=1),
@@ -332,6 +340,8 @@ class _Exporter:
 
     def _finish(self, tokens: Tokens) -> str:
         g = self.g
+        if self.embeds is not None:
+            return self._embedding(self.embeds, tokens)
         if not self.spans:
             return self._sentence(tokens)
         late, hidden = self.model.restores_hidden, tokens.hidden
@@ -353,6 +363,28 @@ class _Exporter:
         if head.norm is not None:
             pooled = layer_norm(g, pooled, head.norm)
         return linear(g, pooled, head.out)
+
+    def _embedding(self, task: Embedding, tokens: Tokens) -> str:
+        g, hidden = self.g, self._ended(self.g, tokens.hidden)
+        if task.pooling == "cls":
+            pooled = g("Gather", hidden, g.constant(0, np.int64), axis=1)  # (B, H)
+        else:
+            total = g("Add", self._sum(g, hidden, tokens.valid), tokens.answers)
+            count = g("ReduceSum", "attention_mask", g.constant([1], np.int64), keepdims=1)
+            pooled = g("Div", total, g("Cast", count, to=TensorProto.FLOAT))
+        if not task.normalize:
+            return pooled
+        length = g("ReduceL2", pooled, g.constant([-1], np.int64), keepdims=1)
+        return g("Div", pooled, g("Max", length, g.constant(1e-12, np.float32)))
+
+    def _ended(self, g: GraphBuilder, hidden: str) -> str:
+        norm = self.model.family.last_norm(self.model.hf)
+        return hidden if norm is None else layer_norm(g, hidden, norm)
+
+    def _sum(self, g: GraphBuilder, hidden: str, valid: str) -> str:
+        """Return the sum (B, H) of the real tokens."""
+        real = g("Unsqueeze", g("Cast", valid, to=TensorProto.FLOAT), g.constant([-1], np.int64))
+        return g("ReduceSum", g("Mul", hidden, real), g.constant([1], np.int64), keepdims=0)
 
     def _mean(self, hidden: str, valid: str) -> str:
         """Return the mean (B, H) of the real tokens."""

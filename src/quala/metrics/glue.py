@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from quala.errors import QualaError, unknown
+from quala.metrics.classes import class_counts, precision_recall_f1
+from quala.metrics.ranking import RANKING_METRICS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,18 +30,20 @@ MEANS_OF_F1 = ("f1_macro", "f1_weighted")
 """Reported beside the others for all classes: the mean of their F1, plain or by examples."""
 CLASSIFICATION_METRICS = ("accuracy", "f1", *MEANS_OF_F1, "matthews")
 REGRESSION_METRICS = ("pearson_spearman", "pearson", "spearman")
-METRICS = (*CLASSIFICATION_METRICS, *REGRESSION_METRICS)
+METRICS = (*CLASSIFICATION_METRICS, *REGRESSION_METRICS, *RANKING_METRICS)
+"""Those of rankings are for pairs of a query and an item, labeled by classes or by numbers."""
 
 
 def task_metrics(
-    subset: str | None, *, regression: bool, metric: str | None = None
+    subset: str | None, *, regression: bool, metric: str | None = None, ranked: bool = False
 ) -> tuple[str, ...]:
     """Return the names of the metrics of a GLUE task, the primary one first.
 
-    That is `metric` where it is given. Raises QualaError for one that does not fit the labels.
+    That is `metric` where it is given; those of rankings are among them where data are `ranked`.
+    Raises QualaError for a metric that does not fit the labels.
     """
     fitting = REGRESSION_METRICS if regression else CLASSIFICATION_METRICS
-    if metric is not None and metric not in fitting:
+    if metric is not None and metric not in (*fitting, *RANKING_METRICS):
         kind = "numbers" if regression else "classes"
         raise QualaError(
             f"`data.metric` of labels that are {kind} must be one of {', '.join(fitting)}, "
@@ -48,14 +52,21 @@ def task_metrics(
     named = TASK_METRICS.get(subset or "", ("accuracy",))
     named = named if named[0] in fitting else fitting[:1]
     first = (metric,) if metric else ()
-    return tuple(dict.fromkeys((*first, *named, *(() if regression else MEANS_OF_F1))))
+    means = () if regression else MEANS_OF_F1
+    rankings = RANKING_METRICS if ranked else ()
+    return tuple(dict.fromkeys((*first, *named, *means, *rankings)))
 
 
 def check_metrics(metrics: Sequence[str], classes: int | None) -> None:
     """Raise QualaError for a metric that does not fit so many classes, or (None) numbers."""
     fitting = REGRESSION_METRICS if classes is None else CLASSIFICATION_METRICS
     for name in metrics:
-        if name not in fitting:
+        if name in RANKING_METRICS and classes not in (2, None):
+            raise QualaError(
+                f"`{name}` ranks by the probability of one of two classes, or by a number, got "
+                f"{classes} classes."
+            )
+        if name not in (*fitting, *RANKING_METRICS):
             kind = "numbers" if classes is None else "classes"
             raise QualaError(
                 f"A metric of {kind} must be one of {', '.join(fitting)}, got {name}."
@@ -79,8 +90,8 @@ def compute_metric(
         QualaError: for an unknown name, for no examples, and for unequal numbers of predictions
             and labels.
     """
-    if name not in METRICS:
-        raise unknown("metric", name, METRICS)
+    if name not in METRICS or name in RANKING_METRICS:
+        raise unknown("metric", name, (*CLASSIFICATION_METRICS, *REGRESSION_METRICS))
     predicted, gold = np.asarray(predictions), np.asarray(labels)
     if predicted.shape != gold.shape or gold.ndim != 1 or gold.size == 0:
         raise QualaError(
@@ -122,11 +133,9 @@ def _mean_f1(
     predicted: NDArray[np.generic], gold: NDArray[np.generic], *, weighted: bool
 ) -> float:
     classes, places = np.unique(np.concatenate((predicted, gold)), return_inverse=True)
-    ours, theirs = places[: len(gold)], places[len(gold) :]
-    hits = np.bincount(ours[ours == theirs], minlength=len(classes))
-    support = np.bincount(theirs, minlength=len(classes))
-    scores = 2 * hits / (np.bincount(ours, minlength=len(classes)) + support)
-    return float(np.average(scores, weights=support if weighted else None))
+    counts = class_counts(places[: len(gold)], places[len(gold) :], len(classes))
+    weights = counts[:, 2] if weighted else None
+    return float(np.average(precision_recall_f1(counts)[2], weights=weights))
 
 
 def _correlation(name: str, predicted: NDArray[np.generic], gold: NDArray[np.generic]) -> float:

@@ -84,6 +84,10 @@ METRIC_NAMES = {
     "f1": "F1",
     "f1_macro": "macro F1",
     "f1_weighted": "weighted F1",
+    "precision": "Precision",
+    "recall": "Recall",
+    "mrr": "MRR",
+    "ndcg_10": "nDCG@10",
     "accuracy": "Accuracy",
     "matthews": "Matthews",
     "pearson": "Pearson",
@@ -127,6 +131,20 @@ def resampled(
         return None
     lowest = -100.0 if metric in SIGNED else 0.0
     return Sample(100 * values, count, resampled=True, lowest=lowest)
+
+
+def resampled_f1(counts: ArrayLike) -> Sample:
+    """Return bootstrap resamples of the F1 of all classes as one.
+
+    `counts` (E, 3) are those of each example: found, predicted, there.
+    """
+    each = np.asarray(counts, dtype=np.float64)
+    count = len(each)
+    repeats = min(MOST, max(LEAST, DRAWS // count))
+    drawn = np.random.default_rng(SEED).integers(count, size=(repeats, count))
+    sums = _counts(drawn, count) @ each  # (R, 3)
+    values = _ratio(2 * sums[:, 0], sums[:, 1] + sums[:, 2])
+    return Sample(100 * values, count, resampled=True)
 
 
 def _percentiles(values: Floats) -> Bounds:

@@ -14,9 +14,10 @@ from transformers import PreTrainedModel
 from quala.cost import architecture_of
 from quala.data.features import Batch
 from quala.data.task import Span, Task
+from quala.data.task_embed import Embedding
 from quala.errors import QualaError, unknown
 from quala.lengths import LengthConfig
-from quala.models.families import Block, family_of
+from quala.models.families import Block, family_of, sum_of
 from quala.models.selection import (
     Drop,
     State,
@@ -139,6 +140,8 @@ class LengthAdaptiveModel(nn.Module):
             outputs=int(hf.config.num_labels or 2),
             head="span" if self.task.per_token else "sentence",
         )
+        if isinstance(self.task, Embedding):
+            self.arch = replace(self.arch, outputs=self.arch.hidden, head="none")
 
     @property
     def restores_hidden(self) -> bool:
@@ -161,6 +164,8 @@ class LengthAdaptiveModel(nn.Module):
         skip_layers: frozenset[int] = _NO_LAYERS,
     ) -> Tensor:
         """Return logits: (B, n, outputs) for a task with outputs per token, else (B, outputs).
+
+        Embeddings are (B, H).
 
         No `lengths` means that nothing is dropped; `skip_layers` are identities (LayerDrop).
         """
@@ -232,6 +237,7 @@ class LengthAdaptiveModel(nn.Module):
             positions=positions,
             related=related,
             present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
+            real=tuple(real),
         )
 
     def attend(self, state: State, layer: int, scored: bool) -> State:
@@ -276,9 +282,14 @@ class LengthAdaptiveModel(nn.Module):
             protect_first=self.task.keeps_first,
         )
         question = gather_tokens(state.question, index)
-        values = None
+        values, dropped = None, state.dropped
         if self.task.per_token:  # (B, n, outputs) or (B, n, H)
             values = state.inputs if self.restores_hidden else self._tokens(state.inputs)
+        elif isinstance(self.task, Embedding) and self.task.pooling != "cls":
+            inputs = self._normed(state.inputs)
+            kept_sum = sum_of(gather_tokens(inputs, index), real)
+            lost = sum_of(inputs, state.valid) - kept_sum  # (B, H)
+            dropped = lost if dropped is None else dropped + lost
         positions = related = None
         if state.positions is not None:
             positions = gather_tokens(state.positions, index)
@@ -292,10 +303,13 @@ class LengthAdaptiveModel(nn.Module):
             positions=positions,
             related=related,
             drops=(*state.drops, Drop(index, valid, values)),
+            dropped=dropped,
         )
 
     def finish(self, state: State) -> Tensor:
-        """Return the logits, those of dropped tokens restored."""
+        """Return the logits, those of dropped tokens restored, or the embeddings."""
+        if isinstance(self.task, Embedding):
+            return self._embedding(self.task, state)
         if not self.task.per_token:
             return self.family.sentence(self.hf, state.hidden, state.valid)
         # The head works token by token: restoring its outputs equals restoring its inputs.
@@ -341,6 +355,21 @@ class LengthAdaptiveModel(nn.Module):
             counts.append(after if dropped else None)
             present = after if dropped else present
         return counts
+
+    def _embedding(self, task: Embedding, state: State) -> Tensor:
+        """Return the pooled hidden states, (B, H): a dropped token counts with its last one."""
+        hidden = self._normed(state.hidden)
+        if task.pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            pooled = sum_of(hidden, state.valid)
+            pooled = pooled if state.dropped is None else pooled + state.dropped
+            pooled = pooled / pooled.new_tensor(state.real).unsqueeze(1)
+        return F.normalize(pooled, dim=-1) if task.normalize else pooled
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        norm = self.family.last_norm(self.hf)
+        return hidden if norm is None else norm(hidden)
 
     @property
     def _head_size(self) -> int:

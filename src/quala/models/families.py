@@ -286,6 +286,11 @@ class Family:
         """Write into a config that only these layers are left."""
         setattr(config, self.facts.keys["layers"], len(layers))
 
+    def last_norm(self, hf: PreTrainedModel) -> nn.Module | None:
+        """Return the norm after the layers, where they end without one."""
+        base: Any = hf.base_model
+        return getattr(base, "final_norm", None)
+
     def token_head(self, hf: PreTrainedModel) -> TokenHead:
         """Return the parts of the head that is applied to each token."""
         parts: Any = hf
@@ -339,8 +344,14 @@ def mean_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
     """Return the mean (B, H) of the real tokens; all are, where `valid` (B, n) is None."""
     if valid is None:
         return hidden.mean(dim=1)
-    real = valid.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * real).sum(dim=1) / real.sum(dim=1)
+    return sum_of(hidden, valid) / valid.sum(dim=1, keepdim=True)
+
+
+def sum_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the sum (B, H) of the real tokens; all are, where `valid` (B, n) is None."""
+    if valid is None:
+        return hidden.sum(dim=1)
+    return (hidden * valid.unsqueeze(-1).to(hidden.dtype)).sum(dim=1)
 
 
 def _activated(name: HeadActivation, hidden: Tensor) -> Tensor:
@@ -437,6 +448,13 @@ def match_token_types(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     first = types.weight.detach()[:1].clone()
     base.embeddings.token_type_embeddings = nn.Embedding.from_pretrained(first, freeze=False)
     hf.config.type_vocab_size = 1
+
+
+def drop_pooler(hf: PreTrainedModel) -> None:
+    """Take the pooler from a model without a head, in place: nothing reads it."""
+    model: Any = hf
+    if hasattr(model, "pooler"):
+        model.pooler = None
 
 
 def family_of(hf: PreTrainedModel) -> Family:

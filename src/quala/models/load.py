@@ -25,10 +25,11 @@ from transformers.utils import logging as hf_logging
 from quala.architecture import CONFIG, KEY, LONGEST, check_config
 from quala.cost import OFFLINE, architecture_of, offline_folder, parameters
 from quala.data.task import Classes, Task, Value
+from quala.data.task_embed import Embedding
 from quala.durable import settle
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
-from quala.models.families import Family, family_of, match_token_types
+from quala.models.families import Family, drop_pooler, family_of, match_token_types
 from quala.plugins import FAMILIES
 from quala.ranges import ranged
 from quala.stored import check_size, read_object, stored
@@ -241,12 +242,14 @@ def label_names(task: Task) -> tuple[str, ...]:
 def stored_labels(source: str | Path) -> tuple[str, ...] | None:
     """Return the labels of a checkpoint's classes in the order of its outputs, if it names them.
 
-    quala.json names them, or else the config.json of a classifier, unless by `LABEL_0` and so on.
+    quala.json names them, or else the config.json of a classifier of texts or tokens, unless by
+    `LABEL_0` and so on.
     Raises QualaError for names that are not texts or not different.
     """
     facts = stored_facts(source)
     names, outputs = facts.get("labels"), facts.get("num_labels")
-    if not facts and is_classifier(config := read_config(source)) and not is_regression(config):
+    config = None if facts else read_config(source)
+    if config and (is_tagger(config) or (is_classifier(config) and not is_regression(config))):
         named: Any = config.id2label
         outputs, names = len(named), [named.get(number) for number in range(len(named))]
     if names is None or names == _unnamed(len(names)):
@@ -265,6 +268,11 @@ def is_classifier(config: PreTrainedConfig) -> bool:
     names: Any = config.id2label
     named = not known and [*names.values()] != _unnamed(len(names))
     return named or architecture_of(config.to_dict()).head == "sentence"
+
+
+def is_tagger(config: PreTrainedConfig) -> bool:
+    """Tell whether a model has a head for the classes of tokens, by its architecture."""
+    return any(name.endswith("ForTokenClassification") for name in config.architectures or [])
 
 
 def is_regression(config: PreTrainedConfig) -> bool:
@@ -318,10 +326,14 @@ def save_model(
 
 def model_facts(model: LengthAdaptiveModel, sequence_length: int) -> dict[str, Any]:
     """Return what quala.json says of a model beside its precision."""
-    names = label_names(model.task)
+    names, task = label_names(model.task), model.task
+    pooling: dict[str, Any] = {}
+    if isinstance(task, Embedding):
+        pooling = {"pooling": task.pooling or "mean", "normalize": task.normalize}
     return {
-        "task": model.task.kind,
-        "num_labels": model.arch.outputs,
+        "task": task.kind,
+        "num_labels": task.num_labels if pooling else model.arch.outputs,
+        **pooling,
         **({"labels": list(names)} if names else {}),
         **model.task.facts,
         "significance": model.significance.name,
@@ -398,6 +410,9 @@ def _load_weights(
     broken = {key for key, one in model.state_dict().items() if not bool(one.isfinite().all())}
     if broken:
         raise QualaError(f"The weights in `{place}` are not all finite: {_some(broken)}.")
+    if task.headless:
+        drop_pooler(model)
+        return model
     drawn, foreign = (missing | misfits.keys()) & own, _foreign(config, task)
     if head == "new" or foreign:
         kept = family_of(model).trained_parts

@@ -41,7 +41,9 @@ class State:
     present: tuple[int, ...]  # tokens that example b still has
     positions: Tensor | None = None  # (B, n) places in the input, where the attention needs them
     related: Any = None  # what `Family.relate` made of them
+    real: tuple[int, ...] = ()  # tokens that example b began with, without padding
     drops: tuple[Drop, ...] = ()
+    dropped: Tensor | None = None  # (B, H) sum of the hidden states of dropped tokens
     inputs: Tensor | None = None  # (B, n, H)
     scores: Tensor | None = None  # (B, n)
 

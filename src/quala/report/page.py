@@ -17,10 +17,12 @@ from quala.redact import markdown, recorded
 from quala.report.charts import GRID, MUTED, Chart, Mark, Series, label_angles, report_charts
 from quala.report.figure import LINE_CHARACTERS, draw_charts
 from quala.report.table import (
+    class_texts,
     csv_text,
     data_lines,
     footnotes,
     markdown_table,
+    other_metrics,
     report_texts,
     to_markdown,
 )
@@ -67,7 +69,8 @@ def build_report(
         "report": report,
         "charts": charts,
         "hypervolume": metrics["hypervolume"],
-        "footnotes": footnotes(report.rows),
+        "footnotes": [*footnotes(report.rows), *other_metrics(report)],
+        "classes": class_texts(report),
         "data": data_lines(report.data),
     }
     texts = {

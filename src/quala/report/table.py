@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from quala.metrics.interval import Bounds, metric_name, score_text
 from quala.redact import cell, markdown, visible
-from quala.results import GIGA, PARTS, Row, float_model, speedup_base
+from quala.results import GIGA, PARTS, Report, Row, float_model, speedup_base
 from quala.runtime.hardware import BUSY
 
 if TYPE_CHECKING:
@@ -296,6 +296,52 @@ def data_lines(data: Mapping[str, Any]) -> dict[str, str]:
     found["left out"] = counted(data.get("left_out", {}))
     found["notes"] = " ".join(data.get("notes", []))
     return {label: text for label, text in found.items() if text}
+
+
+MOST_CLASSES = 100
+"""Of a table in a report, the most frequent ones; report.json has all."""
+
+
+def class_texts(report: Report) -> DataFrame | None:
+    """Return precision, recall and F1 of each class for the row that counts, as texts.
+
+    That is the chosen row, else the last. The F1 of the first row, which others are compared
+    with, stands beside it. None for data without classes.
+    """
+    known = [
+        (row, classes) for row in report.rows if (classes := _details(report, row, "classes"))
+    ]
+    if not known:
+        return None
+    base, others = known[0]
+    shown, own = next((one for one in known if one[0].role == "chosen"), known[-1])
+    first = {one["class"]: one["f1"] for one in others}
+    compared = [] if base is shown else [f"F1 of {base.model}"]
+    classes = sorted(own, key=lambda one: -one["support"])[:MOST_CLASSES]
+    return to_frame(
+        {
+            "Class": one["class"],
+            **{name.capitalize(): f"{one[name]:.2f}" for name in ("precision", "recall", "f1")},
+            **{name: format_number(first.get(one["class"])) for name in compared},
+            "Support": f"{one['support']:,}",
+        }
+        for one in classes
+    )
+
+
+def _details(report: Report, row: Row, key: str) -> Any:
+    return report.data.get("details", {}).get(f"{row.model} {row.tokens}", {}).get(key)
+
+
+def other_metrics(report: Report) -> list[str]:
+    """Return a sentence with the metrics beside the score of the chosen row, if there are any."""
+    found = []
+    for row in report.rows:
+        metrics = _details(report, row, "metrics")
+        if row.role == "chosen" and metrics:
+            listed = (f"{metric_name(name)} {score:.2f}" for name, score in metrics.items())
+            found.append(f"Of the chosen row: {', '.join(listed)}.")
+    return found
 
 
 def _chosen(rows: Sequence[Row]) -> list[int]:

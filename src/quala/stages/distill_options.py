@@ -292,6 +292,10 @@ class DistillConfig(QuantizedConfig):
                 f"{self.layer_map} and {cache.top}."
             )
 
+    @property
+    def learns_labels(self) -> str | None:
+        return "hard" if self.hard else None
+
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)
         opened, rounded = "model" in inputs, self.quantizers is not None

@@ -90,7 +90,17 @@ class Scores:
 
     def of(self, measured: MeasuredModel, point: LengthConfig | None) -> dict[str, Any]:
         """Return the scores and intervals of one row, nothing for a model that is only timed."""
-        return self._known.get(measured.name, {}).get(name_of(point), {})
+        found = self._known.get(measured.name, {}).get(name_of(point), {})
+        return {key: value for key, value in found.items() if key != DETAILS}
+
+    def details(self) -> dict[str, Any]:
+        """Return by row, where there is more than its score: all metrics, and each class."""
+        return {
+            f"{model} {point}": found[DETAILS]
+            for model, points in self._known.items()
+            for point, found in points.items()
+            if found.get(DETAILS)
+        }
 
     def add(
         self, measured: MeasuredModel, engine: Engine, *, batch_size: int, progress: Progress
@@ -104,9 +114,14 @@ class Scores:
         found, full = {}, dict[str, Sample]()
         for point, values in zip(measured.points, outputs, strict=True):
             metrics, predictions = data.judge(part, values)
-            samples = data.task.samples(Outcome(part.examples, part.features, values), predictions)
+            outcome = Outcome(part.examples, part.features, values)
+            samples = data.task.samples(outcome, predictions)
             full = full or samples  # the first point is the full length
             found[name_of(point)] = _scored(metrics, data.task.metric, samples, full)
+            if more := metrics.keys() - {data.task.metric, "exact_match"}:
+                others = {name: score for name, score in metrics.items() if name in more}
+                classes = data.task.per_class(outcome)
+                found[name_of(point)][DETAILS] = {"metrics": others, "classes": classes}
             name = measured.row_name(point).replace(" ", "_").replace(",", "-")
             with replacing(self.predictions / f"{name}.json") as partial:
                 partial.write_text(json.dumps(predictions), encoding="utf-8")
@@ -184,7 +199,7 @@ def _shared_logits(measured: MeasuredModel, engine: Engine, rows: Sequence[int])
             yield members, logits.float().numpy()
 
 
-ROWS, TITLE = "rows.json", "title.txt"
+ROWS, TITLE, DETAILS = "rows.json", "title.txt", "details"
 
 
 def run(
@@ -219,6 +234,9 @@ def run(
     data.save_summary(context.output, whole=True)
     text = json.dumps([row.to_json() for row in rows], indent=1)
     (context.output / ROWS).write_text(text + "\n", encoding="utf-8")
+    if details := scores.details():
+        text = json.dumps(details, indent=1, ensure_ascii=False)
+        (context.output / f"{DETAILS}.json").write_text(text + "\n", encoding="utf-8")
     title = format_of(data.spec).title(data.spec, data.test.examples)
     (context.output / TITLE).write_text(title + "\n", encoding="utf-8")
     return _headline(rows)
@@ -231,9 +249,11 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def read_data(folder: Path) -> dict[str, Any]:
-    """Read what a measure stage says of its data; older versions said nothing."""
-    summary, title = folder / SUMMARY, folder / TITLE
+    """Read what a measure stage says of its data and its classes; older versions said nothing."""
+    summary, title, details = folder / SUMMARY, folder / TITLE, folder / f"{DETAILS}.json"
     found = read_object(summary) if summary.is_file() else {}
+    if details.is_file():
+        found[DETAILS] = read_object(details)
     named = {"title": title.read_text(encoding="utf-8").strip()} if title.is_file() else {}
     return named | found
 

@@ -16,7 +16,7 @@ from quala.data.spec import LONGEST_INPUT
 from quala.data.teacher_file import is_teacher_file
 from quala.errors import QualaError, quoted, unknown
 from quala.lengths import MIN_TOKENS
-from quala.plugins import FAMILIES, SIGNIFICANCE
+from quala.plugins import FAMILIES, FORMATS, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
@@ -37,6 +37,8 @@ LARGEST_BATCH = 8192
 LARGEST_RATE = 10
 LARGEST_WEIGHT = 1_000_000
 """Of a term of a loss."""
+EMBEDDING = "embedding"
+"""The kind of task without labels to learn."""
 MOST_BATCHES = 100_000
 """Of those that calibrate, warm up, or are timed."""
 MOST_THREADS = 1024
@@ -149,9 +151,22 @@ class TrainingConfig(StageConfig):
     checkpoint_minutes: float = ranged(2.0, identity=False, above=0, at_most=10_080)
     log_every: int = ranged(20, identity=False, above=0, at_most=MANY)
 
+    @property
+    def learns_labels(self) -> str | None:
+        """The option by which the training learns the data's labels, None where it does not."""
+        return "enabled"
+
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         for one in inputs.values():
             start_facts(one)
+        data = getattr(inputs.get("data"), "value", None)
+        option = self.learns_labels
+        if data and option and FORMATS.find(data.task).kinds == (EMBEDDING,):
+            value = "false" if option == "enabled" else "0"
+            raise QualaError(
+                f"Embeddings have no labels to learn, only a teacher to follow: `{option}` must "
+                f"be {value}, got {getattr(self, option)}; `experiment=sts` sets all such options."
+            )
 
 
 OWN_TEACHER = "teacher"
@@ -288,6 +303,11 @@ class SandwichConfig(TaughtConfig):
     def trains(self) -> bool:
         """Whether the weights change at all."""
         return True
+
+    @property
+    def learns_labels(self) -> str | None:
+        named = [name for name in ("hard", "sub_hard") if self.trains and getattr(self, name)]
+        return named[0] if named else None
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from quala.errors import QualaError, unknown
 from quala.stage import RecipeStage, Stage, StageConfig
@@ -160,7 +160,7 @@ class Flow:
         /,
         *,
         name: str | None = None,
-        otherwise: Artifact | None = None,
+        otherwise: Source | Artifact | None = None,
         changes: Mapping[str, Any] | None = None,
         **inputs: Source | Artifact | None,
     ) -> Artifact:
@@ -168,7 +168,8 @@ class Flow:
 
         A stage is named, or is what a recipe says of it, such as `distill("copy_layers", ...)`.
         A second use of the same stage needs another `name`; `changes` replaces options of the
-        stage. A stage that is switched off returns `otherwise`. Inputs that are None are left out.
+        stage. A stage that is switched off returns `otherwise`, such as the model that it would
+        train. Inputs that are None are left out.
 
         Raises:
             QualaError: for an unknown stage or option, a name that is used twice, and an input
@@ -185,7 +186,7 @@ class Flow:
         config = _changed(self.settings.stages[stage], changes or {})
         config = _named(config, self.settings.workflow)
         if not config.enabled:
-            return otherwise or Artifact(name, "", absent="is switched off")
+            return cast(Artifact, otherwise) or Artifact(name, "", absent="is switched off")
         used = {key: item for key, item in inputs.items() if item is not None}
         for item in used.values():
             if isinstance(item, Artifact) and item.off:
