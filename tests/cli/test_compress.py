@@ -81,7 +81,7 @@ def run(
         assert found == code, said.getvalue()
         return json.loads(said.getvalue()) if "--json" in words else said.getvalue()
 
-    yield command
+    return command
 
 
 def steady(found: tuple[pace.Pace, pace.Sizes]) -> tuple[pace.Pace, pace.Sizes]:
@@ -142,23 +142,6 @@ def test_a_question_answering_model_is_calibrated_and_searched_within_a_budget(
     assert (out / "model.onnx").is_file()
 
 
-@pytest.mark.slow
-def test_a_bare_encoder_is_trained_first(
-    run: Compress, classifier: Path, named: Path, tmp_path: Path
-) -> None:
-    import torch
-    from transformers import AutoTokenizer, BertModel
-
-    bare = tmp_path / "bare"
-    with torch.random.fork_rng():
-        BertModel.from_pretrained(classifier).save_pretrained(bare)
-    AutoTokenizer.from_pretrained(classifier).save_pretrained(bare)
-    words = [str(bare), "--data", str(named), "data.columns.text=review"]
-    found = run(*words, *TOY, "--out", str(tmp_path / "small"), "--json")
-    assert statuses(found)["finetune"] == "done"
-    run(*words, "--plan", "--minutes", "1", seconds=SLOW, code=2)
-
-
 def plan_of(run: Compress, *words: str, **options: Any) -> Any:
     return run(*words, "--plan", "--json", **options)
 
@@ -186,9 +169,30 @@ def test_a_plan_writes_no_model_and_says_the_command(
     assert not list((tmp_path / "mlruns").rglob("*.safetensors"))
 
 
-def refusal(run: Compress, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    run(*words, code=2)
+def refusal(run: Compress, capsys: pytest.CaptureFixture[str], *words: str, **options: Any) -> str:
+    run(*words, code=2, **options)
     return capsys.readouterr().err
+
+
+def test_a_bare_encoder_is_trained_first_or_refused_with_what_trains_it(
+    run: Compress,
+    classifier: Path,
+    named: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from transformers import AutoTokenizer, BertModel
+
+    bare = tmp_path / "bare"
+    BertModel.from_pretrained(classifier).save_pretrained(bare)
+    AutoTokenizer.from_pretrained(classifier).save_pretrained(bare)
+    words = [str(bare), "--data", str(named), "data.columns.text=review"]
+    plan = plan_of(run, *words)
+    assert plan["stages"][0]["stage"] == "finetune"
+    assert f"model.teacher={bare}" in plan["command"]
+    text = refusal(run, capsys, *words, "--plan", "--minutes", "1", seconds=SLOW)
+    assert "there is no time to train one" in text
+    assert "flow.until=finetune" in text
 
 
 def test_what_contradicts_is_refused_in_one_sentence(
@@ -219,7 +223,8 @@ def test_what_contradicts_is_refused_in_one_sentence(
         "Unknown configuration key",
     ]  # fmt: skip
     for text, wanted in zip(said, told, strict=True):
-        assert wanted in text and text.count("\n") == 1, text
+        assert wanted in text, text
+        assert text.count("\n") == 1, text
     assert not Path(out[1]).exists()
 
 
@@ -230,7 +235,8 @@ def test_labels_that_the_model_does_not_have_are_refused_before_any_work(
     rows = (f"text {n},{('cat', 'dog')[n % 2]}" for n in range(40))
     file.write_text("\n".join(["text,label", *rows]) + "\n")
     text = refusal(run, capsys, str(classifier), "--data", str(file), "--plan")
-    assert "cat" in text and "three" in text
+    assert "cat" in text
+    assert "three" in text
 
 
 def test_a_full_folder_is_refused(tmp_path: Path) -> None:

@@ -207,8 +207,10 @@ def _loss(one: Compared) -> str:
     """Say what a point loses, with its interval."""
     if one.lost is None:
         return "its loss is not known"
-    text = f"it loses {one.lost:.2f} points against your model"
+    gained = one.lost < 0
+    verb, beside = ("gains", "over") if gained else ("loses", "against")
+    text = f"it {verb} {abs(one.lost):.2f} points {beside} your model"
     if one.bounds is None:
         return text
     low, high = one.bounds
-    return f"{text}, with 95 % certainty {low:.1f} to {high:.1f}"
+    return f"{text} (95 % interval of the loss: {low:.1f} to {high:.1f})"

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from quala.data.formats import format_of
 from quala.data.tokenize import FastTokenizer
@@ -150,7 +150,7 @@ def _timed(opened: Checkpoint, batches: Sequence[Batch]) -> tuple[float, float, 
     forward = (time.perf_counter() - start) / count
     model.hf.get_input_embeddings().requires_grad_(False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.hf.to(device)
+    cast(Any, model.hf).to(device)
     model.train()
     some = batches[::2]  # training passes take three times as long
     count = sum(len(batch["input_ids"]) for batch in some)

@@ -33,9 +33,12 @@ SCORING = 0.2
 """Share of the minutes for the search, and for the measurement."""
 LEAST_TEST, LEAST_SEARCH, MOST_SEARCH, MOST_SELECTION = 200, 100, 1000, 200
 LEAST_LENGTHS, MOST_LENGTHS = 30, 100
+CALIBRATION = 512
+"""Inputs that calibrate: those of the experiment."""
 # Seconds by those of a forward pass, or of a training pass, as measured beside them on two cores:
-SHORTENED = 0.8  # of a training pass under sampled lengths
-FAKE = 1.5  # of one on fake-quantized layers
+SHORTENED = 0.75  # of a training pass under sampled lengths
+FAKE = 2.0  # of one on fake-quantized layers
+OBSERVED = 1.5  # of a pass that calibrates
 SHARED = 0.35  # of a pass of the search: lengths share layers, and bad ones are stopped early
 SERVED = 0.6  # of a pass of the exported models, float and int8
 TIMED, ALONE = 69, 1.5  # inputs timed for each row, each alone and on one thread
@@ -59,7 +62,7 @@ class Amounts:
     quantize: int = 0
     teacher: bool = False
     batch: int = 16
-    calibration: int = 512
+    calibration: int = CALIBRATION
 
     @classmethod
     def of(cls, settings: Settings, sizes: Sizes, *, bare: bool) -> Amounts:
@@ -71,8 +74,8 @@ class Amounts:
         def steps(config: Any, works: bool = True) -> int:
             if not (works and config.enabled and config.given is None):
                 return 0
-            own = max(1, round(train / config.batch_size * config.epochs))
-            return min(own, config.max_steps or own)
+            own: int = max(1, round(train / config.batch_size * config.epochs))
+            return min(own, int(config.max_steps or own))
 
         return cls(
             train=train,
@@ -122,7 +125,7 @@ def seconds(amounts: Amounts, pace: Pace) -> dict[str, float]:
         step = step_seconds(pace, "length_adapt", amounts.batch, teacher=amounts.teacher)
         found["length_adapt"] = read + amounts.adapt * step + chosen
     step = step_seconds(pace, "quantize", amounts.batch)
-    calibrate = amounts.calibration * pace.forward
+    calibrate = amounts.calibration * pace.forward * OBSERVED
     found["quantize"] = read + calibrate + amounts.quantize * step + 2 * chosen
     if amounts.lengths:
         found["search"] = pace.read + amounts.lengths * amounts.search * score * SHARED
@@ -155,6 +158,7 @@ def choose(minutes: float, pace: Pace, sizes: Sizes, *, bare: bool, batch: int =
         selection=min(sizes.selection, MOST_SELECTION),
         lengths=_between(LEAST_LENGTHS, SCORING * total / (search * score * SHARED), MOST_LENGTHS),
         batch=batch,
+        calibration=min(sizes.train, CALIBRATION),
     )
     # Where little is trained, little is read: text is tokenized by each stage.
     least = replace(least, train=min(sizes.train, max(least.calibration, 1000)))
@@ -163,8 +167,8 @@ def choose(minutes: float, pace: Pace, sizes: Sizes, *, bare: bool, batch: int =
     if bare:
         least, left = _with_finetune(least, left, pace, sizes, minutes)
     found = _trained(least, left, pace, most=round(EPOCHS * epoch))
-    used = found.adapt + found.quantize + 2 * found.finetune
-    found = replace(found, train=min(sizes.train, max(found.train, used * batch)))
+    used = batch * max(found.adapt, found.quantize, 2 * found.finetune)
+    found = replace(found, train=min(sizes.train, max(found.train, used)))
     spare = total - sum(seconds(found, pace).values())
     if spare > 0:  # more test examples promise more
         more = round(spare / (_rows(found) * score * SERVED))
@@ -179,15 +183,17 @@ def _between(least: int, wanted: float, most: int) -> int:
 def _trained(least: Amounts, left: float, pace: Pace, *, most: int) -> Amounts:
     """Return the amounts with the steps of the best recipe that fits into the seconds left."""
     batch = least.batch
-    plain = replace(least, adapt=1)
-    left -= seconds(plain, pace)["length_adapt"]  # to read and to score
+    plain = sum(seconds(replace(least, adapt=1), pace).values())
+    left -= plain - sum(seconds(least, pace).values())  # to read and to score
+    text = 3 * batch * pace.tokenize  # three stages read what is trained on
     rounded = step_seconds(pace, "quantize", batch) / (ROUNDED - 1)
-    steps = int(left / (step_seconds(pace, "length_adapt", batch, teacher=True) + rounded))
+    taught = step_seconds(pace, "length_adapt", batch, teacher=True)
+    steps = int(left / (taught + rounded + text))
     if steps >= min(ENOUGH, max(most, 1)):
         steps = min(steps, most)
         rest = max(1, steps // (ROUNDED - 1))
         return replace(least, adapt=steps, quantize=rest, teacher=True)
-    steps = int(left / step_seconds(pace, "length_adapt", batch))
+    steps = int(left / (step_seconds(pace, "length_adapt", batch) + text))
     if steps >= min(FEWEST, max(most, 1)):
         return replace(least, adapt=min(steps, most))
     return least
@@ -203,7 +209,8 @@ def _with_finetune(
     needed = min(2 * FEWEST, most)
     steps = min(most, int(left / 2 / step))
     if steps < needed:
-        more = (2 * needed * step - left) / 60
+        # Of minutes that are added, those for search and measurement train nothing.
+        more = (2 * needed * step - left) / 60 / (1 - 2 * SCORING)
         raise QualaError(
             "The model has no head for this task, and there is no time to train one: about "
             f"{math.ceil(minutes + more)} minutes are enough (`--minutes`)."

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quala.architecture import CONFIG
 from quala.cost import OFFLINE
 from quala.data.spec import DEMO
 from quala.errors import QualaError, quoted
 from quala.plugins import TASKS
 from quala.reading import expanded
+from quala.stored import read_object
 from quala.workflow.compose import check_options, composed, one_sentence, typed
 from quala.workflow.script import WorkflowSpec, find_workflow
 from quala.workflow.sources import RUN_ID, TRACKED, Sources
@@ -77,7 +79,10 @@ def override(key: str, value: object) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text):
         return f"{key}={text}"
-    escaped = re.sub(r"(\\*)'", lambda found: f"{found[1] * 2}\\'", text)
+    if "${" in text:
+        raise QualaError(f"`{quoted(text)}` has `${{`, which no option can hold: rename it.")
+    # A backslash stands for itself, except in front of a quote.
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", text).replace("'", r"\'")
     return f"{key}='{escaped}'"
 
 
@@ -208,7 +213,6 @@ def _model_folder(model: str, tracking: TrackingConfig) -> Path:
 
     Raises QualaError where there is none, and for one that is compressed already.
     """
-    from quala.models.load import CONFIG
     from quala.runtime.card import shipped
 
     folder = Path(model).expanduser()
@@ -218,8 +222,6 @@ def _model_folder(model: str, tracking: TrackingConfig) -> Path:
         folder = _tracked_folder(model, tracking)
     elif not folder.is_dir():
         folder = _from_hub(model)
-    from quala.stored import read_object
-
     facts = read_object(folder / "quala.json") if (folder / "quala.json").is_file() else {}
     if facts.get("kind") == "export":
         raise QualaError(

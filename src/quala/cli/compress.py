@@ -10,14 +10,24 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from quala.cli.arguments import PLACE, Parser, number, one_of
+from quala.cli.export import check_free, check_outside, copied_card, drafted
+from quala.cli.output import show, warn, write_json
+from quala.durable import located, read_whole, write_whole
 from quala.errors import QualaError, ended
+from quala.manifest import MANIFEST, digest
 from quala.plugins import TASKS
+from quala.redact import shown
+from quala.runtime.hardware import BUSY
+from quala.stored import typed
 
 if TYPE_CHECKING:
     from quala.autocompress.outcome import Outcome
@@ -33,9 +43,10 @@ RULES = 1
 
 @dataclass
 class Prepared:
-    """What will be run: the overrides, and what is said of them."""
+    """What will be run, as it is kept for the same command: it goes on with the same steps."""
 
-    words: list[str]
+    chosen: list[str]
+    """The overrides that were chosen, beside those that name the model and the data."""
     recipe: str
     stages: list[tuple[str, str, float]]
     """Of each stage the name, what it does, and the estimated seconds."""
@@ -44,25 +55,14 @@ class Prepared:
     exported: dict[str, str] = field(default_factory=dict)
     """Digest of the manifest of each export that was written, by its folder."""
 
-    @property
-    def command(self) -> str:
-        """The command of the workflow that this stands for."""
-        from quala.autocompress.subject import WORKFLOW
-        from quala.redact import shown
-
-        return shlex.join(["quala", "run", WORKFLOW, *map(shown, self.words)])
-
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, command: str) -> dict[str, Any]:
         """Return what `--json` says of the plan."""
-        return {
-            "command": self.command,
-            "recipe": self.recipe,
-            "stages": [
-                {"stage": name, "what": what, "minutes": round(seconds / 60, 2)}
-                for name, what, seconds in self.stages
-            ],
-            "notes": [*self.said, *self.notes],
-        }
+        stages = [
+            {"stage": name, "what": what, "minutes": round(seconds / 60, 2)}
+            for name, what, seconds in self.stages
+        ]
+        notes = [*self.said, *self.notes]
+        return {"command": command, "recipe": self.recipe, "stages": stages, "notes": notes}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -76,46 +76,45 @@ def main(argv: Sequence[str]) -> int:
     if arguments.out is not None:
         _check_out(Path(arguments.out))
     # Hydra and transformers take seconds to import, which `--help` does not need.
-    from quala.autocompress.subject import find_subject, workflow
+    from quala.autocompress.subject import WORKFLOW, find_subject, joined, workflow
 
     subject = find_subject(arguments.model, arguments.data, arguments.task, words)
     file = _plan_file(arguments, subject, words)
     prepared = _known(file)
+    if arguments.out is not None:
+        check_outside(subject.folder, Path(arguments.out))
+        _check_out(Path(arguments.out), prepared.exported if prepared else {})
     if prepared is None:
         prepared = _prepare(arguments, subject, words)
         _keep(file, prepared)
-    if arguments.out is not None:
-        _check_out(Path(arguments.out), prepared)
+    final = joined([*subject.words, *prepared.chosen], words)
+    command = shlex.join(["quala", "run", WORKFLOW, *map(shown, final)])
     if arguments.plan or not arguments.json:
-        _show_plan(prepared, arguments.json)
+        _show_plan(prepared, command, arguments.json)
     if arguments.plan:
         return 0
     from quala.workflow import launch
 
     results: list[Result] = []
     own = ["--json"] if arguments.json else []
-    code = launch.run(workflow(), [*prepared.words, *own], results.append)
-    if not results:
-        return code
-    out, outcome = _finish(arguments, subject, prepared, results[0])
-    _keep(file, prepared)
-    _show_outcome(arguments, subject, prepared, results[0], out, outcome)
+    code = launch.run(workflow(), [*final, *own], results.append)
+    if results:
+        outcome = _finish(arguments, prepared, final, results[0])
+        _keep(file, prepared)
+        plan = prepared.to_json(command) if arguments.json else None
+        _show_outcome(arguments, _commands(arguments, subject, outcome), results[0], outcome, plan)
     return code
 
 
-def _check_out(out: Path, prepared: Prepared | None = None) -> None:
-    """Raise QualaError unless the export may be written to `out`, or is there already.
+def _check_out(out: Path, exported: Mapping[str, str] | None = None) -> None:
+    """Raise QualaError unless the export may be written to `out`, or is one of the `exported`.
 
-    Without what is prepared, any export may be the own one.
+    None stands for not known yet.
     """
-    from quala.cli.export import check_free
-    from quala.manifest import MANIFEST, digest
-
     if not (out / MANIFEST).is_file():
         check_free(out)
-    elif prepared is not None:
-        if prepared.exported.get(str(out.absolute())) != digest(out / MANIFEST):
-            check_free(out)
+    elif exported is not None and exported.get(str(out.absolute())) != digest(out / MANIFEST):
+        check_free(out)
 
 
 def _plan_file(arguments: argparse.Namespace, subject: Subject, words: Sequence[str]) -> Path:
@@ -134,9 +133,6 @@ def _plan_file(arguments: argparse.Namespace, subject: Subject, words: Sequence[
 
 def _known(file: Path) -> Prepared | None:
     """Return the plan that was kept, None where there is none that can be read."""
-    from quala.durable import read_whole
-    from quala.stored import typed
-
     content = read_whole(file)
     if content is None:
         return None
@@ -148,10 +144,6 @@ def _known(file: Path) -> Prepared | None:
 
 
 def _keep(file: Path, prepared: Prepared) -> None:
-    from dataclasses import asdict
-
-    from quala.durable import located, write_whole
-
     with located(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(asdict(prepared), indent=1))
@@ -159,49 +151,48 @@ def _keep(file: Path, prepared: Prepared) -> None:
 
 def _prepare(arguments: argparse.Namespace, subject: Subject, words: list[str]) -> Prepared:
     """Time the model, choose the recipe, and check what comes of it."""
-    from dataclasses import replace
-
     from quala.autocompress import pace, recipe
-    from quala.autocompress.subject import joined, settings_of
+    from quala.autocompress.subject import WORKFLOW, joined, settings_of
 
-    ours = [*subject.words, *_asked(arguments)]
-    fitted = joined([*ours, *pace.fitted(subject, words)], words)
-    subject = replace(subject, settings=settings_of(fitted))
+    wanted = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
+    asked = ["stage.search.cost=latency"]
+    if arguments.budget_ms is None:
+        asked = ["stage.search.cost=macs", f"stage.measure.max_loss={wanted:g}"]
+    fitted = [*asked, *pace.fitted(subject, words)]
+    known = joined([*subject.words, *fitted], words)
+    subject = replace(subject, settings=settings_of(known))
     speed, sizes = pace.measured(subject)
     minutes = MINUTES if arguments.minutes is None else arguments.minutes
     try:
         amounts = recipe.choose(minutes, speed, sizes, bare=subject.bare)
     except QualaError as error:
-        first = shlex.join(["quala", "run", "quala_minilm", *fitted, "flow.until=finetune"])
+        first = shlex.join(["quala", "run", WORKFLOW, *map(shown, known), "flow.until=finetune"])
         raise QualaError(f"{error} Or train it first, with `{first}`.") from error
     stages = subject.settings.stages
-    chosen = [
-        word for word in recipe.overrides(amounts, speed, sizes)
-        if _has_effect(word, stages)
-    ]  # fmt: skip
-    final = joined([*fitted[: len(fitted) - len(words)], *chosen], words)
-    settings = settings_of(final)
+    own = [one for one in recipe.overrides(amounts, speed, sizes) if _has_effect(one, stages)]
+    chosen = joined([*fitted, *own], words)[: -len(words) or None]
+    settings = settings_of(joined([*subject.words, *chosen], words))
     amounts = recipe.Amounts.of(settings, sizes, bare=subject.bare)
     taken, what = recipe.seconds(amounts, speed), recipe.described(amounts)
     rows = [(name, what[name], found) for name, found in taken.items()]
     told = _told(subject, amounts, speed, sizes)
     total = sum(taken.values()) / 60
     told.append(
-        f"The {amounts.recipe}: it {recipe.TOLD[amounts.recipe]}. About {total:.1f} of "
+        f"Recipe: {amounts.recipe}; it {recipe.TOLD[amounts.recipe]}. About {total:.1f} of "
         f"{minutes:g} minutes{'' if arguments.minutes else ' (the default of `--minutes`)'}, "
         f"estimated from {1000 * speed.forward:.1f} ms for a forward pass and "
         f"{1000 * speed.train:.1f} ms for one of training on this machine now."
     )
-    metric = str(settings.data.metric or "")
-    notes = _warnings(arguments, amounts, total, minutes, metric)
-    return Prepared(final, amounts.recipe, rows, told, notes)
-
-
-def _asked(arguments: argparse.Namespace) -> list[str]:
-    if arguments.budget_ms is not None:
-        return ["stage.search.cost=latency"]
-    wanted = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
-    return ["stage.search.cost=macs", f"stage.measure.max_loss={wanted:g}"]
+    notes = []
+    if total > 1.25 * minutes:
+        notes.append(f"Less than about {total:.1f} minutes is not possible here.")
+    least = recipe.least_loss(amounts.test, settings.data.metric or "")
+    if arguments.budget_ms is None and least > wanted:
+        notes.append(
+            f"With {amounts.test:,} test examples no loss below {least:.1f} points can be "
+            f"promised, so `--max-loss {wanted:g}` cannot: even equal answers leave it open."
+        )
+    return Prepared(chosen, amounts.recipe, rows, told, notes)
 
 
 def _has_effect(word: str, stages: Any) -> bool:
@@ -217,7 +208,6 @@ def _told(subject: Subject, amounts: Amounts, speed: Pace, sizes: Sizes) -> list
     """Say what was found."""
     from quala.cost import architecture_of, parameters
     from quala.models.load import read_config
-    from quala.redact import shown
 
     arch = architecture_of(read_config(subject.folder).to_dict())
     data = subject.settings.data
@@ -232,31 +222,9 @@ def _told(subject: Subject, amounts: Amounts, speed: Pace, sizes: Sizes) -> list
     ]
 
 
-def _warnings(
-    arguments: argparse.Namespace, amounts: Amounts, total: float, minutes: float, metric: str
-) -> list[str]:
-    from quala.autocompress.recipe import least_loss
-
-    found = []
-    if total > 1.25 * minutes:
-        found.append(f"Less than about {total:.1f} minutes is not possible here.")
-    wanted = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
-    least = least_loss(amounts.test, metric)
-    if arguments.budget_ms is None and least > wanted:
-        found.append(
-            f"With {amounts.test:,} test examples no loss below {least:.1f} points can be "
-            f"promised, so `--max-loss {wanted:g}` cannot: even equal answers leave it open."
-        )
-    return found
-
-
-def _show_plan(prepared: Prepared, as_json: bool) -> None:
-    from rich.table import Table
-
-    from quala.cli.output import show, warn, write_json
-
+def _show_plan(prepared: Prepared, command: str, as_json: bool) -> None:
     if as_json:
-        write_json(prepared.to_json())
+        write_json(prepared.to_json(command))
         return
     table = Table(title="Plan", title_justify="left")
     table.add_column("Stage")
@@ -264,89 +232,78 @@ def _show_plan(prepared: Prepared, as_json: bool) -> None:
     table.add_column("Minutes, about", justify="right")
     for name, what, seconds in prepared.stages:
         table.add_row(name, what, f"{seconds / 60:.1f}")
-    show(*prepared.said, table, f"It stands for: {prepared.command}")
+    show(*prepared.said, table, f"It stands for: {command}")
     for note in prepared.notes:
         warn(note)
+    sys.stdout.flush()  # before what the run logs
 
 
 def _finish(
-    arguments: argparse.Namespace, subject: Subject, prepared: Prepared, result: Result
-) -> tuple[Path, Outcome]:
+    arguments: argparse.Namespace, prepared: Prepared, words: Sequence[str], result: Result
+) -> Outcome:
     """Write the export to `--out`, and compare the compressed model with the user's own."""
     from quala.autocompress.outcome import compared, own_row, within_budget, within_loss
     from quala.autocompress.subject import settings_of
-    from quala.cli.export import copied_card, drafted
-    from quala.manifest import MANIFEST, digest
     from quala.stages.measure import read_rows
 
-    folders = {one.name: one.folder for one in result.outcomes}
-    lacking = [one for one in ("finetune", "measure", "export") if not folders.get(one)]
+    found = {one.name: one.folder for one in result.outcomes if one.folder is not None}
+    lacking = {"finetune", "measure", "export"} - found.keys()
     if lacking:
         raise QualaError(
-            f"The run {result.run_id} has no output of {' and '.join(lacking)}, which the "
+            f"The run {result.run_id} has no output of {' and '.join(sorted(lacking))}, which the "
             "overrides left out: `quala report` has what it made."
         )
-    found = {name: Path(str(folder)) for name, folder in folders.items()}
     out = Path(arguments.out)
     if not (out / MANIFEST).is_file():
         with drafted(out) as draft:
             copied_card(found["export"], draft)
     prepared.exported[str(out.absolute())] = digest(out / MANIFEST)
-    rows, settings = read_rows(found["measure"]), settings_of(prepared.words)
+    rows, settings = read_rows(found["measure"]), settings_of(words)
     points = compared(rows, found["measure"], found["finetune"], settings.data)
-    own = own_row(rows)
     if arguments.budget_ms is not None:
-        return out, within_budget(own, points, arguments.budget_ms)
-    wanted = settings.stages["measure"].max_loss
-    return out, within_loss(own, points, wanted)
+        return within_budget(own_row(rows), points, arguments.budget_ms)
+    return within_loss(own_row(rows), points, settings.stages["measure"].max_loss)
 
 
-def _show_outcome(
-    arguments: argparse.Namespace,
-    subject: Subject,
-    prepared: Prepared,
-    result: Result,
-    out: Path,
-    outcome: Outcome,
-) -> None:
-    """Print the front, what it costs in quality, and the commands that use the export."""
-    from quala.cli.output import show, write_json
-    from quala.workflow.launch import duration
-    from quala.workflow.server import store_words
-
-    commands = _commands(arguments, subject, out, outcome)
-    if arguments.json:
-        told = {"out": str(out), "plan": prepared.to_json(), "commands": commands}
-        write_json({**result.to_json(), **told, **outcome.to_json()})
-        return
-    words = store_words(result.store.uri)
-    show(
-        _table(outcome),
-        *(ended(one) for one in outcome.said),
-        f"Wrote {out} in {duration(result.seconds)}. Report: quala report {result.run_id}{words}",
-        *commands,
-    )
-
-
-def _commands(
-    arguments: argparse.Namespace, subject: Subject, out: Path, outcome: Outcome
-) -> list[str]:
+def _commands(arguments: argparse.Namespace, subject: Subject, outcome: Outcome) -> list[str]:
+    """Return the two commands that use the export at the chosen point."""
     budget = arguments.budget_ms or outcome.milliseconds
     limit = f" --budget-ms {budget:g}" if budget else ""
-    place = shlex.quote(str(out))
+    place = shlex.quote(arguments.out)
     use = f'quala predict {place} --text "..."'
     if subject.task == "question-answering":
         use = f'quala answer {place} --question "..." --context @page.txt'
     return [f"{use}{limit}", f"quala serve {place}{limit}"]
 
 
-def _table(outcome: Outcome) -> Any:
-    from rich.table import Table
+def _show_outcome(
+    arguments: argparse.Namespace,
+    commands: Sequence[str],
+    result: Result,
+    outcome: Outcome,
+    plan: Mapping[str, Any] | None,
+) -> None:
+    """Print the front, what it costs in quality, and the commands; with a `plan` all as JSON."""
+    from quala.workflow.launch import duration
+    from quala.workflow.server import store_words
 
+    if plan is not None:
+        told = {"out": arguments.out, "plan": plan, "commands": list(commands)}
+        write_json({**result.to_json(), **told, **outcome.to_json()})
+        return
+    report = f"quala report {result.run_id}{store_words(result.store.uri)}"
+    took = "finished before" if result.reused else f"took {duration(result.seconds)}"
+    show(
+        _table(outcome),
+        *(ended(one) for one in outcome.said),
+        f"The export is in {arguments.out} ({took}). All figures: {report}",
+        *commands,
+    )
+
+
+def _table(outcome: Outcome) -> Table:
     from quala.autocompress.outcome import Compared
-    from quala.cli.output import show  # noqa: F401 - rich is imported with it
     from quala.metrics.interval import interval_text, metric_name, score_text
-    from quala.redact import cell
 
     own = outcome.own
     title = f"{own.examples or 0:,} test examples, intervals of 95 %"
@@ -356,22 +313,24 @@ def _table(outcome: Outcome) -> Any:
     for heading in (metric_name(own.metric), "Points lost", "ms", "Faster", "MiB"):
         table.add_column(heading, justify="right")
     for one in (Compared(own), *outcome.points):
-        row, name = one.row, "your model" if one.row is own else f"compressed, {one.row.precision}"
-        lost = "-" if one.lost is None else f"{one.lost:.2f} ({interval_text(one.bounds)})"
+        row = one.row
+        busy = f" {BUSY}" if row.latency_ms and row.latency_ms.busy else ""
         table.add_row(
-            cell(name),
+            "your model" if row is own else f"compressed, {row.precision}",
             row.tokens,
             score_text(row.score, row.interval),
-            lost,
-            "-" if row.median_ms is None else f"{row.median_ms:.2f}",
+            "-" if one.lost is None else f"{one.lost:.2f} ({interval_text(one.bounds)})",
+            "-" if row.median_ms is None else f"{row.median_ms:.2f}{busy}",
             "-" if row.own_speedup is None else f"{row.own_speedup:.2f}x",
             f"{row.size_bytes / 2**20:.1f}",
             style="bold green" if one is outcome.chosen else None,
         )
+        if busy:
+            table.caption = f"{BUSY} other programs disturbed the timing"
     return table
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog="quala compress",
         description=__doc__,

@@ -43,8 +43,7 @@ def main(argv: Sequence[str]) -> int:
     out = Path(arguments.out)
     check_free(out)
     source = locate_model(arguments.model, arguments.tracking_uri)
-    if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
-        raise QualaError(f"`--out` must be outside of the model's own folder, got `{out}`.")
+    check_outside(source, out)
     # onnx and torch take a moment to import, which `--help` does not need.
     from quala.runtime.card import FILE
     from quala.runtime.engine import GRAPH
@@ -85,6 +84,12 @@ def check_free(out: Path) -> None:
     """Raise QualaError unless an export may be written to `out`: a folder, new or empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
+
+
+def check_outside(source: Path, out: Path) -> None:
+    """Raise QualaError for an `out` inside the folder of the model itself."""
+    if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
+        raise QualaError(f"`--out` must be outside of the model's own folder, got `{out}`.")
 
 
 def copied_card(source: Path, draft: Path) -> Card:

@@ -177,6 +177,7 @@ NOT_STARTED = (
 SWEEPS = {"-m", "--multirun"}
 HYDRA_VALUE = "${hydra:"
 """Of a value that is known only while Hydra runs."""
+Tell = Callable[[Result], None] | None  # takes the result of a run in place of the usual output
 
 
 @dataclass(frozen=True)
@@ -194,8 +195,7 @@ class HydraJob:
     """Numbers of the jobs that Hydra has called."""
     alone: Sequence[str] = ()
     """The words with which a command begins that runs one job by itself."""
-    tell: Callable[[Result], None] | None = None
-    """What says the result of a single job, in place of `show_result`."""
+    tell: Tell = None
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once, and close the file of its log."""
@@ -245,15 +245,8 @@ class HydraJob:
             show_result(result, _console())
 
 
-def run(
-    workflow: WorkflowSpec,
-    arguments: Sequence[str],
-    tell: Callable[[Result], None] | None = None,
-) -> int:
-    """Run a workflow, or a sweep over it, with Hydra's command line; return the exit code.
-
-    `tell` takes the result of a run in place of the usual output.
-    """
+def run(workflow: WorkflowSpec, arguments: Sequence[str], tell: Tell = None) -> int:
+    """Run a workflow or a sweep, with Hydra's command line, and return the exit code."""
     words = [word for word in arguments if word != JSON]
     if set(HELP) & set(words):
         sys.stdout.write(explained(workflow, words))
@@ -277,9 +270,7 @@ def run(
     guard_logs()
     own = [*where.words, *(word for word in words if "hydra.searchpath=" in word)]
     alone = ["quala", "run", workflow.called, *own]
-    job = HydraJob(
-        workflow.place, as_json=JSON in arguments, varied=varied, alone=alone, tell=tell
-    )
+    job = HydraJob(workflow.place, JSON in arguments, varied, alone=alone, tell=tell)
     command = hydra.main(
         version_base=VERSION_BASE,
         config_path=str(workflow.conf.absolute()),
