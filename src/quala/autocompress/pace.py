@@ -44,12 +44,13 @@ class Pace:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Examples of each slice."""
+    """Examples of each slice, and the task that their labels make."""
 
     train: int
     search: int
     selection: int
     test: int
+    task: str = ""
 
 
 def fitted(subject: Subject, words: Sequence[str]) -> list[str]:
@@ -100,8 +101,8 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
     with _quiet():
         opened = load_with_data(subject.folder, spec, head="or_new" if subject.bare else "own")
         data = opened.data
-        sizes = Sizes(*(len(getattr(data, name).examples) for name in
-                        ("train", "search", "selection", "test")))  # fmt: skip
+        parts = (data.train, data.search, data.selection, data.test)
+        sizes = Sizes(*(len(part.examples) for part in parts), task=data.task.kind)
         read = time.perf_counter() - start
         if not sizes.train:
             raise QualaError("The data leave no example to train on or to calibrate with.")

@@ -214,7 +214,7 @@ def _told(subject: Subject, amounts: Amounts, speed: Pace, sizes: Sizes) -> list
     used = f", {amounts.test:,} of them used" if amounts.test < sizes.test else ""
     head = ", without a head" if subject.bare else ""
     return [
-        f"Model: {shown(subject.model)}, {subject.task}{head}, {arch.family}, {arch.layers} "
+        f"Model: {shown(subject.model)}, {sizes.task}{head}, {arch.family}, {arch.layers} "
         f"layers of width {arch.hidden}, {parameters(arch) / 1e6:.1f} million parameters.",
         f"Data: {shown(data.path or data.name)}, {sizes.train:,} examples to train on, "
         f"{sizes.search:,} to search with, {sizes.test:,} to test with{used}; inputs of up to "
