@@ -30,6 +30,7 @@ OPTIONS = [
 NEEDED = {
     "squad_cpu": ["data.path=squad"],
     "glue_cpu": ["data.path=sst2"],
+    "compress": ["data.path=sst2"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
 RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")

@@ -20,7 +20,7 @@ ORDER = [
     "durable", "redact", "errors", "ranges", "reading", "stored", "manifest", "plugins", "process",
     "lengths", "architecture", "cost", "metrics", "data", "onnx_builder", "models", "compress",
     "checkpoint", "graph", "runtime", "export", "search", "results", "report", "stage", "stages",
-    "workflow", "compare", "serve", "cli",
+    "workflow", "autocompress", "compare", "serve", "cli",
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
 MODULES, SINGLE_IMPORTERS = 205, 46

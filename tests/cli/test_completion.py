@@ -297,3 +297,10 @@ def test_tab_completes_in_a_shell(terminal: Terminal, typed: str, words: str) ->
     assert words in told
     assert "error" not in told
     assert "Traceback" not in told
+
+
+def test_compress_completes_its_options_then_those_of_the_workflow() -> None:
+    assert "--budget-ms " in offered("quala compress model --b")
+    assert "regression " in offered("quala compress model --task ")
+    assert "data.columns." in offered("quala compress model --data x data.col")
+    assert not any(one.startswith("data.") for one in offered("quala compress model --data "))

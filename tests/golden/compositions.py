@@ -22,6 +22,7 @@ SQUAD, GLUE = ["data.path=squad"], ["data.path=sst2"]
 NEEDED = {
     "squad_cpu": SQUAD,
     "glue_cpu": GLUE,
+    "compress": GLUE,
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
 """What a recipe leaves open, by what a person would give."""

@@ -29,16 +29,35 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Return the values. Raises QualaError for words and options that are not known."""
+        found, others = self._parsed(args, namespace)
+        self._refuse(others)
+        return found
+
+    def parse_with_overrides(self, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Return the values, and the words `key=value` among the others.
+
+        Raises QualaError for the rest of these.
+        """
+        found, others = self._parsed(args, None)
+        words = [word for word in others if "=" in word and not word.startswith("-")]
+        self._refuse([word for word in others if word not in words])
+        return found, words
+
+    def _parsed(
+        self, args: Sequence[str] | None, namespace: argparse.Namespace | None
+    ) -> tuple[argparse.Namespace, list[str]]:
         found, others = self.parse_known_args(args, namespace)
         for action in self._actions:  # argparse takes the `--` of `--option=--` for its own
             if action.nargs is None and getattr(found, action.dest, None) == []:
                 raise QualaError(f"`{'/'.join(action.option_strings)}` needs a value, got `--`.")
+        return found, others
+
+    def _refuse(self, others: Sequence[str]) -> None:
         if others and others[0].startswith("-"):
             option = others[0].partition("=")[0]
             raise unknown(f"option of `{self.prog}`", option, self._option_string_actions)
         if others:
             raise QualaError(f"`{self.prog}` takes no word more, got `{others[0]}`.")
-        return found
 
     def error(self, message: str) -> Any:
         """Raise QualaError with argparse's message, which names the option."""

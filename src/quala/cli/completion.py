@@ -176,6 +176,15 @@ def candidates(words: Sequence[str]) -> Found:
     elif before[0] in VERBS:
         module = importlib.import_module(f"quala.cli.{VERBS[before[0]][0].partition(':')[0]}")
         yield from _of_parser(module._parser(), before[1:], word)
+        if before[0] == "compress" and len(before) > 2 and not before[-1].startswith("-"):
+            yield from _of_compress(before[1:], word)
+
+
+def _of_compress(before: Sequence[str], word: str) -> Found:
+    from quala.workflow.script import find_workflow
+
+    typed = ["experiment=compress", *(one for one in before if "=" in one)]
+    yield from _Overrides(find_workflow("quala_minilm"), typed).found(word)
 
 
 def _of_parser(parser: argparse.ArgumentParser, before: Sequence[str], word: str) -> Found:

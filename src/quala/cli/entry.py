@@ -15,6 +15,7 @@ from quala.errors import QualaError, guarded, unknown
 from quala.redact import guard_logs
 
 VERBS = {
+    "compress": ("compress:main", "make a fine-tuned model small, in the minutes that you give"),
     "run": ("run:run", "run a workflow: quala run WORKFLOW [overrides] [-m] [--json]"),
     "plan": ("run:plan", "show the stages of a workflow, cached or to run, and why"),
     "evaluate": ("evaluate:main", "score a predictions file with the official SQuAD metrics"),

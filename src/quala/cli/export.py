@@ -41,14 +41,12 @@ def main(argv: Sequence[str]) -> int:
     if arguments.register and not RUN_ID.fullmatch(arguments.model):
         raise QualaError(f"`--register` needs a run id as MODEL, got `{arguments.model}`.")
     out = Path(arguments.out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
+    check_free(out)
     source = locate_model(arguments.model, arguments.tracking_uri)
-    if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
-        raise QualaError(f"`--out` must be outside of the model's own folder, got `{out}`.")
+    check_outside(source, out)
     # onnx and torch take a moment to import, which `--help` does not need.
     from quala.runtime.answerer import PREDICTORS
-    from quala.runtime.card import FILE, Card
+    from quala.runtime.card import FILE
     from quala.runtime.engine import GRAPH
 
     typed = {name: getattr(arguments, name) for name in BUILDING}
@@ -65,18 +63,7 @@ def main(argv: Sequence[str]) -> int:
         architecture_of(read_object(source / CONFIG))  # says at once what torch takes long to say
     with drafted(out) as draft:
         if copied:
-            card = Card.read(source)
-            try:
-                shutil.copytree(source, draft, dirs_exist_ok=True)
-            except shutil.Error as error:
-                if disk_trouble(error):
-                    raise
-                raise QualaError(
-                    f"`{source}` cannot be copied: {error.args[0][0][-1]}."
-                ) from error
-            if not (draft / MANIFEST).is_file():  # an export of an older version
-                write_manifest(draft)
-            Card.read(draft)  # what was copied is whole
+            card = copied_card(source, draft)
         else:
             card = _built(source, draft, typed)
         if arguments.register:
@@ -94,6 +81,35 @@ def main(argv: Sequence[str]) -> int:
     elif card.task in PREDICTORS:
         show(f'Try it: quala predict {out} --text "..." --keep 0.5')
     return 0
+
+
+def check_free(out: Path) -> None:
+    """Raise QualaError unless an export may be written to `out`: a folder, new or empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise QualaError(f"`{out}` exists already; `--out` wants a folder that is new or empty.")
+
+
+def check_outside(source: Path, out: Path) -> None:
+    """Raise QualaError for an `out` inside the folder of the model itself."""
+    if Path(os.path.realpath(source)) in Path(os.path.realpath(out)).parents:
+        raise QualaError(f"`--out` must be outside of the model's own folder, got `{out}`.")
+
+
+def copied_card(source: Path, draft: Path) -> Card:
+    """Copy a finished export and return its card. Raises QualaError where it cannot be read."""
+    from quala.runtime.card import Card
+
+    card = Card.read(source)
+    try:
+        shutil.copytree(source, draft, dirs_exist_ok=True)
+    except shutil.Error as error:
+        if disk_trouble(error):
+            raise
+        raise QualaError(f"`{source}` cannot be copied: {error.args[0][0][-1]}.") from error
+    if not (draft / MANIFEST).is_file():  # an export of an older version
+        write_manifest(draft)
+    Card.read(draft)  # what was copied is whole
+    return card
 
 
 @contextmanager

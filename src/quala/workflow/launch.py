@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
@@ -177,6 +177,7 @@ NOT_STARTED = (
 SWEEPS = {"-m", "--multirun"}
 HYDRA_VALUE = "${hydra:"
 """Of a value that is known only while Hydra runs."""
+Tell = Callable[[Result], None] | None  # takes the result of a run in place of the usual output
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ class HydraJob:
     """Numbers of the jobs that Hydra has called."""
     alone: Sequence[str] = ()
     """The words with which a command begins that runs one job by itself."""
+    tell: Tell = None
 
     def __call__(self, config: DictConfig) -> None:
         """Run the workflow once, and close the file of its log."""
@@ -235,14 +237,16 @@ class HydraJob:
             notes = check_options(config, overrides)
             invocation = _invocation(workflow, config, overrides, self.as_json, notes)
         result = run_workflow(workflow, invocation)
-        if self.as_json:
+        if self.tell is not None:
+            self.tell(result)
+        elif self.as_json:
             sys.stdout.write(json_text(result.to_json()) + "\n")
         else:
             show_result(result, _console())
 
 
-def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
-    """Run a workflow, or a sweep over it, with Hydra's command line; return the exit code."""
+def run(workflow: WorkflowSpec, arguments: Sequence[str], tell: Tell = None) -> int:
+    """Run a workflow or a sweep, with Hydra's command line, and return the exit code."""
     words = [word for word in arguments if word != JSON]
     if set(HELP) & set(words):
         sys.stdout.write(explained(workflow, words))
@@ -266,7 +270,7 @@ def run(workflow: WorkflowSpec, arguments: Sequence[str]) -> int:
     guard_logs()
     own = [*where.words, *(word for word in words if "hydra.searchpath=" in word)]
     alone = ["quala", "run", workflow.called, *own]
-    job = HydraJob(workflow.place, as_json=JSON in arguments, varied=varied, alone=alone)
+    job = HydraJob(workflow.place, JSON in arguments, varied, alone=alone, tell=tell)
     command = hydra.main(
         version_base=VERSION_BASE,
         config_path=str(workflow.conf.absolute()),

@@ -1,0 +1,187 @@
+"""How fast a model is on this machine, and how large its data are, from a few of their inputs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from quala.data.formats import format_of
+from quala.data.tokenize import FastTokenizer
+from quala.errors import QualaError
+
+if TYPE_CHECKING:
+    from quala.autocompress.subject import Subject
+    from quala.checkpoint import Checkpoint
+    from quala.data.features import Batch, FeatureSet
+    from quala.data.spec import DataSpec
+
+INPUTS, BATCH = 32, 8
+"""Examples that are timed, and how many at a time: seconds for a small model on one core."""
+CUT = 0.01
+"""Share of the examples that may be longer than `data.max_length`."""
+MOST_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds on this machine, each by an example's inputs: windows of a long text count apart.
+
+    `forward` and `train` (forward and backward, in `precision`) are for one input at full length;
+    `tokenize` is for one example, which has `windows` inputs; `read` opens the model and the data.
+    """
+
+    read: float
+    tokenize: float
+    windows: float
+    forward: float
+    train: float
+    precision: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Examples of each slice, and the task that their labels make."""
+
+    train: int
+    search: int
+    selection: int
+    test: int
+    task: str = ""
+
+
+def fitted(subject: Subject, words: Sequence[str]) -> list[str]:
+    """Return the overrides that fit the windows of the data to the model and its texts.
+
+    None where the user sets `data.max_length`. Sentences have the least power of two times 128
+    that cuts at most a hundredth of them.
+    """
+    from quala.checkpoint import load_data
+    from quala.cost import architecture_of
+    from quala.models.load import read_config
+
+    spec = subject.settings.data
+    if any(word.startswith("data.max_length=") for word in words):
+        return []
+    most = architecture_of(read_config(subject.folder).to_dict()).longest
+    length = min(spec.max_length, most)
+    if subject.task == "question-answering":
+        if length == spec.max_length:
+            return []
+        stride = min(spec.doc_stride, length // 4)
+        question = min(spec.max_question_length, length // 4)
+        return [
+            f"data.max_length={length}",
+            f"data.doc_stride={stride}",
+            f"data.max_question_length={question}",
+        ]
+    with _quiet():
+        tokenizer, data = load_data(subject.folder, replace(spec, max_length=length))
+        examples = _spread(data.train.examples, 10 * INPUTS)
+        fast = FastTokenizer.of(tokenizer)
+        while length < min(most, MOST_TOKENS):
+            found = _features(examples, fast, replace(spec, max_length=length))
+            if sum(count >= length for count in found.lengths) <= CUT * len(found):
+                break
+            length = min(2 * length, most, MOST_TOKENS)
+    return [] if length == spec.max_length else [f"data.max_length={length}"]
+
+
+def measured(subject: Subject) -> tuple[Pace, Sizes]:
+    """Read the data and time the model on a few of them.
+
+    Raises QualaError for data and models that do not fit, as the workflow would later.
+    """
+    from quala.checkpoint import load_with_data
+
+    spec, start = subject.settings.data, time.perf_counter()
+    with _quiet():
+        opened = load_with_data(subject.folder, spec, head="or_new" if subject.bare else "own")
+        data = opened.data
+        parts = (data.train, data.search, data.selection, data.test)
+        sizes = Sizes(*(len(part.examples) for part in parts), task=data.task.kind)
+        read = time.perf_counter() - start
+        if not sizes.train:
+            raise QualaError("The data leave no example to train on or to calibrate with.")
+        examples = _spread(data.train.examples, INPUTS)
+        start = time.perf_counter()
+        features = _features(examples, FastTokenizer.of(opened.tokenizer), spec)
+        tokenize = (time.perf_counter() - start) / len(examples)
+    windows = len(features) / len(examples)
+    forward, train, precision = _timed(opened, _batches(features))
+    return Pace(read, tokenize, windows, forward, train, precision), sizes
+
+
+def _features(examples: Any, tokenizer: FastTokenizer, spec: DataSpec) -> FeatureSet:
+    return format_of(spec).features(examples, tokenizer, spec)
+
+
+def _spread(examples: Sequence[Any], count: int) -> list[Any]:
+    return list(examples[:: max(1, len(examples) // count)][:count])
+
+
+def _batches(features: FeatureSet) -> list[Batch]:
+    """Return batches of inputs of like length, as a training has them."""
+    from quala.data.batches import eval_batches
+
+    rows = _spread(range(len(features)), INPUTS)
+    cut = eval_batches(features.lengths[rows], BATCH)
+    return [features.batch([rows[one] for one in part]) for part in cut]
+
+
+def _timed(opened: Checkpoint, batches: Sequence[Batch]) -> tuple[float, float, str]:
+    """Return the seconds of an input in a forward pass, in a training pass, and the precision.
+
+    bfloat16 is slower than float32 on processors without instructions for it.
+    """
+    import torch
+
+    from quala.checkpoint import on_device
+
+    model, count = opened.model, sum(len(batch["input_ids"]) for batch in batches)
+    model.eval()
+    with torch.inference_mode():
+        model(batches[0])
+        start = time.perf_counter()
+        for batch in batches:
+            model(batch)
+    forward = (time.perf_counter() - start) / count
+    model.hf.get_input_embeddings().requires_grad_(False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cast(Any, model.hf).to(device)
+    model.train()
+    some = batches[::2]  # training passes take three times as long
+    count = sum(len(batch["input_ids"]) for batch in some)
+
+    def seconds(precision: str) -> float:
+        enabled = precision == "bf16"
+        taken = 0.0
+        for number, batch in enumerate([some[0], *some]):  # the first one warms up
+            start = time.perf_counter()
+            moved = on_device(device, batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
+                loss = model.task.loss(model(moved), moved)
+            loss.backward()
+            float(loss.detach())  # waits for a GPU
+            taken += (time.perf_counter() - start) if number else 0.0
+        model.hf.zero_grad(set_to_none=True)
+        return taken / count
+
+    found = {precision: seconds(precision) for precision in ("bf16", "fp32")}
+    best = min(found, key=lambda one: found[one])
+    return forward, found[best], best
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing of the data: the workflow does."""
+    logger = logging.getLogger("quala")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,269 @@
+"""Which steps fit into the minutes: the amounts of each stage, their time, and the overrides."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quala.errors import QualaError
+from quala.metrics.interval import SIGNED, Sample
+
+if TYPE_CHECKING:
+    from quala.autocompress.pace import Pace, Sizes
+    from quala.workflow.settings import Settings
+
+CALIBRATE, ADAPT, WHOLE = "calibration and search", "short adaptation", "whole recipe"
+TOLD = {
+    CALIBRATE: "rounds the model to int8 and searches its lengths; nothing is trained",
+    ADAPT: "trains the model a little to work with fewer tokens, then rounds it and searches",
+    WHOLE: "trains the model to work with fewer tokens, with itself as the teacher, trains the "
+    "rounded model on, and searches",
+}
+FEWEST, ENOUGH = 50, 400
+"""Steps of a training with fewer of which a model gets worse, and from which on a teacher and a
+training of the rounded model gain more than more steps do. Guesses, not tuned."""
+EPOCHS, FINETUNE_EPOCHS = 3, 2
+"""No training is longer."""
+ROUNDED = 5
+"""One step of five trains the rounded model."""
+SCORING = 0.2
+"""Share of the minutes for the search, and for the measurement."""
+LEAST_TEST, LEAST_SEARCH, MOST_SEARCH, MOST_SELECTION = 200, 100, 1000, 200
+LEAST_LENGTHS, MOST_LENGTHS = 30, 100
+CALIBRATION = 512
+"""Inputs that calibrate: those of the experiment."""
+# Seconds by those of a forward pass, or of a training pass, as measured beside them on two cores:
+SHORTENED = 0.75  # of a training pass under sampled lengths
+FAKE = 2.0  # of one on fake-quantized layers
+OBSERVED = 1.5  # of a pass that calibrates
+SHARED = 0.35  # of a pass of the search: lengths share layers, and bad ones are stopped early
+SERVED = 0.6  # of a pass of the exported models, float and int8
+TIMED, ALONE = 69, 1.5  # inputs timed for each row, each alone and on one thread
+WRITTEN = 12.0  # graphs that are built and written: seconds for a small model
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """How much each stage does: with 0 steps `quantize` only calibrates, and others are off."""
+
+    train: int
+    test: int
+    search: int
+    selection: int
+    lengths: int
+    """Lengths that are searched."""
+    points: int = 8
+    """Points of the front that are measured."""
+    finetune: int = 0
+    adapt: int = 0
+    quantize: int = 0
+    teacher: bool = False
+    batch: int = 16
+    calibration: int = CALIBRATION
+
+    @classmethod
+    def of(cls, settings: Settings, sizes: Sizes, *, bare: bool) -> Amounts:
+        """Return what a configuration amounts to."""
+        stages, data = settings.stages, settings.data
+        adapt, quantize, search = (stages[one] for one in ("length_adapt", "quantize", "search"))
+        train = min(data.max_train or sizes.train, sizes.train)
+
+        def steps(config: Any, works: bool = True) -> int:
+            if not (works and config.enabled and config.given is None):
+                return 0
+            own: int = max(1, round(train / config.batch_size * config.epochs))
+            return min(own, int(config.max_steps or own))
+
+        return cls(
+            train=train,
+            test=min(data.max_test or sizes.test, sizes.test),
+            search=min(data.search_size, sizes.search),
+            selection=min(data.selection_size, sizes.selection),
+            lengths=search.max_evaluations if search.enabled else 0,
+            points=stages["measure"].front_points if search.enabled else 0,
+            finetune=steps(stages["finetune"], bare),
+            adapt=steps(adapt),
+            quantize=steps(quantize, quantize.trains),
+            teacher=bool(adapt.teacher),
+            batch=adapt.batch_size,
+            calibration=min(train, quantize.calibration_batches * quantize.batch_size),
+        )
+
+    @property
+    def recipe(self) -> str:
+        """The name of the recipe."""
+        if not self.adapt:
+            return CALIBRATE
+        return WHOLE if self.teacher or self.quantize else ADAPT
+
+
+def step_seconds(pace: Pace, stage: str, batch: int, *, teacher: bool = False) -> float:
+    """Return the seconds of a training step; that of a sandwich has a full pass and two others."""
+    sandwich = pace.train * (1 + 2 * SHORTENED)
+    each = {
+        "finetune": pace.train,
+        "length_adapt": sandwich + pace.forward * teacher,
+        "quantize": sandwich * FAKE + pace.forward,
+    }
+    return batch * each[stage]
+
+
+def seconds(amounts: Amounts, pace: Pace) -> dict[str, float]:
+    """Return the estimated seconds of each stage that runs."""
+    score = pace.windows * pace.forward  # of an example
+    read = pace.read + amounts.train * pace.tokenize
+    chosen = 2 * amounts.selection * score  # scored at full length and at the shortest
+    found = {}
+    if amounts.finetune:
+        found["finetune"] = read + amounts.finetune * step_seconds(
+            pace, "finetune", 2 * amounts.batch
+        )
+    if amounts.adapt:
+        step = step_seconds(pace, "length_adapt", amounts.batch, teacher=amounts.teacher)
+        found["length_adapt"] = read + amounts.adapt * step + chosen
+    step = step_seconds(pace, "quantize", amounts.batch)
+    calibrate = amounts.calibration * pace.forward * OBSERVED
+    found["quantize"] = read + calibrate + amounts.quantize * step + 2 * chosen
+    if amounts.lengths:
+        found["search"] = pace.read + amounts.lengths * amounts.search * score * SHARED
+    found["measure"] = (
+        pace.read
+        + WRITTEN
+        + _rows(amounts) * (amounts.test * (score * SERVED) + TIMED * pace.forward * ALONE)
+    )
+    found["export"] = pace.read + WRITTEN
+    return found
+
+
+def _rows(amounts: Amounts) -> int:
+    return amounts.points + 2 + bool(amounts.adapt)
+
+
+def choose(minutes: float, pace: Pace, sizes: Sizes, *, bare: bool, batch: int = 16) -> Amounts:
+    """Return the amounts that fit into the minutes, or the least where nothing does.
+
+    Raises QualaError for a model without a head that there is no time to train.
+    """
+    total = 60 * minutes
+    score = pace.windows * pace.forward
+    search = _between(LEAST_SEARCH, SCORING * total / (LEAST_LENGTHS * score * SHARED),
+                      min(sizes.search, MOST_SEARCH))  # fmt: skip
+    least = Amounts(
+        train=sizes.train,
+        test=_between(LEAST_TEST, SCORING * total / (11 * score * SERVED), sizes.test),
+        search=search,
+        selection=min(sizes.selection, MOST_SELECTION),
+        lengths=_between(LEAST_LENGTHS, SCORING * total / (search * score * SHARED), MOST_LENGTHS),
+        batch=batch,
+        calibration=min(sizes.train, CALIBRATION),
+    )
+    # Where little is trained, little is read: text is tokenized by each stage.
+    least = replace(least, train=min(sizes.train, max(least.calibration, 1000)))
+    epoch = sizes.train / batch
+    left = total - sum(seconds(least, pace).values())
+    if bare:
+        least, left = _with_finetune(least, left, pace, sizes, minutes)
+    found = _trained(least, left, pace, most=round(EPOCHS * epoch))
+    used = batch * max(found.adapt, found.quantize, 2 * found.finetune)
+    found = replace(found, train=min(sizes.train, max(found.train, used)))
+    spare = total - sum(seconds(found, pace).values())
+    if spare > 0:  # more test examples promise more
+        more = round(spare / (_rows(found) * score * SERVED))
+        found = replace(found, test=min(sizes.test, found.test + more))
+    return found
+
+
+def _between(least: int, wanted: float, most: int) -> int:
+    return min(most, max(least, round(wanted)))
+
+
+def _trained(least: Amounts, left: float, pace: Pace, *, most: int) -> Amounts:
+    """Return the amounts with the steps of the best recipe that fits into the seconds left."""
+    batch = least.batch
+    plain = sum(seconds(replace(least, adapt=1), pace).values())
+    left -= plain - sum(seconds(least, pace).values())  # to read and to score
+    text = 3 * batch * pace.tokenize  # three stages read what is trained on
+    rounded = step_seconds(pace, "quantize", batch) / (ROUNDED - 1)
+    taught = step_seconds(pace, "length_adapt", batch, teacher=True)
+    steps = int(left / (taught + rounded + text))
+    if steps >= min(ENOUGH, max(most, 1)):
+        steps = min(steps, most)
+        rest = max(1, steps // (ROUNDED - 1))
+        return replace(least, adapt=steps, quantize=rest, teacher=True)
+    steps = int(left / (step_seconds(pace, "length_adapt", batch) + text))
+    if steps >= min(FEWEST, max(most, 1)):
+        return replace(least, adapt=min(steps, most))
+    return least
+
+
+def _with_finetune(
+    least: Amounts, left: float, pace: Pace, sizes: Sizes, minutes: float
+) -> tuple[Amounts, float]:
+    """Give half of the seconds left to a training of the head; the rest is for the recipe."""
+    batch = 2 * least.batch
+    step = step_seconds(pace, "finetune", batch)
+    most = max(1, round(FINETUNE_EPOCHS * sizes.train / batch))
+    needed = min(2 * FEWEST, most)
+    steps = min(most, int(left / 2 / step))
+    if steps < needed:
+        # Of minutes that are added, those for search and measurement train nothing.
+        more = (2 * needed * step - left) / 60 / (1 - 2 * SCORING)
+        raise QualaError(
+            "The model has no head for this task, and there is no time to train one: about "
+            f"{math.ceil(minutes + more)} minutes are enough (`--minutes`)."
+        )
+    return replace(least, finetune=steps), left - steps * step
+
+
+def overrides(amounts: Amounts, pace: Pace, sizes: Sizes) -> list[str]:
+    """Return the overrides of the workflow that these amounts are, where they differ from it."""
+    words = [f"data.search_size={amounts.search}", f"data.selection_size={amounts.selection}"]
+    if amounts.train < sizes.train:
+        words.append(f"data.max_train={amounts.train}")
+    if amounts.test < sizes.test:
+        words.append(f"data.max_test={amounts.test}")
+    precision = [] if pace.precision == "bf16" else [pace.precision]
+    if amounts.finetune:
+        words += [
+            f"stage.finetune.epochs={EPOCHS}",
+            f"stage.finetune.max_steps={amounts.finetune}",
+        ]
+        words += [f"stage.finetune.precision={one}" for one in precision]
+    if not amounts.adapt:
+        words.append("stage.length_adapt.enabled=false")
+    else:
+        words.append(f"stage.length_adapt.max_steps={amounts.adapt}")
+        words += [f"stage.length_adapt.precision={one}" for one in precision]
+    if amounts.teacher:
+        words.append("stage.length_adapt.teacher=1.0")
+    if amounts.quantize:
+        words += ["stage.quantize.method=qat", f"stage.quantize.max_steps={amounts.quantize}"]
+        words += [f"stage.quantize.precision={one}" for one in precision]
+    return [*words, f"stage.search.max_evaluations={amounts.lengths}"]
+
+
+def described(amounts: Amounts) -> dict[str, str]:
+    """Return what each stage that runs does, a phrase each."""
+    found = {}
+    batch, test = amounts.batch, f"{amounts.test:,} test examples"
+    if amounts.finetune:
+        found["finetune"] = f"{amounts.finetune:,} steps of {2 * batch}: the model has no head yet"
+    if amounts.adapt:
+        own = ", the model itself as teacher" if amounts.teacher else ""
+        found["length_adapt"] = f"{amounts.adapt:,} steps of {batch} with fewer tokens{own}"
+    trained = f", then {amounts.quantize:,} steps of {batch}" if amounts.quantize else ""
+    found["quantize"] = f"int8, calibrated on {amounts.calibration:,} inputs{trained}"
+    if amounts.lengths:
+        found["search"] = f"{amounts.lengths} lengths on {amounts.search:,} examples of train"
+    found["measure"] = f"up to {_rows(amounts)} models and lengths on {test}, and their times"
+    found["export"] = "one folder: ONNX graph, tokenizer, front"
+    return found
+
+
+def least_loss(examples: int, metric: str) -> float:
+    """Return the loss in points that equal answers to so many examples still allow at 95 %."""
+    same = Sample(np.zeros(examples), examples, lowest=-100.0 if metric in SIGNED else 0.0)
+    return same.loss(same)[1]
