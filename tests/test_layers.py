@@ -23,8 +23,8 @@ ORDER = [
     "workflow", "autocompress", "compare", "serve", "cli",
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
-MODULES, SINGLE_IMPORTERS = 205, 46
-LONGEST, ALL_LINES = 500, 42_000
+MODULES, SINGLE_IMPORTERS = 215, 50
+LONGEST, ALL_LINES = 500, 45_000
 
 NAMES = sorted(modules())
 PACKAGES = [name for name in NAMES if modules()[name].is_package]

@@ -29,13 +29,11 @@ from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
 from quala.models.foreign import ForeignModel
+from quala.models.labels import is_classifier, is_regression, is_tagger, stored_labels
 from quala.models.load import (
     METADATA_FILE,
     Head,
     check_inputs,
-    is_classifier,
-    is_regression,
-    is_tagger,
     label_names,
     load_model,
     load_tokenizer,
@@ -43,7 +41,6 @@ from quala.models.load import (
     read_config,
     resolve_source,
     stored_facts,
-    stored_labels,
 )
 from quala.models.sentence_encoder import is_sentence_encoder, pooled_as
 from quala.plugins import SIGNIFICANCE, TASKS

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from quala.data import files
-from quala.data.files import read_rows, source_path, split_files
+from quala.data.files import read_rows
 from quala.data.formats import GLUE_SUBSETS
 from quala.data.read import class_names, read_glue, read_squad
 from quala.data.spec import DataSpec
+from quala.data.splits import source_path, split_files
 from quala.errors import QualaError
 
 

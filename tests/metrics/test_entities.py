@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quala.metrics.classes import class_table, precision_recall_f1
-from quala.metrics.entities import are_entity_tags, entities, entity_counts
+from quala.metrics.entities import are_entity_tags, entity_counts, find_entities
 
 NAMES = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "S-LOC", "B-X-Y", "I-X-Y")
 
@@ -26,7 +26,7 @@ NAMES = ("O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "S-LOC", "B-
     ],
 )
 def test_entities_of_each_scheme(tags: str, found: list[tuple[str, int, int]]) -> None:
-    assert [tuple(one) for one in entities(tags.split())] == found
+    assert [tuple(one) for one in find_entities(tags.split())] == found
 
 
 def test_they_are_those_of_seqeval() -> None:
@@ -35,7 +35,7 @@ def test_they_are_those_of_seqeval() -> None:
     for _ in range(500):
         tags = [draw.choice(NAMES) for _ in range(draw.randint(0, 9))]
         theirs = [(kind, start, end + 1) for kind, start, end in labeling.get_entities(tags)]
-        assert [tuple(one) for one in entities(tags)] == theirs
+        assert [tuple(one) for one in find_entities(tags)] == theirs
 
 
 def test_scores_are_those_of_seqeval() -> None:

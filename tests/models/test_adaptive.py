@@ -160,7 +160,7 @@ def test_full_embeddings_equal_the_untouched_encoder(
 ) -> None:
     model, batch = build(family, "embedding"), make_batch([7, 20, 32], family=family)
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    if family in ("bert", "electra"):
+    if family in ("bert", "electra", "albert"):
         inputs["token_type_ids"] = batch["segment_ids"]
     hidden = model.hf(**inputs).last_hidden_state
     means = [row[:count].mean(dim=0) for row, count in zip(hidden, (7, 20, 32), strict=True)]

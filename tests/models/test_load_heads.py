@@ -28,13 +28,13 @@ from quala.data.spec import DataSpec
 from quala.data.task import Classes, Span, Task, Value
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.labels import stored_labels
 from quala.models.load import (
     check_inputs,
     label_names,
     load_model,
     load_tokenizer,
     save_model,
-    stored_labels,
     weights_file,
 )
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from quala.data.task import Classes, Span, Task, Value, answer_samples
+from quala.data.decode import answer_samples
+from quala.data.task import Classes, Span, Task, Value
 from quala.metrics.interval import Bounds, Sample, resampled
 from quala.results import FINE_TUNED, Row, with_speedups
 

@@ -102,17 +102,17 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
         opened = load_with_data(subject.folder, spec, head="or_new" if subject.bare else "own")
         data = opened.data
         parts = (data.train, data.search, data.selection, data.test)
-        sizes = Sizes(*(len(part.examples) for part in parts), task=data.task.kind)
+        train, search, selection, test = (len(part.examples) for part in parts)
+        sizes = Sizes(train, search, selection, test, data.task.kind)
         read = time.perf_counter() - start
-        if not sizes.train:
+        if not train:
             raise QualaError("The data leave no example to train on or to calibrate with.")
         examples = _spread(data.train.examples, INPUTS)
         start = time.perf_counter()
         features = _features(examples, FastTokenizer.of(opened.tokenizer), spec)
         tokenize = (time.perf_counter() - start) / len(examples)
     windows = len(features) / len(examples)
-    forward, train, precision = _timed(opened, _batches(features))
-    return Pace(read, tokenize, windows, forward, train, precision), sizes
+    return Pace(read, tokenize, windows, *_timed(opened, _batches(features))), sizes
 
 
 def _features(examples: Any, tokenizer: FastTokenizer, spec: DataSpec) -> FeatureSet:

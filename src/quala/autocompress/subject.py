@@ -278,7 +278,8 @@ def _called(model: str, folder: Path) -> str:
 
 def _head(folder: Path, model: str) -> str | None:
     """Return the kind of task that a checkpoint has a head for, None for a bare encoder."""
-    from quala.models.load import is_classifier, is_regression, read_config, stored_facts
+    from quala.models.labels import is_classifier, is_regression
+    from quala.models.load import read_config, stored_facts
 
     if facts := stored_facts(folder):
         return str(facts["task"]) if facts.get("task") else None

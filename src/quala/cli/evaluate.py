@@ -29,9 +29,9 @@ def main(argv: Sequence[str]) -> int:
     """Score a prediction file. Raises QualaError for files that are not what they should be."""
     arguments = _parser().parse_args(argv)
     # pyarrow takes a moment to import, which `--help` does not need.
+    from quala.data.decode import answer_samples
     from quala.data.read import knows_unanswerable, read_squad, remarks
     from quala.data.spec import DataSpec
-    from quala.data.task import answer_samples
     from quala.metrics.squad import evaluate_null_predictions, evaluate_predictions
 
     spec = DataSpec(

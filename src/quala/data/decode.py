@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from quala.data.features import FeatureSet, QAExample
 from quala.data.spec import Decoding
 from quala.errors import QualaError
+from quala.metrics.interval import Sample
+from quala.metrics.squad import answer_exact, answer_f1
 
 Logits = NDArray[np.floating[Any]]
 Floats = NDArray[np.float64]
@@ -105,6 +107,22 @@ def best_answers(
         examples[index].id: answers[0].text if answers else ""
         for index, answers in decoded.items()
     }
+
+
+def answer_samples(
+    examples: Sequence[QAExample], predictions: Mapping[str, str], *, null: bool = False
+) -> dict[str, Sample]:
+    """Return the F1 and the exact match of each question; without a prediction both are 0.
+
+    `null` counts as SQuAD 2.0 does.
+    """
+    scorers = {"f1": answer_f1, "exact_match": answer_exact}
+    found = {}
+    for name, score in scorers.items():
+        said = [(predictions.get(one.id), one.answers) for one in examples]
+        values = [0.0 if text is None else score(text, golds, null=null) for text, golds in said]
+        found[name] = Sample(100.0 * np.array(values), len(values))
+    return found
 
 
 def _window_candidates(

@@ -65,7 +65,7 @@ class DataFormat(ABC):
         """
         subset = self.subset(spec)
         if spec.path and (place := expanded(spec.path)).exists():
-            from quala.data.files import source_path  # pyarrow takes long to import
+            from quala.data.splits import source_path
 
             subset = None if source_path(spec.path, subset, None) == place else subset
         named = {"name": spec.name, "path": spec.path, "subset": subset}

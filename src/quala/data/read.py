@@ -13,18 +13,10 @@ from typing import Any
 
 from quala.data.conll import conll_rows
 from quala.data.features import ClassificationExample, Example, QAExample
-from quala.data.files import (
-    IMPOSSIBLE,
-    Place,
-    Row,
-    Rows,
-    read_rows,
-    source_path,
-    split_files,
-    suffix_of,
-)
+from quala.data.files import IMPOSSIBLE, Place, Row, Rows, read_rows, suffix_of
 from quala.data.labels import LABEL_COLUMNS, Label, label_examples, label_of
 from quala.data.spec import DataSpec
+from quala.data.splits import source_path, split_files
 from quala.data.task import Task
 from quala.errors import QualaError, unknown
 from quala.metrics.ranking import RANKING_METRICS

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.data.decode import best_answers, decode_answers, null_differences
+from quala.data.decode import answer_samples, best_answers, decode_answers, null_differences
 from quala.data.features import Batch, ClassificationExample, Example, FeatureSet, QAExample
 from quala.data.spec import Decoding
 from quala.errors import QualaError
@@ -24,7 +24,6 @@ from quala.metrics.interval import Sample, resampled
 from quala.metrics.ranking import RANKING_METRICS, query_scores
 from quala.metrics.squad import (
     NULL_METRICS,
-    answer_exact,
     answer_f1,
     best_null_threshold,
     evaluate_null_predictions,
@@ -437,22 +436,6 @@ class Value(Task):
 
     def label_counts(self, examples: Sequence[Example]) -> dict[str, float]:
         return value_range(examples)
-
-
-def answer_samples(
-    examples: Sequence[QAExample], predictions: Mapping[str, str], *, null: bool = False
-) -> dict[str, Sample]:
-    """Return the F1 and the exact match of each question; without a prediction both are 0.
-
-    `null` counts as SQuAD 2.0 does.
-    """
-    scorers = {"f1": answer_f1, "exact_match": answer_exact}
-    found = {}
-    for name, score in scorers.items():
-        said = [(predictions.get(one.id), one.answers) for one in examples]
-        values = [0.0 if text is None else score(text, golds, null=null) for text, golds in said]
-        found[name] = Sample(100.0 * np.array(values), len(values))
-    return found
 
 
 def task_of(kind: str, num_labels: int) -> Task:

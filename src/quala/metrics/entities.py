@@ -45,7 +45,7 @@ def are_entity_tags(names: Sequence[str]) -> bool:
     )
 
 
-def entities(tags: Sequence[str]) -> list[Entity]:
+def find_entities(tags: Sequence[str]) -> list[Entity]:
     """Return the entities of a sentence by the rules of conlleval, which any tags follow.
 
     An entity ends before another kind, `B`, `S` and `O`, and after `E` and `S`; what follows
@@ -71,7 +71,7 @@ def entity_counts(
 
     An entity is found where its kind, its first and its last word are right.
     """
-    sides = [[set(entities(tags)) for tags in side] for side in (predicted, gold)]
+    sides = [[set(find_entities(tags)) for tags in side] for side in (predicted, gold)]
     kinds = sorted({one.kind for side in sides for found in side for one in found})
     place = {kind: number for number, kind in enumerate(kinds)}
     counts = np.zeros((len(gold), len(kinds), 3), dtype=np.int64)

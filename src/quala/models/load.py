@@ -239,54 +239,14 @@ def label_names(task: Task) -> tuple[str, ...]:
     return names if len(names) == task.num_labels else ()
 
 
-def stored_labels(source: str | Path) -> tuple[str, ...] | None:
-    """Return the labels of a checkpoint's classes in the order of its outputs, if it names them.
-
-    quala.json names them, or else the config.json of a classifier of texts or tokens, unless by
-    `LABEL_0` and so on.
-    Raises QualaError for names that are not texts or not different.
-    """
-    facts = stored_facts(source)
-    names, outputs = facts.get("labels"), facts.get("num_labels")
-    config = None if facts else read_config(source)
-    if config and (is_tagger(config) or (is_classifier(config) and not is_regression(config))):
-        named: Any = config.id2label
-        outputs, names = len(named), [named.get(number) for number in range(len(named))]
-    if names is None or names == _unnamed(len(names)):
-        return None
-    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not texts or len(set(names)) != outputs:
-        raise QualaError(
-            f"The labels of `{source}` must be another text for each output, got {names}."
-        )
-    return tuple(names)
-
-
-def is_classifier(config: PreTrainedConfig) -> bool:
-    """Tell if a model has a head for sentences, by its architecture or, if unknown, its labels."""
-    known = any(hasattr(transformers, name) for name in config.architectures or [])
-    names: Any = config.id2label
-    named = not known and [*names.values()] != _unnamed(len(names))
-    return named or architecture_of(config.to_dict()).head == "sentence"
-
-
-def is_tagger(config: PreTrainedConfig) -> bool:
-    """Tell whether a model has a head for the classes of tokens, by its architecture."""
-    return any(name.endswith("ForTokenClassification") for name in config.architectures or [])
-
-
-def is_regression(config: PreTrainedConfig) -> bool:
-    """Tell whether the head for sentences gives a value."""
-    return config.problem_type == "regression" or config.num_labels == 1
-
-
-def _unnamed(count: int) -> list[str]:
+def unnamed(count: int) -> list[str]:
+    """Return what transformers calls outputs without names."""
     return [f"LABEL_{number}" for number in range(count)]
 
 
 def name_outputs(config: PreTrainedConfig, task: Task) -> None:
     """Write what a task's outputs mean into a config, for the pipelines of transformers."""
-    names = label_names(task) or _unnamed(task.num_labels)
+    names = label_names(task) or unnamed(task.num_labels)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
     if isinstance(task, Value):

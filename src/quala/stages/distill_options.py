@@ -22,9 +22,8 @@ from quala.stages.options import (
     QuantizedConfig,
     Semantics,
     check_ranking,
-    depth_of,
-    family_at_start,
 )
+from quala.stages.planned import depth_of, family_at_start
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss

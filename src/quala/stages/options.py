@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,20 +10,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from quala.architecture import CONFIG
 from quala.compress.quantize.config import QuantizeConfig
-from quala.cost import OFFLINE, PRESETS, architecture_of, offline_folder
+from quala.cost import PRESETS
 from quala.data.spec import LONGEST_INPUT
 from quala.data.teacher_file import is_teacher_file
 from quala.errors import QualaError, quoted, unknown
 from quala.lengths import MIN_TOKENS
-from quala.plugins import FAMILIES, FORMATS, SIGNIFICANCE
+from quala.plugins import FORMATS, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
+from quala.stages.planned import check_served, start_facts
 from quala.stored import read_object
 
 if TYPE_CHECKING:
-    from quala.models.families import Family
+    pass
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -43,82 +43,6 @@ MOST_BATCHES = 100_000
 """Of those that calibrate, warm up, or are timed."""
 MOST_THREADS = 1024
 """On any machine; `check_threads` knows this one's."""
-
-
-_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(@[\w./-]+)?")
-
-
-def start_facts(source: Any) -> dict[str, Any] | None:
-    """Return the config.json of a start model in a folder; None for a run or a name on the hub.
-
-    Raises QualaError for what can be none of them, and for a model of no known type.
-    """
-    value = getattr(source, "value", None)
-    if not isinstance(value, str):
-        return None
-    folder = offline_folder() if value == OFFLINE else Path(value).expanduser()
-    if folder is None:
-        return None  # a package is missing, which is said where it is loaded
-    if not folder.is_dir():
-        if not _HUB_NAME.fullmatch(value) or value.startswith("."):
-            raise QualaError(f"`{source.name}`: there is no model folder at `{quoted(value)}`.")
-        return None
-    try:
-        return model_facts(folder)
-    except QualaError as error:
-        raise QualaError(f"`{source.name}={value}` is no model: {error}") from error
-
-
-def model_facts(folder: Path, data: Any = None) -> dict[str, Any]:
-    """Return the config.json of a model in a folder; raise QualaError for one of no known type."""
-    facts = read_object(folder / CONFIG)
-    if (kind := facts.get("model_type")) is not None:
-        FAMILIES.check(str(kind))
-    return facts
-
-
-def depth_of(made: Any) -> int | None:
-    """Return the layers of a planned model that was trained on from a start model, where known."""
-    while (config := getattr(made, "config", None)) is not None:
-        if config.given is not None or hasattr(config, "keep_map"):
-            return None
-        made = made.inputs.get("model")
-    facts = start_facts(made)
-    try:
-        return architecture_of(facts).layers if facts else None
-    except (QualaError, TypeError, ValueError, ArithmeticError):  # is refused where it is read
-        return None
-
-
-def family_at_start(made: Any) -> Family | None:
-    """Return the family of the start model of a planned one, where known."""
-    while (config := getattr(made, "config", None)) is not None:
-        if config.given is not None:
-            return None
-        made = made.inputs.get("model") or made.inputs.get("teacher")
-    kind = (start_facts(made) or {}).get("model_type")
-    return FAMILIES.find(kind) if kind is not None else None
-
-
-def trained_with(made: Any, option: str) -> Any:
-    """Return an option of the last stage before a planned model that sets it; else None."""
-    while (config := getattr(made, "config", None)) is not None and config.given is None:
-        if (value := getattr(config, option, None)) is not None:
-            return value
-        made = made.inputs.get("model")
-    return None
-
-
-def check_served(model: Any, needs: str) -> None:
-    """Raise QualaError for a planned model that no runtime but PyTorch takes."""
-    if trained_with(model, "semantics") == "reference":
-        raise QualaError(f"{needs} models with `semantics=natural`, got `reference`.")
-    quantizers = trained_with(model, "quantizers")
-    if quantizers is not None and quantizers.activation_bits != 8:
-        raise QualaError(
-            f"{needs} models with `quantizers.activation_bits=8`, got "
-            f"{quantizers.activation_bits}."
-        )
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,91 @@
+"""What is known of a planned model before it is made: its start model, and options on the way."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quala.architecture import CONFIG
+from quala.cost import OFFLINE, architecture_of, offline_folder
+from quala.errors import QualaError, quoted
+from quala.plugins import FAMILIES
+from quala.stored import read_object
+
+if TYPE_CHECKING:
+    from quala.models.families import Family
+
+_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(@[\w./-]+)?")
+
+
+def start_facts(source: Any) -> dict[str, Any] | None:
+    """Return the config.json of a start model in a folder; None for a run or a name on the hub.
+
+    Raises QualaError for what can be none of them, and for a model of no known type.
+    """
+    value = getattr(source, "value", None)
+    if not isinstance(value, str):
+        return None
+    folder = offline_folder() if value == OFFLINE else Path(value).expanduser()
+    if folder is None:
+        return None  # a package is missing, which is said where it is loaded
+    if not folder.is_dir():
+        if not _HUB_NAME.fullmatch(value) or value.startswith("."):
+            raise QualaError(f"`{source.name}`: there is no model folder at `{quoted(value)}`.")
+        return None
+    try:
+        return model_facts(folder)
+    except QualaError as error:
+        raise QualaError(f"`{source.name}={value}` is no model: {error}") from error
+
+
+def model_facts(folder: Path, data: Any = None) -> dict[str, Any]:
+    """Return the config.json of a model in a folder; raise QualaError for one of no known type."""
+    facts = read_object(folder / CONFIG)
+    if (kind := facts.get("model_type")) is not None:
+        FAMILIES.check(str(kind))
+    return facts
+
+
+def depth_of(made: Any) -> int | None:
+    """Return the layers of a planned model that was trained on from a start model, where known."""
+    while (config := getattr(made, "config", None)) is not None:
+        if config.given is not None or hasattr(config, "keep_map"):
+            return None
+        made = made.inputs.get("model")
+    facts = start_facts(made)
+    try:
+        return architecture_of(facts).layers if facts else None
+    except (QualaError, TypeError, ValueError, ArithmeticError):  # is refused where it is read
+        return None
+
+
+def family_at_start(made: Any) -> Family | None:
+    """Return the family of the start model of a planned one, where known."""
+    while (config := getattr(made, "config", None)) is not None:
+        if config.given is not None:
+            return None
+        made = made.inputs.get("model") or made.inputs.get("teacher")
+    kind = (start_facts(made) or {}).get("model_type")
+    return FAMILIES.find(kind) if kind is not None else None
+
+
+def trained_with(made: Any, option: str) -> Any:
+    """Return an option of the last stage before a planned model that sets it; else None."""
+    while (config := getattr(made, "config", None)) is not None and config.given is None:
+        if (value := getattr(config, option, None)) is not None:
+            return value
+        made = made.inputs.get("model")
+    return None
+
+
+def check_served(model: Any, needs: str) -> None:
+    """Raise QualaError for a planned model that no runtime but PyTorch takes."""
+    if trained_with(model, "semantics") == "reference":
+        raise QualaError(f"{needs} models with `semantics=natural`, got `reference`.")
+    quantizers = trained_with(model, "quantizers")
+    if quantizers is not None and quantizers.activation_bits != 8:
+        raise QualaError(
+            f"{needs} models with `quantizers.activation_bits=8`, got "
+            f"{quantizers.activation_bits}."
+        )
