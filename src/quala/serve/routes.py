@@ -92,13 +92,14 @@ def _rank(takes: type[schema.RankIn]) -> Route:
 
     def queries(model: Any, body: Any, default_ms: float | None) -> list[Asked]:
         model.scorer(_label(body))  # a wrong label is refused before the work
-        return list(body.pairs(default_ms))
+        return list(body.compared(default_ms))
 
     def reply(model: Any, body: Any, said: Sequence[Any]) -> Any:
-        score = model.scorer(_label(body))
+        scores = model.scorer(_label(body))(said)
+        own = enumerate(said[len(said) - len(scores) :])
         found = [
-            schema.RankedOut(place=place, score=score(one), note=one.note)
-            for place, one in enumerate(said)
+            schema.RankedOut(place=place, score=score, note=one.note)
+            for score, (place, one) in zip(scores, own, strict=True)
         ]
         found.sort(key=lambda one: -one.score)
         return schema.RankOut(ranking=found[: body.top_k])
@@ -140,7 +141,10 @@ SERVICES: Mapping[str, Service] = {
     ),
     "embedding": Service(
         "Embeddings of texts, at any budget.",
-        (_predict("Embed a text", schema.TextIn, schema.EmbeddingOut),),
+        (
+            _predict("Embed a text", schema.TextIn, schema.EmbeddingOut),
+            _rank(schema.TextRankIn),
+        ),
     ),
 }
 PATHS = sorted({route.path for service in SERVICES.values() for route in service.routes})
