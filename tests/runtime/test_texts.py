@@ -136,6 +136,12 @@ def test_texts_without_words_are_refused(
         classifier.predict(*texts)
 
 
+def test_what_the_vocabulary_lacks_is_a_word(classifier: Classifier) -> None:
+    ids = classifier.tokenizer.backend.encode("👍", add_special_tokens=False).ids
+    assert ids == [classifier.tokenizer.unknown]
+    assert classifier.predict("👍", "👍👍").label in LABELS
+
+
 @pytest.mark.parametrize("top", [-1, 101, True, 1.5])
 def test_labels_wanted_are_0_to_100(classifier: Classifier, top: Any) -> None:
     with pytest.raises(QualaError, match="`top_k` must be a whole number from 0 to 100"):

@@ -55,6 +55,9 @@ class FastTokenizer:
     Neither truncates nor pads: long texts are cut into windows.
     """
 
+    unknown: int | None = None
+    """The special token of words that the vocabulary lacks, where files that were read name it."""
+
     def __init__(self, backend: Tokenizer, pad_token_id: int) -> None:
         self.backend, self.pad_token_id = backend, pad_token_id
         self._unlimit()
@@ -87,6 +90,7 @@ class FastTokenizer:
             if pad is None:
                 raise QualaError("it needs a padding token, got none.")
             made = cls(backend, pad)
+            made.unknown = backend.token_to_id(str(facts.get("unk_token")))
             largest = made._largest_id()
         except BaseException as error:  # the library raises bare ones, and its panics are those
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

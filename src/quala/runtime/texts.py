@@ -140,7 +140,9 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
         return self.facts.labels or tuple(map(str, range(self.facts.arch.outputs)))
 
     def _check_words(self, features: FeatureSet, queries: Sequence[TextQuery]) -> None:
-        words = ~np.isin(features.input_ids, self._special)
+        # An emoji that the vocabulary lacks is a word, as it is in training.
+        special = [one for one in self._special if one != self.tokenizer.unknown]
+        words = ~np.isin(features.input_ids, special)
         for row, number in enumerate(features.example.tolist()):
             query = queries[number]
             inside = words[features.offsets[row] : features.offsets[row + 1]]
