@@ -188,6 +188,7 @@ def _mapped(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _ranking(arguments: argparse.Namespace, model: TextPredictor) -> int:
+    model.scorer(arguments.label)  # refuses before the work
     rows = _passages(expanded(arguments.passages), _mapped(arguments.columns))
     ranked = model.rank(
         text_of(arguments.query, "query"),
