@@ -345,3 +345,6 @@ def test_an_embedder_ranks_by_the_cosine(export_of: ExportOf) -> None:
     assert {
         one.prediction.lengths for one in model.rank(TEXT, [PAIR], budget=Budget(keep=0.6))
     } == {(40, 20)}
+    assert {one.prediction.note is None for one in found} == {True, False}  # one is cut
+    for one in model.rank(LONG, [TEXT, LONG]):
+        assert (one.prediction.note or "").startswith("Of the query: The text has 202 tokens")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
         """
         scores = self.scorer(label)
         said = self.predict_batch(self.compared(query, passages, budget or Budget()))
-        own = said[len(said) - len(passages) :]
+        own = of_passages(said, len(passages))
         found = [Ranked(*one) for one in zip(range(len(own)), scores(said), own, strict=True)]
         return sorted(found, key=lambda one: -one.score)
 
@@ -272,6 +273,16 @@ class Embedder(TextPredictor):
         if label is not None:
             raise QualaError(f"An embedder ranks by the cosine, it has no label `{label}`.")
         return cosines
+
+
+def of_passages(said: Sequence[Prediction], count: int) -> list[Prediction]:
+    """Return the last `count` predictions, which note as well what the others do: of the query."""
+    queries, own = said[: len(said) - count], said[len(said) - count :]
+    notes = [f"Of the query: {one.note}" for one in queries if one.note]
+    return [
+        replace(one, note=" ".join([*notes, *([one.note] if one.note else [])]) or None)
+        for one in own
+    ]
 
 
 def cosines(said: Sequence[Prediction]) -> list[float]:

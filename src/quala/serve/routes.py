@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Tag, create_model
 
 from quala.errors import QualaError
+from quala.runtime.texts import of_passages
 from quala.serve import schema
 from quala.serve.dispatcher import Asked, Dispatcher, Model, Said
 from quala.serve.errors import Refusal
@@ -96,7 +97,7 @@ def _rank(takes: type[schema.RankIn]) -> Route:
 
     def reply(model: Any, body: Any, said: Sequence[Any]) -> Any:
         scores = model.scorer(_label(body))(said)
-        own = enumerate(said[len(said) - len(scores) :])
+        own = enumerate(of_passages(said, len(scores)))
         found = [
             schema.RankedOut(place=place, score=score, note=one.note)
             for score, (place, one) in zip(scores, own, strict=True)
