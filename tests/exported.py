@@ -53,6 +53,7 @@ def export_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
 
 
 LABELS = ("bad", "fair", "good")
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 ExportOf = Callable[[str], Path]
 
 
@@ -66,17 +67,21 @@ def export_of(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: P
     @cache
     def export(kind: str) -> Path:
         import torch
-        from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+        import transformers
+        from transformers import AutoTokenizer, BertConfig
 
         from quala.data.spec import Windows
-        from quala.data.task import Classes, Value
+        from quala.data.task import Classes, Task, Value
+        from quala.data.task_embed import Embedding
+        from quala.data.task_tags import Tags
         from quala.export.folder import ExportSettings, write_export
         from quala.lengths import LengthConfig
         from quala.models.adaptive import LengthAdaptiveModel
         from quala.runtime.card import Point
 
         tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
-        task = Classes(3, names=LABELS) if kind == Classes.kind else Value()
+        tasks: list[Task] = [Classes(3, names=LABELS), Value(), Embedding(), Tags(5, names=TAGS)]
+        (task,) = (one for one in tasks if one.kind == kind)
         config = BertConfig(
             vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
             intermediate_size=64, max_position_embeddings=64, num_labels=task.num_labels,
@@ -84,7 +89,7 @@ def export_of(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_folder: P
         )  # fmt: skip
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            hf = BertForSequenceClassification(config).eval()
+            hf = getattr(transformers, task.auto_class).from_config(config).eval()
         front = [
             Point(LengthConfig(lengths, 64), score, padded, mean, ms={16: ms, 64: 4 * ms})
             for lengths, score, padded, mean, ms in (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from quala.errors import QualaError
 from quala.runtime.card import Budget, Layer
 from quala.runtime.prediction import LabelScore, Prediction, Tag, TextQuery
+from quala.runtime.texts import Scorer, cosines
 
 LENGTHS = ((64, 24, 8), (64, 48, 32), (64, 64, 64))
 METRICS = {
@@ -92,10 +93,14 @@ class ToyPredictor:
             pair_layers=layers[1] if shown and query.pair else (),
         )
 
-    def scorer(self, label: str | None) -> Callable[[Prediction], float]:
+    def scorer(self, label: str | None) -> Scorer:
         if label not in (None, "positive"):
             raise QualaError(f"The toy has no label `{label}`.")
-        return lambda one: sum(s.probability for s in one.scores if s.label == "positive")
+        if self.task == "embedding":
+            return cosines
+        return lambda said: [
+            sum(s.probability for s in one.scores if s.label == "positive") for one in said
+        ]
 
     def _said(self, query: TextQuery) -> dict[str, Any]:
         good = sum(word.lower() in GOOD for word in _words(query))

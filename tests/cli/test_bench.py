@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,10 @@ def test_a_busy_machine_is_told(
 def test_what_cannot_be_is_said(export_folder: Path, argv: list[str], match: str) -> None:
     with pytest.raises(QualaError, match=match):
         main([str(export_folder), *argv])
+
+
+def test_files_are_for_models_of_questions(export_of: Callable[[str], Path]) -> None:
+    with pytest.raises(
+        QualaError, match=r"for question answering, this model's task is embedding"
+    ):
+        main([str(export_of("embedding")), "--baseline", "none", "--data", __file__])

@@ -83,6 +83,8 @@ def test_passages_by_their_score(
     assert [one["text"] for one in found] == [passages[one.place] for one in wanted]
     assert [one["row"] for one in found] == [1 + 2 * one.place for one in wanted]
     assert [one["score"] for one in found] == pytest.approx([one.score for one in wanted])
+    with pytest.raises(QualaError, match="`--columns` is for files of rows"):
+        main([regressor, *argv, str(lines), "--columns", "text=body"])
     argv = [classifier, *argv, str(rows), "--columns", "text=body", "--label", "fair"]
     assert main([*argv, "--top-k", "2"]) == 0
     told = capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from io import StringIO
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import predictions_to_json
 from unanswerable import with_threshold
 
+from quala.errors import QualaError
 from quala.export.served import make_servable
+from quala.runtime.card import Query
+from quala.runtime.rows import added_values
 
 __all__ = ["export_folder", "export_of"]
 
@@ -97,6 +101,34 @@ def test_an_answer_stands_beside_the_probability_of_none(
     assert found.drop(columns="no_answer").to_dict("list") == plain.to_dict("list")
 
 
+def test_rows_with_and_without_an_answer_are_valid_json(
+    export_folder: Path, tmp_path: Path
+) -> None:
+    from quala.runtime.answerer import load_answerer
+
+    asked = load_answerer(with_threshold(export_folder, tmp_path / "all", 0.0)).answer_batch(
+        [Query(question=one.question, context=one.context) for one in ROWS.itertuples()]
+    )
+    first, second = (one.no_answer for one in asked)
+    assert first is not None and second is not None  # noqa: PT018
+    logits = [math.log(share / (1 - share)) for share in (first, second)]
+    between = with_threshold(export_folder, tmp_path / "some", sum(logits) / 2)
+    found = mlflow.pyfunc.load_model(str(between)).predict(ROWS)
+    assert sorted(found["answer"].isna()) == [False, True]
+    said = StringIO()
+    predictions_to_json(found, said)
+    rows = json.loads(said.getvalue(), parse_constant=pytest.fail)["predictions"]
+    (none,) = (row for row in rows if row["answer"] is None)
+    assert [none[name] for name in ("probability", "start", "end")] == [None] * 3
+    assert none["no_answer"] > 0.5
+
+
+def test_a_row_that_is_refused_is_named(export_of: ExportOf) -> None:
+    model = mlflow.pyfunc.load_model(str(export_of("classification")))
+    with pytest.raises(QualaError, match="Row b: The text must be text, got"):
+        model.predict(pd.DataFrame({"text": ["a", None]}, index=["a", "b"]))
+
+
 TEXTS = pd.DataFrame({"text": ["a fine report", "Paris"], "pair": ["by Anna", None]})
 
 
@@ -127,10 +159,25 @@ def test_mlflow_predicts_for_texts(export_of: ExportOf, kind: str) -> None:
 @pytest.mark.parametrize(
     ("task", "name"), [("embedding", "embedding"), ("token-classification", "entities")]
 )
-def test_a_signature_for_each_task(task: str, name: str, tmp_path: Path) -> None:
-    make_servable(tmp_path, task)
-    signature = mlflow.models.Model.load(str(tmp_path)).signature
+def test_vectors_and_entities_are_valid_json(
+    export_of: ExportOf, task: str, name: str, tmp_path: Path
+) -> None:
+    from quala.runtime.answerer import load
+
+    folder = export_of(task)
+    model, own = mlflow.pyfunc.load_model(str(folder)), load(folder)
+    signature = model.metadata.signature
     assert signature.inputs.input_names() == ["text"]
     assert signature.outputs.input_names() == [name]
+    texts = ["Anna 🎵 saw Paris", "x"]
+    said = StringIO()
+    predictions_to_json(model.predict(pd.DataFrame({"text": texts})), said)
+    rows = json.loads(said.getvalue(), parse_constant=pytest.fail)["predictions"]
+    for row, text in zip(rows, texts, strict=True):
+        alone = added_values(own.predict(text))  # type: ignore[union-attr]
+        if task == "embedding":
+            assert row[name] == pytest.approx(alone[name], abs=1e-6)
+        else:
+            assert [one["text"] for one in row[name]] == [one["text"] for one in alone[name]]
     make_servable(tmp_path / "none", "parsing")
     assert not (tmp_path / "none").exists()

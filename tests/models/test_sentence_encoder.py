@@ -16,6 +16,7 @@ from quala.data.task_embed import Embedding
 from quala.data.task_tags import Tags
 from quala.errors import QualaError
 from quala.models.load import save_model
+from quala.models.sentence_encoder import tokens_read
 
 __all__ = ["build", "build_hf"]
 
@@ -104,3 +105,14 @@ def test_a_tagger_of_another_tool_names_its_tags(tmp_path: Path, build_hf: Build
     hf.config.id2label = dict(enumerate(names))
     hf.save_pretrained(tmp_path)
     assert load_any_model(tmp_path).task == Tags(4, names=names)
+
+
+@pytest.mark.parametrize(
+    ("limits", "found"), [({"max_seq_length": 256}, 256), ({"max_seq_length": None}, None)]
+)
+def test_a_sentence_encoder_says_how_much_it_reads(
+    limits: dict[str, Any], found: int | None, tmp_path: Path
+) -> None:
+    assert tokens_read(tmp_path) is None
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(limits))
+    assert tokens_read(tmp_path) == found

@@ -258,6 +258,16 @@ def test_rows_that_cannot_be_are_named(model: Model, target: str, tmp_path: Path
     assert str(found[8]["id"]).startswith("9")
 
 
+def test_a_pair_that_the_first_row_lacks_is_not_ignored(model: Model, tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"text": "b", "pair": "c"}, {"text": "b", "pair": None}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    job = RowJob(data=tmp_path / "in.jsonl", out=tmp_path / "out.jsonl")
+    done = predict_rows(model, job)
+    assert done.reasons == [(2, "The row has a `pair`, which the first row does not have.")]
+    texts = replace(job, columns={"text": "text"}, out=tmp_path / "texts.jsonl")
+    assert predict_rows(model, texts).failed == 0
+
+
 def test_rows_of_csv_that_cannot_be(model: Model, tmp_path: Path) -> None:
     lines = ["id,text", '1,"two\nlines"', "2,too,many", '3,"quote"d', "", "4,fine", "5"]
     (tmp_path / "in.csv").write_text("\r\n".join(lines), newline="")

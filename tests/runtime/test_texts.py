@@ -13,7 +13,9 @@ from exported import LABELS, ExportOf, FakeEngine
 from numpy.typing import NDArray
 
 from quala.data.decode import NotFinite
-from quala.data.features import ClassificationExample
+from quala.data.features import ClassificationExample, TaggedExample
+from quala.data.spec import DataSpec
+from quala.data.tags import tag_features
 from quala.data.tokenize import sentence_features
 from quala.errors import QualaError
 from quala.runtime.answerer import load
@@ -134,6 +136,12 @@ def test_texts_without_words_are_refused(
         classifier.predict(*texts)
 
 
+def test_what_the_vocabulary_lacks_is_a_word(classifier: Classifier) -> None:
+    ids = classifier.tokenizer.backend.encode("👍", add_special_tokens=False).ids
+    assert ids == [classifier.tokenizer.unknown]
+    assert classifier.predict("👍", "👍👍").label in LABELS
+
+
 @pytest.mark.parametrize("top", [-1, 101, True, 1.5])
 def test_labels_wanted_are_0_to_100(classifier: Classifier, top: Any) -> None:
     with pytest.raises(QualaError, match="`top_k` must be a whole number from 0 to 100"):
@@ -236,6 +244,42 @@ def test_labels_without_prefixes_are_of_words(tagger: Tagger) -> None:
     assert found == [("NOUN", "Anna"), ("NOUN", "Anna")]
 
 
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        (
+            ("O", "B-PER", "E-PER", "S-LOC", "I-LOC"),
+            "PER: Anna Lee, LOC: Paris, LOC: Paris, LOC: New, LOC: York, PER: Anna",
+        ),
+        (
+            ("O", "I-PER", "I-ORG", "I-LOC", "B-LOC"),
+            "PER: Anna, ORG: Lee, LOC: Paris Paris, LOC: New, LOC: York, PER: Anna",
+        ),
+    ],
+)
+def test_labels_mark_entities_in_every_form(
+    tagger: Tagger, labels: tuple[str, ...], found: str
+) -> None:
+    tagger.facts = replace(tagger.facts, labels=labels)
+    tags = tagger.predict("Anna Lee flew from Paris Paris to New York as Anna.").tags
+    assert ", ".join(f"{one.label}: {one.text}" for one in tags) == found
+
+
+def test_words_and_windows_are_those_of_training(tagger: Tagger) -> None:
+    text = "the U.S and naïve AT&T's 北 京 1,000 … " * 9 + "end ."
+    example = TaggedExample("0", tuple(text.split()))
+    assert example.text == text.strip()
+    facts = tagger.facts
+    spec = DataSpec(
+        task="tags", name="x", max_length=facts.sequence_length, doc_stride=facts.doc_stride
+    )
+    wanted = tag_features([example], tagger.tokenizer, spec)
+    _, found = tagger.features([TextQuery(text=example.text)])
+    assert len(found) == len(wanted) > 3
+    for name in ("input_ids", "offsets", "words"):
+        assert getattr(found, name).tolist() == getattr(wanted, name).tolist()
+
+
 def test_words_of_a_text() -> None:
     text = "U.S. (well-known, e.g. AT&T's) $5.20 北京 is¿ok… naïve"
     assert WORDS.findall(text) == [
@@ -284,3 +328,23 @@ def test_work_of_several_queries_may_run_apart(classifier: Classifier) -> None:
 
 def test_the_folder_is_known(classifier: Classifier, export_of: ExportOf) -> None:
     assert classifier.source == Path(export_of("classification"))
+
+
+def test_an_embedder_ranks_by_the_cosine(export_of: ExportOf) -> None:
+    model: Any = load(export_of("embedding"))
+    passages = [PAIR, LONG, TEXT, "Anna wrote it.", PAIR]
+    found = model.rank(TEXT, passages)
+    assert (found[0].place, found[0].score) == (2, pytest.approx(1))
+    query, *own = model.embed([TEXT, *passages])
+    assert {one.place: one.score for one in found} == pytest.approx(dict(enumerate(own @ query)))
+    for one in found:
+        assert one.prediction.embedding == pytest.approx(own[one.place])
+    assert model.rank(TEXT, []) == []
+    with pytest.raises(QualaError, match="no label `good`"):
+        model.rank(TEXT, [PAIR], label="good")
+    assert {
+        one.prediction.lengths for one in model.rank(TEXT, [PAIR], budget=Budget(keep=0.6))
+    } == {(40, 20)}
+    assert {one.prediction.note is None for one in found} == {True, False}  # one is cut
+    for one in model.rank(LONG, [TEXT, LONG]):
+        assert (one.prediction.note or "").startswith("Of the query: The text has 202 tokens")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from exported import export_of
 from predicting import METRICS, ToyPredictor
@@ -102,6 +104,7 @@ def test_the_description_fits_the_task(task: str, toy: Any) -> None:
     own = {
         "classification": {"/predict", "/rank"},
         "regression": {"/predict", "/rank"},
+        "embedding": {"/predict", "/rank"},
         "question-answering": {"/answer"},
     }
     assert works.keys() == own.get(task, {"/predict"})
@@ -128,7 +131,8 @@ def _examples(api: dict[str, Any], body: dict[str, Any]) -> list[Any]:
     [
         ("question-answering", "/predict", "/answer."),
         ("classification", "/answer", "/predict or /rank."),
-        ("embedding", "/rank", "/predict."),
+        ("embedding", "/answer", "/predict or /rank."),
+        ("token-classification", "/rank", "/predict."),
     ],
 )
 def test_an_address_of_another_task_says_where_to_go(
@@ -346,3 +350,33 @@ def test_a_real_regressor_over_http(export_of: Callable[[str], Path]) -> None:
     places = [one.place for one in model.rank("a dog", EXAMPLES)]
     assert [one["place"] for one in reply["ranking"]] == places
     assert "`label` is not a field" in _error(label, 422)
+
+
+def test_a_real_embedder_over_http(export_of: Callable[[str], Path]) -> None:
+    model: Any = load(export_of("embedding"))
+    with _client(model) as client:
+        queries = [{"text": text} for text in ("a dog", *EXAMPLES)]
+        query, *own = client.post("/predict", json={"queries": queries}).json()["replies"]
+        body = {"query": "a dog", "passages": EXAMPLES}
+        reply = client.post("/rank", json=body).json()["ranking"]
+        empty = client.post("/rank", json={"query": "a", "passages": ["b", " "]})
+    cosines = [np.dot(query["embedding"], one["embedding"]) for one in own]
+    assert [one["place"] for one in reply] == np.argsort(cosines)[::-1].tolist()
+    assert [one["score"] for one in reply] == pytest.approx(sorted(cosines)[::-1], abs=1e-6)
+    assert [one["note"] is None for one in sorted(reply, key=itemgetter("place"))] == [
+        True, True, False,
+    ]  # fmt: skip
+    assert "`passages[1]`: The text is empty" in _error(empty, 422)
+
+
+def test_a_real_tagger_over_http(export_of: Callable[[str], Path]) -> None:
+    model: Any = load(export_of("token-classification"))
+    text = "Anna 🎵 saw Paris, " * 20
+    with _client(model) as client:
+        reply = client.post("/predict", json={"text": text, "survivors": True}).json()
+    assert reply["windows"] > 2
+    assert reply["note"] is None
+    assert reply["tags"]
+    for one, other in zip(reply["tags"], model.predict(text).tags, strict=True):
+        assert one["text"] == text[one["start"] : one["end"]] == other.text
+        assert one["label"] == other.label in ("PER", "LOC")

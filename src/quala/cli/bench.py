@@ -42,12 +42,18 @@ def main(argv: Sequence[str]) -> int:
     """Time and print. Raises QualaError for models, runtimes and sizes that are not valid."""
     arguments = _parser().parse_args(argv)
     folder = locate_model(arguments.model, arguments.tracking_uri)
+    from quala.data.task import Span
     from quala.runtime.card import Card
     from quala.runtime.hardware import processor
     from quala.runtime.timing import compare
 
     card = Card.read(folder)
     whole = expanded(arguments.data).exists()
+    if whole and card.task != Span.kind:
+        raise QualaError(
+            f"`--data` takes files for question answering, this model's task is {card.task}: use "
+            "`natural` or a number of tokens."
+        )
     if whole:
         inputs: list[Any] = _queries(arguments.data, arguments.questions)
         entries = _answering(arguments, folder, card)

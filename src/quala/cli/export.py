@@ -167,10 +167,12 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
     from quala.data.spec import Windows
     from quala.export.folder import ExportSettings, ladder, write_export
     from quala.models.load import check_inputs, load_tokenizer, stored_facts
+    from quala.models.sentence_encoder import tokens_read
 
     model, tokenizer = load_any_model(source), load_tokenizer(source)
     # 384 tokens and a stride of 128 are what BERT's authors use for SQuAD.
-    longest = stored_facts(source).get("sequence_length", min(384, model.arch.longest))
+    usual = min(tokens_read(source) or 384, model.arch.longest)
+    longest = stored_facts(source).get("sequence_length", usual)
     check_inputs(source, tokenizer, longest)
     warn("No measured front was found: the points have costs and no scores.")
     settings = ExportSettings(

@@ -188,6 +188,7 @@ def _mapped(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def _ranking(arguments: argparse.Namespace, model: TextPredictor) -> int:
+    model.scorer(arguments.label)  # refuses before the work
     rows = _passages(expanded(arguments.passages), _mapped(arguments.columns))
     ranked = model.rank(
         text_of(arguments.query, "query"),
@@ -223,6 +224,8 @@ def _passages(file: Path, mapped: dict[str, str]) -> list[tuple[int, str]]:
 
     found: list[tuple[int, str]] = []
     if suffix_of(file) not in SUFFIXES:
+        if mapped:
+            raise QualaError(f"`--columns` is for files of rows, `{file}` has a passage a line.")
         lines = enumerate(read_text(file).split("\n"), start=1)
         return [(place, line.strip()) for place, line in lines if line.strip()]
     if mapped.keys() - {"text"}:

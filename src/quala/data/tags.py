@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from quala.data.features import FeatureSet, TaggedExample
 from quala.data.files import Place, Row
@@ -14,7 +14,7 @@ from quala.data.labels import MAX_CLASSES, find, listed
 from quala.data.read import numbered_names, split_rows
 from quala.data.spec import DataSpec
 from quala.data.task_tags import NO_TAG, Tags
-from quala.data.tokenize import FastTokenizer, Ids, flat, window_ranges
+from quala.data.tokenize import FastTokenizer, Ids, text_features
 from quala.errors import QualaError
 from quala.metrics.entities import OUTSIDE
 
@@ -122,38 +122,22 @@ def tag_features(
     others -100 (`NO_TAG`); a word without a token has none. Labels (N, max_length) are absent
     when any example has no tags.
     """
-    layout = tokenizer.layout()
-    before, after = layout.before, layout.after
-    room = spec.max_length - len(before) - len(after)
-    labeled = all(len(one.tags) == len(one.words) for one in examples)
-    ids: list[Ids] = []
-    words: list[Ids] = []
-    owners: list[int] = []
-    labels: list[NDArray[np.int64]] = []
-    pieces = tokenizer.pieces([one.text for one in examples])
-    for number, (example, (tokens, spans)) in enumerate(zip(examples, pieces)):
-        begun = words_begun(word_spans(example.words), spans)
-        tags = np.asarray(example.tags if labeled else [], dtype=np.int32)
-        for start, stop in window_ranges(len(tokens), room, overlap=spec.doc_stride):
-            ids.append(np.concatenate((before, tokens[start:stop], after)))
-            own = np.full(len(ids[-1]), -1, dtype=np.int32)
-            own[len(before) : len(before) + stop - start] = begun[start:stop]
-            words.append(own)
-            owners.append(number)
-            if labeled:
-                row = np.full(spec.max_length, NO_TAG, dtype=np.int64)
-                row[np.flatnonzero(own >= 0)] = tags[own[own >= 0]]
-                labels.append(row)
-    input_ids, offsets = flat(ids)
-    return FeatureSet(
-        input_ids=input_ids,
-        offsets=offsets,
-        segment_one=np.asarray([len(one) for one in ids], dtype=np.int32),
-        example=np.asarray(owners, dtype=np.int32),
-        pad_token_id=tokenizer.pad_token_id,
-        labels=np.stack(labels) if labels else None,
-        words=np.concatenate([np.empty(0, np.int32), *words]),
+    features, _ = text_features(
+        [(one.text, None) for one in examples],
+        tokenizer,
+        max_length=spec.max_length,
+        overlap=spec.doc_stride,
+        words=[word_spans(one.words) for one in examples],
     )
+    assert features.words is not None  # they were asked for
+    labels = None
+    if all(len(one.tags) == len(one.words) for one in examples):
+        labels = np.full((len(features), spec.max_length), NO_TAG, dtype=np.int64)
+        for row, owner in enumerate(features.example.tolist()):
+            own = features.words[features.offsets[row] : features.offsets[row + 1]]
+            begins = np.flatnonzero(own >= 0)
+            labels[row, begins] = np.asarray(examples[owner].tags)[own[begins]]
+    return replace(features, char_spans=None, labels=labels)
 
 
 def word_spans(words: Sequence[str]) -> Ids:
@@ -161,19 +145,3 @@ def word_spans(words: Sequence[str]) -> Ids:
     sizes = np.array([len(word) for word in words], dtype=np.int32)
     starts = np.cumsum(sizes + 1, dtype=np.int32) - sizes - 1
     return np.stack((starts, starts + sizes), axis=1)
-
-
-def words_begun(words: Ids, spans: Ids) -> Ids:
-    """Return for each token (n,) the word whose first token it is, -1 for all others.
-
-    `words` (W, 2) and `spans` (n, 2) are characters, both rising. A token is of the word that has
-    its last character: the blank before a word may be part of its first token.
-    """
-    last = spans[:, 1] - 1
-    word = np.searchsorted(words[:, 0], last, side="right") - 1
-    inside = (word >= 0) & (spans[:, 1] > spans[:, 0]) & (last < words[word, 1])
-    _, firsts = np.unique(word[inside], return_index=True)
-    begun = np.full(len(spans), -1, dtype=np.int32)
-    places = np.flatnonzero(inside)[firsts]
-    begun[places] = word[places]
-    return begun

@@ -138,32 +138,41 @@ class Tags(Task):
             raise QualaError("Tags are read from features of token classification only.")
         outside = self.names.index(OUTSIDE) if OUTSIDE in self.names else 0
         rows = np.arange(len(features)) if outcome.rows is None else np.asarray(outcome.rows)
-        examples: dict[int, tuple[TaggedExample, Ints, Ints]] = {}
+        windows: dict[int, list[tuple[NDArray[Any], Ints]]] = {}
         for place in np.argsort(rows, kind="stable").tolist():
-            row, logits = int(rows[place]), outcome.outputs[place]
-            owner = int(features.example[row])
-            if owner not in examples:
-                example = cast("TaggedExample", outcome.examples[owner])
-                size = len(example.words)
-                examples[owner] = (example, np.full(size, outside), np.full(size, -1))
-            _, tags, margins = examples[owner]
+            row = int(rows[place])
             words = features.words[features.offsets[row] : features.offsets[row + 1]]
-            merge_window(tags, margins, words, logits.argmax(axis=1))
-        ordered = [examples[owner] for owner in sorted(examples)]
-        return [one for one, _, _ in ordered], [tags for _, tags, _ in ordered]
+            chosen = outcome.outputs[place].argmax(axis=1)
+            windows.setdefault(int(features.example[row]), []).append((words, chosen))
+        examples = [cast("TaggedExample", outcome.examples[owner]) for owner in sorted(windows)]
+        found = []
+        for example, owner in zip(examples, sorted(windows), strict=True):
+            places = word_places([words for words, _ in windows[owner]], len(example.words))
+            tags = [windows[owner][window][1][token] for window, token in places.tolist()]
+            found.append(np.where(places[:, 0] < 0, outside, np.array(tags, dtype=np.int64)))
+        return examples, found
 
 
-def merge_window(tags: Ints, margins: Ints, words: NDArray[Any], chosen: Ints) -> None:
-    """Write what a window says of its words, where it sees more around them than others did.
+def word_places(windows: Sequence[NDArray[Any]], count: int) -> Ints:
+    """Return the window and the token in it that each of `count` words is read at, -1 for none.
 
-    `words` (n,) is the word that begins at each token or -1, `chosen` (n,) the tokens' tags. A
-    word's margin is the number of tokens to the nearer end of its window.
+    `windows` are those of one text, (n,) each: the word that begins at each token, or -1. Of
+    several windows the one counts that has most text around the word: the tokens to the nearer
+    end of the window, where that is no end of the text.
     """
-    places = np.flatnonzero(words >= 0)
-    margin = np.minimum(places, len(words) - 1 - places)
-    own = words[places]
-    better = margin > margins[own]
-    tags[own[better]], margins[own[better]] = chosen[places[better]], margin[better]
+    found = np.full((count, 2), -1, dtype=np.int64)
+    margins = np.full(count, -1.0)
+    for window, words in enumerate(windows):
+        tokens = np.flatnonzero(words >= 0)
+        margin = np.full(len(tokens), np.inf)
+        if window:
+            margin = np.minimum(margin, tokens)
+        if window < len(windows) - 1:
+            margin = np.minimum(margin, len(words) - 1 - tokens)
+        better = margin > margins[words[tokens]]
+        own = words[tokens[better]]
+        found[own, 0], found[own, 1], margins[own] = window, tokens[better], margin[better]
+    return found
 
 
 def _gold(examples: Sequence[TaggedExample]) -> Ints:

@@ -55,6 +55,9 @@ class FastTokenizer:
     Neither truncates nor pads: long texts are cut into windows.
     """
 
+    unknown: int | None = None
+    """The special token of words that the vocabulary lacks, where files that were read name it."""
+
     def __init__(self, backend: Tokenizer, pad_token_id: int) -> None:
         self.backend, self.pad_token_id = backend, pad_token_id
         self._unlimit()
@@ -87,6 +90,7 @@ class FastTokenizer:
             if pad is None:
                 raise QualaError("it needs a padding token, got none.")
             made = cls(backend, pad)
+            made.unknown = backend.token_to_id(str(facts.get("unk_token")))
             largest = made._largest_id()
         except BaseException as error:  # the library raises bare ones, and its panics are those
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -339,26 +343,12 @@ def sentence_features(
     pairs = [example.text_pair for example in examples if example.text_pair is not None]
     if pairs and len(pairs) < len(examples):
         raise QualaError("Either every example is a pair of sentences or none is, got a mixture.")
-    ids: list[Ids] = []
-    segment_one: list[int] = []
-    cut = 0
-    tokenizer.backend.enable_truncation(max_length, strategy="longest_first")
-    for first in range(0, len(examples), TEXTS_PER_CALL):
-        part: list[Any] = [
-            example.text if example.text_pair is None else (example.text, example.text_pair)
-            for example in examples[first : first + TEXTS_PER_CALL]
-        ]
-        for encoded in tokenizer.backend.encode_batch(part):
-            ids.append(np.asarray(encoded.ids, dtype=np.int32))
-            segment_one.append(_leading_zeros(encoded.sequence_ids))
-            cut += bool(encoded.overflowing)
-    input_ids, offsets = flat(ids)
-    return FeatureSet(
-        input_ids=input_ids,
-        offsets=offsets,
-        segment_one=np.asarray(segment_one, dtype=np.int32),
-        example=np.arange(len(examples), dtype=np.int32),
-        pad_token_id=tokenizer.pad_token_id,
+    texts = [(one.text, one.text_pair) for one in examples]
+    features, whole = text_features(texts, tokenizer, max_length=max_length)
+    cut = int((features.lengths < whole).sum())
+    return replace(
+        features,
+        char_spans=None,  # which nothing needs that trains
         labels=_labels(examples),
         notes=_notes(
             len(examples), {f"texts are cut to {max_length} tokens (`data.max_length`).": cut}
@@ -382,20 +372,26 @@ def text_features(
     *,
     max_length: int,
     overlap: int | None = None,
+    words: Sequence[Ids] | None = None,
 ) -> tuple[FeatureSet, list[int]]:
-    """Tokenize texts and pairs for a prediction, each cut as `sentence_features` does.
+    """Tokenize texts and pairs, cut to `max_length` tokens as the library's `longest_first` does.
 
-    With an `overlap`, texts are cut into windows that share so many tokens instead. Return the
-    features, with the characters of its own text under each token, and the tokens that each text
-    or pair has in all, special tokens included. Other than with the library's own truncation,
-    nothing is set on the tokenizer, which other threads use, and two long texts take no more time
-    than their tokens.
+    With an `overlap`, texts are cut into windows that share so many tokens instead. `words` are
+    the characters (W, 2) of the words of each text, whose first tokens the features name then.
+    Return the features, with the characters of its own text under each token, and the tokens that
+    each text or pair has in all, special tokens included. Other than with the library's own
+    truncation, nothing is set on the tokenizer, which other threads use, and two long texts take
+    no more time than their tokens.
     """
     first = tokenizer.pieces([text for text, _ in texts])
     second = tokenizer.pieces([pair for _, pair in texts if pair is not None])
-    layouts = {False: tokenizer.layout(pair=False), True: tokenizer.layout()}
+    layouts = {two: tokenizer.layout(pair=two) for two in {pair is not None for _, pair in texts}}
     none = np.empty(0, np.int32), np.empty((0, 2), np.int32)
-    columns = _Columns(layouts[True])
+    ids: list[Ids] = []
+    spans: list[Ids] = []
+    begun: list[Ids] = []
+    example: list[int] = []
+    segment_one: list[int] = []
     whole: list[int] = []
     for number, ((_, pair), (own, own_spans)) in enumerate(zip(texts, list(first))):
         other, other_spans = none if pair is None else next(second)
@@ -405,31 +401,49 @@ def text_features(
         kept, rest = _longest_first(len(own), len(other), room)
         cuts = [(0, kept)]
         if overlap is not None:
-            cuts = window_ranges(len(own), room, overlap=min(overlap, room // 2))
+            cuts = window_ranges(len(own), room, overlap=min(overlap, room - 1))
+        own_begun = None if words is None else words_begun(words[number], own_spans)
         for start, stop in cuts:
             parts = (layout.before, own[start:stop], layout.between, other[:rest], layout.after)
-            ids = np.concatenate(parts)
-            spans = np.zeros((len(ids), 2), dtype=np.int32)
-            head = len(layout.before) + stop - start
-            spans[len(layout.before) : head] = own_spans[start:stop]
-            head += len(layout.between)
-            spans[head : head + rest] = other_spans[:rest]
-            columns.ids.append(ids)
-            columns.spans.append(spans)
-            columns.example.append(number)
-            columns.segment_one.append(
-                len(ids) if pair is None else head - max(0, len(layout.between) - 1)
-            )
-    input_ids, offsets = flat(columns.ids)
+            ids.append(np.concatenate(parts))
+            size = len(ids[-1])
+            inside = slice(len(layout.before), len(layout.before) + stop - start)
+            head = inside.stop + len(layout.between)
+            spans.append(np.zeros((size, 2), dtype=np.int32))
+            spans[-1][inside] = own_spans[start:stop]
+            spans[-1][head : head + rest] = other_spans[:rest]
+            if own_begun is not None:
+                begun.append(np.full(size, -1, dtype=np.int32))
+                begun[-1][inside] = own_begun[start:stop]
+            example.append(number)
+            segment_one.append(size if pair is None else head - max(0, len(layout.between) - 1))
+    input_ids, offsets = flat(ids)
     features = FeatureSet(
         input_ids=input_ids,
         offsets=offsets,
-        segment_one=np.asarray(columns.segment_one, dtype=np.int32),
-        example=np.asarray(columns.example, dtype=np.int32),
+        segment_one=np.asarray(segment_one, dtype=np.int32),
+        example=np.asarray(example, dtype=np.int32),
         pad_token_id=tokenizer.pad_token_id,
-        char_spans=np.concatenate([none[1], *columns.spans]),
+        char_spans=np.concatenate([none[1], *spans]),
+        words=None if words is None else np.concatenate([none[0], *begun]),
     )
     return features, whole
+
+
+def words_begun(words: Ids, spans: Ids) -> Ids:
+    """Return for each token (n,) the word whose first token it is, -1 for all others.
+
+    `words` (W, 2) and `spans` (n, 2) are characters, both rising. A token is of the word that has
+    its last character: the blank before a word may be part of its first token.
+    """
+    last = spans[:, 1] - 1
+    word = np.searchsorted(words[:, 0], last, side="right") - 1
+    inside = (word >= 0) & (spans[:, 1] > spans[:, 0]) & (last < words[word, 1])
+    _, firsts = np.unique(word[inside], return_index=True)
+    begun = np.full(len(spans), -1, dtype=np.int32)
+    places = np.flatnonzero(inside)[firsts]
+    begun[places] = word[places]
+    return begun
 
 
 def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
@@ -443,13 +457,6 @@ def _longest_first(first: int, second: int, room: int) -> tuple[int, int]:
     if long < short:
         short, long = room // 2, room - room // 2
     return (short, long) if first <= second else (long, short)
-
-
-def _leading_zeros(sides: list[int | None]) -> int:
-    """Count the tokens up to the separator that closes the first text."""
-    if 1 not in sides:
-        return len(sides)
-    return len(sides) - sides[::-1].index(0) + 1 if 0 in sides else sides.index(1)
 
 
 def _labels(examples: Sequence[ClassificationExample]) -> NDArray[Any] | None:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quala.errors import QualaError
 from quala.runtime.answerer import PREDICTORS, QuestionAnswerer, load
 from quala.runtime.rows import added_columns, added_values, may_be_null
 
@@ -56,10 +57,15 @@ class Served:
         kind: Any = Query if isinstance(self._model, QuestionAnswerer) else TextQuery
         names = [name for name in ("question", "context", "text", "pair") if name in model_input]
         rows: list[Any] = model_input[names].to_dict("records")
-        for row in rows:
+        queries = []
+        for place, row in zip(model_input.index, rows, strict=True):
             if "pair" in row and isna(row["pair"]):
                 del row["pair"]
-        replies = self._model.predict_batch([kind(**row, budget=budget) for row in rows])
+            try:
+                queries.append(kind(**row, budget=budget))
+            except QualaError as error:
+                raise QualaError(f"Row {place}: {error}") from error
+        replies = self._model.predict_batch(queries)
         for note in sorted({reply.note for reply in replies if reply.note}):
             LOG.warning(note)
         null = may_be_null(self._model)
@@ -72,7 +78,9 @@ class Served:
         )  # whole numbers may be absent
         if not null:
             return found
-        return found.astype({"answer": object, "start": "Int64", "end": "Int64"})
+        kinds = {"probability": "Float64", "start": "Int64", "end": "Int64"}
+        text = found["answer"].astype(object)
+        return found.astype(kinds).assign(answer=text.where(text.notna(), None))
 
 
 def _columns(model: type[QuestionAnswerer | TextPredictor], null: bool) -> dict[str, str]:

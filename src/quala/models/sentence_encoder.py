@@ -19,7 +19,7 @@ from quala.models.load import resolve_source, split_revision, stored_facts
 from quala.reading import load_json, read_text
 from quala.stored import read_object
 
-MODULES = "modules.json"
+MODULES, LIMITS = "modules.json", "sentence_bert_config.json"
 MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 
@@ -39,6 +39,13 @@ def pooled_as(source: str | Path, task: Embedding) -> Embedding:
         facts = _facts(source, file)
     pooling, normalize = facts.get("pooling", "mean"), facts.get("normalize", True)
     return replace(task, pooling=task.pooling or pooling, normalize=bool(normalize))
+
+
+def tokens_read(source: str | Path) -> int | None:
+    """Return the tokens that sentence-transformers cuts a text to, where its files say so."""
+    file = _file(source, LIMITS)
+    found = None if file is None else read_object(file).get("max_seq_length")
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _facts(source: str | Path, file: Path) -> dict[str, Any]:

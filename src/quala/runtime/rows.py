@@ -191,6 +191,10 @@ class _Rows:
             if column not in line.row:
                 raise QualaError(f"The row has no `{column}`.")
             given[role] = line.row[column]
+        if self.source.columns is None and self.model.pairs and "pair" not in given:
+            more = [name for name in ("pair", "text_pair") if line.row.get(name) is not None]
+            if more and not self.job.columns:
+                raise QualaError(f"The row has a `{more[0]}`, which the first row does not have.")
         if isinstance(self.model, QuestionAnswerer):
             if suffix_of(self.job.out) == ANSWERS and "id" in given:
                 self._check_id(given["id"])
@@ -343,7 +347,7 @@ def added_values(reply: Reply | Prediction) -> Said:
         answers = [_short(asdict(one)) for one in reply.answers]
         best: Said = answers[0] if answers else {}
         found |= {name: best.get(name) for name in ("probability", "start", "end")}
-        found["no_answer"] = getattr(reply, "no_answer", None)
+        found |= _short({"no_answer": reply.no_answer})
         return found | {"answer": best.get("text"), "answers": answers}
     if reply.embedding is not None:
         return found | {"embedding": list(reply.embedding)}

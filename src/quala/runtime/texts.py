@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,17 @@ from numpy.typing import NDArray
 from quala.data.decode import NotFinite
 from quala.data.features import FeatureSet
 from quala.data.task import Classes, Value
+from quala.data.task_tags import Tags, word_places
 from quala.data.tokenize import text_features
 from quala.errors import QualaError, unknown
+from quala.metrics.entities import OUTSIDE, Entity, are_entity_tags, find_entities
 from quala.runtime.card import Budget
 from quala.runtime.prediction import LabelScore, Prediction, Ranked, Tag, TextQuery
 from quala.runtime.predictor import Predictor, Work
 
 Floats = NDArray[np.float64]
-OUTSIDE = "O"
-"""The label of words that belong to no entity."""
+Scorer = Callable[[Sequence[Prediction]], list[float]]
+"""Gives the scores of passages from all that was predicted to rank them."""
 _ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}"
 _INNER = rf"[^\s\p{{P}}\p{{Sc}}{_ALONE}]"
 WORDS = regex.compile(rf"{_INNER}(?:[^\s{_ALONE}]*{_INNER})?|\S")
@@ -66,22 +69,23 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
     ) -> list[Ranked]:
         """Return all passages, the best first, equal ones in their order.
 
-        The score is the value of a regressor, or a classifier's probability of `label`, which may
-        be left out where one label is a known `yes`, such as `relevant` or the 1 of 0 and 1. The
-        budget holds for each passage. Raises QualaError as `predict`, and for models that give
-        neither.
+        The score is the value of a regressor, the cosine of an embedder, or a classifier's
+        probability of `label`, which may be left out where one label is a known `yes`, such as
+        `relevant` or the 1 of 0 and 1. The budget holds for each passage. Raises QualaError as
+        `predict`, and for models that give none of these.
         """
-        score = self.scorer(label)
-        asked = [
-            TextQuery(text=query, pair=one, budget=budget or Budget(), top_k=0) for one in passages
-        ]
-        found = [
-            Ranked(place, score(one), one) for place, one in enumerate(self.predict_batch(asked))
-        ]
+        scores = self.scorer(label)
+        said = self.predict_batch(self.compared(query, passages, budget or Budget()))
+        own = of_passages(said, len(passages))
+        found = [Ranked(*one) for one in zip(range(len(own)), scores(said), own, strict=True)]
         return sorted(found, key=lambda one: -one.score)
 
-    def scorer(self, label: str | None) -> Callable[[Prediction], float]:
-        """Return what the score of a passage is. Raises QualaError for an unknown label."""
+    def compared(self, query: str, passages: Sequence[str], budget: Budget) -> list[TextQuery]:
+        """Return what is predicted to rank passages, that of the passages last."""
+        return [TextQuery(text=query, pair=one, budget=budget, top_k=0) for one in passages]
+
+    def scorer(self, label: str | None) -> Scorer:
+        """Return what gives the scores of passages. Raises QualaError for an unknown label."""
         raise QualaError(f"A model for {self.task} cannot rank passages.")
 
     @abstractmethod
@@ -103,11 +107,13 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
         if not self.pairs and any(query.pair is not None for query in queries):
             raise QualaError(f"A model for {self.task} reads one text, got a pair.")
         texts = [(query.text, query.pair) for query in queries]
-        features, whole = text_features(
-            texts, self.tokenizer, max_length=self.facts.sequence_length, overlap=self.overlap
-        )
+        features, whole = self.tokenized(texts)
         self._check_words(features, queries)
         return whole, features
+
+    def tokenized(self, texts: Sequence[tuple[str, str | None]]) -> tuple[FeatureSet, list[int]]:
+        """Return the features of texts, and the tokens that each has without a cut."""
+        return text_features(texts, self.tokenizer, max_length=self.facts.sequence_length)
 
     def finish(self, work: Work[TextQuery]) -> Prediction:
         started = time.perf_counter()
@@ -124,15 +130,10 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
 
     def cut(self, query: TextQuery, example: Any, features: FeatureSet, row: int) -> str | None:
         tokens = int(features.lengths[row])
-        if example <= tokens or self.overlap is not None:
+        if example <= tokens:
             return None
         what = "The text has" if query.pair is None else "The two texts have"
         return f"{what} {example} tokens, of which the model reads {tokens}."
-
-    @property
-    def overlap(self) -> int | None:
-        """Tokens that the windows of a long text share; None: it is cut to one window."""
-        return None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -140,7 +141,9 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
         return self.facts.labels or tuple(map(str, range(self.facts.arch.outputs)))
 
     def _check_words(self, features: FeatureSet, queries: Sequence[TextQuery]) -> None:
-        words = ~np.isin(features.input_ids, self._special)
+        # An emoji that the vocabulary lacks is a word, as it is in training.
+        special = [one for one in self._special if one != self.tokenizer.unknown]
+        words = ~np.isin(features.input_ids, special)
         for row, number in enumerate(features.example.tolist()):
             query = queries[number]
             inside = words[features.offsets[row] : features.offsets[row + 1]]
@@ -162,7 +165,7 @@ class Classifier(TextPredictor):
         scores = tuple(LabelScore(self.labels[one], float(shares[one])) for one in best)
         return {"label": scores[0].label, "scores": scores}
 
-    def scorer(self, label: str | None) -> Callable[[Prediction], float]:
+    def scorer(self, label: str | None) -> Scorer:
         from quala.data.labels import yes_of  # reads data, for which it imports more than this
 
         wanted = yes_of(self.labels) if label is None else label
@@ -172,7 +175,10 @@ class Classifier(TextPredictor):
             )
         if wanted not in self.labels:
             raise unknown("label", wanted, self.labels)
-        return lambda one: {score.label: score.probability for score in one.scores}[wanted]
+        return lambda said: [
+            next(score.probability for score in one.scores if score.label == wanted)
+            for one in said
+        ]
 
 
 class Regressor(TextPredictor):
@@ -183,10 +189,10 @@ class Regressor(TextPredictor):
     def said(self, work: Work[TextQuery]) -> dict[str, Any]:
         return {"value": float(self.outputs(work)[0][0])}
 
-    def scorer(self, label: str | None) -> Callable[[Prediction], float]:
+    def scorer(self, label: str | None) -> Scorer:
         if label is not None:
             raise QualaError(f"A regressor ranks by its value, it has no label `{label}`.")
-        return lambda one: one.value or 0.0
+        return lambda said: [one.value or 0.0 for one in said]
 
 
 class Tagger(TextPredictor):
@@ -194,69 +200,48 @@ class Tagger(TextPredictor):
 
     Words are what stands between blanks, with the punctuation at their edges as words of their
     own, and each Chinese or Japanese character. A word has the label of its first token, read in
-    the window with the most text around it. Words of one label are an entity: `B-` begins it,
-    `I-` goes on; a label without these prefixes is one of single words, and `O` is none.
+    the window with the most text around it. Entities are those that `quala.metrics` finds in the
+    labels of all words that have a token, where these mark entities (`B-PER`); else each word
+    whose label is not `O` is one.
     """
 
-    task = "token-classification"
+    task = Tags.kind
     pairs = False
 
-    @property
-    def overlap(self) -> int | None:
-        return self.facts.doc_stride
+    def tokenized(self, texts: Sequence[tuple[str, str | None]]) -> tuple[FeatureSet, list[int]]:
+        return text_features(
+            texts,
+            self.tokenizer,
+            max_length=self.facts.sequence_length,
+            overlap=self.facts.doc_stride,
+            words=[_words(text) for text, _ in texts],
+        )
+
+    def cut(self, query: TextQuery, example: Any, features: FeatureSet, row: int) -> str | None:
+        return None  # a long text has several windows
 
     def said(self, work: Work[TextQuery]) -> dict[str, Any]:
-        text = work.query.text
-        words = [match.span() for match in WORDS.finditer(text)]
-        found = [one for one in self._words(work, np.array(words)) if one is not None]
-        return {"tags": tuple(_entities(text, found))}
-
-    def _words(self, work: Work[TextQuery], words: NDArray[np.int64]) -> Iterator[Tag | None]:
-        """Yield the label of each word (W, 2), None for one that no token begins in."""
-        logits = np.zeros((len(words), len(self.labels)))
-        margins = np.full(len(words), -1.0)
-        spans = work.features.char_spans
-        assert spans is not None  # features for inference have them
-        for place, (row, outputs) in enumerate(zip(work.rows, self.outputs(work), strict=True)):
-            base = int(work.features.offsets[row])
-            marks = spans[base : base + work.tokens[place]]
-            inside = np.flatnonzero(marks[:, 0] < marks[:, 1])
-            starts, ends = marks[inside].T
-            token = np.searchsorted(ends, words[:, 0], side="right")  # the first that ends later
-            known = np.minimum(token, len(inside) - 1)
-            # A word that a window begins within has no text before it there: another one wins.
-            begins = (token < len(inside)) & (starts[known] < words[:, 1])
-            after = len(inside) - token if place < len(work.rows) - 1 else np.inf
-            margin = np.where(begins, np.minimum(token if place else np.inf, after), -1.0)
-            better = margin > margins
-            logits[better] = outputs[inside[known[better]]]
-            margins = np.maximum(margins, margin)
-        shares = softmax(logits)
-        for (start, end), share, margin in zip(words.tolist(), shares, margins, strict=True):
-            best = int(share.argmax())
-            label = self.labels[best]
-            yield Tag(label, start, end, "", float(share[best])) if margin >= 0 else None
-
-
-def _entities(text: str, words: Sequence[Tag]) -> Iterator[Tag]:
-    """Yield entities of the labels of words; their texts are still to be set."""
-    groups: list[list[Tag]] = []
-    for word in words:
-        begin, kind = _kind(word.label)
-        if not begin and groups and groups[-1] and _kind(groups[-1][0].label)[1] == kind:
-            groups[-1].append(word)
+        text, features = work.query.text, work.features
+        words, outputs = _words(text), self.outputs(work)
+        assert features.words is not None  # as `words` gives them
+        windows = [
+            features.words[features.offsets[row] : features.offsets[row + 1]] for row in work.rows
+        ]
+        places = word_places(windows, len(words))
+        words, places = words[places[:, 0] >= 0], places[places[:, 0] >= 0]
+        logits = [outputs[window][token] for window, token in places.tolist()]
+        shares = softmax(np.array(logits).reshape(-1, len(self.labels)))
+        names, sure = [self.labels[best] for best in shares.argmax(axis=1)], shares.max(axis=1)
+        if are_entity_tags(self.labels):
+            found = find_entities(names)
         else:
-            groups.append([] if word.label == OUTSIDE else [word])
-    for group in filter(None, groups):
-        start, end = group[0].start, group[-1].end
-        share = sum(one.probability for one in group) / len(group)
-        yield Tag(_kind(group[0].label)[1], start, end, text[start:end], share)
-
-
-def _kind(label: str) -> tuple[bool, str]:
-    """Return whether a label begins an entity, and the kind of the entity."""
-    prefix, dash, kind = label.partition("-")
-    return (prefix == "B", kind) if dash and prefix in ("B", "I") else (True, label)
+            found = [Entity(one, at, at + 1) for at, one in enumerate(names) if one != OUTSIDE]
+        tags = []
+        for kind, first, after in found:
+            start, end = int(words[first, 0]), int(words[after - 1, 1])
+            share = float(sure[first:after].mean())
+            tags.append(Tag(kind, start, end, text[start:end], share))
+        return {"tags": tuple(tags)}
 
 
 class Embedder(TextPredictor):
@@ -280,6 +265,35 @@ class Embedder(TextPredictor):
         length = np.linalg.norm(vector) or 1.0
         short = (vector / length).astype(np.float32).astype(str)  # as few digits as they have
         return {"embedding": tuple(map(float, short))}
+
+    def compared(self, query: str, passages: Sequence[str], budget: Budget) -> list[TextQuery]:
+        return [TextQuery(text=text, budget=budget) for text in (query, *passages)]
+
+    def scorer(self, label: str | None) -> Scorer:
+        if label is not None:
+            raise QualaError(f"An embedder ranks by the cosine, it has no label `{label}`.")
+        return cosines
+
+
+def of_passages(said: Sequence[Prediction], count: int) -> list[Prediction]:
+    """Return the last `count` predictions, which note as well what the others do: of the query."""
+    queries, own = said[: len(said) - count], said[len(said) - count :]
+    notes = [f"Of the query: {one.note}" for one in queries if one.note]
+    return [
+        replace(one, note=" ".join([*notes, *([one.note] if one.note else [])]) or None)
+        for one in own
+    ]
+
+
+def cosines(said: Sequence[Prediction]) -> list[float]:
+    """Return the cosine of the first embedding with each of the others."""
+    query, *passages = np.array([one.embedding for one in said])
+    return [float(query @ one) for one in passages]
+
+
+def _words(text: str) -> NDArray[np.int32]:
+    """Return the characters (W, 2) of the words of a text."""
+    return np.array([match.span() for match in WORDS.finditer(text)], np.int32).reshape(-1, 2)
 
 
 def softmax(logits: Floats) -> Floats:

@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from pydantic import Discriminator, Tag, create_model
 
 from quala.errors import QualaError
+from quala.runtime.texts import of_passages
 from quala.serve import schema
 from quala.serve.dispatcher import Asked, Dispatcher, Model, Said
 from quala.serve.errors import Refusal
@@ -92,13 +93,14 @@ def _rank(takes: type[schema.RankIn]) -> Route:
 
     def queries(model: Any, body: Any, default_ms: float | None) -> list[Asked]:
         model.scorer(_label(body))  # a wrong label is refused before the work
-        return list(body.pairs(default_ms))
+        return list(body.compared(default_ms))
 
     def reply(model: Any, body: Any, said: Sequence[Any]) -> Any:
-        score = model.scorer(_label(body))
+        scores = model.scorer(_label(body))(said)
+        own = enumerate(of_passages(said, len(scores)))
         found = [
-            schema.RankedOut(place=place, score=score(one), note=one.note)
-            for place, one in enumerate(said)
+            schema.RankedOut(place=place, score=score, note=one.note)
+            for score, (place, one) in zip(scores, own, strict=True)
         ]
         found.sort(key=lambda one: -one.score)
         return schema.RankOut(ranking=found[: body.top_k])
@@ -140,7 +142,10 @@ SERVICES: Mapping[str, Service] = {
     ),
     "embedding": Service(
         "Embeddings of texts, at any budget.",
-        (_predict("Embed a text", schema.TextIn, schema.EmbeddingOut),),
+        (
+            _predict("Embed a text", schema.TextIn, schema.EmbeddingOut),
+            _rank(schema.TextRankIn),
+        ),
     ),
 }
 PATHS = sorted({route.path for service in SERVICES.values() for route in service.routes})

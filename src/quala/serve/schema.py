@@ -147,7 +147,7 @@ class RankIn(_Limits, _Passages):
         budget_ms=5,
     )
 
-    def pairs(self, default_ms: float | None) -> list[TextQuery]:
+    def compared(self, default_ms: float | None) -> list[TextQuery]:
         """Return the query with each passage. Raises QualaError, which names the passage."""
         check_words("query", self.query)
         budget = self.budget(default_ms)
@@ -156,6 +156,17 @@ class RankIn(_Limits, _Passages):
             self.passages,
             lambda passage: TextQuery(text=self.query, pair=passage, budget=budget, top_k=0),
         )
+
+
+class TextRankIn(RankIn):
+    """One query and its passages; at most one of the four budgets, which holds for each text."""
+
+    def compared(self, default_ms: float | None) -> list[TextQuery]:
+        """Return the query, then each passage. Raises QualaError, which names the passage."""
+        check_words("query", self.query)
+        budget = self.budget(default_ms)
+        made = each("passages", self.passages, lambda one: TextQuery(text=one, budget=budget))
+        return [TextQuery(text=self.query, budget=budget), *made]
 
 
 class LabelRankIn(RankIn):
