@@ -318,7 +318,7 @@ def test_weights_of_the_last_step_are_finite(
 def test_scores_that_are_no_numbers_select_nothing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "score_slice", lambda *_, **__: {"f1": float("nan")})
+    monkeypatch.setattr(finetune, "score_selection", lambda *_, **__: {"f1": float("nan")})
     with pytest.raises(QualaError, match="every score on the selection slice is NaN"):
         run("finetune", tiny_checkpoint, tmp_path, max_steps=2, selection_every=1)
 

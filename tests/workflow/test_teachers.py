@@ -48,7 +48,7 @@ def test_the_content_of_a_file_counts_and_its_place_does_not(tmp_path: Path) -> 
 
 def test_teachers_are_looked_for_before_anything_runs(tmp_path: Path) -> None:
     lost = f"stage.length_adapt.teachers=[{tmp_path}/lost.npz]"
-    with pytest.raises(QualaError, match=r"there is no teacher's file at .*lost.npz"):
+    with pytest.raises(QualaError, match=r"there is no teacher's file at `/"):
         check(lost, "stage.length_adapt.teacher=1")
     (tmp_path / "lost.npz").write_text("")
     check(lost, "stage.length_adapt.teacher=1")

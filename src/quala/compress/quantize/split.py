@@ -44,6 +44,11 @@ class Split(nn.Module):
         return float_product(self.first, x) + float_product(self.second, x)
 
     @property
+    def in_features(self) -> int:
+        """Number of inputs, of halves that are linear layers."""
+        return int(cast("nn.Linear", self.first).in_features)
+
+    @property
     def out_features(self) -> int:
         """Number of outputs, of halves that are linear layers."""
         return int(cast("nn.Linear", self.first).out_features)
