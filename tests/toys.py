@@ -38,7 +38,8 @@ def removable(family: str, heads: Any) -> Any:
     return None if KNOWN.find(family).fixed_heads else heads
 
 
-def _config(family: str, **extra: Any) -> Any:
+def config_of(family: str, **extra: Any) -> Any:
+    """Return the config of a toy model of a family."""
     sizes: dict[str, Any] = {
         "hidden_size": 16,
         "intermediate_size": 32,
@@ -63,13 +64,9 @@ def _config(family: str, **extra: Any) -> Any:
         sizes |= {"type_vocab_size": 0, "position_biased_input": False}
         sizes |= {"relative_attention": True, "position_buckets": 8, "share_att_key": True}
         sizes |= {"pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
-    return AutoConfig.for_model(
-        family,
-        vocab_size=VOCABULARY,
-        pad_token_id=PAD.get(family, 0),
-        initializer_range=0.4,  # far from uniform attention, so that scores do not tie
-        **{"max_position_embeddings": 34} | sizes | extra,
-    )
+    sizes |= {"vocab_size": VOCABULARY, "pad_token_id": PAD.get(family, 0)}
+    sizes["initializer_range"] = 0.4  # far from uniform attention, so that scores do not tie
+    return AutoConfig.for_model(family, **{"max_position_embeddings": 34} | sizes | extra)
 
 
 BuildHf = Callable[..., PreTrainedModel]
@@ -86,7 +83,7 @@ def build_hf() -> BuildHf:
         labels = TASKS[kind].num_labels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            hf = auto.from_config(_config(family, num_labels=labels, **extra))
+            hf = auto.from_config(config_of(family, num_labels=labels, **extra))
         return hf.double().eval()
 
     return make

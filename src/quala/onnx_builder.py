@@ -29,6 +29,9 @@ DROP = "drop_{}"
 """The `If` that drops tokens or leaves them alone."""
 KEPT = "kept_{}_{}"
 """Its outputs: hidden, positions, valid, question, answers."""
+BEYOND = 2**30
+"""What the places of fillers are raised by. OpenVINO cuts integers to 32 bits, and twice this is
+too large for them."""
 
 
 def needed(nodes: list[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:

@@ -11,12 +11,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from toys import Build, MakeBatch, build, build_hf, make_batch
 
 from quala.data.task import Span
 from quala.errors import QualaError
+from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model
+from quala.onnx_builder import BEYOND
 from quala.runtime import engine as room
 from quala.runtime.card import Card
 from quala.runtime.engine import (
@@ -28,6 +31,8 @@ from quala.runtime.engine import (
     read_graph,
 )
 from quala.runtime.timing import synthetic_inputs
+
+__all__ = ["build", "build_hf", "make_batch"]
 
 FULL = LengthConfig((128, 128), 128)
 Arrays = dict[str, np.ndarray]
@@ -62,6 +67,34 @@ def test_padding_changes_nothing(export_folder: Path, runtime: str) -> None:
         }
         padded = engine.logits(batch, lengths)
         np.testing.assert_allclose(padded[:, :40], alone, atol=5e-3)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["graph", "graph of an older version"])
+@pytest.mark.parametrize(
+    ("kind", "significance"), [("classification", "cls"), ("question-answering", "span")]
+)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_ragged_batch_keeps_what_pytorch_keeps(
+    runtime: str, kind: str, significance: str, older: bool, build: Build, make_batch: MakeBatch
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    model, batch = build(kind=kind, significance=significance).float(), make_batch([7, 20, 32])
+    graph = build_graph(model, sequence_length=32)
+    if older:
+        for tensor in graph.graph.initializer:
+            if not tensor.dims and onnx.numpy_helper.to_array(tensor) == BEYOND:
+                tensor.CopyFrom(onnx.helper.make_tensor(tensor.name, 7, [], [2**62 - 1]))
+    full, lengths = LengthConfig((32,) * 3, 32), LengthConfig((24, 12, 6), 32)
+    engine = open_engine(runtime, graph, full, threads=1)
+    arrays = {name: values.numpy() for name, values in batch.items()}
+    found, kept = engine.survivors(arrays, lengths)
+    assert {layer: [len(row) for row in rows] for layer, rows in kept.items()} == {
+        0: [6, 15, 24], 1: [3, 8, 12], 2: [2, 4, 6],
+    }  # fmt: skip
+    expected = model(batch, lengths).detach().numpy()
+    real = arrays["attention_mask"].astype(bool) if expected.ndim == 3 else ...
+    np.testing.assert_allclose(found[real], expected[real], atol=1e-4)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -18,6 +18,7 @@ from quala.errors import QualaError
         ("length_adapt", {"teacher": 1.0, "hard": 0.0}, "`sub_hard` must be 0, got 0.3"),
         ("quantize", {"method": "qat"}, "`hard` must be 0, got 0.5"),
         ("distill", {}, "`hard` must be 0, got 0.5"),
+        ("distill", {"hard": 0.0, "width": 0.5}, "`width` must be 1, got 0.5"),
         ("quantize", {"method": "ptq"}, None),
         ("length_adapt", {"teacher": 1.0, "hard": 0.0, "sub_hard": 0.0}, None),
         ("distill", {"hard": 0.0}, None),

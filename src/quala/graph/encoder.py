@@ -18,6 +18,7 @@ from quala.models.adaptive import LOWEST, LengthAdaptiveModel
 from quala.models.families import Block
 from quala.models.significance import GraphView, is_first
 from quala.onnx_builder import (
+    BEYOND,
     BIASED,
     CONTEXT,
     DROP,
@@ -286,7 +287,7 @@ class _Exporter:
         places = g("Range", g.constant(0, np.int64), g("Squeeze", width), g.constant(1, np.int64))
         taken = g("Less", places, kept)  # (B, m): an example that keeps fewer ends in fillers
         if strategy.needs_text_order:  # fillers last
-            beyond = g.constant(np.iinfo(np.int64).max // 2, np.int64)
+            beyond = g.constant(BEYOND, np.int64)
             places = g("Where", taken, index, g("Add", index, beyond))
             places, order = g.many("TopK", places, width, outputs=2, axis=1, largest=0)
             index = g("GatherElements", index, order, axis=1)

@@ -10,6 +10,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from quala.onnx_builder import (
+    BEYOND,
     BIASED,
     CONTEXT,
     DROP,
@@ -127,10 +128,18 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
     if fuse:
         small.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     read = {name for node in small.graph.node for name in reads(node)}
-    constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    constants = [_narrowed(one) for one in model.graph.initializer if one.name in read]
     del small.graph.initializer[:]
     small.graph.initializer.extend(constants)
     return small
+
+
+def _narrowed(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return a constant in 32 bits: older versions raised the places of fillers by 2**62 - 1."""
+    wide = tensor.data_type == onnx.TensorProto.INT64 and not tensor.dims
+    if not wide or numpy_helper.to_array(tensor) < 2 * BEYOND:
+        return tensor
+    return helper.make_tensor(tensor.name, tensor.data_type, [], [BEYOND])
 
 
 def _layers(nodes: Iterable[NodeProto]) -> set[int]:

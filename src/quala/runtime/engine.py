@@ -324,7 +324,9 @@ class OpenVinoEngine(GraphEngine):
             "INFERENCE_PRECISION_HINT": "f32",
         }
         try:
-            model = core.compile_model(core.read_model(model=graph), "CPU", settings)
+            read = core.read_model(model=graph)
+            _keep_the_earlier(read)
+            model = core.compile_model(read, "CPU", settings)
         except RuntimeError as error:
             reason = str(error).strip().rpartition("\n")[2]
             raise QualaError(f"OpenVINO cannot load the graph: {reason}") from error
@@ -339,3 +341,15 @@ class OpenVinoEngine(GraphEngine):
             return [np.array(found[name]) for name in outputs]
 
         return run
+
+
+def _keep_the_earlier(model: Any) -> None:
+    """Rank tokens of equal scores by their places, as PyTorch and ONNX Runtime do."""
+    from openvino import opset11
+
+    for node in model.get_ops():
+        if node.get_type_name() != "TopK" or node.get_attributes()["mode"] != "max":
+            continue
+        stable = opset11.topk(*node.input_values(), **node.get_attributes() | {"stable": True})
+        for output, other in zip(node.outputs(), stable.outputs(), strict=True):
+            output.replace(other)

@@ -21,6 +21,7 @@ from quala.stages.options import (
     MOST_BATCHES,
     QuantizedConfig,
     Semantics,
+    by_span_head,
     check_ranking,
 )
 from quala.stages.planned import depth_of, family_at_start
@@ -203,11 +204,8 @@ class DistillConfig(QuantizedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        name = self.significance
-        if name == "span" or (
-            name and name not in SIGNIFICANCE.own and SIGNIFICANCE.find(name).needs_span_head
-        ):
-            raise span_head_untrained(name)
+        if self.significance and by_span_head(self.significance):
+            raise span_head_untrained(self.significance)
         check_ranking(self.significance, self.semantics)
         self._check_steps()
         self._check_losses()
@@ -293,7 +291,7 @@ class DistillConfig(QuantizedConfig):
 
     @property
     def learns_labels(self) -> str | None:
-        return "hard" if self.hard else None
+        return "hard" if self.hard else "width" if self.width < 1 else None
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from quala.architecture import CONFIG
 from quala.compress.quantize.config import QuantizeConfig
@@ -23,9 +23,6 @@ from quala.stage import StageConfig
 from quala.stages.planned import check_served, start_facts
 from quala.stored import read_object
 
-if TYPE_CHECKING:
-    pass
-
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
 Sampler = Literal["length_drop", "few_drops"]
@@ -37,8 +34,8 @@ LARGEST_BATCH = 8192
 LARGEST_RATE = 10
 LARGEST_WEIGHT = 1_000_000
 """Of a term of a loss."""
-EMBEDDING = "embedding"
-"""The kind of task without labels to learn."""
+EMBEDDING, SPAN = "embedding", "question-answering"
+"""The kind of task without labels to learn, and the one with a span head."""
 MOST_BATCHES = 100_000
 """Of those that calibrate, warm up, or are timed."""
 MOST_THREADS = 1024
@@ -81,16 +78,20 @@ class TrainingConfig(StageConfig):
         return "enabled"
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        for one in inputs.values():
+        for one in self._start_models(inputs):
             start_facts(one)
         data = getattr(inputs.get("data"), "value", None)
         option = self.learns_labels
         if data and option and FORMATS.find(data.task).kinds == (EMBEDDING,):
-            value = "false" if option == "enabled" else "0"
+            value = {"enabled": "false", "width": "1"}.get(option, "0")
             raise QualaError(
                 f"Embeddings have no labels to learn, only a teacher to follow: `{option}` must "
                 f"be {value}, got {getattr(self, option)}; `experiment=sts` sets all such options."
             )
+
+    def _start_models(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """Return the inputs that must be models of a known family, where they are models."""
+        return list(inputs.values())
 
 
 OWN_TEACHER = "teacher"
@@ -135,11 +136,10 @@ class TaughtConfig(TrainingConfig):
         """Whether any loss reads a teacher's answers."""
         return True
 
-    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        for name, one in inputs.items():
-            taught = name.startswith("teachers.") or (name == "teacher" and "model" in inputs)
-            if not (taught and is_teacher(one)):
-                start_facts(one)
+    def _start_models(self, inputs: Mapping[str, Any]) -> list[Any]:
+        taught = [name for name in inputs if name.startswith("teachers.")]
+        taught += ["teacher"] if "model" in inputs else []
+        return [one for name, one in inputs.items() if not (name in taught and is_teacher(one))]
 
 
 def is_teacher(source: Any) -> bool:
@@ -247,6 +247,24 @@ class LengthAdaptConfig(SandwichConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranking(self.significance, self.semantics)
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        super().check_inputs(inputs)
+        data: Any = getattr(inputs.get("data"), "value", None)
+        kinds = FORMATS.find(data.task).kinds if data else ()  # of any kind, where none is named
+        if kinds and SPAN not in kinds and by_span_head(self.significance):
+            raise QualaError(
+                f"`significance={self.significance}` ranks tokens by the span head, which only "
+                f"question answering has, got `data.task={data.task}`."
+            )
+
+
+def by_span_head(significance: str | None) -> bool:
+    """Tell whether a significance needs the span head; of quala's own only `span` does."""
+    if significance is None or significance in SIGNIFICANCE.own:
+        return significance == "span"
+    needs: bool = SIGNIFICANCE.find(significance).needs_span_head
+    return needs
 
 
 def check_ranking(significance: str | None, semantics: str | None) -> None:
