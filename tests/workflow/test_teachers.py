@@ -23,9 +23,9 @@ def prints(*words: str) -> dict[str, str]:
     return {name: node.fingerprint for name, node in nodes.items()}
 
 
-def check(*words: str) -> None:
-    settings: Any = typed(composed(WORKFLOW, ["experiment=demo", *words]), WORKFLOW)
-    check_plan(WORKFLOW, settings)
+def check(*words: str, workflow: Any = WORKFLOW) -> None:
+    own = ["experiment=demo"] if workflow is WORKFLOW else []
+    check_plan(workflow, typed(composed(workflow, [*own, *words]), workflow))
 
 
 def test_the_content_of_a_file_counts_and_its_place_does_not(tmp_path: Path) -> None:
@@ -67,7 +67,9 @@ def test_teachers_are_looked_for_before_anything_runs(tmp_path: Path) -> None:
 
 def test_a_student_of_its_own_needs_its_stage() -> None:
     plain = prints("stage.distill.enabled=true")
-    own = prints("+model.student=offline", "stage.distill.enabled=true")
+    own = prints("model.student=offline", "stage.distill.enabled=true")
     assert own["distill"] != plain["distill"]
     with pytest.raises(QualaError, match=r"`model.student` is trained by `distill`"):
-        check("+model.student=offline", "stage.distill.enabled=false")
+        check("model.student=offline", "stage.distill.enabled=false")
+    with pytest.raises(QualaError, match=r"`model.student`: `kdlsq` makes its student of its"):
+        check("model.student=offline", workflow=find_workflow("kdlsq"))

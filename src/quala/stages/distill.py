@@ -138,6 +138,8 @@ def open_teachers(
     inner = [name for name, loss in config.found_losses().items() if loss.inner]
     if "model" not in inputs:
         return load_with_data(source, inputs["data"]), places
+    if places and not inner and config.shrink is None:
+        return None, places  # nothing is asked of the workflow's own, which may have no head
     tokenizer = load_tokenizer(inputs["model"])
     if reads_tokens(source, tokenizer):
         return load_with_data(source, inputs["data"]), places
