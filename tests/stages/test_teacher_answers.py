@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from unanswerable import questions, write_official
 
 from quala.checkpoint import load_with_data, predict
 from quala.data.characters import LOWEST, CharacterAnswers, log_softmax
@@ -370,6 +371,32 @@ def test_a_file_teaches_a_student_although_the_workflow_has_no_fine_tuned_teache
         run(**SOFT, model=backbone, teacher=backbone)
     _, figures = run(**SOFT, model=backbone, teacher=backbone, teachers=[str(gold)])
     assert figures[0]["train/soft"] > 0
+
+
+def test_a_teacher_that_knows_no_null_is_told_or_refused(
+    run: Run, supernet: Path, other_ids: Any, foreign: Path, tiny_checkpoint: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    write_official(tmp_path, train=24, test=8)
+    data = DataSpec(
+        task="squad", path=str(tmp_path), unanswerable="keep", max_length=64, doc_stride=16,
+        max_question_length=24, search_size=4, selection_size=4,
+    )  # fmt: skip
+    lost = other_ids(supernet, lost="the")
+    with pytest.raises(QualaError, match="was not trained with unanswerable questions, which"):
+        run(**SOFT, data=data, model=tiny_checkpoint, teachers=[str(lost)])
+    run(name="live", **SOFT, data=data, model=tiny_checkpoint, teachers=[str(foreign)])
+    ids = [one.id for one in questions(0, 24)]
+    for name, null in {"without": 0, "with": -1}.items():
+        places = np.full((24, 2, 1), 1)
+        places[3] = null or 1
+        file = tmp_path / f"{name}.npz"
+        scores = np.zeros((24, 2, 1))
+        write_teacher_file(file, ids, CharacterAnswers(places, scores, np.zeros(24)))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="quala.stages.distill"):
+            run(name=name, **SOFT, data=data, model=tiny_checkpoint, teachers=[str(file)])
+        assert ('never says "no answer"' in caplog.text) is (name == "without")
 
 
 def test_special_tokens_are_mapped_by_role(other_ids: Any, tiny_checkpoint: Path) -> None:

@@ -51,6 +51,15 @@ class TeacherFile:
         """`classes`, or `answers` to questions."""
         return "classes" if isinstance(self.content, ClassAnswers) else "answers"
 
+    @property
+    def null(self) -> bool:
+        """Whether any question has "no answer" among its answers."""
+        if isinstance(self.content, tuple):
+            return any(not text for answers in self.content for text, _ in answers)
+        return isinstance(self.content, CharacterAnswers) and bool(
+            (self.content.character == NO_ANSWER).any()
+        )
+
     def missing(self, examples: Sequence[Example]) -> list[str]:
         """Return the ids that the file lacks."""
         return [one.id for one in examples if one.id not in self.rows]

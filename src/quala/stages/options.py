@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from quala.architecture import CONFIG
 from quala.compress.quantize.config import QuantizeConfig
@@ -22,9 +22,6 @@ from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
 from quala.stages.planned import check_served, start_facts
 from quala.stored import read_object
-
-if TYPE_CHECKING:
-    pass
 
 Precision = Literal["fp32", "bf16"]
 Direction = Literal["forward", "reverse"]
@@ -81,7 +78,7 @@ class TrainingConfig(StageConfig):
         return "enabled"
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        for one in inputs.values():
+        for one in self._start_models(inputs):
             start_facts(one)
         data = getattr(inputs.get("data"), "value", None)
         option = self.learns_labels
@@ -91,6 +88,10 @@ class TrainingConfig(StageConfig):
                 f"Embeddings have no labels to learn, only a teacher to follow: `{option}` must "
                 f"be {value}, got {getattr(self, option)}; `experiment=sts` sets all such options."
             )
+
+    def _start_models(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """Return the inputs that must be models of a known family, where they are models."""
+        return list(inputs.values())
 
 
 OWN_TEACHER = "teacher"
@@ -135,11 +136,10 @@ class TaughtConfig(TrainingConfig):
         """Whether any loss reads a teacher's answers."""
         return True
 
-    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        for name, one in inputs.items():
-            taught = name.startswith("teachers.") or (name == "teacher" and "model" in inputs)
-            if not (taught and is_teacher(one)):
-                start_facts(one)
+    def _start_models(self, inputs: Mapping[str, Any]) -> list[Any]:
+        taught = [name for name in inputs if name.startswith("teachers.")]
+        taught += ["teacher"] if "model" in inputs else []
+        return [one for name, one in inputs.items() if not (name in taught and is_teacher(one))]
 
 
 def is_teacher(source: Any) -> bool:

@@ -32,6 +32,7 @@ from quala.stages.outside_teacher import (
     Answerer,
     FileTeacher,
     ModelTeacher,
+    lacks_answers,
     training_device,
     words_of,
 )
@@ -102,13 +103,14 @@ def store_answers(
     rows = seen_features(plan, config)
     sources = [_source(place, config, context, student=student, spec=spec) for place in places]
     features, task = plan.features, student.data.task
+    width = _width(sources, rows) if task.headless else task.num_labels
     lengths = features.lengths[rows]
     nothing = np.zeros(len(rows) + 1, dtype=np.int64)
     layout = Layout(
         rows=rows,
         answers=offsets_of(lengths if task.per_token else np.ones_like(lengths)),
         tokens=nothing,
-        outputs=task.num_labels,
+        outputs=width,
         spans=task.per_token,
         states=(),
         hidden=student.model.arch.hidden,
@@ -128,8 +130,8 @@ def store_answers(
                 mean_answer(
                     [one[at] for one in found],
                     weights,
-                    shape=(*([int(lengths[slot])] if task.per_token else []), task.num_labels),
-                    values=isinstance(task, Value),
+                    shape=(*([int(lengths[slot])] if task.per_token else []), width),
+                    values=task.headless or isinstance(task, Value),
                 )
                 for at, slot in enumerate(slots)
             ]
@@ -145,6 +147,19 @@ def store_answers(
     seconds = time.perf_counter() - started
     size = layout.bytes / MEBIBYTE
     return CachedTeacher(store, [], {"cache/mebibytes": size, "cache/seconds": seconds})
+
+
+def _width(sources: Sequence[_Source], rows: Ints) -> int:
+    """Return the width of the teachers' embeddings, by those of one text."""
+    widths = {
+        len(one) for source in sources for one in source.on_rows(rows[:1]) if one is not None
+    }
+    if len(widths) > 1:
+        raise QualaError(
+            "The mean of several teachers' embeddings needs one width, got "
+            f"{', '.join(map(str, sorted(widths)))}."
+        )
+    return widths.pop()
 
 
 def mean_answer(
@@ -194,16 +209,16 @@ def _source(
         teacher.model.hf.to(training_device())  # type: ignore[arg-type]
         return _ByToken(replace(teacher, data=student.data), config.batch_size)
     answerer: Answerer
+    examples, task = student.data.train.examples, student.data.task
     if is_teacher_file(place) and not Path(place).is_dir():
         answerer = FileTeacher(read_teacher_file(Path(place).expanduser()))
+        if isinstance(task, Span) and lacks_answers(examples) and not answerer.file.null:
+            context.logger.warning(
+                '`%s` never says "no answer": its soft labels give the questions without one '
+                "some words of their contexts.", place,
+            )  # fmt: skip
     else:
-        task = student.data.task
-        model = ModelTeacher.load(place, spec, task, config.batch_size)
-        null = isinstance(task, Span) and any(
-            not cast("QAExample", one).answers for one in student.data.train.examples
-        )
-        answerer = replace(model, null=null)
-    examples = student.data.train.examples
+        answerer = ModelTeacher.load(place, spec, task, config.batch_size, examples)
     if lacking := answerer.missing(examples):
         what = (
             f"`{place}` has no answers to {len(lacking):,} of {len(examples):,} training examples,"
@@ -218,9 +233,9 @@ def _source(
 
 
 def _class_places(answerer: Answerer, student: Checkpoint) -> Sequence[int] | None:
-    """Return the teacher's column of each output of the student; None for answers to questions."""
+    """Return the teacher's column of each output of the student; None where it has no classes."""
     task, labels = student.data.task, answerer.labels
-    if isinstance(task, Span):
+    if isinstance(task, Span) or task.headless:
         return None
     if isinstance(task, Value):
         return [0]
@@ -269,6 +284,12 @@ class _ByExample:
             return self._tags(rows, dict(zip(asked, self.answerer.tags(examples), strict=True)))
         if self.places is not None:
             return self._classes(examples)
+        if self.student.data.task.headless:
+            known = dict(zip(asked, self.answerer.embeddings(examples), strict=True))
+            # The texts of an example are features one after the other.
+            first = np.searchsorted(part.features.example, owners)
+            at_row = zip(owners.tolist(), (rows - first).tolist(), strict=True)
+            return [known[owner][place] for owner, place in at_row]
         questions = cast("list[QAExample]", examples)
         answers = self.answerer.answers(questions)
         at = {owner: number for number, owner in enumerate(asked)}
