@@ -224,7 +224,9 @@ def _source(
             f"`{place}` has no answers to {len(lacking):,} of {len(examples):,} training examples,"
             f" such as `{lacking[0]}`"
         )
-        if config.teacher_missing == "refuse" or len(lacking) == len(examples):
+        if len(lacking) == len(examples):
+            raise QualaError(f"{what}: it is of other data.")
+        if config.teacher_missing == "refuse":
             raise QualaError(f"{what}; `teacher_missing=skip` trains them without soft labels.")
         if isinstance(student.data.task, Value):
             raise QualaError(f"{what}, which a regression cannot leave out.")
