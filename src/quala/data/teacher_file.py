@@ -125,8 +125,8 @@ def _occurrences(context: str, text: str) -> list[int]:
 
 
 def is_teacher_file(place: str | Path) -> bool:
-    """Tell whether a place is named as a teacher's file is."""
-    return Path(place).suffix.lower() in ENDINGS
+    """Tell whether a place is named as a teacher's file is, and is no folder."""
+    return Path(place).suffix.lower() in ENDINGS and not Path(place).expanduser().is_dir()
 
 
 def check_teacher_file(file: Path) -> None:

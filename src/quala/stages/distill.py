@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -144,7 +143,7 @@ def open_teachers(
     if reads_tokens(source, tokenizer):
         return load_with_data(source, inputs["data"]), places
     if inner:
-        if is_teacher_file(source) and not Path(source).is_dir():
+        if is_teacher_file(source):
             raise QualaError(
                 f"The losses on inner states ({', '.join(inner)}) need a model as their teacher, "
                 f"got the file `{source}`: set them to 0."

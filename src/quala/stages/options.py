@@ -148,7 +148,7 @@ def is_teacher(source: Any) -> bool:
     if not isinstance(value, str):
         return False
     place = Path(value).expanduser()
-    if is_teacher_file(place) and not place.is_dir():
+    if is_teacher_file(place):
         return True
     return (place / CONFIG).is_file() and bool(read_object(place / CONFIG).get("model_type"))
 

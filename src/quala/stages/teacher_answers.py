@@ -40,6 +40,7 @@ from quala.stages.teacher import (
     CachedTeacher,
     Teacher,
     check_teacher,
+    fill,
     offsets_of,
     same_ids,
     seen_features,
@@ -68,7 +69,7 @@ class _Source(Protocol):
 
 def reads_tokens(source: str | Path, student: Any) -> bool:
     """Tell if a model of a family of quala's has the ids of the student's tokenizer."""
-    if is_teacher_file(source) and not Path(source).is_dir():
+    if is_teacher_file(source):
         return False
     try:
         read_config(source)
@@ -119,29 +120,25 @@ def store_answers(
     )
     store = AnswerStore(context.scratch / FOLDER, layout)
     weights = np.array(config.teacher_weights or [1.0] * len(places))
+    untaught = 0
+
+    def answers(slots: Sequence[int]) -> tuple[torch.Tensor, tuple[()]]:
+        nonlocal untaught
+        found = [source.on_rows(rows[slots]) for source in sources]
+        mixed = [
+            mean_answer(
+                [one[at] for one in found],
+                weights,
+                shape=(*([int(lengths[slot])] if task.per_token else []), width),
+                values=task.headless or isinstance(task, Value),
+            )
+            for at, slot in enumerate(slots)
+        ]
+        untaught += sum(bool(one.max() == UNTAUGHT) for one in mixed)
+        return torch.from_numpy(np.concatenate([np.atleast_2d(one) for one in mixed])), ()
+
     batches = _whole_examples(features.example[rows], AT_ONCE * config.batch_size)
-    done = store.done(batches)
-    committed, untaught = time.monotonic(), 0
-    with context.progress(f"{context.name}: the teachers' answers", len(batches)) as progress:
-        progress.advance(done)
-        for number, slots in enumerate(batches[done:], start=done + 1):
-            found = [source.on_rows(rows[slots]) for source in sources]
-            mixed = [
-                mean_answer(
-                    [one[at] for one in found],
-                    weights,
-                    shape=(*([int(lengths[slot])] if task.per_token else []), width),
-                    values=task.headless or isinstance(task, Value),
-                )
-                for at, slot in enumerate(slots)
-            ]
-            untaught += sum(bool(one.max() == UNTAUGHT) for one in mixed)
-            store.write(slots, torch.from_numpy(np.concatenate(_tables(mixed))), ())
-            progress.advance()
-            minutes = (time.monotonic() - committed) / 60
-            if number == len(batches) or minutes >= config.checkpoint_minutes:
-                store.commit(batches[:number])
-                committed = time.monotonic()
+    fill(store, batches, answers, context, what="the teachers' answers", training=config)
     if untaught:
         context.logger.warning("%d of %d inputs have no soft labels.", untaught, len(rows))
     seconds = time.perf_counter() - started
@@ -184,10 +181,6 @@ def mean_answer(
     return np.asarray(np.where(total > 0, mean, UNTAUGHT), dtype=np.float32)
 
 
-def _tables(answers: Sequence[Array]) -> list[Array]:
-    return [one if one.ndim == 2 else one[None] for one in answers]
-
-
 def _whole_examples(owners: Array, size: int) -> list[list[int]]:
     """Return the slots in batches of `size` examples, all windows of one together."""
     first = np.flatnonzero(np.diff(owners, prepend=-1))
@@ -210,7 +203,7 @@ def _source(
         return _ByToken(replace(teacher, data=student.data), config.batch_size)
     answerer: Answerer
     examples, task = student.data.train.examples, student.data.task
-    if is_teacher_file(place) and not Path(place).is_dir():
+    if is_teacher_file(place):
         answerer = FileTeacher(read_teacher_file(Path(place).expanduser()))
         if isinstance(task, Span) and lacks_answers(examples) and not answerer.file.null:
             context.logger.warning(

@@ -72,7 +72,7 @@ class Sources:
     def teacher(self, number: int, value: str) -> Source:
         """Return a file of a teacher's answers with the hash of its content, else a model."""
         name, file = f"teachers.{number}", Path(value).expanduser()
-        if not is_teacher_file(value) or file.is_dir():
+        if not is_teacher_file(value):
             return dataclasses.replace(self.model("", value), name=name)
         try:
             check_teacher_file(file)
