@@ -25,7 +25,8 @@ def names() -> dict[str, Any]:
     stages = importlib.import_module("quala.stages").STAGES
     importlib.import_module("quala.export.served")._load_pyfunc  # noqa: B018 - must be there
     sweep = importlib.import_module("quala.workflow.sweep").SweepParent
-    answerer = importlib.import_module("quala.runtime").QuestionAnswerer
+    loaded = get_args(get_type_hints(quala.load)["return"])
+    answerer = next(one for one in loaded if hasattr(one, "answer"))
     return {
         "load": _parameters(quala.load),
         "answer": _parameters(answerer.answer),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from unanswerable import questions, write_official
 
 from quala.checkpoint import load_with_data, predict
 from quala.data.characters import LOWEST, CharacterAnswers, log_softmax
@@ -288,9 +290,7 @@ def test_a_classifier_of_another_tokenizer_teaches_by_the_names_of_its_classes(
 def other_ids(tiny_vocabulary: list[str], tmp_path: Path) -> Callable[..., Path]:
     """A maker of the same model under other ids and special tokens; head rows may be swapped."""
     import json
-    import shutil
 
-    from safetensors.torch import save_file
     from transformers import BertTokenizer
 
     special = {
@@ -358,6 +358,45 @@ def test_ids_that_do_not_map_one_to_one_are_refused_by_name_of_the_loss(
     for name, teacher in {"lost": lost, "gold": gold, "foreign": foreign}.items():
         _, figures = run(name=name, **{**SOFT, **options, "teacher": teacher})
         assert figures[0]["train/soft"] > 0
+
+
+def test_a_file_teaches_a_student_although_the_workflow_has_no_fine_tuned_teacher(
+    run: Run, tiny_checkpoint: Path, gold: Path, tmp_path: Path
+) -> None:
+    backbone = shutil.copytree(tiny_checkpoint, tmp_path / "backbone")
+    weights = load_file(backbone / "model.safetensors")
+    kept = {name: one for name, one in weights.items() if "qa_outputs" not in name}
+    save_file(kept, backbone / "model.safetensors", {"format": "pt"})
+    with pytest.raises(QualaError, match="has no head for question-answering"):
+        run(**SOFT, model=backbone, teacher=backbone)
+    _, figures = run(**SOFT, model=backbone, teacher=backbone, teachers=[str(gold)])
+    assert figures[0]["train/soft"] > 0
+
+
+def test_a_teacher_that_knows_no_null_is_told_or_refused(
+    run: Run, supernet: Path, other_ids: Any, foreign: Path, tiny_checkpoint: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    write_official(tmp_path, train=24, test=8)
+    data = DataSpec(
+        task="squad", path=str(tmp_path), unanswerable="keep", max_length=64, doc_stride=16,
+        max_question_length=24, search_size=4, selection_size=4,
+    )  # fmt: skip
+    lost = other_ids(supernet, lost="the")
+    with pytest.raises(QualaError, match="was not trained with unanswerable questions, which"):
+        run(**SOFT, data=data, model=tiny_checkpoint, teachers=[str(lost)])
+    run(name="live", **SOFT, data=data, model=tiny_checkpoint, teachers=[str(foreign)])
+    ids = [one.id for one in questions(0, 24)]
+    for name, null in {"without": 0, "with": -1}.items():
+        places = np.full((24, 2, 1), 1)
+        places[3] = null or 1
+        file = tmp_path / f"{name}.npz"
+        scores = np.zeros((24, 2, 1))
+        write_teacher_file(file, ids, CharacterAnswers(places, scores, np.zeros(24)))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="quala.stages.distill"):
+            run(name=name, **SOFT, data=data, model=tiny_checkpoint, teachers=[str(file)])
+        assert ('never says "no answer"' in caplog.text) is (name == "without")
 
 
 def test_special_tokens_are_mapped_by_role(other_ids: Any, tiny_checkpoint: Path) -> None:

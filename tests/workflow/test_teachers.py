@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quala.errors import QualaError
@@ -23,14 +24,14 @@ def prints(*words: str) -> dict[str, str]:
     return {name: node.fingerprint for name, node in nodes.items()}
 
 
-def check(*words: str) -> None:
-    settings: Any = typed(composed(WORKFLOW, ["experiment=demo", *words]), WORKFLOW)
-    check_plan(WORKFLOW, settings)
+def check(*words: str, workflow: Any = WORKFLOW) -> None:
+    own = ["experiment=demo"] if workflow is WORKFLOW else []
+    check_plan(workflow, typed(composed(workflow, [*own, *words]), workflow))
 
 
 def test_the_content_of_a_file_counts_and_its_place_does_not(tmp_path: Path) -> None:
-    for name, content in {"a.npz": "1", "b.npz": "1", "c.npz": "2"}.items():
-        (tmp_path / name).write_text(content)
+    for name, content in {"a.npz": 1, "b.npz": 1, "c.npz": 2}.items():
+        np.savez(tmp_path / name, id=content)
     plain = prints()
     made = {
         name: prints(f"stage.distill.teachers=[{tmp_path}/{name}.npz]") for name in ("a", "b", "c")
@@ -48,10 +49,17 @@ def test_the_content_of_a_file_counts_and_its_place_does_not(tmp_path: Path) -> 
 
 def test_teachers_are_looked_for_before_anything_runs(tmp_path: Path) -> None:
     lost = f"stage.length_adapt.teachers=[{tmp_path}/lost.npz]"
-    with pytest.raises(QualaError, match=r"there is no teacher's file at `/"):
+    with pytest.raises(QualaError, match=r"here is no teacher's file at `/"):
         check(lost, "stage.length_adapt.teacher=1")
-    (tmp_path / "lost.npz").write_text("")
+    np.savez(tmp_path / "lost.npz", id=1)
     check(lost, "stage.length_adapt.teacher=1")
+    for ending, content in {
+        "npz": (tmp_path / "lost.npz").read_bytes()[:-30], "parquet": b"PAR1 cut", "json": b"[]",
+        "jsonl": b"",
+    }.items():  # fmt: skip
+        (tmp_path / f"cut.{ending}").write_bytes(content)
+        with pytest.raises(QualaError, match=rf"`teachers`: .*cut.{ending}` is damaged, or is no"):
+            check(f"stage.distill.teachers=[{tmp_path}/cut.{ending}]")
     with pytest.raises(QualaError, match=r"there is no model folder at `/nowhere/x"):
         check("stage.distill.teachers=[/nowhere/x]")
     with pytest.raises(QualaError, match=r"`stage.distill.teacher_missing`.*refuse, skip"):
@@ -67,7 +75,9 @@ def test_teachers_are_looked_for_before_anything_runs(tmp_path: Path) -> None:
 
 def test_a_student_of_its_own_needs_its_stage() -> None:
     plain = prints("stage.distill.enabled=true")
-    own = prints("+model.student=offline", "stage.distill.enabled=true")
+    own = prints("model.student=offline", "stage.distill.enabled=true")
     assert own["distill"] != plain["distill"]
     with pytest.raises(QualaError, match=r"`model.student` is trained by `distill`"):
-        check("+model.student=offline", "stage.distill.enabled=false")
+        check("model.student=offline", "stage.distill.enabled=false")
+    with pytest.raises(QualaError, match=r"`model.student`: `kdlsq` makes its student of its"):
+        check("model.student=offline", workflow=find_workflow("kdlsq"))

@@ -170,7 +170,7 @@ def test_with_and_without_length_drop_share_the_distilled_model(
 def test_a_student_of_its_own_is_where_the_distillation_starts(
     tmp_path: Path, tiny_checkpoint: Path, migrated_database: Path, fast: None
 ) -> None:
-    words = [*QUESTIONS, *REFINE, f"+model.student={tiny_checkpoint}", "flow.until=refine"]
+    words = [*QUESTIONS, *REFINE, f"model.student={tiny_checkpoint}", "flow.until=refine"]
     toy = Toy(tmp_path, tiny_checkpoint, migrated_database, words, workflow="dynamic_tinybert")
     result = toy("run")
     config = json.loads((output(result, "refine") / "config.json").read_text())

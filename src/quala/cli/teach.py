@@ -9,7 +9,6 @@ import logging
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +62,11 @@ def main(argv: Sequence[str]) -> int:
     examples = _examples(spec, arguments.split)
     for reason, count in format_of(spec).left_out.items():
         warn(f"{count} left out of {reason}.")
-    teacher = ModelTeacher.load(source, spec, task_of(kind, outputs), arguments.batch_size)
-    null = answers and any(not getattr(one, "answers", ()) for one in examples)
-    teacher = replace(teacher, null=null)
+    task, size = task_of(kind, outputs), arguments.batch_size
+    teacher = ModelTeacher.load(source, spec, task, size, examples)
     part = out.with_name(f"{out.name}.part")
     _check_about(part, _about(arguments, source, examples))
-    size = AT_ONCE * arguments.batch_size
+    size *= AT_ONCE
     _ask(teacher, examples, part, size=size, top=arguments.top if answers else None)
     found = _joined(part, -(-len(examples) // size), teacher.labels if not answers else None)
     write_teacher_file(out, [one.id for one in examples], found)

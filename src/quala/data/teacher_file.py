@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from quala.data.characters import NO_ANSWER, CharacterAnswers, Floats, log_softmax
 from quala.data.features import Example, QAExample
 from quala.durable import replacing
-from quala.errors import QualaError, unknown
+from quala.errors import QualaError, quoted, unknown
 from quala.stored import check_size, read_json
 
 ENDINGS = (".npz", ".parquet", ".json", ".jsonl")
@@ -50,6 +51,15 @@ class TeacherFile:
     def holds(self) -> str:
         """`classes`, or `answers` to questions."""
         return "classes" if isinstance(self.content, ClassAnswers) else "answers"
+
+    @property
+    def null(self) -> bool:
+        """Whether any question has "no answer" among its answers."""
+        if isinstance(self.content, tuple):
+            return any(not text for answers in self.content for text, _ in answers)
+        return isinstance(self.content, CharacterAnswers) and bool(
+            (self.content.character == NO_ANSWER).any()
+        )
 
     def missing(self, examples: Sequence[Example]) -> list[str]:
         """Return the ids that the file lacks."""
@@ -115,8 +125,25 @@ def _occurrences(context: str, text: str) -> list[int]:
 
 
 def is_teacher_file(place: str | Path) -> bool:
-    """Tell whether a place is named as a teacher's file is."""
-    return Path(place).suffix.lower() in ENDINGS
+    """Tell whether a place is named as a teacher's file is, and is no folder."""
+    return Path(place).suffix.lower() in ENDINGS and not Path(place).expanduser().is_dir()
+
+
+def check_teacher_file(file: Path) -> None:
+    """Raise QualaError, before any work, for a file that is lost, cut off or of another kind."""
+    if not file.is_file():
+        raise QualaError(f"There is no teacher's file at `{quoted(str(file))}`.")
+    suffix = file.suffix.lower()
+    if suffix == ".npz":
+        good = zipfile.is_zipfile(file)  # its directory is at the end
+    else:
+        with file.open("rb") as stream:
+            start = stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+            stream.seek(-min(4, file.stat().st_size), os.SEEK_END)
+            end = stream.read()
+        good = start[:4] == end == b"PAR1" if suffix == ".parquet" else start[:1] == b"{"
+    if not good:
+        raise QualaError(f"`{file}` is damaged, or is no {suffix} file of a teacher's answers.")
 
 
 def read_teacher_file(file: Path) -> TeacherFile:
@@ -127,8 +154,7 @@ def read_teacher_file(file: Path) -> TeacherFile:
     suffix = file.suffix.lower()
     if suffix not in ENDINGS:
         raise unknown("ending of a teacher's file", suffix or file.name, ENDINGS)
-    if not file.is_file():
-        raise QualaError(f"There is no teacher's file at `{file}`.")
+    check_teacher_file(file)
     if suffix == ".json":
         return _nbest(file)
     columns = _npz(file) if suffix == ".npz" else _table(file)

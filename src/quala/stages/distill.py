@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,11 +137,13 @@ def open_teachers(
     inner = [name for name, loss in config.found_losses().items() if loss.inner]
     if "model" not in inputs:
         return load_with_data(source, inputs["data"]), places
+    if places and not inner and config.shrink is None:
+        return None, places  # nothing is asked of the workflow's own, which may have no head
     tokenizer = load_tokenizer(inputs["model"])
     if reads_tokens(source, tokenizer):
         return load_with_data(source, inputs["data"]), places
     if inner:
-        if is_teacher_file(source) and not Path(source).is_dir():
+        if is_teacher_file(source):
             raise QualaError(
                 f"The losses on inner states ({', '.join(inner)}) need a model as their teacher, "
                 f"got the file `{source}`: set them to 0."

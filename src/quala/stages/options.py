@@ -13,7 +13,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.cost import PRESETS
 from quala.data.spec import LONGEST_INPUT
 from quala.data.teacher_file import is_teacher_file
-from quala.errors import QualaError, quoted, unknown
+from quala.errors import QualaError, unknown
 from quala.lengths import MIN_TOKENS
 from quala.plugins import FORMATS, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
@@ -143,17 +143,12 @@ class TaughtConfig(TrainingConfig):
 
 
 def is_teacher(source: Any) -> bool:
-    """Tell if a source is a teacher's file, or the folder of a model of whatever family.
-
-    Raises QualaError for a file that is not there.
-    """
+    """Tell if a source is a teacher's file, or the folder of a model of whatever family."""
     value = getattr(source, "value", None)
     if not isinstance(value, str):
         return False
     place = Path(value).expanduser()
-    if is_teacher_file(place) and not place.is_dir():
-        if not place.is_file():
-            raise QualaError(f"`{source.name}`: there is no teacher's file at `{quoted(value)}`.")
+    if is_teacher_file(place):
         return True
     return (place / CONFIG).is_file() and bool(read_object(place / CONFIG).get("model_type"))
 

@@ -53,6 +53,9 @@ class Answerer(Protocol):
     def tags(self, examples: Sequence[Example]) -> list[Floats]:
         """Return probabilities of the tags of each example's words, (W, C); nan where unknown."""
 
+    def embeddings(self, examples: Sequence[Example]) -> list[Floats]:
+        """Return the embeddings (T, H) of each example's texts."""
+
     def missing(self, examples: Sequence[Example]) -> list[str]:
         """Return the ids of examples without an answer."""
 
@@ -81,6 +84,9 @@ class FileTeacher:
     def tags(self, examples: Sequence[Example]) -> list[Floats]:
         raise QualaError(f"`{self.place}`: a file holds no tags of words; give a model.")
 
+    def embeddings(self, examples: Sequence[Example]) -> list[Floats]:
+        raise QualaError(f"`{self.place}`: a file holds no embeddings; give a model.")
+
     def missing(self, examples: Sequence[Example]) -> list[str]:
         return self.file.missing(examples)
 
@@ -103,15 +109,29 @@ class ModelTeacher:
     """Whether "no answer" is one of the choices, as the data have such questions."""
 
     @classmethod
-    def load(cls, source: str | Path, spec: DataSpec, task: Task, batch_size: int) -> ModelTeacher:
+    def load(
+        cls,
+        source: str | Path,
+        spec: DataSpec,
+        task: Task,
+        batch_size: int,
+        examples: Sequence[Example] = (),
+    ) -> ModelTeacher:
         """Load a teacher of any family, or a checkpoint of quala's, on the device of trainings.
 
-        Raises QualaError for one of another task.
+        Its answers have "no answer" where `examples` have such questions. Raises QualaError for
+        one of another task, and for a checkpoint that was not trained for such questions.
         """
         model: LengthAdaptiveModel | ForeignModel
         tokenizer = load_tokenizer(source)
-        if stored_facts(source):
-            model = load_any_model(source)
+        null = isinstance(task, Span) and lacks_answers(examples)
+        if stored_facts(source) or task.headless:
+            model = load_any_model(source, task=task if task.headless else None)
+            if null and not getattr(model.task, "null", False):
+                raise QualaError(
+                    f"The teacher `{source}` was not trained with unanswerable questions, which "
+                    "these data have: finetune trains it with them by `data.unanswerable=keep`."
+                )
             labels, longest = label_names(model.task), cast("int | None", model.arch.longest)
         else:
             kind = foreign_kind(source)
@@ -129,7 +149,8 @@ class ModelTeacher:
         model.hf.to(training_device())  # type: ignore[arg-type]
         spec = _fitted(spec, longest, str(source))
         labels = () if isinstance(task, Span) else (VALUE,) if isinstance(task, Value) else labels
-        return cls(str(source), model.eval(), _fast(tokenizer, source), labels, spec, batch_size)
+        fast = _fast(tokenizer, source)
+        return cls(str(source), model.eval(), fast, labels, spec, batch_size, null)
 
     def answers(self, examples: Sequence[QAExample]) -> CharacterAnswers:
         features, outputs = self._asked(examples)
@@ -154,6 +175,13 @@ class ModelTeacher:
             found[example][own[own >= 0]] = np.exp(log_softmax(outputs[row][own >= 0]))
         return found
 
+    def embeddings(self, examples: Sequence[Example]) -> list[Floats]:
+        features, outputs = self._asked(examples)
+        found: list[list[Floats]] = [[] for _ in examples]
+        for example, output in zip(features.example.tolist(), outputs, strict=True):
+            found[example].append(output)
+        return [np.stack(one) for one in found]
+
     def missing(self, examples: Sequence[Example]) -> list[str]:
         return []
 
@@ -164,6 +192,11 @@ class ModelTeacher:
         if not all(np.isfinite(one).all() for one in found):
             raise QualaError(f"The teacher `{self.place}` gives outputs that are not finite.")
         return features, cast("list[Floats]", found)
+
+
+def lacks_answers(examples: Sequence[Example]) -> bool:
+    """Tell whether there are questions without an answer."""
+    return any(not getattr(one, "answers", ()) for one in examples)
 
 
 def words_of(features: FeatureSet) -> Ints:

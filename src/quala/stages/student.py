@@ -124,11 +124,9 @@ def make_student(
     else:
         labels = label_names(teacher.data.task) if teacher else ()
         checkpoint = open_student(inputs["model"], inputs["data"], config, labels=labels or None)
-        origin = None
         if teacher is not None:
             check_teacher(teacher, checkpoint)
-            origin = origin_of(inputs["model"], inputs["teacher"])
-        student = Student(checkpoint, origin)
+        student = Student(checkpoint, origin_of(inputs["model"], inputs["teacher"]))
     if config.significance is not None and student.model.significance.needs_span_head:
         raise span_head_untrained(config.significance)
     if config.width < 1 and teacher is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -295,7 +295,14 @@ def cache_teacher(
         "The teacher's outputs for %d inputs take %.1f MiB on disk.", len(layout.rows), size
     )
     store = AnswerStore(context.scratch / FOLDER, layout)
-    _fill(store, recorder, context, training=training, plan=plan)
+    opened.model.eval().to(training_device())
+
+    def outputs(slots: Sequence[int]) -> tuple[Tensor, Sequence[KeptState]]:
+        rows = layout.rows[slots].tolist()
+        return recorder.outputs(plan.features.batch(rows, pad_to=plan.pad_to))
+
+    batches = eval_batches(plan.features.lengths[layout.rows], training.batch_size)
+    fill(store, batches, outputs, context, what="the teacher's outputs", training=training)
     seconds = time.perf_counter() - started
     return CachedTeacher(store, pairs, {"cache/mebibytes": size, "cache/seconds": seconds})
 
@@ -314,24 +321,22 @@ def followed_states(
     return some_states(states, depth=cache.depth, states=cache.states)
 
 
-def _fill(
+def fill(
     store: AnswerStore,
-    recorder: _Recorder,
+    batches: Sequence[list[int]],
+    outputs: Callable[[Sequence[int]], tuple[Tensor, Sequence[KeptState]]],
     context: StageContext,
     *,
+    what: str,
     training: TrainingConfig,
-    plan: Plan,
 ) -> None:
-    rows = store.layout.rows
-    batches = eval_batches(plan.features.lengths[rows], training.batch_size)
+    """Write the outputs of batches of slots, but for those that are stored already."""
     done = store.done(batches)
-    recorder.opened.model.eval().to(training_device())
     committed = time.monotonic()
-    with context.progress(f"{context.name}: the teacher's outputs", len(batches)) as progress:
+    with context.progress(f"{context.name}: {what}", len(batches)) as progress:
         progress.advance(done)
         for number, slots in enumerate(batches[done:], start=done + 1):
-            batch = plan.features.batch(rows[slots].tolist(), pad_to=plan.pad_to)
-            store.write(slots, *recorder.outputs(batch))
+            store.write(slots, *outputs(slots))
             progress.advance()
             minutes = (time.monotonic() - committed) / 60
             if number == len(batches) or minutes >= training.checkpoint_minutes:

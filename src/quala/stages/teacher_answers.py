@@ -32,6 +32,7 @@ from quala.stages.outside_teacher import (
     Answerer,
     FileTeacher,
     ModelTeacher,
+    lacks_answers,
     training_device,
     words_of,
 )
@@ -39,6 +40,7 @@ from quala.stages.teacher import (
     CachedTeacher,
     Teacher,
     check_teacher,
+    fill,
     offsets_of,
     same_ids,
     seen_features,
@@ -67,7 +69,7 @@ class _Source(Protocol):
 
 def reads_tokens(source: str | Path, student: Any) -> bool:
     """Tell if a model of a family of quala's has the ids of the student's tokenizer."""
-    if is_teacher_file(source) and not Path(source).is_dir():
+    if is_teacher_file(source):
         return False
     try:
         read_config(source)
@@ -102,13 +104,14 @@ def store_answers(
     rows = seen_features(plan, config)
     sources = [_source(place, config, context, student=student, spec=spec) for place in places]
     features, task = plan.features, student.data.task
+    width = _width(sources, rows) if task.headless else task.num_labels
     lengths = features.lengths[rows]
     nothing = np.zeros(len(rows) + 1, dtype=np.int64)
     layout = Layout(
         rows=rows,
         answers=offsets_of(lengths if task.per_token else np.ones_like(lengths)),
         tokens=nothing,
-        outputs=task.num_labels,
+        outputs=width,
         spans=task.per_token,
         states=(),
         hidden=student.model.arch.hidden,
@@ -117,34 +120,43 @@ def store_answers(
     )
     store = AnswerStore(context.scratch / FOLDER, layout)
     weights = np.array(config.teacher_weights or [1.0] * len(places))
+    untaught = 0
+
+    def answers(slots: Sequence[int]) -> tuple[torch.Tensor, tuple[()]]:
+        nonlocal untaught
+        found = [source.on_rows(rows[slots]) for source in sources]
+        mixed = [
+            mean_answer(
+                [one[at] for one in found],
+                weights,
+                shape=(*([int(lengths[slot])] if task.per_token else []), width),
+                values=task.headless or isinstance(task, Value),
+            )
+            for at, slot in enumerate(slots)
+        ]
+        untaught += sum(bool(one.max() == UNTAUGHT) for one in mixed)
+        return torch.from_numpy(np.concatenate([np.atleast_2d(one) for one in mixed])), ()
+
     batches = _whole_examples(features.example[rows], AT_ONCE * config.batch_size)
-    done = store.done(batches)
-    committed, untaught = time.monotonic(), 0
-    with context.progress(f"{context.name}: the teachers' answers", len(batches)) as progress:
-        progress.advance(done)
-        for number, slots in enumerate(batches[done:], start=done + 1):
-            found = [source.on_rows(rows[slots]) for source in sources]
-            mixed = [
-                mean_answer(
-                    [one[at] for one in found],
-                    weights,
-                    shape=(*([int(lengths[slot])] if task.per_token else []), task.num_labels),
-                    values=isinstance(task, Value),
-                )
-                for at, slot in enumerate(slots)
-            ]
-            untaught += sum(bool(one.max() == UNTAUGHT) for one in mixed)
-            store.write(slots, torch.from_numpy(np.concatenate(_tables(mixed))), ())
-            progress.advance()
-            minutes = (time.monotonic() - committed) / 60
-            if number == len(batches) or minutes >= config.checkpoint_minutes:
-                store.commit(batches[:number])
-                committed = time.monotonic()
+    fill(store, batches, answers, context, what="the teachers' answers", training=config)
     if untaught:
         context.logger.warning("%d of %d inputs have no soft labels.", untaught, len(rows))
     seconds = time.perf_counter() - started
     size = layout.bytes / MEBIBYTE
     return CachedTeacher(store, [], {"cache/mebibytes": size, "cache/seconds": seconds})
+
+
+def _width(sources: Sequence[_Source], rows: Ints) -> int:
+    """Return the width of the teachers' embeddings, by those of one text."""
+    widths = {
+        len(one) for source in sources for one in source.on_rows(rows[:1]) if one is not None
+    }
+    if len(widths) > 1:
+        raise QualaError(
+            "The mean of several teachers' embeddings needs one width, got "
+            f"{', '.join(map(str, sorted(widths)))}."
+        )
+    return widths.pop()
 
 
 def mean_answer(
@@ -169,10 +181,6 @@ def mean_answer(
     return np.asarray(np.where(total > 0, mean, UNTAUGHT), dtype=np.float32)
 
 
-def _tables(answers: Sequence[Array]) -> list[Array]:
-    return [one if one.ndim == 2 else one[None] for one in answers]
-
-
 def _whole_examples(owners: Array, size: int) -> list[list[int]]:
     """Return the slots in batches of `size` examples, all windows of one together."""
     first = np.flatnonzero(np.diff(owners, prepend=-1))
@@ -194,22 +202,24 @@ def _source(
         teacher.model.hf.to(training_device())  # type: ignore[arg-type]
         return _ByToken(replace(teacher, data=student.data), config.batch_size)
     answerer: Answerer
-    if is_teacher_file(place) and not Path(place).is_dir():
+    examples, task = student.data.train.examples, student.data.task
+    if is_teacher_file(place):
         answerer = FileTeacher(read_teacher_file(Path(place).expanduser()))
+        if isinstance(task, Span) and lacks_answers(examples) and not answerer.file.null:
+            context.logger.warning(
+                '`%s` never says "no answer": its soft labels give the questions without one '
+                "some words of their contexts.", place,
+            )  # fmt: skip
     else:
-        task = student.data.task
-        model = ModelTeacher.load(place, spec, task, config.batch_size)
-        null = isinstance(task, Span) and any(
-            not cast("QAExample", one).answers for one in student.data.train.examples
-        )
-        answerer = replace(model, null=null)
-    examples = student.data.train.examples
+        answerer = ModelTeacher.load(place, spec, task, config.batch_size, examples)
     if lacking := answerer.missing(examples):
         what = (
             f"`{place}` has no answers to {len(lacking):,} of {len(examples):,} training examples,"
             f" such as `{lacking[0]}`"
         )
-        if config.teacher_missing == "refuse" or len(lacking) == len(examples):
+        if len(lacking) == len(examples):
+            raise QualaError(f"{what}: it is of other data.")
+        if config.teacher_missing == "refuse":
             raise QualaError(f"{what}; `teacher_missing=skip` trains them without soft labels.")
         if isinstance(student.data.task, Value):
             raise QualaError(f"{what}, which a regression cannot leave out.")
@@ -218,9 +228,9 @@ def _source(
 
 
 def _class_places(answerer: Answerer, student: Checkpoint) -> Sequence[int] | None:
-    """Return the teacher's column of each output of the student; None for answers to questions."""
+    """Return the teacher's column of each output of the student; None where it has no classes."""
     task, labels = student.data.task, answerer.labels
-    if isinstance(task, Span):
+    if isinstance(task, Span) or task.headless:
         return None
     if isinstance(task, Value):
         return [0]
@@ -269,6 +279,12 @@ class _ByExample:
             return self._tags(rows, dict(zip(asked, self.answerer.tags(examples), strict=True)))
         if self.places is not None:
             return self._classes(examples)
+        if self.student.data.task.headless:
+            known = dict(zip(asked, self.answerer.embeddings(examples), strict=True))
+            # The texts of an example are features one after the other.
+            first = np.searchsorted(part.features.example, owners)
+            at_row = zip(owners.tolist(), (rows - first).tolist(), strict=True)
+            return [known[owner][place] for owner, place in at_row]
         questions = cast("list[QAExample]", examples)
         answers = self.answerer.answers(questions)
         at = {owner: number for number, owner in enumerate(asked)}

@@ -140,6 +140,8 @@ class Flow:
         self._sources = sources
         self._driver = driver
         self.names: list[str] = []
+        self.starts: set[str] = set()
+        """Keys of the config's `model` that the script asked for."""
 
     def data(self) -> Source:
         """Return the data that the config's `data` names."""
@@ -149,6 +151,7 @@ class Flow:
         """Return the model that the config's `model.<key>` names: a folder, name or run."""
         if key not in self.settings.model:
             raise unknown("model", key, self.settings.model)
+        self.starts.add(key)
         value = self.settings.model[key]
         if not value:
             raise QualaError(f"`model.{key}` is not set: give a folder, a hub name or a run.")

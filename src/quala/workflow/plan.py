@@ -203,6 +203,11 @@ def _called(
     collector = _Collector()
     flow = Flow(settings, workflow.stages, sources, collector)
     workflow(flow)
+    if settings.model.get("student") and "student" not in flow.starts:
+        raise QualaError(
+            f"`model.student`: `{workflow.name}` makes its student of its teacher, so it takes no "
+            f"other, got {settings.model['student']}."
+        )
     nodes = collector.nodes
     for node in nodes.values():
         if node.recipe is not None and node.config.given is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from quala.architecture import CONFIG
 from quala.cost import architecture_of
-from quala.data.teacher_file import is_teacher_file
+from quala.data.teacher_file import check_teacher_file, is_teacher_file
 from quala.errors import QualaError, quoted
 from quala.manifest import check_folder, digest
 from quala.plugins import FORMATS, source_hash
@@ -72,10 +72,12 @@ class Sources:
     def teacher(self, number: int, value: str) -> Source:
         """Return a file of a teacher's answers with the hash of its content, else a model."""
         name, file = f"teachers.{number}", Path(value).expanduser()
-        if not is_teacher_file(value) or file.is_dir():
+        if not is_teacher_file(value):
             return dataclasses.replace(self.model("", value), name=name)
-        if not file.is_file():
-            raise QualaError(f"`teachers`: there is no teacher's file at `{quoted(value)}`.")
+        try:
+            check_teacher_file(file)
+        except QualaError as error:
+            raise QualaError(f"`teachers`: {error}") from error
         return Source(name, str(file.absolute()), self._digest(file), {"value": value})
 
     def _digest(self, file: Path) -> str:
