@@ -173,10 +173,22 @@ class Task(ABC):
 
         `predictions` are those of `judge`.
         """
+        found = self.sample_of(outcome.examples, predictions)
+        if found is not None:
+            return {self.metric: found}
         if not self.additive:
             return {}
         scores = self.example_scores(outcome)
         return {self.metric: Sample(scores, len(scores))}
+
+    def sample_of(
+        self, examples: Sequence[Example], predictions: Mapping[str, str]
+    ) -> Sample | None:
+        """Return what the uncertainty of the primary metric is read from, without any logits.
+
+        `predictions` are those of `judge`, as they are stored; None where they do not suffice.
+        """
+        return None
 
     def per_class(self, outcome: Outcome) -> list[dict[str, Any]]:
         """Return precision, recall, F1 and support of each class; nothing without classes."""
@@ -279,6 +291,12 @@ class Span(Task):
         examples = cast("Sequence[QAExample]", outcome.examples)
         return answer_samples(examples, predictions, null=self.null)
 
+    def sample_of(
+        self, examples: Sequence[Example], predictions: Mapping[str, str]
+    ) -> Sample | None:
+        asked = cast("Sequence[QAExample]", examples)
+        return answer_samples(asked, predictions, null=self.null).get(self.metric)
+
     def _predicted(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         """Return the questions of an outcome, and the answer to each, "" for none."""
         asked, answers, differences = self._answered(outcome)
@@ -346,14 +364,24 @@ class Classes(Task):
         }
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        if self.additive:
+        if self.metric not in RANKING_METRICS:
             return super().samples(outcome, predictions)
         examples, predicted, gold = _predicted_and_gold(outcome)
-        if self.metric in RANKING_METRICS:
-            values = self._by_query(self.metric, examples, predicted, gold)
-            return {self.metric: Sample(values, len(values))}
-        chosen = predicted.argmax(axis=1)
-        return _resampled(self.metric, chosen, gold, positive=self._f1_class)
+        values = self._by_query(self.metric, examples, predicted, gold)
+        return {self.metric: Sample(values, len(values))}
+
+    def sample_of(
+        self, examples: Sequence[Example], predictions: Mapping[str, str]
+    ) -> Sample | None:
+        if self.metric in RANKING_METRICS:  # whose scores are no labels
+            return None
+        places = {name: number for number, name in enumerate(self.names)}
+        said = [predictions[one.id] for one in examples]
+        chosen = np.array([places[one] if places else int(one) for one in said])
+        gold = np.array(_known_labels(examples))
+        if self.additive:
+            return Sample(np.where(chosen == gold, 100.0, 0.0), len(gold))
+        return resampled(self.metric, chosen, gold, positive=self._f1_class)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         _, predicted, gold = _predicted_and_gold(outcome)
@@ -424,12 +452,10 @@ class Value(Task):
         named = zip(examples, values, strict=True)
         return scores, {example.id: str(value) for example, value in named}
 
-    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        examples, predicted, gold = _predicted_and_gold(outcome)
-        if self.metric in RANKING_METRICS:
-            values = query_scores(self.metric, predicted[:, 0], gold, _queries(examples))
-            return {self.metric: Sample(values, len(values))}
-        return _resampled(self.metric, predicted[:, 0], gold)
+    def sample_of(
+        self, examples: Sequence[Example], predictions: Mapping[str, str]
+    ) -> Sample | None:
+        return sample_of_values(self.metric, examples, predictions)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")
@@ -448,6 +474,20 @@ def value_range(examples: Sequence[Example]) -> dict[str, float]:
     """Return the least, the greatest and the mean label."""
     known = _known_labels(examples)
     return {"min": min(known), "max": max(known), "mean": sum(known) / len(known)} if known else {}
+
+
+def sample_of_values(
+    metric: str, examples: Sequence[Example], predictions: Mapping[str, str]
+) -> Sample | None:
+    """Return what the uncertainty of a metric of values, each stored as a text, is read from."""
+    values, gold = (
+        np.array([float(predictions[one.id]) for one in examples]),
+        _known_labels(examples),
+    )
+    if metric in RANKING_METRICS:
+        found = query_scores(metric, values, gold, _queries(examples))
+        return Sample(found, len(found))
+    return resampled(metric, values, gold)
 
 
 def _known_labels(examples: Sequence[Example]) -> list[int | float]:
@@ -479,10 +519,3 @@ def _predicted_and_gold(outcome: Outcome) -> tuple[list[Example], Floats, NDArra
     examples, logits = outcome.by_example()
     gold = np.array([cast("ClassificationExample", example).label for example in examples])
     return examples, np.array(logits, dtype=np.float64), gold
-
-
-def _resampled(
-    metric: str, predicted: NDArray[Any], gold: NDArray[Any], *, positive: int = 1
-) -> dict[str, Sample]:
-    found = resampled(metric, predicted, gold, positive=positive)
-    return {} if found is None else {metric: found}

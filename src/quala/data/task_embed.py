@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.features import Batch, ClassificationExample, Example
-from quala.data.task import Divergence, Floats, Outcome, Task, value_range
+from quala.data.task import Divergence, Floats, Outcome, Task, sample_of_values, value_range
 from quala.errors import QualaError, unknown
 from quala.metrics.glue import compute_metric
-from quala.metrics.interval import Sample, resampled
+from quala.metrics.interval import Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,10 +87,10 @@ class Embedding(Task):
         named = zip(pairs, cosines.tolist(), strict=True)
         return scores, {example.id: str(cosine) for example, cosine in named}
 
-    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        _, cosines, gold = _cosines(outcome)
-        found = resampled(self.metric, cosines, gold)
-        return {} if found is None else {self.metric: found}
+    def sample_of(
+        self, examples: Sequence[Example], predictions: Mapping[str, str]
+    ) -> Sample | None:
+        return sample_of_values(self.metric, examples, predictions)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")

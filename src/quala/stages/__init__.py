@@ -27,7 +27,7 @@ STAGES: dict[str, Stage] = {
             config=FinetuneConfig,
             run="quala.stages.finetune:run",
             check="quala.checkpoint:check_given",
-            fits="quala.stages.options:model_facts",
+            fits="quala.stages.planned:model_facts",
             summary="train a checkpoint on the task: the teacher",
         ),
         Stage(
@@ -36,7 +36,7 @@ STAGES: dict[str, Stage] = {
             config=DistillConfig,
             run="quala.stages.distill:run",
             check="quala.checkpoint:check_given",
-            fits="quala.stages.options:model_facts",
+            fits="quala.stages.planned:model_facts",
             summary="train the student on the teacher's answers and inner states",
         ),
         Stage(
@@ -45,7 +45,7 @@ STAGES: dict[str, Stage] = {
             config=DistillConfig,
             run="quala.stages.distill:run",
             check="quala.checkpoint:check_given",
-            fits="quala.stages.options:model_facts",
+            fits="quala.stages.planned:model_facts",
             summary="distill once more, from where `distill` left the student",
         ),
         Stage(
@@ -54,7 +54,7 @@ STAGES: dict[str, Stage] = {
             config=LengthAdaptConfig,
             run="quala.stages.length_adapt:run",
             check="quala.checkpoint:check_given",
-            fits="quala.stages.options:model_facts",
+            fits="quala.stages.planned:model_facts",
             summary="train the student to work at any length configuration",
         ),
         Stage(
@@ -63,7 +63,7 @@ STAGES: dict[str, Stage] = {
             config=QuantizeStageConfig,
             run="quala.stages.quantize:run",
             check="quala.checkpoint:check_given",
-            fits="quala.stages.options:model_facts",
+            fits="quala.stages.planned:model_facts",
             summary="make weights, embeddings and activations int8",
         ),
         Stage(
