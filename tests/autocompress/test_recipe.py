@@ -111,11 +111,11 @@ def test_embeddings_have_themselves_as_teacher_and_two_inputs_a_pair() -> None:
 def test_what_is_said_is_what_is_done() -> None:
     plain = choose(4, PACE, SIZES, bare=False)
     assert plain.told == (
-        "trains the model to work with fewer tokens; then rounds it to int8; then searches its "
-        "lengths"
+        "trains the model to work with fewer tokens, then rounds it to int8, then searches the "
+        "lengths of it"
     )
     floats = replace(choose(0.5, PACE, SIZES, bare=False), rounds=False)
-    assert floats.told == "searches its lengths; nothing is trained"
+    assert floats.told == "searches the lengths of the model; nothing is trained"
     assert "quantize" not in seconds(floats, PACE).keys() | described(floats).keys()
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Logits = NDArray[np.floating[Any]]
 Outputs = Sequence[Logits]
+Predictions = Mapping[str, str]
 Divergence = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
@@ -174,20 +175,13 @@ class Task(ABC):
         `predictions` are those of `judge`.
         """
         found = self.sample_of(outcome.examples, predictions)
-        if found is not None:
-            return {self.metric: found}
-        if not self.additive:
-            return {}
-        scores = self.example_scores(outcome)
-        return {self.metric: Sample(scores, len(scores))}
+        if found is None and self.additive:
+            scores = self.example_scores(outcome)
+            found = Sample(scores, len(scores))
+        return {} if found is None else {self.metric: found}
 
-    def sample_of(
-        self, examples: Sequence[Example], predictions: Mapping[str, str]
-    ) -> Sample | None:
-        """Return what the uncertainty of the primary metric is read from, without any logits.
-
-        `predictions` are those of `judge`, as they are stored; None where they do not suffice.
-        """
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        """Return that of the primary metric from what `judge` said; None where it needs logits."""
         return None
 
     def per_class(self, outcome: Outcome) -> list[dict[str, Any]]:
@@ -291,11 +285,9 @@ class Span(Task):
         examples = cast("Sequence[QAExample]", outcome.examples)
         return answer_samples(examples, predictions, null=self.null)
 
-    def sample_of(
-        self, examples: Sequence[Example], predictions: Mapping[str, str]
-    ) -> Sample | None:
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
         asked = cast("Sequence[QAExample]", examples)
-        return answer_samples(asked, predictions, null=self.null).get(self.metric)
+        return answer_samples(asked, said, null=self.null).get(self.metric)
 
     def _predicted(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         """Return the questions of an outcome, and the answer to each, "" for none."""
@@ -370,14 +362,11 @@ class Classes(Task):
         values = self._by_query(self.metric, examples, predicted, gold)
         return {self.metric: Sample(values, len(values))}
 
-    def sample_of(
-        self, examples: Sequence[Example], predictions: Mapping[str, str]
-    ) -> Sample | None:
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
         if self.metric in RANKING_METRICS:  # whose scores are no labels
             return None
-        places = {name: number for number, name in enumerate(self.names)}
-        said = [predictions[one.id] for one in examples]
-        chosen = np.array([places[one] if places else int(one) for one in said])
+        names = self.names or tuple(map(str, range(self.num_labels)))
+        chosen = np.array([names.index(said[one.id]) for one in examples])
         gold = np.array(_known_labels(examples))
         if self.additive:
             return Sample(np.where(chosen == gold, 100.0, 0.0), len(gold))
@@ -452,10 +441,12 @@ class Value(Task):
         named = zip(examples, values, strict=True)
         return scores, {example.id: str(value) for example, value in named}
 
-    def sample_of(
-        self, examples: Sequence[Example], predictions: Mapping[str, str]
-    ) -> Sample | None:
-        return sample_of_values(self.metric, examples, predictions)
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        values, gold = [float(said[one.id]) for one in examples], _known_labels(examples)
+        if self.metric in RANKING_METRICS:
+            found = query_scores(self.metric, values, gold, _queries(examples))
+            return Sample(found, len(found))
+        return resampled(self.metric, values, gold)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")
@@ -474,20 +465,6 @@ def value_range(examples: Sequence[Example]) -> dict[str, float]:
     """Return the least, the greatest and the mean label."""
     known = _known_labels(examples)
     return {"min": min(known), "max": max(known), "mean": sum(known) / len(known)} if known else {}
-
-
-def sample_of_values(
-    metric: str, examples: Sequence[Example], predictions: Mapping[str, str]
-) -> Sample | None:
-    """Return what the uncertainty of a metric of values, each stored as a text, is read from."""
-    values, gold = (
-        np.array([float(predictions[one.id]) for one in examples]),
-        _known_labels(examples),
-    )
-    if metric in RANKING_METRICS:
-        found = query_scores(metric, values, gold, _queries(examples))
-        return Sample(found, len(found))
-    return resampled(metric, values, gold)
 
 
 def _known_labels(examples: Sequence[Example]) -> list[int | float]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.features import Batch, Example, TaggedExample
-from quala.data.task import Divergence, Floats, Outcome, Task, labels_of
+from quala.data.task import Divergence, Floats, Outcome, Predictions, Task, labels_of
 from quala.errors import QualaError
 from quala.metrics.classes import class_counts, class_table, precision_recall_f1
 from quala.metrics.entities import OUTSIDE, are_entity_tags, entity_counts
@@ -97,11 +97,9 @@ class Tags(Task):
         found = self._sample(examples, [self._named(row) for row in chosen])
         return {} if found is None else {self.metric: found}
 
-    def sample_of(
-        self, examples: Sequence[Example], predictions: Mapping[str, str]
-    ) -> Sample | None:
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
         tagged = cast("Sequence[TaggedExample]", examples)
-        chosen = [predictions[one.id].split(" ") for one in tagged]
+        chosen = [said[one.id].split(" ") for one in tagged]
         if any(len(tags) != len(one.tags) for tags, one in zip(chosen, tagged, strict=True)):
             return None  # a name has blanks
         return self._sample(tagged, chosen)
