@@ -244,6 +244,21 @@ def test_labels_that_the_model_does_not_have_are_refused_before_any_work(
     assert "three" in text
 
 
+def test_too_few_data_are_refused(
+    run: Compress, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "few").mkdir()
+    for name in ("train", "validation"):
+        (tmp_path / "few" / f"{name}.csv").write_text(f"text,label\n{name},three\nb,first\n")
+    words = [str(classifier), "--data", str(tmp_path / "few"), "--plan"]
+    assert "leave none to search with" in refusal(run, capsys, *words)
+    floats = ["stage.search.enabled=false", "stage.quantize.enabled=false"]
+    assert [one["stage"] for one in plan_of(run, *words, *floats)["stages"]][-1] == "export"
+    text = refusal(run, capsys, *words, "--task", "embedding")
+    assert "`--task embedding` wants text_pair, label" in text
+    assert "`data.columns.text_pair=NAME`" in text
+
+
 def test_a_full_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(QualaError, match="wants a folder that is new or empty"):

@@ -114,6 +114,11 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
         read = time.perf_counter() - start
         if not train:
             raise QualaError("The data leave no example to train on or to calibrate with.")
+        if not search and subject.settings.stages["search"].enabled:
+            raise QualaError(
+                f"The {train:,} examples to train on leave none to search with: give more, or "
+                "leave the search out with `stage.search.enabled=false`."
+            )
         examples = _spread(data.train.examples, INPUTS)
         start = time.perf_counter()
         features = _features(examples, FastTokenizer.of(opened.tokenizer), spec)

@@ -186,7 +186,9 @@ def choose(
         test=_between(LEAST_TEST, SCORING * total / (11 * score * SERVED), sizes.test),
         search=search,
         selection=min(sizes.selection, MOST_SELECTION),
-        lengths=_between(LEAST_LENGTHS, SCORING * total / (search * score * SHARED), MOST_LENGTHS),
+        lengths=_between(
+            LEAST_LENGTHS, SCORING * total / (max(1, search) * score * SHARED), MOST_LENGTHS
+        ),
         batch=batch,
         calibration=_inputs(sizes.train, pace.windows, CALIBRATION),
     )
@@ -196,7 +198,7 @@ def choose(
     left = total - sum(seconds(least, pace).values())
     if bare:
         least, left = _with_finetune(least, left, pace, sizes, minutes)
-    found = _trained(least, left, pace, most=round(EPOCHS * epoch), labels=labels)
+    found = _trained(least, left, pace, most=max(1, round(EPOCHS * epoch)), labels=labels)
     used = batch * max(found.adapt, found.quantize, 2 * found.finetune) / pace.windows
     found = replace(found, train=min(sizes.train, max(found.train, math.ceil(used))))
     spare = total - sum(seconds(found, pace).values())
@@ -220,12 +222,12 @@ def _trained(least: Amounts, left: float, pace: Pace, *, most: int, labels: bool
     rounded = step_seconds(pace, "quantize", batch) / (ROUNDED - 1)
     taught = step_seconds(pace, "length_adapt", batch, teacher=True)
     steps = int(left / (taught + rounded + text))
-    if steps >= min(ENOUGH, max(most, 1)):
+    if steps >= min(ENOUGH, most):
         steps = min(steps, most)
         rest = max(1, steps // (ROUNDED - 1))
         return replace(least, adapt=steps, quantize=rest, teacher=True)
     steps = int(left / (step_seconds(pace, "length_adapt", batch, teacher=not labels) + text))
-    if steps >= min(FEWEST, max(most, 1)):
+    if steps >= min(FEWEST, most):
         return replace(least, adapt=min(steps, most), teacher=not labels)
     return least
 

@@ -254,11 +254,12 @@ def _kind(
     for kind in asked:
         if kind.fits(rows[0]):
             return kind, kind.group, rows
-    wanted = "; or ".join(map(str, asked))
+    known = f"`--task {task}` wants" if task else "known are"
+    names = asked[0].columns
+    lacking = next((one for one in names if not {*one} & rows[0].keys()), names[-1])[0]
     raise QualaError(
-        f"The data `{data}` have the columns {', '.join(rows[0])}; {'`--task` ' if task else ''}"
-        f"{f'{task} wants' if task else 'known are'} {wanted}. "
-        f"`{_COLUMN}{asked[0].columns[-1][0]}=NAME` names a column."
+        f"The data `{data}` have the columns {', '.join(rows[0])}; {known} "
+        f"{'; or '.join(map(str, asked))}. `{_COLUMN}{lacking}=NAME` names a column."
     )
 
 

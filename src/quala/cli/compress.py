@@ -168,6 +168,8 @@ def _prepare(arguments: argparse.Namespace, subject: Subject, words: list[str]) 
     asked = ["stage.search.cost=latency"]
     if arguments.budget_ms is None:
         asked = ["stage.search.cost=macs", f"stage.measure.max_loss={wanted:g}"]
+    stages = subject.settings.stages
+    asked = [one for one in asked if _has_effect(one, stages)]
     fitted = [*asked, *pace.fitted(subject, words)]
     known = joined([*subject.words, *fitted], words)
     subject = replace(subject, settings=settings_of(known))
@@ -180,7 +182,6 @@ def _prepare(arguments: argparse.Namespace, subject: Subject, words: list[str]) 
     except QualaError as error:
         first = shlex.join(["quala", "run", WORKFLOW, *map(shown, known), "flow.until=finetune"])
         raise QualaError(f"{error} Or train it first, with `{first}`.") from error
-    stages = subject.settings.stages
     own = [one for one in recipe.overrides(amounts, speed, sizes) if _has_effect(one, stages)]
     chosen = joined([*fitted, *own], words)[: -len(words) or None]
     settings = settings_of(joined([*subject.words, *chosen], words))
