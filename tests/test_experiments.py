@@ -31,6 +31,7 @@ NEEDED = {
     "squad_cpu": ["data.path=squad"],
     "glue_cpu": ["data.path=sst2"],
     "compress": ["data.path=sst2"],
+    "compress_embeddings": ["data.path=stsb"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
 RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")

@@ -130,8 +130,8 @@ def load_any_model(
 ) -> LengthAdaptiveModel:
     """Load a float or integer model; None keeps what its quala.json says.
 
-    A checkpoint without quala.json has the task of its config.json, and ranks tokens by `question`
-    rows under `natural` semantics. What `head` draws comes from `seed`. Raises QualaError
+    A checkpoint without quala.json has the task of its config.json, and ranks tokens as the task
+    does under `natural` semantics. What `head` draws comes from `seed`. Raises QualaError
     for a checkpoint of another task, for one that cannot be read, and for one whose quala.json
     names code by a dotted path that nothing has imported (`Registry.check_stored`).
     """
@@ -148,7 +148,7 @@ def load_any_model(
             )
     if isinstance(task, Embedding):
         task = pooled_as(source, task)
-    ranking = significance or facts.get("significance", "question")
+    ranking = significance or facts.get("significance") or untrained_ranking(task)
     if significance is None:
         SIGNIFICANCE.check_stored(ranking)
     lengths = semantics or facts.get("semantics", "natural")
@@ -161,6 +161,15 @@ def load_any_model(
         raise QualaError(f"`{source}` is compressed, which leaves no room for a new head.")
     hf = load_integer(source) if integer else load_structured(source)
     return LengthAdaptiveModel(hf, task=task, significance=ranking, semantics=lengths)
+
+
+def untrained_ranking(task: Task) -> str:
+    """Return how a model ranks tokens that was not trained to: as its task does.
+
+    It is `question` where that reads a head which only `length_adapt` trains for it.
+    """
+    span = SIGNIFICANCE.find(task.significance).needs_span_head
+    return "question" if span else task.significance
 
 
 def _stored_task(source: str | Path, facts: Mapping[str, Any]) -> Task:

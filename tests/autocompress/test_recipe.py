@@ -16,6 +16,7 @@ from quala.autocompress.recipe import (
     WHOLE,
     Amounts,
     choose,
+    described,
     least_loss,
     overrides,
     seconds,
@@ -86,11 +87,36 @@ def test_the_overrides_are_what_was_chosen(minutes: float, bare: bool) -> None:
     base = ["experiment=compress", "data=glue", "data.path=x.csv", given]
     amounts = choose(minutes, pace, SIZES, bare=bare)
     settings = settings_of([*base, *overrides(amounts, pace, SIZES)])
-    assert Amounts.of(settings, SIZES, bare=bare) == amounts
+    assert Amounts.of(settings, SIZES, windows=1.0, bare=bare) == amounts
     for name in ("length_adapt", "quantize"):
         stage = settings.stages[name]
         trains = stage.enabled and getattr(stage, "method", "qat") == "qat"
         assert not trains or stage.precision == "fp32"
+
+
+def test_embeddings_have_themselves_as_teacher_and_two_inputs_a_pair() -> None:
+    pairs = replace(PACE, windows=2.0)
+    base = ["experiment=compress_embeddings", "data.path=x.csv", "model.teacher=offline"]
+    for minutes, recipe in ((0.5, CALIBRATE), (6, ADAPT), (20, WHOLE)):
+        amounts = choose(minutes, pairs, SIZES, bare=False, labels=False)
+        assert amounts.recipe == recipe
+        assert amounts.teacher == bool(amounts.adapt)
+        settings = settings_of([*base, *overrides(amounts, pairs, SIZES)])
+        found = Amounts.of(settings, SIZES, windows=2.0, bare=False)
+        assert found == replace(amounts, teacher=True)
+    few = choose(60, pairs, Sizes(100, 20, 20, 30), bare=False, labels=False)
+    assert (few.adapt, few.calibration) == (38, 200)  # three passes over 200 texts
+
+
+def test_what_is_said_is_what_is_done() -> None:
+    plain = choose(4, PACE, SIZES, bare=False)
+    assert plain.told == (
+        "trains the model to work with fewer tokens, then rounds it to int8, then searches the "
+        "lengths of it"
+    )
+    floats = replace(choose(0.5, PACE, SIZES, bare=False), rounds=False)
+    assert floats.told == "searches the lengths of the model; nothing is trained"
+    assert "quantize" not in seconds(floats, PACE).keys() | described(floats).keys()
 
 
 def test_examples_bound_the_loss_that_can_be_promised() -> None:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commandline import quiet_logging
+from unanswerable import write_official
 
 from quala.autocompress import pace
 from quala.cli import compress
 from quala.cli.entry import main
 from quala.data.spec import DataSpec
+from quala.data.taskdata import TaskData
 from quala.errors import QualaError
 
 TOY = [
@@ -239,7 +244,225 @@ def test_labels_that_the_model_does_not_have_are_refused_before_any_work(
     assert "three" in text
 
 
+def test_too_few_data_are_refused(
+    run: Compress, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "few").mkdir()
+    for name in ("train", "validation"):
+        (tmp_path / "few" / f"{name}.csv").write_text(f"text,label\n{name},three\nb,first\n")
+    words = [str(classifier), "--data", str(tmp_path / "few"), "--plan"]
+    assert "leave none to search with" in refusal(run, capsys, *words)
+    floats = ["stage.search.enabled=false", "stage.quantize.enabled=false"]
+    assert [one["stage"] for one in plan_of(run, *words, *floats)["stages"]][-1] == "export"
+    text = refusal(run, capsys, *words, "--task", "embedding")
+    assert "`--task embedding` wants text_pair, label" in text
+    assert "`data.columns.text_pair=NAME`" in text
+
+
 def test_a_full_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(QualaError, match="wants a folder that is new or empty"):
         compress.main(["model", "--data", "demo", "--out", str(tmp_path)])
+
+
+WORDS = ("the", "of", "and", "in", "was", "to", "first", "three", "year", "would")
+
+
+def model_of(folder: Path, source: Path, name: str, **options: Any) -> Path:
+    """Write a toy model of a class of transformers, with the tokenizer of `source`."""
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(source, **options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(transformers, name)(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    return folder
+
+
+def tagged(folder: Path) -> Path:
+    """Write CoNLL files in which one word is an entity."""
+    folder.mkdir()
+    draw = random.Random(0)
+    for name, count in (("train", 60), ("validation", 16)):
+        lines = []
+        for _ in range(count):
+            words = draw.sample(WORDS, 5)
+            lines += [*(f"{one} NN {'B-A' if one == 'first' else 'O'}" for one in words), ""]
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs whose score is how many words they share, as half points."""
+    folder, draw = tmp_path_factory.mktemp("pairs"), random.Random(0)
+    for name, count in (("train", 60), ("validation", 16)):
+        rows = []
+        for number in range(count):
+            one, other = draw.sample(WORDS, 5), draw.sample(WORDS, 5)
+            rows.append({"sentence1": f"{' '.join(one)} {number}", "sentence2": " ".join(other),
+                         "score": len({*one} & {*other}) / 2})  # fmt: skip
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_tagged_words_are_compressed(run: Compress, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    names = {0: "B-A", 1: "O"}
+    model = model_of(tmp_path / "tagger", tiny_checkpoint, "BertForTokenClassification",
+                     num_labels=2, id2label=names, label2id={"B-A": 0, "O": 1})  # fmt: skip
+    out = tmp_path / "small"
+    found = run(str(model), "--data", str(tagged(tmp_path / "data")), "--out", str(out), *TOY,
+                "--json", seconds=SLOW)  # fmt: skip
+    card = json.loads((out / "quala.json").read_text())
+    assert (card["task"], card["labels"]) == ("token-classification", ["B-A", "O"])
+    assert card["significance"] == "cls"  # the task's own, without any training
+    assert {"f1", "lost_interval"} <= found["chosen"].keys()
+    assert found["chosen"]["lost_interval"] is not None
+    assert "--text" in found["commands"][0]
+    assert "--pair" not in found["commands"][0]
+
+
+@pytest.mark.slow
+def test_a_sentence_encoder_is_compressed_on_scored_pairs(
+    run: Compress, tiny_checkpoint: Path, pairs: Path, tmp_path: Path
+) -> None:
+    model, out = model_of(tmp_path / "encoder", tiny_checkpoint, "BertModel"), tmp_path / "small"
+    words = [str(model), "--data", str(pairs), "--out", str(out), *TOY, "--json"]
+    found = run(*words, "--minutes", "2", seconds=1e-3)
+    assert found["plan"]["recipe"] == "whole recipe"
+    assert "experiment=compress_embeddings" in found["plan"]["command"]
+    assert any("`--task regression`" in note for note in found["plan"]["notes"])
+    assert statuses(found)["length_adapt"] == "done"
+    card = json.loads((out / "quala.json").read_text())
+    assert (card["task"], card["significance"]) == ("embedding", "column_sum")
+    assert found["own"]["examples"] == 16
+    assert found["chosen"]["lost_interval"] is not None
+
+
+def test_the_model_decides_what_scored_pairs_are_for(
+    run: Compress, tiny_checkpoint: Path, pairs: Path, tmp_path: Path
+) -> None:
+    def commanded(name: str, *words: str, **options: Any) -> str:
+        model = model_of(tmp_path / f"{name}{len(options)}", tiny_checkpoint, name, **options)
+        return str(plan_of(run, str(model), "--data", str(pairs), *words)["command"])
+
+    crossed = commanded("BertForSequenceClassification", num_labels=1)
+    assert "data=glue" in crossed
+    assert "data.metric=pearson_spearman" in crossed
+    assert "stage.finetune.given" in crossed
+    raw = commanded("BertForMaskedLM")  # knows no sentences yet
+    assert "data=glue" in raw
+    assert "model.teacher" in raw
+    assert "data=glue" in commanded("BertModel", "--task", "regression")
+    assert "data=sts" in commanded("BertForMaskedLM", "--task", "embedding")
+
+
+def test_a_pair_and_a_ranking_are_in_the_commands(
+    pairs: Path, tiny_tokenizer_folder: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
+    arguments = argparse.Namespace(out="small", budget_ms=None)
+    outcome: Any = SimpleNamespace(chosen=SimpleNamespace(row=SimpleNamespace(lengths=(8, 4))))
+
+    def first(**options: Any) -> str:
+        data = TaskData(DataSpec(path=str(pairs), **options), tokenizer)
+        return compress._commands(arguments, data, outcome)[0]
+
+    assert first(task="glue") == 'quala predict small --text "..." --pair "..." --lengths 8,4'
+    ranked = first(task="glue", metric="ndcg_10")
+    assert ranked == 'quala predict small --query "..." --passages passages.txt --lengths 8,4'
+    assert first(task="embed") == 'quala predict small --text "..." --lengths 8,4'
+    arguments.budget_ms = 5.0
+    assert first(task="embed") == 'quala predict small --text "..." --budget-ms 5'
+
+
+def test_questions_without_an_answer_are_kept_and_said(
+    run: Compress, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_official(tmp_path, train=24, test=8)
+    words = [str(tiny_checkpoint), "--data", str(data)]
+    plan = plan_of(run, *words)
+    assert "data.unanswerable=keep" in plan["command"]
+    assert any("Some questions have no answer (SQuAD 2.0)" in note for note in plan["notes"])
+    assert "unanswerable" not in plan_of(run, str(tiny_checkpoint), "--data", "demo")["command"]
+    assert "keep" not in plan_of(run, *words, "data.unanswerable=drop")["command"]
+    known = tmp_path / "known"
+    shutil.copytree(tiny_checkpoint, known)
+    facts = {"format": 1, "task": "question-answering", "num_labels": 2}
+    (known / "quala.json").write_text(json.dumps(facts))
+    text = refusal(run, capsys, str(known), "--data", str(data), "--plan")
+    assert "was trained without such ones: `data.unanswerable=drop` leaves them out" in text
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16},
+    "deberta-v2": {"relative_attention": True, "position_buckets": 8, "share_att_key": True,
+                   "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm",
+                   "type_vocab_size": 0},
+    "modernbert": {},
+    "mpnet": {"type_vocab_size": 1},
+}  # fmt: skip
+
+
+def family_config(family: str, words: int, **options: Any) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(
+        family, vocab_size=words, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=130, num_labels=2, pad_token_id=1,
+        **{**OTHERS[family], **options},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("family", sorted(OTHERS))
+def test_a_model_of_each_family_is_planned(
+    run: Compress, tiny_tokenizer_folder: Path, sentences: DataSpec, tmp_path: Path, family: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
+    config = family_config(family, len(tokenizer))
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    words = [str(tmp_path / "model"), "--data", str(sentences.path)]
+    told = plan_of(run, *words)["notes"]
+    assert f"classification, {family}, 2 layers of width 32" in told[0]
+    assert any(note.startswith("The data are one file") for note in told)
+    if family in ("albert", "mpnet"):  # said before the model is timed, and by the plan too
+        narrow = [
+            "stage.distill.enabled=true",
+            "stage.distill.width=0.5",
+            "stage.distill.layers=1",
+        ]
+        assert "cannot be" in refusal(run, capsys, *words, "--plan", *narrow)
+    if family == "deberta-v2":
+        config.conv_kernel_size = 3
+        config.save_pretrained(tmp_path / "model")
+        assert "`conv_kernel_size` must be" in refusal(run, capsys, *words, "--plan")
+
+
+def test_the_data_of_a_start_model_are_its_own_affair(
+    run: Compress, classifier: Path, named: Path, tmp_path: Path
+) -> None:
+    """quala.json and origin.json make it a model of quala's, trained on other data."""
+    model = tmp_path / "made"
+    shutil.copytree(classifier, model)
+    origin = {"data": {"is": "x", "detail": {"max_train": 5}}}
+    (model / "origin.json").write_text(json.dumps(origin))
+    words = ["experiment=compress", "data=glue", f"data.path={named}", "data.columns.text=review",
+             f"stage.finetune.given={model}"]  # fmt: skip
+    from quala.autocompress.subject import settings_of, workflow
+    from quala.workflow.plan import make_plan
+    from quala.workflow.sources import Sources
+    from quala.workflow.store import Store
+
+    settings = settings_of([*words, f"tracking.folder={tmp_path / 'mlruns'}"])
+    store = Store.open(settings.tracking)
+    assert not make_plan(workflow(), settings, store, Sources(store)).notes

@@ -9,16 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from quala.data.decode import answer_samples
-from quala.data.task import Classes, Span, Task, Value
-from quala.metrics.interval import Bounds, Sample, resampled
+from quala.metrics.interval import Bounds
 from quala.results import FINE_TUNED, Row, with_speedups
 
 if TYPE_CHECKING:
-    from quala.data.features import Example, QAExample
-    from quala.data.spec import DataSpec
+    from quala.data.taskdata import TaskData
 
 PREDICTIONS = "predictions"
 
@@ -51,14 +46,6 @@ class Outcome:
     kept: bool
     """Whether the budget, or the loss, can be promised."""
 
-    @property
-    def milliseconds(self) -> float | None:
-        """The budget under which the chosen point is used, None for the full length."""
-        found = self.chosen.row.median_ms
-        if found is None or self.chosen.row.lengths is None:
-            return None
-        return math.ceil(found * 10) / 10
-
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         return {
@@ -85,23 +72,20 @@ def _figures(one: Compared) -> dict[str, Any]:
     }
 
 
-def compared(rows: Sequence[Row], folder: Path, model: Path, data: DataSpec) -> list[Compared]:
+def compared(rows: Sequence[Row], folder: Path, data: TaskData) -> list[Compared]:
     """Return the compressed model's rows, each beside the fine-tuned one's.
 
-    `folder` is the output of `measure`, `model` the fine-tuned model.
+    `folder` is the output of `measure`.
     """
-    from quala.checkpoint import load_data
-
-    opened = load_data(model, data)[1]
     rows = with_speedups(rows)
     own = own_row(rows)
-    examples, task = opened.test.examples, opened.task
-    full = _sample(task, examples, _predictions(folder, own))
+    examples, task = data.test.examples, data.task
+    full = task.sample_of(examples, _predictions(folder, own))
     found = []
     for row in rows:
         if row.model != rows[-1].model:
             continue
-        sample = _sample(task, examples, _predictions(folder, row))
+        sample = task.sample_of(examples, _predictions(folder, row))
         lost = None if row.score is None or own.score is None else own.score - row.score
         bounds = sample.loss(full) if sample and full else _apart(row, own)
         found.append(Compared(row, lost, bounds))
@@ -117,27 +101,6 @@ def _predictions(folder: Path, row: Row) -> Mapping[str, str]:
     name = f"{row.model} {row.tokens}".replace(" ", "_").replace(",", "-")
     text = (folder / PREDICTIONS / f"{name}.json").read_text(encoding="utf-8")
     return cast("Mapping[str, str]", json.loads(text))
-
-
-def _sample(
-    task: Task, examples: Sequence[Example], predictions: Mapping[str, str]
-) -> Sample | None:
-    """Return what the uncertainty of the metric is read from, None for a task of another kind."""
-    if isinstance(task, Span):
-        asked = cast("Sequence[QAExample]", examples)
-        return answer_samples(asked, predictions).get(task.metric)
-    said = [predictions[one.id] for one in examples]
-    gold = [cast(Any, one).label for one in examples]
-    if type(task) is Value:
-        return resampled(task.metric, np.array(said, dtype=np.float64), np.array(gold))
-    if type(task) is not Classes:
-        return None
-    places = {name: number for number, name in enumerate(task.names)}
-    chosen = np.array([places[one] if places else int(one) for one in said])
-    if task.additive:
-        return Sample(np.where(chosen == np.array(gold), 100.0, 0.0), len(gold))
-    positive = 1 if task.positive is None else task.positive
-    return resampled(task.metric, chosen, np.array(gold), positive=positive)
 
 
 def _apart(row: Row, own: Row) -> Bounds | None:

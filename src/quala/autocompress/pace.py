@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from quala.data.spec import DataSpec
 
 INPUTS, BATCH = 32, 8
-"""Examples that are timed, and how many at a time: seconds for a small model on one core."""
+"""Inputs that are timed, and how many at a time: seconds for MiniLM on one core, more with windows
+of 384 tokens."""
 CUT = 0.01
-"""Share of the examples that may be longer than `data.max_length`."""
+"""Share of the inputs that may be longer than `data.max_length`. A guess."""
 MOST_TOKENS = 512
 
 
@@ -31,7 +32,8 @@ class Pace:
     """Seconds on this machine, each by an example's inputs: windows of a long text count apart.
 
     `forward` and `train` (forward and backward, in `precision`) are for one input at full length;
-    `tokenize` is for one example, which has `windows` inputs; `read` opens the model and the data.
+    `tokenize` is for one example, which has `windows` inputs: those of a long text, or the two
+    texts of a pair for embeddings. `read` opens the model and the data.
     """
 
     read: float
@@ -56,8 +58,8 @@ class Sizes:
 def fitted(subject: Subject, words: Sequence[str]) -> list[str]:
     """Return the overrides that fit the windows of the data to the model and its texts.
 
-    None where the user sets `data.max_length`. Sentences have the least power of two times 128
-    that cuts at most a hundredth of them.
+    None where the user sets `data.max_length`. Texts have the least power of two times 128 that
+    cuts at most a hundredth of them.
     """
     from quala.checkpoint import load_data
     from quala.cost import architecture_of
@@ -78,8 +80,9 @@ def fitted(subject: Subject, words: Sequence[str]) -> list[str]:
             f"data.doc_stride={stride}",
             f"data.max_question_length={question}",
         ]
-    with _quiet():
-        tokenizer, data = load_data(subject.folder, replace(spec, max_length=length))
+    with quiet():
+        spec = replace(spec, max_length=length, doc_stride=min(spec.doc_stride, length // 4))
+        tokenizer, data = load_data(subject.folder, spec)
         examples = _spread(data.train.examples, 10 * INPUTS)
         fast = FastTokenizer.of(tokenizer)
         while length < min(most, MOST_TOKENS):
@@ -87,7 +90,11 @@ def fitted(subject: Subject, words: Sequence[str]) -> list[str]:
             if sum(count >= length for count in found.lengths) <= CUT * len(found):
                 break
             length = min(2 * length, most, MOST_TOKENS)
-    return [] if length == spec.max_length else [f"data.max_length={length}"]
+    own = subject.settings.data
+    words = [] if length == own.max_length else [f"data.max_length={length}"]
+    if subject.task == "token-classification" and spec.doc_stride < own.doc_stride:
+        words.append(f"data.doc_stride={spec.doc_stride}")
+    return words
 
 
 def measured(subject: Subject) -> tuple[Pace, Sizes]:
@@ -98,7 +105,7 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
     from quala.checkpoint import load_with_data
 
     spec, start = subject.settings.data, time.perf_counter()
-    with _quiet():
+    with quiet():
         opened = load_with_data(subject.folder, spec, head="or_new" if subject.bare else "own")
         data = opened.data
         parts = (data.train, data.search, data.selection, data.test)
@@ -107,6 +114,11 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
         read = time.perf_counter() - start
         if not train:
             raise QualaError("The data leave no example to train on or to calibrate with.")
+        if not search and subject.settings.stages["search"].enabled:
+            raise QualaError(
+                f"The {train:,} examples to train on leave none to search with: give more, or "
+                "leave the search out with `stage.search.enabled=false`."
+            )
         examples = _spread(data.train.examples, INPUTS)
         start = time.perf_counter()
         features = _features(examples, FastTokenizer.of(opened.tokenizer), spec)
@@ -140,6 +152,7 @@ def _timed(opened: Checkpoint, batches: Sequence[Batch]) -> tuple[float, float, 
     import torch
 
     from quala.checkpoint import on_device
+    from quala.compress.losses import soft_loss
 
     model, count = opened.model, sum(len(batch["input_ids"]) for batch in batches)
     model.eval()
@@ -163,7 +176,11 @@ def _timed(opened: Checkpoint, batches: Sequence[Batch]) -> tuple[float, float, 
             start = time.perf_counter()
             moved = on_device(device, batch)
             with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-                loss = model.task.loss(model(moved), moved)
+                logits, task = model(moved), model.task
+                if task.headless:  # has no labels to learn
+                    loss = soft_loss(task, logits, logits.detach(), moved)
+                else:
+                    loss = task.loss(logits, moved)
             loss.backward()
             float(loss.detach())  # waits for a GPU
             taken += (time.perf_counter() - start) if number else 0.0
@@ -176,7 +193,7 @@ def _timed(opened: Checkpoint, batches: Sequence[Batch]) -> tuple[float, float, 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Say nothing of the data: the workflow does."""
     logger = logging.getLogger("quala")
     level = logger.level

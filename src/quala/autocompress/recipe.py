@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from quala.workflow.settings import Settings
 
 CALIBRATE, ADAPT, WHOLE = "calibration and search", "short adaptation", "whole recipe"
-TOLD = {
-    CALIBRATE: "rounds the model to int8 and searches its lengths; nothing is trained",
-    ADAPT: "trains the model a little to work with fewer tokens, then rounds it and searches",
-    WHOLE: "trains the model to work with fewer tokens, with itself as the teacher, trains the "
-    "rounded model on, and searches",
-}
 FEWEST, ENOUGH = 50, 400
 """Steps of a training with fewer of which a model gets worse, and from which on a teacher and a
 training of the rounded model gain more than more steps do. Guesses, not tuned."""
@@ -35,7 +29,9 @@ LEAST_TEST, LEAST_SEARCH, MOST_SEARCH, MOST_SELECTION = 200, 100, 1000, 200
 LEAST_LENGTHS, MOST_LENGTHS = 30, 100
 CALIBRATION = 512
 """Inputs that calibrate: those of the experiment."""
-# Seconds by those of a forward pass, or of a training pass, as measured beside them on two cores:
+# Seconds by those of a forward or a training pass that `pace` times. All are guesses. One run on a
+# shared core (embeddings of MiniLM, 300 pairs of STS-B) took 54, 14, 31, 44 and 12 s for
+# length_adapt, quantize, search, measure and export, where they said 72, 12, 36, 42 and 12.
 SHORTENED = 0.75  # of a training pass under sampled lengths
 FAKE = 2.0  # of one on fake-quantized layers
 OBSERVED = 1.5  # of a pass that calibrates
@@ -61,12 +57,14 @@ class Amounts:
     adapt: int = 0
     quantize: int = 0
     teacher: bool = False
+    rounds: bool = True
+    """Whether `quantize` runs at all."""
     batch: int = 16
     calibration: int = CALIBRATION
 
     @classmethod
-    def of(cls, settings: Settings, sizes: Sizes, *, bare: bool) -> Amounts:
-        """Return what a configuration amounts to."""
+    def of(cls, settings: Settings, sizes: Sizes, *, windows: float, bare: bool) -> Amounts:
+        """Return what a configuration amounts to, for data of so many inputs an example."""
         stages, data = settings.stages, settings.data
         adapt, quantize, search = (stages[one] for one in ("length_adapt", "quantize", "search"))
         train = min(data.max_train or sizes.train, sizes.train)
@@ -74,7 +72,7 @@ class Amounts:
         def steps(config: Any, works: bool = True) -> int:
             if not (works and config.enabled and config.given is None):
                 return 0
-            own: int = max(1, round(train / config.batch_size * config.epochs))
+            own: int = max(1, round(train * windows / config.batch_size * config.epochs))
             return min(own, int(config.max_steps or own))
 
         return cls(
@@ -88,8 +86,11 @@ class Amounts:
             adapt=steps(adapt),
             quantize=steps(quantize, quantize.trains),
             teacher=bool(adapt.teacher),
+            rounds=quantize.enabled and quantize.given is None,
             batch=adapt.batch_size,
-            calibration=min(train, quantize.calibration_batches * quantize.batch_size),
+            calibration=_inputs(
+                train, windows, quantize.calibration_batches * quantize.batch_size
+            ),
         )
 
     @property
@@ -97,7 +98,26 @@ class Amounts:
         """The name of the recipe."""
         if not self.adapt:
             return CALIBRATE
-        return WHOLE if self.teacher or self.quantize else ADAPT
+        return WHOLE if self.quantize else ADAPT
+
+    @property
+    def told(self) -> str:
+        """What the recipe does."""
+        done = []
+        if self.adapt:
+            own = ", with itself as the teacher" if self.teacher else ""
+            done.append(f"trains {{}} to work with fewer tokens{own}")
+        if self.rounds:
+            done.append("rounds {} to int8" + (" and trains that on" if self.quantize else ""))
+        if self.lengths:
+            done.append("searches the lengths of {}")
+        text = ", then ".join(done).replace("{}", "the model", 1).replace("{}", "it")
+        text = text or "measures the model"
+        return text if self.adapt or self.quantize else f"{text}; nothing is trained"
+
+
+def _inputs(examples: int, windows: float, most: int) -> int:
+    return min(round(examples * windows), most)
 
 
 def step_seconds(pace: Pace, stage: str, batch: int, *, teacher: bool = False) -> float:
@@ -126,7 +146,8 @@ def seconds(amounts: Amounts, pace: Pace) -> dict[str, float]:
         found["length_adapt"] = read + amounts.adapt * step + chosen
     step = step_seconds(pace, "quantize", amounts.batch)
     calibrate = amounts.calibration * pace.forward * OBSERVED
-    found["quantize"] = read + calibrate + amounts.quantize * step + 2 * chosen
+    if amounts.rounds:
+        found["quantize"] = read + calibrate + amounts.quantize * step + 2 * chosen
     if amounts.lengths:
         found["search"] = pace.read + amounts.lengths * amounts.search * score * SHARED
     found["measure"] = (
@@ -142,9 +163,18 @@ def _rows(amounts: Amounts) -> int:
     return amounts.points + 2 + bool(amounts.adapt)
 
 
-def choose(minutes: float, pace: Pace, sizes: Sizes, *, bare: bool, batch: int = 16) -> Amounts:
+def choose(
+    minutes: float,
+    pace: Pace,
+    sizes: Sizes,
+    *,
+    bare: bool,
+    labels: bool = True,
+    batch: int = 16,
+) -> Amounts:
     """Return the amounts that fit into the minutes, or the least where nothing does.
 
+    Without `labels` to learn, as for embeddings, every training has the model itself as teacher.
     Raises QualaError for a model without a head that there is no time to train.
     """
     total = 60 * minutes
@@ -156,19 +186,21 @@ def choose(minutes: float, pace: Pace, sizes: Sizes, *, bare: bool, batch: int =
         test=_between(LEAST_TEST, SCORING * total / (11 * score * SERVED), sizes.test),
         search=search,
         selection=min(sizes.selection, MOST_SELECTION),
-        lengths=_between(LEAST_LENGTHS, SCORING * total / (search * score * SHARED), MOST_LENGTHS),
+        lengths=_between(
+            LEAST_LENGTHS, SCORING * total / (max(1, search) * score * SHARED), MOST_LENGTHS
+        ),
         batch=batch,
-        calibration=min(sizes.train, CALIBRATION),
+        calibration=_inputs(sizes.train, pace.windows, CALIBRATION),
     )
     # Where little is trained, little is read: text is tokenized by each stage.
     least = replace(least, train=min(sizes.train, max(least.calibration, 1000)))
-    epoch = sizes.train / batch
+    epoch = sizes.train * pace.windows / batch
     left = total - sum(seconds(least, pace).values())
     if bare:
         least, left = _with_finetune(least, left, pace, sizes, minutes)
-    found = _trained(least, left, pace, most=round(EPOCHS * epoch))
-    used = batch * max(found.adapt, found.quantize, 2 * found.finetune)
-    found = replace(found, train=min(sizes.train, max(found.train, used)))
+    found = _trained(least, left, pace, most=max(1, round(EPOCHS * epoch)), labels=labels)
+    used = batch * max(found.adapt, found.quantize, 2 * found.finetune) / pace.windows
+    found = replace(found, train=min(sizes.train, max(found.train, math.ceil(used))))
     spare = total - sum(seconds(found, pace).values())
     if spare > 0:  # more test examples promise more
         more = round(spare / (_rows(found) * score * SERVED))
@@ -180,22 +212,23 @@ def _between(least: int, wanted: float, most: int) -> int:
     return min(most, max(least, round(wanted)))
 
 
-def _trained(least: Amounts, left: float, pace: Pace, *, most: int) -> Amounts:
+def _trained(least: Amounts, left: float, pace: Pace, *, most: int, labels: bool) -> Amounts:
     """Return the amounts with the steps of the best recipe that fits into the seconds left."""
     batch = least.batch
     plain = sum(seconds(replace(least, adapt=1), pace).values())
     left -= plain - sum(seconds(least, pace).values())  # to read and to score
-    text = 3 * batch * pace.tokenize  # three stages read what is trained on
+    # Three stages read what is trained on.
+    text = 3 * batch * pace.tokenize / pace.windows
     rounded = step_seconds(pace, "quantize", batch) / (ROUNDED - 1)
     taught = step_seconds(pace, "length_adapt", batch, teacher=True)
     steps = int(left / (taught + rounded + text))
-    if steps >= min(ENOUGH, max(most, 1)):
+    if steps >= min(ENOUGH, most):
         steps = min(steps, most)
         rest = max(1, steps // (ROUNDED - 1))
         return replace(least, adapt=steps, quantize=rest, teacher=True)
-    steps = int(left / (step_seconds(pace, "length_adapt", batch) + text))
-    if steps >= min(FEWEST, max(most, 1)):
-        return replace(least, adapt=min(steps, most))
+    steps = int(left / (step_seconds(pace, "length_adapt", batch, teacher=not labels) + text))
+    if steps >= min(FEWEST, most):
+        return replace(least, adapt=min(steps, most), teacher=not labels)
     return least
 
 
@@ -205,7 +238,7 @@ def _with_finetune(
     """Give half of the seconds left to a training of the head; the rest is for the recipe."""
     batch = 2 * least.batch
     step = step_seconds(pace, "finetune", batch)
-    most = max(1, round(FINETUNE_EPOCHS * sizes.train / batch))
+    most = max(1, round(FINETUNE_EPOCHS * sizes.train * pace.windows / batch))
     needed = min(2 * FEWEST, most)
     steps = min(most, int(left / 2 / step))
     if steps < needed:
@@ -255,7 +288,8 @@ def described(amounts: Amounts) -> dict[str, str]:
         own = ", the model itself as teacher" if amounts.teacher else ""
         found["length_adapt"] = f"{amounts.adapt:,} steps of {batch} with fewer tokens{own}"
     trained = f", then {amounts.quantize:,} steps of {batch}" if amounts.quantize else ""
-    found["quantize"] = f"int8, calibrated on {amounts.calibration:,} inputs{trained}"
+    if amounts.rounds:
+        found["quantize"] = f"int8, calibrated on {amounts.calibration:,} inputs{trained}"
     if amounts.lengths:
         found["search"] = f"{amounts.lengths} lengths on {amounts.search:,} examples of train"
     found["measure"] = f"up to {_rows(amounts)} models and lengths on {test}, and their times"

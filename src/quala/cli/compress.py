@@ -3,6 +3,13 @@
 It looks at the model and the data, times the model for a few seconds, chooses the steps that fit
 into the minutes, says so, and runs the workflow with them. The same command goes on after an
 interruption. Words `key=value` are options of the workflow: data.columns.text=review
+
+  model                            data
+  question answering               question, context, answers; SQuAD 2.0 too
+  classification, regression       a text or a pair, and a label or a number; rankings too
+  token classification             CoNLL files; tokens and tags
+  sentence encoder                 pairs with a number (STS-B): embeddings
+  bare encoder                     any of them: it is trained first, with half of the time
 """
 
 from __future__ import annotations
@@ -34,10 +41,11 @@ if TYPE_CHECKING:
     from quala.autocompress.pace import Pace, Sizes
     from quala.autocompress.recipe import Amounts
     from quala.autocompress.subject import Subject
+    from quala.data.taskdata import TaskData
     from quala.workflow.execute import Result
 
 MINUTES, MAX_LOSS = 30.0, 1.0
-RULES = 1
+RULES = 2
 """Version of what is chosen: a plan of another version is made anew."""
 
 
@@ -99,10 +107,10 @@ def main(argv: Sequence[str]) -> int:
     own = ["--json"] if arguments.json else []
     code = launch.run(workflow(), [*final, *own], results.append)
     if results:
-        outcome = _finish(arguments, prepared, final, results[0])
+        outcome, data = _finish(arguments, prepared, subject, final, results[0])
         _keep(file, prepared)
         plan = prepared.to_json(command) if arguments.json else None
-        _show_outcome(arguments, _commands(arguments, subject, outcome), results[0], outcome, plan)
+        _show_outcome(arguments, _commands(arguments, data, outcome), results[0], outcome, plan)
     return code
 
 
@@ -152,33 +160,38 @@ def _keep(file: Path, prepared: Prepared) -> None:
 def _prepare(arguments: argparse.Namespace, subject: Subject, words: list[str]) -> Prepared:
     """Time the model, choose the recipe, and check what comes of it."""
     from quala.autocompress import pace, recipe
-    from quala.autocompress.subject import WORKFLOW, joined, settings_of
+    from quala.autocompress.subject import WORKFLOW, joined, settings_of, workflow
+    from quala.workflow.plan import check_plan
 
+    check_plan(workflow(), subject.settings)  # what a model cannot do is said before it is timed
     wanted = MAX_LOSS if arguments.max_loss is None else arguments.max_loss
     asked = ["stage.search.cost=latency"]
     if arguments.budget_ms is None:
         asked = ["stage.search.cost=macs", f"stage.measure.max_loss={wanted:g}"]
+    stages = subject.settings.stages
+    asked = [one for one in asked if _has_effect(one, stages)]
     fitted = [*asked, *pace.fitted(subject, words)]
     known = joined([*subject.words, *fitted], words)
     subject = replace(subject, settings=settings_of(known))
     speed, sizes = pace.measured(subject)
     minutes = MINUTES if arguments.minutes is None else arguments.minutes
     try:
-        amounts = recipe.choose(minutes, speed, sizes, bare=subject.bare)
+        amounts = recipe.choose(
+            minutes, speed, sizes, bare=subject.bare, labels=subject.task != "embedding"
+        )
     except QualaError as error:
         first = shlex.join(["quala", "run", WORKFLOW, *map(shown, known), "flow.until=finetune"])
         raise QualaError(f"{error} Or train it first, with `{first}`.") from error
-    stages = subject.settings.stages
     own = [one for one in recipe.overrides(amounts, speed, sizes) if _has_effect(one, stages)]
     chosen = joined([*fitted, *own], words)[: -len(words) or None]
     settings = settings_of(joined([*subject.words, *chosen], words))
-    amounts = recipe.Amounts.of(settings, sizes, bare=subject.bare)
+    amounts = recipe.Amounts.of(settings, sizes, windows=speed.windows, bare=subject.bare)
     taken, what = recipe.seconds(amounts, speed), recipe.described(amounts)
     rows = [(name, what[name], found) for name, found in taken.items()]
     told = _told(subject, amounts, speed, sizes)
     total = sum(taken.values()) / 60
     told.append(
-        f"Recipe: {amounts.recipe}; it {recipe.TOLD[amounts.recipe]}. About {total:.1f} of "
+        f"Recipe: {amounts.recipe}; it {amounts.told}. About {total:.1f} of "
         f"{minutes:g} minutes{'' if arguments.minutes else ' (the default of `--minutes`)'}, "
         f"estimated from {1000 * speed.forward:.1f} ms for a forward pass and "
         f"{1000 * speed.train:.1f} ms for one of training on this machine now."
@@ -207,19 +220,32 @@ def _has_effect(word: str, stages: Any) -> bool:
 def _told(subject: Subject, amounts: Amounts, speed: Pace, sizes: Sizes) -> list[str]:
     """Say what was found."""
     from quala.cost import architecture_of, parameters
+    from quala.data.read import is_single_file
     from quala.models.load import read_config
 
     arch = architecture_of(read_config(subject.folder).to_dict())
     data = subject.settings.data
-    used = f", {amounts.test:,} of them used" if amounts.test < sizes.test else ""
     head = ", without a head" if subject.bare else ""
-    return [
+    counts = ", ".join(
+        f"{size:,} to {what}" + (f" ({used:,} of them used)" if used < size else "")
+        for what, size, used in (
+            ("train on", sizes.train, amounts.train),
+            ("search with", sizes.search, amounts.search),
+            ("test with", sizes.test, amounts.test),
+        )
+    )
+    said = [
         f"Model: {shown(subject.model)}, {sizes.task}{head}, {arch.family}, {arch.layers} "
         f"layers of width {arch.hidden}, {parameters(arch) / 1e6:.1f} million parameters.",
-        f"Data: {shown(data.path or data.name)}, {sizes.train:,} examples to train on, "
-        f"{sizes.search:,} to search with, {sizes.test:,} to test with{used}; inputs of up to "
-        f"{data.max_length} tokens.",
+        f"Data: {shown(data.path or data.name)}, {counts}; inputs of up to {data.max_length} "
+        "tokens.",
     ]
+    if is_single_file(data) and not subject.bare:
+        said.append(
+            "The data are one file, from which the test examples are cut: scores are too good if "
+            "your model was trained on it."
+        )
+    return [*said, *subject.said]
 
 
 def _show_plan(prepared: Prepared, command: str, as_json: bool) -> None:
@@ -239,14 +265,22 @@ def _show_plan(prepared: Prepared, command: str, as_json: bool) -> None:
 
 
 def _finish(
-    arguments: argparse.Namespace, prepared: Prepared, words: Sequence[str], result: Result
-) -> Outcome:
+    arguments: argparse.Namespace,
+    prepared: Prepared,
+    subject: Subject,
+    words: Sequence[str],
+    result: Result,
+) -> tuple[Outcome, TaskData]:
     """Write the export to `--out`, and compare the compressed model with the user's own."""
     from quala.autocompress.outcome import compared, own_row, within_budget, within_loss
+    from quala.autocompress.pace import quiet
     from quala.autocompress.subject import settings_of
+    from quala.checkpoint import load_data
     from quala.stages.measure import read_rows
 
     found = {one.name: one.folder for one in result.outcomes if one.folder is not None}
+    if subject.task == "embedding":  # which nothing fine-tunes
+        found["finetune"] = subject.folder
     lacking = {"finetune", "measure", "export"} - found.keys()
     if lacking:
         raise QualaError(
@@ -259,21 +293,34 @@ def _finish(
             copied_card(found["export"], draft)
     prepared.exported[str(out.absolute())] = digest(out / MANIFEST)
     rows, settings = read_rows(found["measure"]), settings_of(words)
-    points = compared(rows, found["measure"], found["finetune"], settings.data)
+    with quiet():
+        data = load_data(found["finetune"], settings.data)[1]
+        points, own = compared(rows, found["measure"], data), own_row(rows)
     if arguments.budget_ms is not None:
-        return within_budget(own_row(rows), points, arguments.budget_ms)
-    return within_loss(own_row(rows), points, settings.stages["measure"].max_loss)
+        return within_budget(own, points, arguments.budget_ms), data
+    return within_loss(own, points, settings.stages["measure"].max_loss), data
 
 
-def _commands(arguments: argparse.Namespace, subject: Subject, outcome: Outcome) -> list[str]:
+def _commands(arguments: argparse.Namespace, data: TaskData, outcome: Outcome) -> list[str]:
     """Return the two commands that use the export at the chosen point."""
-    budget = arguments.budget_ms or outcome.milliseconds
-    limit = f" --budget-ms {budget:g}" if budget else ""
-    place = shlex.quote(arguments.out)
-    use = f'quala predict {place} --text "..."'
-    if subject.task == "question-answering":
+    from quala.data.task import Classes
+    from quala.metrics.ranking import RANKING_METRICS
+
+    place, lengths = shlex.quote(arguments.out), outcome.chosen.row.lengths
+    limit = serve = f" --budget-ms {arguments.budget_ms:g}" if arguments.budget_ms else ""
+    if lengths and not limit:  # the loss is known of these lengths, not of a time
+        limit = f" --lengths {','.join(map(str, lengths))}"
+        serve = f'  # with "lengths": {json.dumps(lengths)} in each request'
+    use, task = f'quala predict {place} --text "..."', data.task
+    if task.kind == "question-answering":
         use = f'quala answer {place} --question "..." --context @page.txt'
-    return [f"{use}{limit}", f"quala serve {place}{limit}"]
+    elif task.metric in RANKING_METRICS:
+        use = f'quala predict {place} --query "..." --passages passages.txt'
+        if isinstance(task, Classes) and task.names:
+            use += f" --label {shlex.quote(task.names[task.positive or 0])}"
+    elif not task.headless and getattr(data.test.examples[0], "text_pair", None) is not None:
+        use += ' --pair "..."'
+    return [f"{use}{limit}", f"quala serve {place}{serve}"]
 
 
 def _show_outcome(
@@ -346,8 +393,8 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--data", type=PLACE, required=True, metavar="PATH",
-        help="a file or folder with columns such as text and label, or question, context and "
-        "answers; a name on the hub; or demo",
+        help="a file or folder (columns as above, others by data.columns), a name on the hub, or "
+        "demo",
     )  # fmt: skip
     parser.add_argument(
         "--task", type=one_of("task", TASKS.names), help="the task, where columns do not tell it"

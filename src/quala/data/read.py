@@ -174,7 +174,7 @@ def remarks(examples: Sequence[Example], split: str) -> list[str]:
 
 
 def _qa_example(row: Row, place: Place, *, number: int, offsets: bool) -> QAExample:
-    texts, starts = _answers(row, place, offsets=offsets)
+    texts, starts = answers_of(row, place, offsets=offsets)
     identity = row.get("id")
     if isinstance(identity, bool) or not isinstance(identity, str | int | float | None):
         raise QualaError(
@@ -190,8 +190,13 @@ def _qa_example(row: Row, place: Place, *, number: int, offsets: bool) -> QAExam
     )
 
 
-def _answers(row: Row, place: Place, *, offsets: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the answers and their starts, both empty for an unanswerable question."""
+def answers_of(
+    row: Row, place: Place, *, offsets: bool
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the answers and their starts, both empty for an unanswerable question.
+
+    Raises QualaError for what is malformed; without `offsets` starts are neither read nor given.
+    """
     answers = row.get("answers")
     if isinstance(answers, list) and all(isinstance(one, dict) for one in answers):
         answers = {key: [one.get(key) for one in answers] for key in ("text", "answer_start")}

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Logits = NDArray[np.floating[Any]]
 Outputs = Sequence[Logits]
+Predictions = Mapping[str, str]
 Divergence = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
@@ -173,10 +174,15 @@ class Task(ABC):
 
         `predictions` are those of `judge`.
         """
-        if not self.additive:
-            return {}
-        scores = self.example_scores(outcome)
-        return {self.metric: Sample(scores, len(scores))}
+        found = self.sample_of(outcome.examples, predictions)
+        if found is None and self.additive:
+            scores = self.example_scores(outcome)
+            found = Sample(scores, len(scores))
+        return {} if found is None else {self.metric: found}
+
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        """Return that of the primary metric from what `judge` said; None where it needs logits."""
+        return None
 
     def per_class(self, outcome: Outcome) -> list[dict[str, Any]]:
         """Return precision, recall, F1 and support of each class; nothing without classes."""
@@ -279,6 +285,10 @@ class Span(Task):
         examples = cast("Sequence[QAExample]", outcome.examples)
         return answer_samples(examples, predictions, null=self.null)
 
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        asked = cast("Sequence[QAExample]", examples)
+        return answer_samples(asked, said, null=self.null).get(self.metric)
+
     def _predicted(self, outcome: Outcome) -> tuple[list[QAExample], dict[str, str]]:
         """Return the questions of an outcome, and the answer to each, "" for none."""
         asked, answers, differences = self._answered(outcome)
@@ -346,14 +356,21 @@ class Classes(Task):
         }
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        if self.additive:
+        if self.metric not in RANKING_METRICS:
             return super().samples(outcome, predictions)
         examples, predicted, gold = _predicted_and_gold(outcome)
-        if self.metric in RANKING_METRICS:
-            values = self._by_query(self.metric, examples, predicted, gold)
-            return {self.metric: Sample(values, len(values))}
-        chosen = predicted.argmax(axis=1)
-        return _resampled(self.metric, chosen, gold, positive=self._f1_class)
+        values = self._by_query(self.metric, examples, predicted, gold)
+        return {self.metric: Sample(values, len(values))}
+
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        if self.metric in RANKING_METRICS:  # whose scores are no labels
+            return None
+        names = self.names or tuple(map(str, range(self.num_labels)))
+        chosen = np.array([names.index(said[one.id]) for one in examples])
+        gold = np.array(_known_labels(examples))
+        if self.additive:
+            return Sample(np.where(chosen == gold, 100.0, 0.0), len(gold))
+        return resampled(self.metric, chosen, gold, positive=self._f1_class)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         _, predicted, gold = _predicted_and_gold(outcome)
@@ -424,12 +441,12 @@ class Value(Task):
         named = zip(examples, values, strict=True)
         return scores, {example.id: str(value) for example, value in named}
 
-    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        examples, predicted, gold = _predicted_and_gold(outcome)
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        values, gold = [float(said[one.id]) for one in examples], _known_labels(examples)
         if self.metric in RANKING_METRICS:
-            values = query_scores(self.metric, predicted[:, 0], gold, _queries(examples))
-            return {self.metric: Sample(values, len(values))}
-        return _resampled(self.metric, predicted[:, 0], gold)
+            found = query_scores(self.metric, values, gold, _queries(examples))
+            return Sample(found, len(found))
+        return resampled(self.metric, values, gold)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")
@@ -479,10 +496,3 @@ def _predicted_and_gold(outcome: Outcome) -> tuple[list[Example], Floats, NDArra
     examples, logits = outcome.by_example()
     gold = np.array([cast("ClassificationExample", example).label for example in examples])
     return examples, np.array(logits, dtype=np.float64), gold
-
-
-def _resampled(
-    metric: str, predicted: NDArray[Any], gold: NDArray[Any], *, positive: int = 1
-) -> dict[str, Sample]:
-    found = resampled(metric, predicted, gold, positive=positive)
-    return {} if found is None else {metric: found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, cast, get_args
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.features import Batch, ClassificationExample, Example
-from quala.data.task import Divergence, Floats, Outcome, Task, value_range
+from quala.data.task import Divergence, Floats, Outcome, Predictions, Task, value_range
 from quala.errors import QualaError, unknown
 from quala.metrics.glue import compute_metric
 from quala.metrics.interval import Sample, resampled
@@ -87,10 +87,11 @@ class Embedding(Task):
         named = zip(pairs, cosines.tolist(), strict=True)
         return scores, {example.id: str(cosine) for example, cosine in named}
 
-    def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
-        _, cosines, gold = _cosines(outcome)
-        found = resampled(self.metric, cosines, gold)
-        return {} if found is None else {self.metric: found}
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        pairs = cast("Sequence[ClassificationExample]", examples)
+        cosines = [float(said[one.id]) for one in pairs]
+        gold = np.array([one.label for one in pairs], dtype=np.float64)
+        return resampled(self.metric, cosines, gold)
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError("A correlation is no mean over examples: it has no example scores.")

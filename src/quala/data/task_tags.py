@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quala.data.features import Batch, Example, TaggedExample
-from quala.data.task import Divergence, Floats, Outcome, Task, labels_of
+from quala.data.task import Divergence, Floats, Outcome, Predictions, Task, labels_of
 from quala.errors import QualaError
 from quala.metrics.classes import class_counts, class_table, precision_recall_f1
 from quala.metrics.entities import OUTSIDE, are_entity_tags, entity_counts
@@ -94,12 +94,24 @@ class Tags(Task):
 
     def samples(self, outcome: Outcome, predictions: Mapping[str, str]) -> dict[str, Sample]:
         examples, chosen = self._tagged(outcome)
-        if self.metric == "f1":
-            counts = self._entity_counts(examples, chosen)[1]
-            return {self.metric: resampled_f1(counts.sum(axis=1))}
-        # Words count as independent draws, which makes the interval a little too narrow.
-        found = resampled(self.metric, np.concatenate(chosen), _gold(examples))
+        found = self._sample(examples, [self._named(row) for row in chosen])
         return {} if found is None else {self.metric: found}
+
+    def sample_of(self, examples: Sequence[Example], said: Predictions) -> Sample | None:
+        tagged = cast("Sequence[TaggedExample]", examples)
+        chosen = [said[one.id].split(" ") for one in tagged]
+        if any(len(tags) != len(one.tags) for tags, one in zip(chosen, tagged, strict=True)):
+            return None  # a name has blanks
+        return self._sample(tagged, chosen)
+
+    def _sample(
+        self, examples: Sequence[TaggedExample], chosen: Sequence[Sequence[str]]
+    ) -> Sample | None:
+        gold = [self._named(np.asarray(one.tags)) for one in examples]
+        if self.metric == "f1":
+            return resampled_f1(entity_counts(chosen, gold)[1].sum(axis=1))
+        # Words count as independent draws, which makes the interval a little too narrow.
+        return resampled(self.metric, np.concatenate(chosen), np.concatenate(gold))
 
     def example_scores(self, outcome: Outcome) -> Floats:
         raise QualaError(f"`{self.metric}` of tags is no mean over sentences.")

@@ -62,11 +62,14 @@ def depth_of(made: Any) -> int | None:
 
 def family_at_start(made: Any) -> Family | None:
     """Return the family of the start model of a planned one, where known."""
-    while (config := getattr(made, "config", None)) is not None:
-        if config.given is not None:
-            return None
+    facts = None
+    while (config := getattr(made, "config", None)) is not None and config.given is None:
         made = made.inputs.get("model") or made.inputs.get("teacher")
-    kind = (start_facts(made) or {}).get("model_type")
+    if config is None:
+        facts = start_facts(made)
+    elif isinstance(given := getattr(made, "given", None), Path):
+        facts = model_facts(given)
+    kind = (facts or {}).get("model_type")
     return FAMILIES.find(kind) if kind is not None else None
 
 

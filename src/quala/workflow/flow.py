@@ -83,9 +83,10 @@ class Node:
     def foreign(self) -> list[str]:
         """Say in which inputs a given output is not of this run, as far as known now.
 
-        Raises QualaError where its figures would be taken for those of this run.
+        A start model may be of any data. Raises QualaError where its figures would be taken for
+        those of this run.
         """
-        if self.given is None:
+        if self.given is None or not (self.upstream or self.stage.about):
             return []
         option, here = f"stage.{self.stage.name}.given", self.origin()
         try:
