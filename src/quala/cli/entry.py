@@ -24,7 +24,7 @@ VERBS = {
     "export": ("export:main", "write a model as one folder: ONNX graph, tokenizer, front"),
     "answer": ("answer:main", "answer a question about a context within a budget"),
     "predict": ("predict:main", "predict labels, values, entities, embeddings; rank passages"),
-    "serve": ("serve:main", "answer questions over HTTP, with a page to try the model on"),
+    "serve": ("serve:main", "serve a model over HTTP, with a page to try it on"),
     "bench": ("bench:main", "time an export beside a baseline: medians and ratios"),
     "report": ("report:main", "print the table of a run or a sweep, or compare systems on a page"),
     "store": ("store:main", "list what is stored, check it, remove, export and import runs"),
