@@ -89,7 +89,7 @@ def test_a_saved_model_says_how_it_pools(
     folder = tmp_path / "saved"
     save_model(model, AutoTokenizer.from_pretrained(tiny_tokenizer_folder), folder, metadata={})
     again = load_any_model(folder)
-    assert (again.task, again.significance.name) == (model.task, "question")
+    assert (again.task, again.significance.name) == (model.task, "column_sum")
     assert json.loads((folder / "quala.json").read_text())["num_labels"] == 1
     ids = torch.arange(5, 12).unsqueeze(0)
     plain = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
