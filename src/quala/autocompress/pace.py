@@ -153,6 +153,7 @@ def _timed(opened: Checkpoint, batches: Sequence[Batch]) -> tuple[float, float, 
 
     from quala.checkpoint import on_device
     from quala.compress.losses import soft_loss
+    from quala.stages.outside_teacher import training_device
 
     model, count = opened.model, sum(len(batch["input_ids"]) for batch in batches)
     model.eval()
@@ -163,7 +164,7 @@ def _timed(opened: Checkpoint, batches: Sequence[Batch]) -> tuple[float, float, 
             model(batch)
     forward = (time.perf_counter() - start) / count
     model.hf.get_input_embeddings().requires_grad_(False)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     cast(Any, model.hf).to(device)
     model.train()
     some = batches[::2]  # training passes take three times as long

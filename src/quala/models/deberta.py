@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from quala.architecture import ConfigFacts, Relative
 from quala.errors import QualaError
-from quala.models.families import Family, HeadActivation, SentenceHead, float_product
+from quala.models.families import Family, HeadActivation, SentenceHead, distances, float_product
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,11 +84,8 @@ class _DebertaV2(Family):
 
     def relate(self, hf: PreTrainedModel, positions: Tensor) -> Tensor:
         """Return the row of the table of distances for each pair, (1 or B, 1, n, n)."""
-        if positions.stride(0) == 0:  # nothing is dropped: the same for all examples
-            positions = positions[:1]
         rows = self._rows(hf).to(positions.device)
-        distances = positions[:, :, None] - positions[:, None, :]  # of the query from the key
-        return rows[distances + len(rows) // 2].unsqueeze(1)
+        return rows[len(rows) // 2 - distances(positions)].unsqueeze(1)
 
     def bias(
         self, hf: PreTrainedModel, layer: int, query: Tensor, key: Tensor, positions: Tensor | None

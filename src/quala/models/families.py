@@ -340,6 +340,16 @@ def float_product(linear: nn.Module, rows: Tensor) -> Tensor:
     return product
 
 
+def distances(positions: Tensor) -> Tensor:
+    """Return how far each key is after each query, (B, n, n), of places (B, n).
+
+    (1, n, n) where nothing is dropped, for then all examples have the same places.
+    """
+    if positions.stride(0) == 0:
+        positions = positions[:1]
+    return positions[:, None, :] - positions[:, :, None]
+
+
 def mean_of(hidden: Tensor, valid: Tensor | None) -> Tensor:
     """Return the mean (B, H) of the real tokens; all are, where `valid` (B, n) is None."""
     if valid is None:

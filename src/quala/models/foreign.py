@@ -11,14 +11,13 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from quala.architecture import CONFIG
 from quala.data.features import Batch
 from quala.data.task import Task
 from quala.data.tokenize import gives_token_types
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
-from quala.models.load import location, quiet, resolve_source
-from quala.stored import check_size, read_object
+from quala.models.labels import is_regression
+from quala.models.load import check_files, location, quiet, resolve_source
 
 LONGEST_NAMED = 10**6
 """Above it, a tokenizer's `model_max_length` means that it names none."""
@@ -66,8 +65,7 @@ def foreign_kind(source: str | Path) -> str | None:
         if name.endswith("ForTokenClassification"):
             return "token-classification"
         if name.endswith("ForSequenceClassification"):
-            values = config.problem_type == "regression" or config.num_labels == 1
-            return "regression" if values else "classification"
+            return "regression" if is_regression(config) else "classification"
     return None
 
 
@@ -75,9 +73,7 @@ def foreign_config(source: str | Path) -> PreTrainedConfig:
     """Read the config.json of any family. Raises QualaError when that is not possible."""
     place = resolve_source(source)
     if isinstance(place, Path):
-        read_object(place / CONFIG)
-        for file in place.glob("*.safetensors"):
-            check_size(file, 2**40)
+        check_files(place)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**location(place))
     except Exception as error:  # transformers raises errors of many kinds

@@ -129,9 +129,7 @@ def read_config(source: str | Path) -> PreTrainedConfig:
     """Read config.json. Raises QualaError when it is missing, damaged or of another family."""
     place = resolve_source(source)
     if isinstance(place, Path) and (place / CONFIG).exists():
-        check_config(place)
-        for file in place.glob("*.safetensors"):
-            check_size(file, 2**40)  # above all that this is a file: a pipe is waited for
+        check_files(place)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(**location(place))
     except Exception as error:  # transformers raises errors of many kinds for wrong values
@@ -161,6 +159,16 @@ def read_config(source: str | Path) -> PreTrainedConfig:
             f"safetensors files have {held:,} bytes."
         )
     return config
+
+
+def check_files(folder: Path) -> None:
+    """Check config.json and the sizes of the weights before transformers reads them.
+
+    Raises QualaError as `check_config` does, and for weights that are no file.
+    """
+    check_config(folder)
+    for file in folder.glob("*.safetensors"):
+        check_size(file, 2**40)  # above all that this is a file: a pipe is waited for
 
 
 def _safetensors(place: Path | str) -> list[Path]:

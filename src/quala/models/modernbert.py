@@ -15,6 +15,7 @@ from quala.models.families import (
     HeadActivation,
     SentenceHead,
     TokenHead,
+    distances,
 )
 
 if TYPE_CHECKING:
@@ -140,9 +141,7 @@ class _ModernBert(Family):
         whole = positions.stride(0) == 0  # nothing is dropped
         if window is None or (whole and positions.shape[1] <= window + 1):
             return None
-        if whole:
-            positions = positions[:1]
-        far = (positions[:, None, :] - positions[:, :, None]).abs() > window  # (1 or B, n, n)
+        far = distances(positions).abs() > window  # (1 or B, n, n)
         lowest = max(FAR, _finfo(query).min)
         return query.new_zeros(far.shape).masked_fill_(far, lowest).unsqueeze(1)
 

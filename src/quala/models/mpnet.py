@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from quala.architecture import ConfigFacts
-from quala.models.families import Block, Family
+from quala.models.families import Block, Family, distances
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,12 +57,11 @@ class _MPNet(Family):
         import torch.nn.functional as F
 
         assert positions is not None
-        if positions.stride(0) == 0:  # nothing is dropped: one row for all examples
-            positions = positions[:1]
         table = self._table(hf)
         farthest = len(table) // 2
-        distance = positions[:, None, :] - positions[:, :, None]  # of the key from the query
-        biases: Tensor = F.embedding(distance + farthest, table)  # (1 or B, n, n, heads)
+        biases: Tensor = F.embedding(
+            distances(positions) + farthest, table
+        )  # (1 or B, n, n, heads)
         return biases.permute(0, 3, 1, 2).contiguous()
 
     def bias_graph(
@@ -93,8 +92,8 @@ class _MPNet(Family):
         encoder: Any = hf.base_model.encoder
         farthest = int(hf.config.max_position_embeddings)
         weight = encoder.relative_attention_bias.weight
-        distances = torch.arange(-farthest, farthest + 1, device=weight.device)
-        buckets = encoder.relative_position_bucket(distances, num_buckets=BUCKETS)
+        places = torch.arange(-farthest, farthest + 1, device=weight.device)
+        buckets = encoder.relative_position_bucket(places, num_buckets=BUCKETS)
         return weight[buckets]  # type: ignore[no-any-return]
 
 
