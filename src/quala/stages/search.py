@@ -19,7 +19,7 @@ from quala.cost import mean_macs, padded_macs
 from quala.data.spec import DataSpec
 from quala.durable import read_whole, write_whole
 from quala.errors import QualaError
-from quala.lengths import Layers, LengthConfig, constant_drop, layers_name
+from quala.lengths import MIN_TOKENS, Layers, LengthConfig, constant_drop, layers_name
 from quala.report.figure import draw_history
 from quala.runtime.engine import Engine, open_model
 from quala.runtime.hardware import processor
@@ -203,7 +203,11 @@ def run(
     lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
     own = tuple(opened.model.structures[1:])
     units = units_of(opened.model.hf) if own else ()
-    space = Space(layers, longest, step=config.step, lower=lower, structures=own, units=units)
+    # Nothing may be dropped: then only the structures are searched.
+    floor = longest if own and not config.floor else MIN_TOKENS
+    space = Space(
+        layers, longest, floor=floor, step=config.step, lower=lower, structures=own, units=units
+    )
     metric = opened.data.task.metric
     place = study_place(config, context, metric)
 
