@@ -32,9 +32,13 @@ NEEDED = {
     "glue_cpu": ["data.path=sst2"],
     "compress": ["data.path=sst2"],
     "compress_embeddings": ["data.path=stsb"],
+    "triples": ["data.path=umls"],
+    "triples_cpu": ["data.path=umls"],
+    "data=triples": ["data.path=umls"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")
+RECIPES = ("binarybert", "hsk", "kdlsq", "ladabert", "ternarybert", "xtc")
+FLOAT = ("hsk", "ladabert")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 
@@ -64,7 +68,7 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     assert found.workflow == name
     assert found.stages["distill"].enabled
     quantizers = found.stages["distill"].quantizers
-    assert quantizers.activation_bits == 8 if quantizers else name == "ladabert"
+    assert quantizers.activation_bits == 8 if quantizers else name in FLOAT
     assert found.model["teacher"] == (
         "google-bert/bert-base-uncased" if preset == "paper" else "offline"
     )
@@ -168,6 +172,30 @@ def test_one_option_sets_how_much_smaller_a_model_gets(ratio: float) -> None:
     found = settings(find_workflow("ladabert"), f"stage.distill.shrink.ratio={ratio}")
     steps = found.stages["distill"].shrink.one_by_one()
     assert [step.now().ratio for step in steps] == pytest.approx([ratio**0.5, ratio])
+
+
+@pytest.mark.parametrize("preset", ["demo", "glue_cpu", "paper"])
+def test_improving_kd_is_one_distillation_to_vary(workflow: WorkflowSpec, preset: str) -> None:
+    words = [f"experiment=improving_kd/{preset}", *NEEDED.get(preset, [])]
+    stages = settings(workflow, *words, "stage.distill.hidden_loss=cosine").stages
+    on = [name for name, stage in stages.items() if getattr(stage, "enabled", True)]
+    assert set(on) == {"finetune", "distill", "measure", "report"}
+    student = stages["distill"]
+    assert student.weights == {"hidden": 1.0, "attention": 1.0, "soft": 1.0}
+    assert (student.hidden_loss, student.keep_map) == ("cosine", "uniform")
+
+
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "glue_cpu", "paper"])
+def test_hsk_follows_stored_states_and_then_stored_answers(preset: str) -> None:
+    words = [f"experiment=hsk/{preset}", *NEEDED.get(preset, [])]
+    stages = settings(find_workflow("hsk"), *words).stages
+    inner, answers = stages["distill"], stages["refine"]
+    assert (inner.weights, answers.weights) == ({"hidden": 1.0}, {"soft": 1.0})
+    assert (inner.cache.depth, inner.cache.tokens, inner.cache.width) == (1, 10, 0.1)
+    assert answers.cache is not None
+    assert (inner.schedule, inner.width, answers.width) == (
+        "constant", 0.25 if preset == "paper" else 0.5, 1.0
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -46,6 +46,10 @@ def test_which_states_teach(options: dict[str, Any], states: list[tuple[int, int
             {"cache": CacheConfig(top=2), "layer_map": [1]},
             r"Either `layer_map` or `cache.top` .* got \[1\] and 2",
         ),
+        (
+            {"hidden_loss": "cosine", "cache": CacheConfig(width=0.1)},
+            "`hidden_loss=cosine` compares whole states: `cache.width` must be 1, got 0.1",
+        ),
     ],
 )
 def test_what_a_cache_cannot_teach_is_refused(

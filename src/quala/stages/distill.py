@@ -200,6 +200,7 @@ def run(
         heads=followed_heads(pairs, student, teacher) if teacher and by_head else None,
         temperature=config.temperature,
         relation_heads=config.relation_heads,
+        hidden_loss=config.hidden_loss,
     )
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=student.checkpoint.pad_to)

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from quala.compress.layer_maps import LayerMap, layers_to_keep
-from quala.compress.losses import Needs
+from quala.compress.losses import Needs, StateError
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.data.spec import LONGEST_INPUT
@@ -156,7 +156,9 @@ class DistillConfig(QuantizedConfig):
     soft: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the teacher's answers as soft labels."""
     hidden: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
-    """Weight of the hidden states' squared error."""
+    """Weight of the hidden states' error."""
+    hidden_loss: StateError = field(default="mse", metadata={"identity": "if set"})
+    """The error of hidden states: `mse`, or `cosine`, one minus the cosine of each token."""
     attention: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the attention scores' squared error. The heads of a narrower student are compared
     with those that they copied."""
@@ -281,6 +283,11 @@ class DistillConfig(QuantizedConfig):
                     f"`cache` stores answers and hidden states only: `{name}`, which needs "
                     f"{loss.needs}, must be 0, got {self.weights[name]}."
                 )
+        if self.hidden and self.hidden_loss == "cosine" and cache.width < 1:
+            raise QualaError(
+                "`hidden_loss=cosine` compares whole states: `cache.width` must be 1, got "
+                f"{cache.width}."
+            )
         if all(loss.needs == "labels" for loss in found.values()):
             raise QualaError("`cache` has nothing to store: give `soft` or `hidden` a weight.")
         if cache.top is not None and self.layer_map is not None:
