@@ -51,6 +51,8 @@ class LossSetup:
     """For each pair, the teacher's head that each head of the student is compared with."""
     temperature: float = 1.0
     relation_heads: int = 1
+    embeddings: int = 0
+    """The teacher's hidden state that the student's embeddings follow, see `hidden_pairs`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,7 +199,7 @@ class HiddenLoss(DistillLoss):
         return hidden_loss(
             student.hidden,
             teacher.hidden,
-            pairs=hidden_pairs(inputs.setup.pairs),
+            pairs=hidden_pairs(inputs.setup.pairs, inputs.setup.embeddings),
             mask=inputs.mask,
             projection=inputs.projection,
         )
