@@ -63,6 +63,11 @@ def test_what_is_computed_otherwise_now_counts_at_every_depth() -> None:
     assert revisions(Holder(Revised(0.1))) == {"rate": "squared"}
 
 
+def test_differences_name_what_means_something_else() -> None:
+    old = {"version": 1, "config": {"init": "kl"}, "inputs": {}, "origins": {}}
+    assert differences(old, old | {"revised": {"kl": "new"}}) == ["`kl` means something else"]
+
+
 def test_a_fingerprint_does_not_depend_on_order() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
 
