@@ -67,11 +67,38 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     found = settings(find_workflow(name), f"experiment={name}/{preset}", *NEEDED.get(preset, []))
     assert found.workflow == name
     assert found.stages["distill"].enabled
-    quantizers = found.stages["distill"].quantizers
+    quantizers = found.stages["refine" if name == "xtc" else "distill"].quantizers
     assert quantizers.activation_bits == 8 if quantizers else name in FLOAT
     assert found.model["teacher"] == (
         "google-bert/bert-base-uncased" if preset == "paper" else "offline"
     )
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps"), [("demo", 30), ("squad_cpu", 750), ("glue_cpu", 400), ("paper", None)]
+)
+def test_xtc_reduces_in_float_then_rounds(preset: str, steps: int | None) -> None:
+    recipe, needed = find_workflow("xtc"), NEEDED.get(preset, [])
+    stages = settings(recipe, f"experiment=xtc/{preset}", *needed).stages
+    reduced, rounded = stages["distill"], stages["refine"]
+    assert (reduced.quantizers, rounded.quantizers.weight_quantizer) == (None, "bwn")
+    assert (reduced.layers, rounded.layers) == (6 if preset == "paper" else 3, None)
+    assert (reduced.max_steps, rounded.max_steps) == (steps, steps)
+    assert reduced.keep_map == rounded.keep_map == ("xtc" if preset == "paper" else "uniform")
+    if steps is None:
+        assert (reduced.epochs, rounded.epochs) == (36, 18)
+        assert (reduced.bucketed, rounded.bucketed) == (False, False)
+
+
+def test_one_option_sets_the_steps_of_both_halves_of_xtc() -> None:
+    stages = settings(find_workflow("xtc"), "stage.distill.max_steps=7").stages
+    assert [stages[name].max_steps for name in ("distill", "refine")] == [7, 7]
+
+
+def test_the_paper_numbers_of_ternarybert_are_those_of_its_code() -> None:
+    found = settings(find_workflow("ternarybert"), "experiment=ternarybert/paper")
+    distill = found.stages["distill"]
+    assert (distill.batch_size, distill.warmup_ratio, distill.epochs) == (32, 0.1, 3)
 
 
 @pytest.mark.parametrize("preset", ["demo", "squad_cpu", "glue_cpu", "paper"])

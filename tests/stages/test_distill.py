@@ -113,6 +113,18 @@ def test_a_student_that_is_its_teacher_has_only_a_task_loss(run: Any) -> None:
         assert figures[0][f"train/{name}"] == pytest.approx(0, abs=1e-6), name
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"cache": CacheConfig(), "attention": 0.0, "relation": 0.0}]
+)
+def test_embeddings_follow_the_state_of_the_map(
+    run: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    place = "quala.stages.distill.followed_by_embeddings"
+    monkeypatch.setattr(place, lambda keep_map, pairs: pairs[0][1] + 1)
+    _, figures = run(layers=2, **{**ALL, **options})
+    assert figures[0]["train/hidden"] > 1e-3  # its own embeddings would give 0
+
+
 def test_without_inner_losses_nothing_is_traced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from quala.models.adaptive import LengthAdaptiveModel
 

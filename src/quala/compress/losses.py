@@ -54,6 +54,8 @@ class LossSetup:
     temperature: float = 1.0
     relation_heads: int = 1
     hidden_loss: StateError = "mse"
+    embeddings: int = 0
+    """The teacher's hidden state that the student's embeddings follow, see `hidden_pairs`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,7 +206,7 @@ class HiddenLoss(DistillLoss):
         return hidden_loss(
             student.hidden,
             teacher.hidden,
-            pairs=hidden_pairs(inputs.setup.pairs),
+            pairs=hidden_pairs(inputs.setup.pairs, inputs.setup.embeddings),
             mask=inputs.mask,
             projection=inputs.projection,
             measure=measure,

@@ -161,7 +161,8 @@ def _fit(rows: Floats, times: Floats) -> Floats:
 def _cases(full: LengthConfig, seed: int) -> list[tuple[LengthConfig, int]]:
     rng, longest = Random(seed), full.sequence_length
     sizes = {"layers": len(full.lengths), "sequence_length": longest}
-    candidates = [full, *(constant_drop(rate, **sizes) for rate in (0.1, 0.2, 0.3))]
+    drops = (constant_drop(rate, skipped=frozenset(), **sizes) for rate in (0.1, 0.2, 0.3))
+    candidates = [full, *drops]
     while len(candidates) < CANDIDATES:
         candidates.append(sample_few_drops(BOUND, rng=rng, skipped=frozenset(), **sizes))
     counts = sorted({count for count in TOKENS if count < longest} | {longest})

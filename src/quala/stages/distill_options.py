@@ -141,12 +141,14 @@ class DistillConfig(QuantizedConfig):
     layers: int | None = ranged(None, at_least=1, at_most=DEEPEST)
     """Layers of the student, copied from the teacher; null copies all of them."""
     keep_map: LayerMap
-    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
+    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric. With `xtc`, 12
+    to 5, the embeddings follow the state above the teacher's, as in its released code."""
     keep: list[int] | None = ranged(None, at_least=0, at_most=DEEPEST)
     """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
     width: float = ranged(1.0, above=0, at_most=1)
     """Share of the copied layers' heads and feed-forward neurons that stays, the most important
-    ones (DynaBERT); the hidden size does not change."""
+    ones by the weights that read them (DynaBERT, which adds a neuron's own weights and bias); the
+    hidden size does not change."""
     importance_batches: int | None = ranged(None, above=0, at_most=MOST_BATCHES)
     """Train batches that score heads and neurons; null takes `calibration_batches`."""
     temperature: float = ranged(at_least=0.01, at_most=1000)
@@ -229,6 +231,12 @@ class DistillConfig(QuantizedConfig):
     @property
     def follows_answers(self) -> bool:
         return any(loss.needs == "answers" for loss in self.found_losses().values())
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The embeddings once followed the teacher's, whatever `keep_map` was."""
+        moved = self.hidden and (self.keep_map, self.layers) == ("xtc", 5)
+        return {"keep_map": "embeddings"} if moved else {}
 
     def step_rate(self, *, top: int, activation: bool) -> float:
         """Return the rate of the clip over its largest code."""

@@ -215,13 +215,11 @@ class SandwichModule(TrainingModule):
         return start + (end - start) * grown
 
     def _lengths(self, rng: Random, skipped: frozenset[int], *, smallest: bool) -> LengthConfig:
-        layers, bound = self.model.num_layers, self._bound()
+        sizes = {"layers": self.model.num_layers, "sequence_length": self.sequence_length}
         if smallest:
-            return constant_drop(bound, layers=layers, sequence_length=self.sequence_length)
+            return constant_drop(self._bound(), **sizes, skipped=skipped)
         sample = {"length_drop": sample_length_drop, "few_drops": sample_few_drops}
-        return sample[self.sandwich.sampler](
-            bound, layers=layers, sequence_length=self.sequence_length, rng=rng, skipped=skipped
-        )
+        return sample[self.sandwich.sampler](self._bound(), **sizes, rng=rng, skipped=skipped)
 
 
 def run(
