@@ -344,11 +344,13 @@ def external_teacher(
 def selection_scores(opened: Checkpoint, config: SandwichConfig) -> dict[str, float]:
     """Score the selection slice at full length and at the smallest trained lengths."""
     metric = opened.data.task.metric
+    least = (opened.model.structures or [()])[-1]
     smallest = constant_drop(
         config.bound,
         layers=opened.model.num_layers,
         sequence_length=opened.data.spec.max_length,
-    ).of((opened.model.structures or [()])[-1])
+        skipped=left_out(least),
+    ).of(least)
     scores = {
         name: score_selection(opened, batch_size=config.batch_size, lengths=lengths)[metric]
         for name, lengths in (("full", None), ("smallest", smallest))
