@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from quala.lengths import Layers, LengthConfig
+from quala.search.additive import AdditiveTable
 from quala.search.space import (
     Space,
     average,
@@ -92,6 +93,7 @@ class Surrogate:
     weights: Array
     mean: float
     deviation: float
+    prior: AdditiveTable | None = None
 
     def predict(self, candidates: Sequence[LengthConfig]) -> tuple[Array, Array]:
         """Return the mean and the standard deviation of the candidates' scores, (C,) each."""
@@ -99,19 +101,32 @@ class Surrogate:
         solved = np.linalg.solve(self.factor, cross.T)  # (N, C)
         variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-9)
         mean = self.mean + self.deviation * (cross @ self.weights)
+        mean = mean if self.prior is None else mean + self.prior.scores(candidates)
         deviation = self.deviation * np.sqrt(variance)
         return np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
 
 
 def fit(
-    evaluated: Sequence[LengthConfig], scores: Sequence[float], *, kernel: Kernel, space: Space
+    evaluated: Sequence[LengthConfig],
+    scores: Sequence[float],
+    *,
+    kernel: Kernel,
+    space: Space,
+    prior: AdditiveTable | None = None,
 ) -> Surrogate:
-    """Fit to evaluated lengths."""
-    values = np.array(scores, dtype=np.float64)
+    """Fit to evaluated lengths, or with a `prior` to what their scores are beside it."""
+    values = _beside(prior, evaluated, scores)
     mean, deviation = float(values.mean()), float(values.std()) or 1.0
     known, targets = _shares(evaluated, space), (values - mean) / deviation
     factor, weights = _solve(kernel, known, targets)
-    return Surrogate(space, kernel, known, factor, weights, mean, deviation)
+    return Surrogate(space, kernel, known, factor, weights, mean, deviation, prior)
+
+
+def _beside(
+    prior: AdditiveTable | None, evaluated: Sequence[LengthConfig], scores: Sequence[float]
+) -> Array:
+    values = np.array(scores, dtype=np.float64)
+    return values if prior is None else values - prior.scores(evaluated)
 
 
 @lru_cache(maxsize=4)
@@ -221,13 +236,16 @@ class Guided:
         A score on few examples is partly luck, and a front of lucky scores cannot be improved.
         """
         evaluated, scores = [one.lengths for one in parents], [one.score for one in parents]
-        kernel = likeliest(tuple(evaluated), tuple(scores), self.space)
-        surrogate = fit(evaluated, scores, kernel=kernel, space=self.space)
+        prior = AdditiveTable.of(parents) if self.settings.prior == "additive" else None
+        targets = _beside(prior, evaluated, scores).tolist()
+        kernel = likeliest(tuple(evaluated), tuple(targets), self.space)
+        given = partial(fit, kernel=kernel, space=self.space, prior=prior)
+        surrogate = given(evaluated, scores)
         believed = [*evaluated, *accepted]
         means = surrogate.predict(believed)[0].tolist()
         if accepted:
             values = [*scores, *means[len(evaluated) :]]
-            surrogate = fit(believed, values, kernel=kernel, space=self.space)
+            surrogate = given(believed, values)
         stopped = [*(known.stopped for known in parents), *(False for _ in accepted)]
         return surrogate, [
             EvaluatedLengths(lengths, self.accept.cost(lengths), mean, stop)

@@ -124,6 +124,8 @@ def identity_of(space: Space, settings: SearchSettings) -> dict[str, Any]:
     go on with a search, and `mutation_probability`, which was an option.
     """
     chosen = {field.name: getattr(settings, field.name) for field in fields(SearchSettings)}
+    if chosen["prior"] == "none":
+        del chosen["prior"]  # nor this
     constant = {"workers": 0, "mutation_probability": MUTATION_PROBABILITY}
     explored = asdict(space)
     if not space.structures:  # studies of earlier versions know none
