@@ -12,6 +12,7 @@ from torch import nn
 from quala.checkpoint import Checkpoint, load_with_data, metadata, record_tuned, set_dropout
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.sites import check_drops
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
 from quala.errors import QualaError
 from quala.models.load import name_outputs
@@ -115,6 +116,7 @@ def run(
     model, data = opened.model, opened.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     fake_quantize(opened, config.quantizers, config)
+    check_drops(model.hf)
     figures: dict[str, float] = {}
     if config.method == "qat":
         plan = plan_training(data.train.features, config, pad_to=opened.pad_to)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quala.checkpoint import Checkpoint, ensure_tuned, load_with_data
+from quala.compress.quantize.sites import check_drops
 from quala.cost import macs, mean_macs
 from quala.data.spec import DataSpec
 from quala.durable import read_whole, write_whole
@@ -172,6 +173,7 @@ def run(
 ) -> dict[str, float]:
     """Search the lengths of `model`; the output is search.json, the study and a figure."""
     opened = load_with_data(inputs["model"], inputs["data"])
+    check_drops(opened.model.hf)
     clock = Clock.start(config, opened, context.scratch) if config.cost == "latency" else None
     latency = clock.model if clock else None
     factory = EvaluatorFactory(
