@@ -34,7 +34,7 @@ NEEDED = {
     "compress_embeddings": ["data.path=stsb"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")
+RECIPES = ("autompq", "binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 
