@@ -37,7 +37,7 @@ NEEDED = {
     "data=triples": ["data.path=umls"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("binarybert", "hsk", "kdlsq", "ladabert", "ternarybert", "xtc")
+RECIPES = ("autompq", "binarybert", "hsk", "kdlsq", "ladabert", "ternarybert", "xtc")
 FLOAT = ("hsk", "ladabert")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 

@@ -33,6 +33,8 @@ OWN_STAGES = {
     "stage/distill=ternarybert": "ternarybert",
     "stage/distill=binarybert": "binarybert",
     "stage/distill=kdlsq": "kdlsq",
+    "stage/distill=autompq": "autompq",
+    "stage/bits": "autompq",
     "stage/distill=xtc": "kdlsq",
     "stage/distill=ladabert": "ladabert",
     "stage/distill=tinybert": "dynamic_tinybert",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from quala.cost import parameters
 from quala.data.teacher_file import is_teacher_file
 from quala.errors import QualaError
 from quala.models.load import load_tokenizer
+from quala.search.bits import read_bits
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
     PrunedWeights,
@@ -192,7 +194,13 @@ def _followed(
 def run(
     config: DistillConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Train a student of `teacher` on `data`: `model` where given, else the teacher's layers."""
+    """Train a student of `teacher` on `data`: `model` where given, else the teacher's layers.
+
+    Its weights have the `bits` that a stage found, where given.
+    """
+    if "bits" in inputs and config.quantizers is not None:
+        found = dict(read_bits(inputs["bits"]).bits)
+        config = replace(config, quantizers=replace(config.quantizers, overrides=found))
     losses = config.found_losses()
     teacher, places = open_teachers(config, inputs)
     student = make_student(config, teacher, inputs)

@@ -1,4 +1,4 @@
-"""The options of a distillation: the student's steps, the losses, what a cache stores."""
+"""The options of a distillation: the student's steps and bits, the losses, what a cache stores."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.data.spec import LONGEST_INPUT
 from quala.errors import QualaError, unknown
 from quala.plugins import LOSSES, SIGNIFICANCE
-from quala.ranges import check_ranges, ranged, text
+from quala.ranges import LARGEST_SEED, MANY, check_ranges, ranged, text
+from quala.stage import StageConfig
 from quala.stages.options import (
+    LARGEST_BATCH,
     LARGEST_RATE,
     LARGEST_WEIGHT,
     MOST_BATCHES,
@@ -24,7 +26,7 @@ from quala.stages.options import (
     by_span_head,
     check_ranking,
 )
-from quala.stages.planned import depth_of, family_at_start
+from quala.stages.planned import check_sites, depth_of, family_at_start
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss
@@ -132,6 +134,51 @@ def check_zeros(shrink: ShrinkConfig, quantizers: QuantizeConfig) -> None:
     for name, method in methods.items():
         if method == "bwn":
             raise QualaError(f"`shrink` leaves zeros, which `{name}=bwn` has no code for.")
+
+
+@dataclass(kw_only=True)
+class BitsConfig(StageConfig):
+    """Find the bits of each linear weight within a budget, for `distill` to train at."""
+
+    seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
+    choices: list[int] = ranged(at_least=0, at_most=8)
+    """Bits that a weight may get: 2 to 8, and 0, which prunes all of it."""
+    mean_bits: float | None = ranged(None, above=0, at_most=8)
+    """The budget as mean bits of the linear weights, without scales; null: `mebibytes`."""
+    mebibytes: float | None = ranged(None, above=0, at_most=MANY)
+    """The budget as size of the whole file, with embeddings and scales; null: `mean_bits`."""
+    inputs: int = ranged(above=0, at_most=MANY)
+    """Examples of the search slice whose answers are compared."""
+    batch_size: int = ranged(above=0, at_most=LARGEST_BATCH)
+    quantizers: QuantizeConfig | None = None
+    """The grids of the weights; null takes those of `distill`. Weights that its `overrides` names
+    keep those bits."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.choices = sorted(set(self.choices))
+        if not self.choices:
+            raise QualaError("`choices` must be bits, 0 or 2 to 8, got an empty list.")
+        if (self.mean_bits is None) == (self.mebibytes is None):
+            raise QualaError(
+                "Either `mean_bits` or `mebibytes` is the budget, the other must be null, got "
+                f"{self.mean_bits} and {self.mebibytes}."
+            )
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        data = getattr(inputs.get("data"), "value", None)
+        if data is not None and not data.search_size:
+            raise QualaError("`data.search_size` must be above 0, got 0: bits are found there.")
+        if self.quantizers is None:
+            raise QualaError("`stage.bits` needs `stage.distill.quantizers`, got null.")
+        for bits in self.choices:
+            replace(self.quantizers, overrides={"*": bits})  # refuses what the method has not
+        if self.quantizers.outliers and self.mebibytes is not None:
+            raise QualaError(
+                "`mebibytes` cannot count `quantizers.outliers`, which calibration finds: give "
+                "`mean_bits`, or set them to 0."
+            )
+        check_sites(inputs.get("model"), self.quantizers)
 
 
 @dataclass(kw_only=True)
@@ -311,6 +358,14 @@ class DistillConfig(QuantizedConfig):
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)
         opened, rounded = "model" in inputs, self.quantizers is not None
+        whole = (self.layers, self.keep, self.width, self.shrink) == (None, None, 1, None)
+        if "bits" in inputs and not (whole and rounded):
+            raise QualaError(
+                "Bits are found for the teacher's own weights: `quantizers` must be set, and "
+                "`layers`, `keep`, `width` and `shrink` left alone."
+            )
+        if opened or whole:
+            check_sites(inputs.get("model" if opened else "teacher"), self.quantizers)
         if self.shrink is not None:
             self.shrink.now()
         if opened and self.width < 1:

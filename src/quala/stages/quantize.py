@@ -14,6 +14,7 @@ from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.modules import QuantLinear
+from quala.compress.quantize.sites import check_drops
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
 from quala.compress.structure import linear_names
 from quala.errors import QualaError
@@ -122,6 +123,7 @@ def run(
     model, data = opened.model, opened.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     fake_quantize(opened, config.quantizers, config)
+    check_drops(model.hf)
     figures: dict[str, float] = {}
     if config.method == "qat":
         plan = plan_training(data.train.features, config, pad_to=opened.pad_to)

@@ -15,6 +15,7 @@ import numpy as np
 
 from quala.checkpoint import Checkpoint, ensure_tuned, load_with_data
 from quala.compress.prune.structured import units_of
+from quala.compress.quantize.sites import check_drops
 from quala.cost import mean_macs, padded_macs
 from quala.data.spec import DataSpec
 from quala.durable import read_whole, write_whole
@@ -196,6 +197,7 @@ def run(
 ) -> dict[str, float]:
     """Search the lengths of `model`; the output is search.json, the study and a figure."""
     opened = load_with_data(inputs["model"], inputs["data"])
+    check_drops(opened.model.hf)
     clock = Clock.start(config, opened, context.scratch) if config.cost == "latency" else None
     ranking, times = opened.model.significance.name, clock.models if clock else None
     factory = EvaluatorFactory(inputs["model"], inputs["data"], config, ranking, times)
