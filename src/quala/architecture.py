@@ -335,6 +335,11 @@ class Architecture:
         return (LayerSizes(self.heads, self.intermediate),) * self.layers
 
     @property
+    def routed(self) -> bool:
+        """Say whether token ids choose the feed-forward of a layer among several."""
+        return any(size.experts for size in self.sizes)
+
+    @property
     def embedding_rank(self) -> int:
         """Return the width of the word embeddings' table where it is factorized, else 0."""
         return self.structure.embedding_rank if self.structure is not None else 0

@@ -235,7 +235,7 @@ class LengthAdaptiveModel(nn.Module):
             valid=mask if padded else None,
             question=question,
             question_rows=max(1, *asked),
-            ids=ids if any(size.experts for size in self.arch.sizes) else None,
+            ids=ids if self.arch.routed else None,
             positions=positions,
             related=related,
             present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
