@@ -33,6 +33,7 @@ OWN_STAGES = {
     "stage/distill=kdlsq": "kdlsq",
     "stage/distill=xtc": "xtc",
     "stage/distill=ladabert": "ladabert",
+    "stage/distill=moebert": "moebert",
     "stage/distill=tinybert": "dynamic_tinybert",
     "stage/length_adapt=tinybert": "dynamic_tinybert",
     "stage/quantize=kdlsq": "compound",

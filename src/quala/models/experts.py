@@ -36,6 +36,15 @@ def first_of(module: nn.Module) -> nn.Module:
     return module[0] if isinstance(module, Experts) else module
 
 
+def blocks_of(block: Block) -> list[Block]:
+    """Return the block as each expert has it."""
+    parts = (cast("Experts", part) for part in (block.ffn_in, block.ffn_out, block.ffn_norm))
+    return [
+        replace(block, ffn_in=first, ffn_out=second, ffn_norm=norm)
+        for first, second, norm in zip(*parts, strict=True)
+    ]
+
+
 def feed_routed(
     block: Block, ids: Tensor, hidden: Tensor, feed: Callable[[Block, Tensor], Tensor]
 ) -> Tensor:
@@ -44,17 +53,10 @@ def feed_routed(
     `feed` runs the whole feed-forward, norm included, of an ordinary block on rows (m, H). Tokens
     are sorted by expert, so that each expert is run once (MoEBERT, arXiv 2204.07675).
     """
-    firsts, seconds, norms = (
-        cast("Experts", part) for part in (block.ffn_in, block.ffn_out, block.ffn_norm)
-    )
-    chosen = cast("Tensor", firsts.table)[ids].flatten().long()
+    blocks, table = blocks_of(block), cast("Tensor", block.ffn_in.table)
+    chosen = table[ids].flatten().long()
     order = chosen.argsort(stable=True)
-    counts = chosen.bincount(minlength=len(firsts)).tolist()
-    fed = [
-        feed(replace(block, ffn_in=first, ffn_out=second, ffn_norm=norm), rows)
-        for first, second, norm, rows in zip(
-            firsts, seconds, norms, hidden.flatten(0, 1)[order].split(counts), strict=True
-        )
-        if len(rows)
-    ]
+    counts = chosen.bincount(minlength=len(blocks)).tolist()
+    parts = hidden.flatten(0, 1)[order].split(counts)
+    fed = [feed(one, rows) for one, rows in zip(blocks, parts, strict=True) if len(rows)]
     return torch.cat(fed)[order.argsort()].view_as(hidden)
