@@ -16,6 +16,9 @@ from quala.stored import read_object, stored, typed
 CONFIG, KEY = "config.json", "quala_structure"
 """The entry of config.json; a model without it has equal, dense layers."""
 
+ELASTIC = "quala_elastic"
+"""The entry of config.json with the sub-networks that a model was trained for."""
+
 LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 """The linear layers of an encoder layer, in the order of the data."""
 

@@ -18,12 +18,13 @@ from quala.architecture import KEY, LayerSizes
 from quala.checkpoint import load_any_model
 from quala.compress.experts import ExpertsConfig, cut_experts, route_tables
 from quala.compress.prune.structured import keep_units
+from quala.compress.prune.views import prefix_views
 from quala.compress.shrink import factorize
 from quala.compress.structure import load_structured
 from quala.cost import active_parameters, architecture_of, macs, parameters, size_bytes
 from quala.data.task import Classes
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import LengthConfig, Units
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import save_model
 from quala.models.selection import State
@@ -193,7 +194,11 @@ def test_what_is_not_dense_and_whole_is_refused(build_hf: BuildHf, tmp_path: Pat
     once = routed(hf)
     with pytest.raises(QualaError, match="that of layer 0 is routed"):
         routed(once)
-    for change in (lambda hf: keep_units(hf, neurons=[[0]] * 3), lambda hf: factorize(hf, 2)):
+    for change in (
+        lambda hf: keep_units(hf, neurons=[[0]] * 3),
+        lambda hf: prefix_views(hf, (Units(2, 4),) * 3),
+        lambda hf: factorize(hf, 2),
+    ):
         with pytest.raises(QualaError, match="has 3 experts: narrow, prune or factorize a"):
             change(once)
     with pytest.raises(QualaError, match="cannot be pruned or factorized"):

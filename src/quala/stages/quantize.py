@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata, record_tuned, set_dropout
+from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
@@ -21,16 +21,15 @@ from quala.stages.training import (
     all_finite,
     fit,
     plan_training,
-    step_batches,
+    train_batches,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
-    from quala.data.features import Batch
     from quala.stage import StageContext
-    from quala.stages.options import QuantizedConfig, QuantizeStageConfig, TrainingConfig
+    from quala.stages.options import QuantizedConfig, QuantizeStageConfig
 
 
 class QuantizedTraining(TrainingModule):
@@ -72,18 +71,11 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
 
     def observe() -> None:
         for batch in train_batches(opened, config, config.calibration_batches):
-            if not all_finite([opened.model(batch)]):
-                raise QualaError("The model cannot be rounded: its outputs are not finite.")
+            for layers in opened.model.structures or [()]:
+                if not all_finite([run_layers(opened.model, batch, layers)]):
+                    raise QualaError("The model cannot be rounded: its outputs are not finite.")
 
     calibrate(opened.model.hf, observe)
-
-
-def train_batches(opened: Checkpoint, config: TrainingConfig, count: int) -> Iterator[Batch]:
-    """Yield the first `count` batches of the train slice, at most those of one epoch."""
-    features = opened.data.train.features
-    batches = min(count, math.ceil(len(features) / config.batch_size))
-    for rows in step_batches(features, config, batches):
-        yield features.batch(rows, pad_to=opened.pad_to)
 
 
 def save_quantized(
