@@ -224,6 +224,11 @@ class SandwichConfig(TaughtConfig):
         return True
 
     @property
+    def revisions(self) -> dict[str, str]:
+        """The smallest pass once dropped tokens at the layers that it skips, too."""
+        return {"layer_drop": "smallest pass"} if self.layer_drop and self.trains else {}
+
+    @property
     def learns_labels(self) -> str | None:
         named = [name for name in ("hard", "sub_hard") if self.trains and getattr(self, name)]
         return named[0] if named else None
