@@ -37,8 +37,8 @@ NEEDED = {
     "data=triples": ["data.path=umls"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("autompq", "binarybert", "hsk", "kdlsq", "ladabert", "ternarybert", "xtc")
-FLOAT = ("hsk", "ladabert")
+RECIPES = ("autompq", "binarybert", "hsk", "kdlsq", "ladabert", "moebert", "ternarybert", "xtc")
+FLOAT = ("hsk", "ladabert", "moebert")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 

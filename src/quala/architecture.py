@@ -30,6 +30,8 @@ Linear = tuple[int, int, bool]  # inputs, outputs, biased
 WIDEST, DEEPEST, LONGEST, MOST_WORDS = 2**14, 2**9, 2**17, 2**24
 """Limits of hidden size, layers, positions and vocabulary: far above those of any encoder, and
 so that costs fit 64 bits. Feed-forward layers have at most `LONGEST` neurons."""
+MOST_EXPERTS = 127
+"""A table of experts has an int8 for each token id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +39,19 @@ class LayerSizes:
     """The sizes of one encoder layer; a rank 0 stands for one dense matrix.
 
     `copies` says how many layers are summed in each place: 2 where one was split in halves.
+    `experts` is how many feed-forwards of `intermediate` neurons there are where the id of a token
+    chooses one (MoEBERT), else 0.
 
     Raises:
-        QualaError: for sizes out of range, and unless ranks and copies are six each.
+        QualaError: for sizes out of range, unless ranks and copies are six each, and for experts
+            that are factorized or split.
     """
 
     heads: int = ranged(at_most=WIDEST)
     intermediate: int = ranged(at_most=LONGEST)
     ranks: tuple[int, ...] = DENSE
     copies: tuple[int, ...] = WHOLE
+    experts: int = ranged(0, at_least=0, at_most=MOST_EXPERTS)
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.intermediate < 1:
@@ -59,6 +65,11 @@ class LayerSizes:
             raise QualaError(f"A layer needs six ranks from 0 to {WIDEST}, got {self.ranks}.")
         if len(self.copies) != len(LINEARS) or not 1 <= min(self.copies) <= max(self.copies) <= 8:
             raise QualaError(f"A layer needs six copies from 1 to 8, got {self.copies}.")
+        if self.experts and (self.experts == 1 or any(self.ranks[4:]) or max(self.copies[4:]) > 1):
+            raise QualaError(
+                f"A layer needs no experts or two or more dense ones, got {self.experts} of ranks "
+                f"{self.ranks[4:]} and copies {self.copies[4:]}."
+            )
 
     def linears(
         self, *, hidden: int, head_size: int, facts: ConfigFacts
@@ -114,6 +125,9 @@ class Structure:
             asdict(layer) | {"ranks": list(layer.ranks), "copies": list(layer.copies)}
             for layer in self.layers
         ]
+        for layer in layers:
+            if not layer["experts"]:
+                del layer["experts"]  # older versions did not write it
         return {
             "layers": layers,
             "embedding_rank": self.embedding_rank,
@@ -322,6 +336,11 @@ class Architecture:
         if self.structure is not None:
             return self.structure.layers
         return (LayerSizes(self.heads, self.intermediate),) * self.layers
+
+    @property
+    def routed(self) -> bool:
+        """Say whether token ids choose the feed-forward of a layer among several."""
+        return any(size.experts for size in self.sizes)
 
     @property
     def embedding_rank(self) -> int:

@@ -224,8 +224,9 @@ def _below(arch: Architecture) -> list[Linear]:
 
 def _linears(arch: Architecture) -> list[Linear]:
     """List every linear layer below the head."""
-    own = _layer_linears(arch)[: len(arch.stored)]
-    return sum((attention + feed for attention, feed in own), _below(arch) + _apart(arch))
+    own = zip(_layer_linears(arch), arch.stored, strict=False)  # the stored ones come first
+    listed = (attention + feed * (size.experts or 1) for (attention, feed), size in own)
+    return sum(listed, _below(arch) + _apart(arch))
 
 
 def _apart(arch: Architecture) -> list[Linear]:
@@ -255,12 +256,13 @@ def _biases(arch: Architecture) -> int:
 def _norms(arch: Architecture) -> int:
     """Count the weights and biases of the LayerNorms: two per layer, one after the embeddings.
 
-    Where norms come first, the first layer has one less, and one is after the last.
+    Where norms come first, the first layer has one less, and one is after the last. Experts have
+    one each.
     """
     each = 1 + config_facts(arch.family).biased
     distances = arch.relative is not None and arch.relative.normed
-    layers = len(arch.stored)
-    return each * (arch.embedding + 2 * arch.hidden * layers + arch.hidden * distances)
+    norms = sum(1 + (size.experts or 1) for size in arch.stored)
+    return each * (arch.embedding + arch.hidden * norms + arch.hidden * distances)
 
 
 def _head_parameters(arch: Architecture) -> int:
@@ -279,21 +281,32 @@ def parameters(arch: Architecture) -> int:
     return linears + embeddings + _biases(arch) + _norms(arch) + _head_parameters(arch)
 
 
+def active_parameters(arch: Architecture) -> int:
+    """Count the parameters that a token passes: of several experts one in each layer."""
+    if arch.structure is None:
+        return parameters(arch)
+    layers = tuple(replace(size, experts=0) for size in arch.structure.layers)
+    return parameters(replace(arch, structure=replace(arch.structure, layers=layers)))
+
+
 def size_bytes(arch: Architecture, precision: Precision) -> int:
     """Return the bytes that the weights take.
 
     `int8` stores the encoder's linear layers with one fp32 scale per output channel and the
     embeddings with one per row; biases, LayerNorms and the head stay fp32. `int8-linear` leaves
-    the embeddings fp32, as QuaLA-MiniLM was published. Raises QualaError for another precision.
+    the embeddings fp32, as QuaLA-MiniLM was published. Experts have a byte for each token
+    id. Raises QualaError for another precision.
     """
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
+    routes = arch.vocabulary * sum(size.experts > 0 for size in arch.stored)
     if precision in ("fp32", "fp16"):
-        return parameters(arch) * (4 if precision == "fp32" else 2)
+        return parameters(arch) * (4 if precision == "fp32" else 2) + routes
     integers = precision == "int8"
     linears = sum(n * out + 4 * (1 + biased) * out for n, out, biased in _linears(arch))
     tables = sum(rows * (width + 4 if integers else 4 * width) for rows, width in _tables(arch))
-    return linears + tables + 4 * (_biases(arch) + _norms(arch) + _head_parameters(arch))
+    floats = _biases(arch) + _norms(arch) + _head_parameters(arch)
+    return linears + tables + 4 * floats + routes
 
 
 OFFLINE = "offline"

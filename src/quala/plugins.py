@@ -249,6 +249,7 @@ LOSSES: Registry[Any] = Registry(
         "relation": "quala.compress.losses:RelationLoss",
         "hard": "quala.compress.losses:HardLoss",
         "soft": "quala.compress.losses:SoftLoss",
+        "symmetric": "quala.compress.losses:SymmetricLoss",
     },
     base="quala.compress.losses:DistillLoss",
 )

@@ -56,7 +56,8 @@ class Row:
     `loss_interval` that of what the row loses against the same model's full length. `speedup` is
     over the baseline, `own_speedup` over the user's float model. `note` is a sentence about the
     choice. `has_answer_f1` and `no_answer_f1` are of the questions with and without an answer, for
-    models that may give none (SQuAD 2.0). Reports of older versions lack what is after `speedup`.
+    models that may give none (SQuAD 2.0). `active` are the `parameters` that a token passes, where
+    it passes one of several experts. Reports of older versions lack what is after `speedup`.
     """
 
     model: str
@@ -83,15 +84,16 @@ class Row:
     note: str | None = None
     has_answer_f1: float | None = None
     no_answer_f1: float | None = None
+    active: int | None = None
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise unknown("row role", self.role, get_args(Role))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as plain values; scores of the parts of SQuAD 2.0 where there are any."""
+        """Return the row as plain values; `PARTS` and `active` where there are any."""
         facts = asdict(self)
-        parts = [name for name in PARTS if facts[name] is None]
+        parts = [name for name in (*PARTS, "active") if facts[name] is None]
         return {name: value for name, value in facts.items() if name not in parts}
 
     @property

@@ -12,6 +12,10 @@ from torch.nn import functional
 
 from quala.compress.losses import (
     Direction,
+    LossInputs,
+    LossSetup,
+    SymmetricLoss,
+    TeacherOutput,
     attention_loss,
     divergence,
     hidden_loss,
@@ -388,3 +392,13 @@ def test_the_teacher_gets_no_gradient() -> None:
     loss(CLASSES, student, teacher).backward()
     assert student.grad is not None
     assert teacher.grad is None
+
+
+def test_the_symmetric_loss_is_half_of_both_directions() -> None:
+    student, teacher = _scores(0, 4, 3), _scores(1, 4, 3)
+    batch: Batch = {"attention_mask": torch.ones(4, 2)}
+    setup = LossSetup(Classes(3), [], temperature=2.0)
+    found = SymmetricLoss()(LossInputs(setup, batch, student, TeacherOutput(teacher)))
+    p, q = ((one / 2).softmax(-1) for one in (student, teacher))
+    both = ((p - q) * (p / q).log()).sum(-1).mean()  # KL(p || q) + KL(q || p)
+    torch.testing.assert_close(found, both / 2 * 4)

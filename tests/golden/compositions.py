@@ -37,6 +37,7 @@ OWN_STAGES = {
     "stage/bits": "autompq",
     "stage/distill=xtc": "kdlsq",
     "stage/distill=ladabert": "ladabert",
+    "stage/distill=moebert": "moebert",
     "stage/distill=tinybert": "dynamic_tinybert",
     "stage/length_adapt=tinybert": "dynamic_tinybert",
     "stage/quantize=kdlsq": "compound",

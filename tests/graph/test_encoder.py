@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from toys import PAD, removable
 
+from quala.compress.experts import ExpertsConfig, cut_experts, route_tables
 from quala.compress.prune.structured import keep_units
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import to_integer
@@ -243,3 +244,57 @@ def test_pruned_and_factorized_layers_are_exported(
         np.testing.assert_allclose(run(opened(graph), batch, lengths), expected, atol=1e-4)
     expected = model(batch).detach().numpy()
     np.testing.assert_allclose(run(opened(fused), batch, None), expected, atol=1e-4)
+
+
+def routed(model: LengthAdaptiveModel) -> LengthAdaptiveModel:
+    """Cut each feed-forward of 32 neurons into three experts of 8."""
+    config = ExpertsConfig(count=3, size=0.25, shared=0.5)
+    counts = np.ones(model.hf.config.vocab_size, np.int64)
+    tables = route_tables(config, layers=3, seed=0, counts=counts)
+    scores = [torch.arange(32.0).roll(layer) for layer in range(3)]
+    hf = cut_experts(model.hf, config, scores=scores, tables=tables)
+    return LengthAdaptiveModel(hf, task=model.task)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "albert"])
+def test_the_graph_routes_as_the_model(family: str, build: Build, make_batch: MakeBatch) -> None:
+    model = routed(build(family).float())
+    graph = build_graph(model, sequence_length=32)
+    session = opened(graph)
+    for tokens in ([7, 20, 32, 1], [2]):  # of two tokens, an expert has none
+        batch = make_batch(tokens, family=family)
+        for lengths in LENGTHS:
+            expected = model(batch, lengths).detach().numpy()
+            found = run(session, batch, lengths)
+            np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=1e-4)
+    fused = specialize(graph, Shape(frozenset(), padded=False), fuse=True)
+    batch = make_batch([20, 20], family=family)
+    expected = model(batch).detach().numpy()
+    np.testing.assert_allclose(run(opened(fused), batch, None), expected, atol=1e-4)
+
+
+def test_an_integer_graph_stores_the_table_and_each_expert_as_integers(
+    build: Build, make_batch: MakeBatch
+) -> None:
+    model, batch = routed(build().float()), make_batch([7, 20, 32])
+    quantize(model.hf, QuantizeConfig(activation_range="minmax"))
+
+    def observe() -> None:
+        model(batch)
+
+    calibrate(model.hf, observe)
+    to_integer(model.hf, inplace=True)
+    graph = build_graph(model, sequence_length=32)
+    kind = onnx.TensorProto.INT8
+    stored = [tuple(one.dims) for one in graph.graph.initializer if one.data_type == kind]
+    assert stored.count((16, 8)) == stored.count((8, 16)) == 9  # 3 layers of 3 experts
+    assert stored.count((model.hf.config.vocab_size,)) == 3
+    fused = specialize(graph, Shape(frozenset(), padded=True), fuse=True)
+    session = opened(graph)
+    for lengths in LENGTHS:
+        expected = model(batch, lengths).detach().numpy()
+        found = run(session, batch, lengths)
+        np.testing.assert_allclose(real(found, batch), real(expected, batch), atol=2e-3)
+    one = make_batch([2])
+    found, expected = run(opened(fused), one, None), model(one).detach().numpy()
+    np.testing.assert_allclose(real(found, one), real(expected, one), atol=2e-3)

@@ -15,6 +15,7 @@ from quala.cli.output import show, write_json
 from quala.cost import (
     PRESETS,
     Precision,
+    active_parameters,
     architecture_of,
     macs,
     parameters,
@@ -67,6 +68,7 @@ def cost_figures(
         "macs_full_length": most,
         "macs_saved_ratio": most / spent,
         "parameters": parameters(arch),
+        **({"active_parameters": active_parameters(arch)} if arch.routed else {}),
         "bytes": {precision: size_bytes(arch, precision) for precision in get_args(Precision)},
     }
 
@@ -81,6 +83,8 @@ def _table(figures: dict[str, Any]) -> Table:
     table.add_row("MACs at full length", f"{figures['macs_full_length']:,}")
     table.add_row("MACs saved", f"{figures['macs_saved_ratio']:.2f}x")
     table.add_row("Parameters", f"{figures['parameters']:,}")
+    if "active_parameters" in figures:
+        table.add_row("Parameters that a token passes", f"{figures['active_parameters']:,}")
     for precision, size in figures["bytes"].items():
         table.add_row(f"Bytes, {precision}", f"{size:,} ({size / MIB:.2f} MiB)")
     return table

@@ -124,7 +124,10 @@ def _parameters(line: Line) -> str:
     total, nonzero = (
         format_number(line.mean(name, MILLION), "{:.3g} M") for name in ("parameters", "nonzero")
     )
-    return total if nonzero == total else f"{total} ({nonzero} not 0)"
+    notes = [] if nonzero == total else [f"{nonzero} not 0"]
+    if (active := line.trials[0].row.active) is not None:
+        notes.append(f"{format_number(active / MILLION, '{:.3g} M')} active")
+    return f"{total} ({', '.join(notes)})" if notes else total
 
 
 def claim_texts(comparison: Comparison) -> DataFrame | None:
@@ -168,6 +171,8 @@ def notes(table: Table) -> list[str]:
         )
     if any("not 0" in _parameters(line) for line in lines):
         found.append("Parameters that are 0 were pruned or rounded to 0.")
+    if any("active" in _parameters(line) for line in lines):
+        found.append("Active parameters are those that a token passes, of its own experts.")
     if any(line.bits == UNKNOWN_BITS["int8"] for line in lines):
         found.append(
             "8-?-8: an older version made the report; it did not record the bits of embeddings."

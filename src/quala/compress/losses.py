@@ -130,6 +130,28 @@ class SoftLoss(DistillLoss):
         )
 
 
+class SymmetricLoss(DistillLoss):
+    """Half of the divergences in both directions (MoEBERT, arXiv 2204.07675, equation 5)."""
+
+    needs = "answers"
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        setup = inputs.setup
+        directions: tuple[Direction, ...] = ("forward", "reverse")
+        both = [
+            soft_loss(
+                setup.task,
+                inputs.logits,
+                inputs.teacher.logits,
+                inputs.batch,
+                direction=direction,
+                temperature=setup.temperature,
+            )
+            for direction in directions
+        ]
+        return _total(both) / 2
+
+
 def soft_loss(
     task: Task,
     student: Tensor,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
@@ -29,6 +29,7 @@ from quala.compress.low_rank import (
 from quala.compress.prune.sparse import dense_state, is_sparse
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError
+from quala.models.experts import Experts, first_of
 from quala.models.families import drop_pooler, family_of
 from quala.models.load import read_config, stored_facts, weights_file
 from quala.stored import read_object
@@ -63,10 +64,16 @@ def embedding_name(hf: PreTrainedModel) -> str:
 def float_linear(hf: PreTrainedModel, name: str) -> AnyLinear:
     """Return a linear layer, dense or factorized, whose size may be changed.
 
-    Raises QualaError for a quantized one, and where the family has a reason to keep the sizes.
+    Raises QualaError for a quantized or routed one, and where the family has a reason to keep the
+    sizes.
     """
     check_sizes(hf)
     module = hf.get_submodule(name)
+    if isinstance(module, Experts):
+        raise QualaError(
+            f"`{name}` has {len(module)} experts: narrow, prune or factorize a model before it is "
+            "routed."
+        )
     if type(module) not in (nn.Linear, FactorizedLinear):
         raise QualaError(
             f"`{name}` is a {type(module).__name__}; change the structure before quantizing."
@@ -99,7 +106,8 @@ def structure_of(hf: PreTrainedModel) -> Structure:
     """
     layers = []
     for names in linear_names(hf):
-        parts: dict[str, Any] = {part: hf.get_submodule(name) for part, name in names.items()}
+        found = {part: hf.get_submodule(name) for part, name in names.items()}
+        parts: dict[str, Any] = {part: first_of(one) for part, one in found.items()}
         six = [parts.get(part, parts["query"]) for part in LINEARS]
         layers.append(
             LayerSizes(
@@ -107,6 +115,7 @@ def structure_of(hf: PreTrainedModel) -> Structure:
                 intermediate=parts["ffn_out"].in_features,
                 ranks=tuple(getattr(part, "rank", 0) for part in six),
                 copies=tuple(getattr(part, "copies", 1) for part in six),
+                experts=len(one) if isinstance(one := found["ffn_in"], Experts) else 0,
             )
         )
     words: Any = hf.get_submodule(embedding_name(hf))
@@ -214,6 +223,10 @@ def rebuild(hf: PreTrainedModel) -> None:
             if rank:
                 made = FactorizedLinear(*shape, rank, bias=bias)
             hf.set_submodule(layer[part], made)
+    for number, sizes in enumerate(structure.layers):
+        if sizes.experts:
+            blank = torch.zeros(hf.config.vocab_size, dtype=torch.int8)
+            set_experts(hf, number, [hf] * sizes.experts, blank)
     if structure.embedding_rank:
         old = float_embedding(hf)
         hf.set_submodule(
@@ -225,6 +238,22 @@ def rebuild(hf: PreTrainedModel) -> None:
                 padding_idx=cast("nn.Embedding", old).padding_idx,
             ),
         )
+
+
+def set_experts(
+    hf: PreTrainedModel, layer: int, models: Sequence[PreTrainedModel], table: Tensor
+) -> None:
+    """Replace the feed-forward of a layer, in place, by those of `models`: one for each expert.
+
+    `table` (vocabulary,) int8 says which expert a token id takes.
+    """
+    family, names = family_of(hf), {module: name for name, module in hf.named_modules()}
+    own = family.block(family.layers(hf)[layer])
+    for part in ("ffn_in", "ffn_out", "ffn_norm"):
+        blocks = (family.block(family.layers(one)[layer]) for one in models)
+        copies = [copy.deepcopy(getattr(block, part)) for block in blocks]
+        made = Experts(copies, table.clone() if part == "ffn_in" else None)
+        hf.set_submodule(names[getattr(own, part)], made)
 
 
 def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import onnx
 from onnx import TensorProto
-from torch import nn
+from torch import Tensor, nn
 
 from quala.data.task import Span
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError
-from quala.graph.layers import Part, activation, embedding, layer_norm, linear, linears, product
+from quala.graph.layers import (
+    Part,
+    activation,
+    array,
+    embedding,
+    layer_norm,
+    linear,
+    linears,
+    product,
+)
 from quala.lengths import MIN_TOKENS
 from quala.models.adaptive import LOWEST, LengthAdaptiveModel
+from quala.models.experts import Experts, blocks_of
 from quala.models.families import Block
 from quala.models.significance import GraphView, is_first
 from quala.onnx_builder import (
@@ -179,11 +190,29 @@ class _Exporter:
         after = self._drop(
             replace(tokens, hidden=hidden), tokens.hidden, view, layer, before, kept
         )
+        if isinstance(block.ffn_in, Experts):
+            return replace(after, hidden=self._routed(after, block))
+        return replace(after, hidden=self._whole_fed(after.hidden, block))
+
+    def _routed(self, tokens: Tokens, block: Block) -> str:
+        """Feed the rows of each expert through it, and write them where they came from."""
+        g, ids = self.g, self.g("GatherElements", "input_ids", tokens.positions, axis=1)
+        table = g.constant(array(cast("Tensor", block.ffn_in.table)))
+        chosen = g("Cast", g("Gather", table, ids), to=TensorProto.INT32)
+        made = tokens.hidden
+        for number, one in enumerate(blocks_of(block)):
+            mine = g("Equal", chosen, g.constant(number, np.int32))
+            places = g("Transpose", g("NonZero", mine), perm=[1, 0])  # (rows, 2)
+            fed = self._whole_fed(g("GatherND", tokens.hidden, places), one)
+            made = g("ScatterND", made, places, fed)
+        return made
+
+    def _whole_fed(self, hidden: str, block: Block) -> str:
+        """Return hidden states after the feed-forward, with its norm and sum."""
+        g = self.g
         if block.norms_first:
-            fed = self._fed(self._normed(after.hidden, block.ffn_norm), block)
-            return replace(after, hidden=g("Add", fed, after.hidden))
-        fed = g("Add", self._fed(after.hidden, block), after.hidden)
-        return replace(after, hidden=layer_norm(g, fed, block.ffn_norm))
+            return g("Add", self._fed(self._normed(hidden, block.ffn_norm), block), hidden)
+        return layer_norm(g, g("Add", self._fed(hidden, block), hidden), block.ffn_norm)
 
     def _normed(self, hidden: str, norm: nn.Module) -> str:
         return hidden if isinstance(norm, nn.Identity) else layer_norm(self.g, hidden, norm)

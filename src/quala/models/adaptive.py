@@ -18,6 +18,7 @@ from quala.data.task import Span, Task
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError, unknown
 from quala.lengths import Layers, LengthConfig, read_layers
+from quala.models.experts import Experts, feed_routed
 from quala.models.families import Block, family_of, sum_of
 from quala.models.selection import (
     Drop,
@@ -241,6 +242,7 @@ class LengthAdaptiveModel(nn.Module):
             valid=mask if padded else None,
             question=question,
             question_rows=max(1, *asked),
+            ids=ids if self.arch.routed else None,
             positions=positions,
             related=related,
             present=tuple(real) if self.semantics == "natural" else (ids.shape[1],) * len(real),
@@ -264,10 +266,15 @@ class LengthAdaptiveModel(nn.Module):
     def feed(self, state: State, layer: int) -> State:
         """Run the feed-forward of `layer`: token by token, so it may also come before `drop`."""
         block, hidden = self._block(layer), state.hidden
+        if state.ids is not None and isinstance(block.ffn_in, Experts):
+            return replace(state, hidden=feed_routed(block, state.ids, hidden, self._fed))
+        return replace(state, hidden=self._fed(block, hidden))
+
+    def _fed(self, block: Block, hidden: Tensor) -> Tensor:
         if block.norms_first:
-            inner = self.family.feed(block, block.ffn_norm(hidden))  # (B, m, H)
-            return replace(state, hidden=hidden + inner)
-        return replace(state, hidden=block.ffn_norm(self.family.feed(block, hidden) + hidden))
+            return hidden + self.family.feed(block, block.ffn_norm(hidden))
+        normed: Tensor = block.ffn_norm(self.family.feed(block, hidden) + hidden)
+        return normed
 
     def drop(self, state: State, keep: Sequence[int] | None) -> State:
         """Keep the `keep[b]` most significant tokens of example b; None keeps all of them.
@@ -304,6 +311,7 @@ class LengthAdaptiveModel(nn.Module):
         return replace(
             state,
             hidden=gather_tokens(state.hidden, index),
+            ids=None if state.ids is None else gather_tokens(state.ids, index),
             valid=real,
             question=question if real is None else question & real,
             present=kept,

@@ -46,7 +46,7 @@ class _Albert(Family):
         raise QualaError(f"ALBERT's layers cannot be narrowed: {_SHARED}.")
 
     def check_shrink(self) -> None:
-        raise QualaError(f"ALBERT's layers cannot be factorized: {_SHARED}.")
+        raise QualaError(f"ALBERT's layers cannot be factorized or cut: {_SHARED}.")
 
     def embeddings(self, hf: PreTrainedModel) -> Embeddings:
         base: Any = hf.base_model

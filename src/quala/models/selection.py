@@ -39,6 +39,7 @@ class State:
     question: Tensor  # (B, n) bool, the question's tokens
     question_rows: int  # most question tokens that an example of the batch began with
     present: tuple[int, ...]  # tokens that example b still has
+    ids: Tensor | None = None  # (B, n) token ids, where they choose the feed-forward
     positions: Tensor | None = None  # (B, n) places in the input, where the attention needs them
     related: Any = None  # what `Family.relate` made of them
     real: tuple[int, ...] = ()  # tokens that example b began with, without padding

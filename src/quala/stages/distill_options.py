@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
+from quala.compress.experts import ExpertsConfig
 from quala.compress.layer_maps import LayerMap, layers_to_keep
 from quala.compress.losses import Needs, StateError
 from quala.compress.prune.config import HybridConfig, ratio_steps
@@ -26,7 +27,7 @@ from quala.stages.options import (
     by_span_head,
     check_ranking,
 )
-from quala.stages.planned import check_sites, depth_of, family_at_start
+from quala.stages.planned import check_sites, family_at_start, sizes_of
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss
@@ -244,6 +245,9 @@ class DistillConfig(QuantizedConfig):
     """Split ternary layers into sums of two binary ones before the training (BinaryBERT)."""
     shrink: ShrinkConfig | None = None
     """Factorize and prune the student first, and keep its zeros (LadaBERT); null: whole."""
+    experts: ExpertsConfig | None = field(default=None, metadata={"identity": "if set"})
+    """Cut the copied layers' feed-forwards into experts, of which the id of a token chooses one
+    (MoEBERT); null: whole."""
     cache: CacheConfig | None = None
     """Run the teacher once, store its outputs, and train without it; null: run the teacher at
     every step."""
@@ -301,6 +305,11 @@ class DistillConfig(QuantizedConfig):
             raise QualaError(
                 "`shrink` leaves zeros, which the halves of `split` have no code for."
             )
+        if self.experts is not None and (self.width < 1 or self.shrink is not None or self.split):
+            other = "width" if self.width < 1 else "split" if self.split else "shrink"
+            raise QualaError(
+                f"`experts` are cut from whole dense layers, got `{other}` too: choose one."
+            )
         if self.split and self.quantizers is not None:
             methods = (self.quantizers.weight_quantizer, self.quantizers.embedding_quantizer)
             if not set(methods) & set(TERNARY):
@@ -353,7 +362,8 @@ class DistillConfig(QuantizedConfig):
 
     @property
     def learns_labels(self) -> str | None:
-        return "hard" if self.hard else "width" if self.width < 1 else None
+        scored = "experts" if self.experts else "width" if self.width < 1 else None
+        return "hard" if self.hard else scored
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)
@@ -373,6 +383,10 @@ class DistillConfig(QuantizedConfig):
                 f"`width` narrows layers copied from the teacher, got {self.width} with a "
                 "student of its own."
             )
+        if opened and self.experts is not None:
+            raise QualaError(
+                "`experts` cuts layers copied from the teacher, got a student of its own."
+            )
         if self.latent and not (opened or rounded):
             raise QualaError("`latent` keeps the weights behind integers, got a float student.")
         if self.split and not (opened or rounded):
@@ -380,11 +394,14 @@ class DistillConfig(QuantizedConfig):
         family = family_at_start(inputs.get("teacher"))
         if family is not None and self.width < 1:
             family.check_width()
-        if family is not None and self.shrink is not None:
+        if family is not None and (self.shrink is not None or self.experts is not None):
             family.check_shrink()
-        depth = depth_of(inputs.get("teacher"))
-        if depth is not None:
-            self._check_depth(depth, opened=opened, family=family)
+        sizes = sizes_of(inputs.get("teacher"))
+        if sizes is not None:
+            self._check_depth(sizes.layers, opened=opened, family=family)
+            if self.experts is not None:
+                for layer in sizes.sizes:
+                    self.experts.neurons(layer.intermediate)
 
     def _check_depth(self, depth: int, *, opened: bool, family: Family | None) -> None:
         """Raise QualaError for layers that a teacher of `depth` layers does not have."""
@@ -419,6 +436,7 @@ OPTIONAL_STEPS: Mapping[str, tuple[str, object]] = MappingProxyType(
     {
         "narrow": ("width", 1.0),
         "shrink": ("shrink", None),
+        "cut_experts": ("experts", None),
         "fake_quantize": ("quantizers", None),
         "split": ("split", False),
     }

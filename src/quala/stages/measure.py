@@ -18,7 +18,7 @@ from transformers import AutoConfig
 from quala.architecture import config_facts
 from quala.checkpoint import ensure_tuned, load_with_data
 from quala.compress.quantize.integer import bits_of, weight_counts
-from quala.cost import macs, mean_macs, preset, size_bytes
+from quala.cost import active_parameters, macs, mean_macs, preset, size_bytes
 from quala.data.batches import eval_batches
 from quala.data.features import equal_lengths
 from quala.data.formats import format_of
@@ -425,6 +425,7 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
                 bits=bits,
                 parameters=parameters,
                 nonzero=nonzero,
+                active=active_parameters(arch) if arch.routed else None,
                 examples=len(opened.data.test.examples) if found else None,
                 note=measured.note if role == "chosen" else None,
                 **found,

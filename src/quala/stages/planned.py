@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.architecture import CONFIG
+from quala.architecture import CONFIG, Architecture
 from quala.cost import OFFLINE, architecture_of, offline_folder
 from quala.errors import QualaError, quoted
 from quala.plugins import FAMILIES
@@ -50,14 +50,8 @@ def model_facts(folder: Path, data: Any = None) -> dict[str, Any]:
     return facts
 
 
-def depth_of(made: Any) -> int | None:
-    """Return the layers of a planned model that was trained on from a start model, where known."""
-    found = sizes_of(made)
-    return found.layers if found else None
-
-
 def sizes_of(made: Any) -> Architecture | None:
-    """Return the sizes of a planned model, as `depth_of` its layers."""
+    """Return the sizes of a planned model that was trained on from a start model, where known."""
     while (config := getattr(made, "config", None)) is not None:
         if config.given is not None or hasattr(config, "keep_map"):
             return None

@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata
+from quala.compress.experts import cut_experts, route_tables
 from quala.compress.layer_maps import layer_pairs, layers_to_keep, uniform_layers
 from quala.compress.prune.magnitude import Masks, apply_masks
 from quala.compress.prune.sparse import store_sparse
@@ -136,6 +138,8 @@ def make_student(
         student = narrow(student, width=config.width, scores=importance(teacher, config))
     if config.shrink is not None and teacher is not None:
         student = shrink(student, config.shrink, original=parameters(teacher.model.arch))
+    if config.experts is not None and teacher is not None:
+        student = route(student, config, scores=importance(teacher, config))
     if config.quantizers is not None and not is_fake_quantized(student.model):
         fake_quantize(student.checkpoint, config.quantizers, config)
     if config.split:
@@ -172,17 +176,38 @@ def narrow(student: Student, *, width: float, scores: Importance) -> Student:
     """
     if student.origin is None:
         raise QualaError("`width` narrows copied layers, got a student that copied none.")
-    layers = student.origin.layers
-    own = Importance(
-        tuple(scores.heads[layer] for layer in layers),
-        tuple(scores.neurons[layer] for layer in layers),
-    )
+    own = _of_layers(scores, student.origin.layers)
     hf = sort_width(student.model.hf, own)
     small = extract(hf, elastic_layers(units_of(hf), [width], [1.0])[0])
     counts = [layer.heads for layer in structure_of(small).layers]
     places = falling_places(own.heads)
     heads = [order[:count] for order, count in zip(places, counts, strict=True)]
     return student.with_weights(small, origin=replace(student.origin, heads=heads))
+
+
+def _of_layers(scores: Importance, layers: Sequence[int]) -> Importance:
+    return Importance(
+        tuple(scores.heads[layer] for layer in layers),
+        tuple(scores.neurons[layer] for layer in layers),
+    )
+
+
+def route(student: Student, config: DistillConfig, *, scores: Importance) -> Student:
+    """Cut the feed-forwards of copied layers into experts (MoEBERT, arXiv 2204.07675).
+
+    `scores` are those of the whole teacher. Raises QualaError for layers that cannot be cut.
+    """
+    if student.origin is None or config.experts is None:
+        raise QualaError("`experts` cuts copied layers, got a student that copied none.")
+    train, hf = student.checkpoint.data.train.features, student.model.hf
+    tables = route_tables(
+        config.experts,
+        layers=student.model.num_layers,
+        seed=config.seed,
+        counts=np.bincount(train.input_ids, minlength=hf.config.vocab_size),
+    )
+    neurons = _of_layers(scores, student.origin.layers).neurons
+    return student.with_weights(cut_experts(hf, config.experts, scores=neurons, tables=tables))
 
 
 def shrink(student: Student, config: ShrinkConfig, *, original: int) -> Student:
