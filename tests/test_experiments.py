@@ -34,7 +34,7 @@ NEEDED = {
     "compress_embeddings": ["data.path=stsb"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")
+RECIPES = ("binarybert", "kdlsq", "ladabert", "oberta", "rosita", "ternarybert", "xtc")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 
@@ -64,7 +64,7 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     assert found.workflow == name
     assert found.stages["distill"].enabled
     quantizers = found.stages["distill"].quantizers
-    assert quantizers.activation_bits == 8 if quantizers else name == "ladabert"
+    assert quantizers.activation_bits == 8 if quantizers else name in ("ladabert", "oberta", "rosita")
     assert found.model["teacher"] == (
         "google-bert/bert-base-uncased" if preset == "paper" else "offline"
     )

@@ -20,6 +20,7 @@ from quala.checkpoint import (
     set_dropout,
 )
 from quala.compress.losses import soft_loss
+from quala.compress.prune.sparse import store_sparse
 from quala.lengths import (
     LengthConfig,
     constant_drop,
@@ -203,6 +204,8 @@ def run(
     )
     figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_model(model, tokenizer, context.output, metadata=metadata(opened))
+    if config.keep_zeros:
+        store_sparse(context.output)
     scores = selection_scores(opened, config)
     record_tuned(opened, context.output)
     data.save_summary(context.output)

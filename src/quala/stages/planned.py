@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.architecture import CONFIG
+from quala.architecture import CONFIG, Architecture
 from quala.cost import OFFLINE, architecture_of, offline_folder
 from quala.errors import QualaError, quoted
 from quala.plugins import FAMILIES
@@ -47,15 +47,15 @@ def model_facts(folder: Path, data: Any = None) -> dict[str, Any]:
     return facts
 
 
-def depth_of(made: Any) -> int | None:
-    """Return the layers of a planned model that was trained on from a start model, where known."""
+def architecture_at_start(made: Any) -> Architecture | None:
+    """Return the sizes of a planned model that was trained on from a start model, where known."""
     while (config := getattr(made, "config", None)) is not None:
         if config.given is not None or hasattr(config, "keep_map"):
             return None
         made = made.inputs.get("model")
     facts = start_facts(made)
     try:
-        return architecture_of(facts).layers if facts else None
+        return architecture_of(facts) if facts else None
     except (QualaError, TypeError, ValueError, ArithmeticError):  # is refused where it is read
         return None
 
