@@ -35,6 +35,7 @@ NEEDED = {
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
 RECIPES = ("binarybert", "kdlsq", "ladabert", "oberta", "rosita", "ternarybert", "xtc")
+SHRUNK = ("ladabert", "oberta", "rosita")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 
@@ -64,7 +65,9 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     assert found.workflow == name
     assert found.stages["distill"].enabled
     quantizers = found.stages["distill"].quantizers
-    assert quantizers.activation_bits == 8 if quantizers else name in ("ladabert", "oberta", "rosita")
+    assert (
+        quantizers.activation_bits == 8 if quantizers else name in ("ladabert", "oberta", "rosita")
+    )
     assert found.model["teacher"] == (
         "google-bert/bert-base-uncased" if preset == "paper" else "offline"
     )

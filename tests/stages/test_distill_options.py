@@ -93,7 +93,9 @@ def test_one_step_is_the_whole_ratio() -> None:
 
 
 def test_several_steps_want_a_workflow() -> None:
-    with pytest.raises(QualaError, match=r"`shrink\.steps` is 4, .* workflows `ladabert`, `rosita` and `oberta`"):
+    with pytest.raises(
+        QualaError, match=r"`shrink\.steps` is 4, .* workflows `ladabert`, `rosita` and `oberta`"
+    ):
         ShrinkConfig(5.0, steps=4).now()
 
 

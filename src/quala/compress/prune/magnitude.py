@@ -119,16 +119,22 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def masks_of(hf: PreTrainedModel) -> Masks:
     """Return masks of the matrices of `prunable_weights` that have zeros, read off the zeros.
 
-    The model may be fake-quantized.
+    The row of the padding token, which is zero in many models, is not pruned. The model may be
+    fake-quantized.
     """
-    names = [name for layer in linear_names(hf) for name in layer.values()] + [embedding_name(hf)]
-    found = {
-        key: weight.detach() != 0
-        for name in names
-        for key, weight in hf.get_submodule(name).named_parameters(prefix=name)
-        if key.endswith("weight") and weight.dim() == 2
-    }
-    return {name: mask for name, mask in found.items() if not bool(mask.all())}
+    found: Masks = {}
+    linears = [name for layer in linear_names(hf) for name in layer.values()]
+    for name in (*linears, embedding_name(hf)):
+        for key, module in hf.get_submodule(name).named_modules(prefix=name):
+            weight, padding = getattr(module, "weight", None), getattr(module, "padding_idx", None)
+            if not isinstance(weight, nn.Parameter) or weight.dim() != 2:
+                continue
+            mask = weight.detach() != 0
+            if padding is not None:
+                mask[padding] = True
+            if not bool(mask.all()):
+                found[f"{key}.weight"] = mask
+    return found
 
 
 def zero_share(weights: Mapping[str, Tensor]) -> float:
