@@ -72,7 +72,7 @@ def test_oberta_keeps_its_zeros_at_eight_bits_and_hands_them_on(toy: Any, tmp_pa
     oberta.words = [word for word in oberta.words if "stage.distill" not in word
                     and "model.teacher" not in word]  # fmt: skip
     moved = oberta("run", *words, "flow.until=quantize")
-    assert [one["stage"] for one in moved["stages"]] == ["finetune", "quantize"]
+    assert not any(one["stage"].startswith("distill") for one in moved["stages"])
     sizes = [
         weights_file(folder).stat().st_size
         for folder in (sparse, output(moved, "finetune"), output(moved, "quantize"))
