@@ -102,10 +102,10 @@ def keep_prefix(
     hf: _Model,
     scores: Importance,
     *,
-    heads: int | None,
-    neurons: int | None,
     layers: Sequence[int],
-) -> tuple[_Model, Places]:
+    heads: int | None = None,
+    neurons: int | None = None,
+) -> tuple[_Model, list[list[int]]]:
     """Return a copy with some layers, each with its most important heads and neurons.
 
     A layer that has fewer of them keeps all. The heads of each layer come second, as numbers of
