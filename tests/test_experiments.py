@@ -37,8 +37,12 @@ NEEDED = {
     "data=triples": ["data.path=umls"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("autompq", "binarybert", "hsk", "kdlsq", "ladabert", "moebert", "ternarybert", "xtc")
-FLOAT = ("hsk", "ladabert", "moebert")
+RECIPES = (
+    "autompq", "binarybert", "hsk", "kdlsq", "ladabert", "moebert", "oberta", "rosita",
+    "ternarybert", "xtc",
+)  # fmt: skip
+SHRUNK = ("ladabert", "oberta", "rosita")
+FLOAT = (*SHRUNK, "hsk", "moebert")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quala.stages.distill_options import shrink_steps
 from quala.stages.recipe import distill
 from quala.workflow import Flow, workflow
+from quala.workflow.shrink import shrink_path
 
 
 @workflow("ladabert", stages=("finetune", "distill", "measure", "report", "export"))
@@ -17,19 +17,15 @@ def ladabert(flow: Flow) -> None:
     """
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
-    config, student = flow.settings.stages["distill"], None
-    for shrink in shrink_steps(config.shrink):
-        student = flow.run(
-            distill(
-                "copy_layers", "shrink", "fake_quantize",
-                losses=("soft", "hidden", "attention", "hard"),
-            ),
-            name=f"distill_{shrink.step}",
-            changes={"shrink": shrink, "quantizers": config.quantizers if shrink.last else None},
-            data=data,
-            model=student,
-            teacher=teacher,
-        )  # fmt: skip
+    student = shrink_path(
+        flow,
+        distill(
+            "copy_layers", "shrink", "fake_quantize",
+            losses=("soft", "hidden", "attention", "hard"),
+        ),
+        data=data,
+        teacher=teacher,
+    )  # fmt: skip
     measured = flow.run("measure", data=data, baseline=teacher, model=student)
     flow.run("report", measure=measured)
     flow.run("export", data=data, model=student, measure=measured)

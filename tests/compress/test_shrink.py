@@ -15,13 +15,17 @@ from quala.architecture import KEY
 from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.prune.magnitude import magnitude_masks, prunable_weights
+from quala.compress.prune.structured import Importance, sort_width, subnetwork
 from quala.compress.shrink import (
     factorize,
+    factorize_words,
     hybrid_compress,
+    keep_prefix,
     rank_for_ratio,
     weight_budget,
+    with_zeros,
 )
-from quala.compress.structure import embedding_name, keep_layers, linear_names
+from quala.compress.structure import embedding_name, keep_layers, linear_names, structure_of
 from quala.cost import macs, parameters
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
@@ -273,3 +277,54 @@ def test_a_ratio_beyond_the_untouched_parameters_is_refused(
     sentence = f"not compressed; allowed is below {most:.4g}" + ("." if embeddings else ", and")
     with pytest.raises(QualaError, match=sentence):
         hybrid_compress(hf, config, original_parameters=count(hf))
+
+
+def scores_of(hf: Any) -> Importance:
+    generator = torch.Generator().manual_seed(0)
+    sizes = structure_of(hf).layers
+    return Importance(
+        tuple(torch.rand(one.heads, generator=generator) for one in sizes),
+        tuple(torch.rand(one.intermediate, generator=generator) for one in sizes),
+    )
+
+
+def test_a_prefix_is_that_of_the_sorted_model(build_hf: BuildHf) -> None:
+    hf = build_hf("bert")
+    scores = scores_of(hf)
+    small, heads = keep_prefix(hf, scores, layers=[0, 2], heads=2, neurons=16)
+    slow = keep_layers(subnetwork(sort_width(hf, scores), 0.5), [0, 2])
+    for name, weight in slow.named_parameters():
+        assert torch.equal(weight, small.get_parameter(name)), name
+    assert heads == [scores.heads[n].argsort(descending=True)[:2].tolist() for n in (0, 2)]
+
+
+def test_a_prefix_leaves_what_is_small_enough_in_order(build_hf: BuildHf) -> None:
+    hf = build_hf("bert")
+    small, heads = keep_prefix(hf, scores_of(hf), layers=[0, 1, 2], heads=4, neurons=32)
+    assert all(torch.equal(small.get_parameter(n), w) for n, w in hf.named_parameters())
+    assert heads == [[0, 1, 2, 3]] * 3
+
+
+def test_word_embeddings_get_a_rank_only_where_that_is_smaller(build_hf: BuildHf) -> None:
+    hf = build_hf("bert")  # 50 x 16: two factors are as large at rank 12.1
+    assert structure_of(factorize_words(hf, 13)).embedding_rank == 0
+    small = factorize_words(hf, 12)
+    assert structure_of(small).embedding_rank == 12
+    assert count(small) == count(hf) - 50 * 16 + 12 * (50 + 16)
+    again = factorize_words(small, 5)
+    table, wide = again.get_submodule(embedding_name(again)), hf.get_input_embeddings().weight
+    values = torch.linalg.svdvals(wide.detach())
+    error = torch.linalg.matrix_norm(table.dense_weight() - wide).detach()
+    assert float(error) == pytest.approx(float(values[5:].square().sum().sqrt()), rel=1e-5)
+    assert structure_of(factorize_words(again, 9)).embedding_rank == 5
+
+
+def test_zeros_are_a_share_of_the_matrices_that_were_chosen(build_hf: BuildHf) -> None:
+    hf = build_hf("bert")
+    small, masks = with_zeros(hf, 0.6, embeddings=False)
+    weights = prunable_weights(small, embeddings=False)
+    total = sum(weight.numel() for weight in weights.values())
+    assert sum(int((weight == 0).sum()) for weight in weights.values()) == round(0.6 * total)
+    assert embedding_name(hf) + ".weight" not in masks
+    less, _ = with_zeros(small, 0.2, embeddings=False)  # those that are there stay
+    assert all(torch.equal(less.get_parameter(name) != 0, mask) for name, mask in masks.items())

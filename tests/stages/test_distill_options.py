@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from toys import BuildHf, build_hf
 
-from quala.compress.prune.config import HybridConfig
+from quala.compress.prune.config import HybridConfig, ShrinkConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
-from quala.stages.distill_options import CacheConfig, ShrinkConfig, check_zeros, shrink_steps
+from quala.stages.distill_options import CacheConfig, check_zeros, shrink_steps
 from quala.stages.teacher import followed_states
 from quala.workflow.identity import revisions
 
@@ -119,7 +119,9 @@ def test_one_step_is_the_whole_ratio() -> None:
 
 
 def test_several_steps_want_a_workflow() -> None:
-    with pytest.raises(QualaError, match=r"`shrink\.steps` is 4, .* workflow `ladabert`"):
+    with pytest.raises(
+        QualaError, match=r"`shrink\.steps` is 4, .* workflows `ladabert`, `rosita` and `oberta`"
+    ):
         ShrinkConfig(5.0, steps=4).now()
 
 

@@ -10,11 +10,12 @@ import pytest
 
 from quala.checkpoint import load_with_data
 from quala.cli.entry import main
+from quala.compress.prune.config import ShrinkConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.stages import student
-from quala.stages.distill_options import OPTIONAL_STEPS, ShrinkConfig
+from quala.stages.distill_options import OPTIONAL_STEPS
 from quala.stages.recipe import distill, refine
 
 TERNARY = QuantizeConfig(weight_quantizer="twn", weight_bits=2)

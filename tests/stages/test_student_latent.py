@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from quala.checkpoint import Checkpoint, load_with_data, score_slice
+from quala.compress.prune.config import ShrinkConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.latent import LATENT_FILE, read_latent
 from quala.compress.quantize.split import Split
@@ -21,7 +22,6 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.load import weights_file
 from quala.stages import distill, finetune, student
-from quala.stages.distill_options import ShrinkConfig
 from quala.stages.student import open_student, split
 from quala.workflow import StageContext
 

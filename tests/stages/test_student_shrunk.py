@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from quala.checkpoint import Checkpoint, load_with_data, score_slice
 from quala.compress.losses import LossSetup
-from quala.compress.prune.magnitude import Masks, prunable_weights
+from quala.compress.prune.config import ShrinkConfig
+from quala.compress.prune.magnitude import Masks, PrunedWeights, prunable_weights
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import integer_layers
 from quala.compress.shrink import weight_budget
@@ -22,8 +23,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.load import weights_file
 from quala.stages import distill, length_adapt
-from quala.stages.distill_options import ShrinkConfig
-from quala.stages.student import PrunedWeights, Student, shrink
+from quala.stages.student import Student, shrink
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import plan_training
 from quala.workflow import StageContext
@@ -32,6 +32,8 @@ WHOLE = {"layers": 2, "relation": 1.0, "hidden": 1.0, "attention": 1.0}
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
 RATIO = 4.0
 SHRINK = ShrinkConfig(RATIO)
+UNREAD: Any = None
+"""The training of a student whose weights are ranked by magnitude."""
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def teacher(tiny_checkpoint: Path, spec: DataSpec) -> Checkpoint:
 
 
 def shrunk(teacher: Checkpoint, config: ShrinkConfig = SHRINK) -> Student:
-    return shrink(Student(teacher), config, original=count(teacher))
+    return shrink(Student(teacher), config, UNREAD, whole=teacher.model.arch)
 
 
 def count(opened: Checkpoint) -> int:

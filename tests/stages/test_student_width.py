@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertConfig, BertForQuestionAnswering
 
 from quala.checkpoint import load_with_data
+from quala.compress.prune.config import ShrinkConfig
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import weights_file
 from quala.stages import distill
-from quala.stages.distill_options import ShrinkConfig
 from quala.stages.student import importance
 from quala.workflow import StageContext
 

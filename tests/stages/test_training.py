@@ -13,12 +13,13 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from quala.compress.prune.config import ShrinkConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.errors import QualaError, Terminated, guarded
 from quala.models.load import weights_file
 from quala.stages import distill, finetune, length_adapt
-from quala.stages.distill_options import DistillConfig, ShrinkConfig
+from quala.stages.distill_options import DistillConfig
 from quala.stages.options import FinetuneConfig, LengthAdaptConfig, Schedule, TrainingConfig
 from quala.stages.training import (
     AtomicCheckpointIO,

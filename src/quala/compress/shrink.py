@@ -1,24 +1,36 @@
-"""Shrink an encoder to a number of parameters: truncated SVD, then pruning (LadaBERT).
+"""Make an encoder smaller: fewer layers, heads and neurons, truncated SVD, zeros, in this order.
 
-LadaBERT is arXiv 2004.04124; word embeddings of low rank are from ROSITA, arXiv 2103.11367.
+SVD and zeros to a number of parameters are LadaBERT's, arXiv 2004.04124; prefixes of the most
+important units and word embeddings of low rank are ROSITA's, arXiv 2103.11367.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.prune.config import HybridConfig
-from quala.compress.prune.magnitude import Masks, apply_masks, magnitude_masks, prunable_weights
+from quala.compress.prune.magnitude import (
+    Masks,
+    apply_masks,
+    magnitude_masks,
+    prunable_weights,
+    zero_share,
+)
+from quala.compress.prune.structured import Importance, Places, falling_places, keep_units
 from quala.compress.structure import (
     embedding_name,
     float_embedding,
     float_linear,
+    keep_layers,
     linear_names,
     record_structure,
+    structure_of,
 )
 from quala.errors import QualaError
 
@@ -61,11 +73,87 @@ def factorize(hf: _Model, ratio: float, *, embeddings: bool = True) -> _Model:
             small.set_submodule(name, FactorizedLinear.from_linear(linear, rank))
     if embeddings:
         table = float_embedding(small)
-        rank = rank_for_ratio(table.num_embeddings, table.embedding_dim, ratio)
-        if not isinstance(table, FactorizedEmbedding) or table.rank > rank:
-            made = FactorizedEmbedding.from_embedding(table, rank)
-            small.set_submodule(embedding_name(small), made)
+        _cut_words(small, rank_for_ratio(table.num_embeddings, table.embedding_dim, ratio))
     return record_structure(small)
+
+
+def factorize_words(hf: _Model, rank: int) -> _Model:
+    """Return a copy whose word embeddings are a truncated SVD of this rank, if that is smaller.
+
+    A table that is factorized already is cut to the closest of the rank, unless it is below it.
+
+    Raises:
+        QualaError: for a quantized model.
+    """
+    small, table = copy.deepcopy(hf), float_embedding(hf)
+    rows, width = table.num_embeddings, table.embedding_dim
+    if isinstance(table, FactorizedEmbedding) or rank * (rows + width) < rows * width:
+        _cut_words(small, rank)
+    return record_structure(small)
+
+
+def _cut_words(hf: PreTrainedModel, rank: int) -> None:
+    table = float_embedding(hf)
+    if not isinstance(table, FactorizedEmbedding) or table.rank > rank:
+        hf.set_submodule(embedding_name(hf), FactorizedEmbedding.from_embedding(table, rank))
+
+
+def keep_prefix(
+    hf: _Model,
+    scores: Importance,
+    *,
+    layers: Sequence[int],
+    heads: int | None = None,
+    neurons: int | None = None,
+) -> tuple[_Model, list[list[int]]]:
+    """Return a copy with some layers, each with its most important heads and neurons.
+
+    A layer that has fewer of them keeps all. The heads of each layer come second, as numbers of
+    `hf`, in the order in which the copy has them.
+
+    Args:
+        hf: a float model, dense or factorized.
+        scores: of all layers of `hf`.
+        layers: rising numbers of those that are kept.
+        heads: how many each layer keeps; None keeps all, as they are.
+        neurons: as `heads`.
+
+    Raises:
+        QualaError: for a quantized model, and scores of another model or not finite.
+    """
+    scores.check(hf)
+    small = keep_layers(hf, layers)
+    sizes = structure_of(small).layers
+    kept_heads = [list(range(one.heads)) for one in sizes]
+    places: dict[str, Places] = {}
+    if heads is not None and heads < max(one.heads for one in sizes):
+        kept_heads = [order[:heads] for order in _falling(scores.heads, layers)]
+        places["heads"] = kept_heads
+    if neurons is not None and neurons < max(one.intermediate for one in sizes):
+        places["neurons"] = [order[:neurons] for order in _falling(scores.neurons, layers)]
+    return keep_units(small, **places), kept_heads
+
+
+def _falling(scores: Sequence[Tensor], layers: Sequence[int]) -> list[list[int]]:
+    return falling_places([scores[layer] for layer in layers])
+
+
+def with_zeros(
+    hf: _Model,
+    sparsity: float,
+    *,
+    embeddings: bool = True,
+    scores: Mapping[str, Tensor] | None = None,
+) -> tuple[_Model, Masks]:
+    """Return a pruned copy, and the masks that training must keep; see `magnitude_masks`.
+
+    A model that has more zeros already keeps them.
+    """
+    small = copy.deepcopy(hf)
+    weights = prunable_weights(small, embeddings=embeddings)
+    masks = magnitude_masks(weights, max(sparsity, zero_share(weights)), scores=scores)
+    apply_masks(small, masks)
+    return small, masks
 
 
 def hybrid_compress(

@@ -25,13 +25,13 @@ from quala.models.load import load_tokenizer
 from quala.search.bits import read_bits
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
-    PrunedWeights,
     Student,
     followed_heads,
     followed_layers,
     make_student,
     save_student,
     shrink_figures,
+    whole_architecture,
 )
 from quala.stages.teacher import (
     LiveTeacher,
@@ -69,12 +69,11 @@ class DistillModule(QuantizedTraining):
         setup: LossSetup,
         masks: Masks | None = None,
     ):
-        super().__init__(model, config, plan)
+        super().__init__(model, config, plan, masks or {})
         self.weights = config.weights
         self.terms = config.found_losses()
         self.inner_first = config.inner_first
         self.loss_setup = setup
-        self.pruned = PrunedWeights(masks or {})
         self.teacher = teacher
         self.projection = self._projection()
 
@@ -88,16 +87,8 @@ class DistillModule(QuantizedTraining):
             torch.manual_seed(self.settings.seed)
             return torch.nn.Linear(student, teacher, bias=False)
 
-    def configure_optimizers(self) -> Any:
-        made = super().configure_optimizers()
-        self.pruned.keep_zero(self.model.hf, made["optimizer"])
-        return made
-
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
-
-    def on_after_backward(self) -> None:
-        self.pruned.hide_gradients(self.model.hf)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms_now()
@@ -219,7 +210,7 @@ def run(
     )
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=student.checkpoint.pad_to)
-    original = parameters((teacher.model if teacher else model).arch)
+    whole = whole_architecture(inputs, teacher)
     targets: Teacher | None = None
     if teacher and (inner or not places):
         targets = _followed(config, context, teacher, student, plan=plan, pairs=pairs)
@@ -237,7 +228,7 @@ def run(
 
     figures = {**targets.figures, **fit(module, context, score=lambda: score()[data.task.metric])}
     if config.shrink is not None:
-        figures |= shrink_figures(student, original=original)
+        figures |= shrink_figures(student, original=parameters(whole or model.arch))
     save_student(config, student, context.output)
     scores = score()
     record_tuned(student.checkpoint, context.output)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from quala.compress.experts import ExpertsConfig
 from quala.compress.layer_maps import LayerMap, layers_to_keep
 from quala.compress.losses import Needs, StateError
-from quala.compress.prune.config import HybridConfig, ratio_steps
+from quala.compress.prune.config import ShrinkConfig
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.data.spec import LONGEST_INPUT
 from quala.errors import QualaError, unknown
@@ -26,6 +26,7 @@ from quala.stages.options import (
     Semantics,
     by_span_head,
     check_ranking,
+    check_zero_codes,
 )
 from quala.stages.planned import check_sites, family_at_start, sizes_of
 
@@ -68,54 +69,13 @@ class CacheConfig:
             raise QualaError(f"Give `depth` or `states`, got {self.depth} and {self.states}.")
 
 
-@dataclass(frozen=True)
-class ShrinkConfig(HybridConfig):
-    """The compression of a student as a whole, its steps, and which of them a training takes.
-
-    The ratio counts against the parameters of the teacher.
-
-    Raises:
-        QualaError: for no step, or a `step` outside 1 to `steps`.
-    """
-
-    steps: int = ranged(1, at_least=1, at_most=100)
-    """Trainings on the way to the ratio, each after ratio^(1/steps) more of compression."""
-    step: int | None = ranged(None, at_least=1, at_most=100)
-    """The step that a training takes, from 1; a workflow of several trainings sets it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.step is not None and self.step > self.steps:
-            raise QualaError(f"`step` must be 1 to {self.steps}, got {self.step}.")
-
-    @property
-    def last(self) -> bool:
-        """Whether the training ends at the whole ratio."""
-        return self.step in (None, self.steps)
-
-    def one_by_one(self) -> list[Self]:
-        """Return what each training of a workflow takes, in order."""
-        return [replace(self, step=step) for step in range(1, self.steps + 1)]
-
-    def now(self) -> HybridConfig:
-        """Return the compression up to this step.
-
-        Raises:
-            QualaError: for several steps of which none is chosen.
-        """
-        if self.step is None and self.steps > 1:
-            raise QualaError(
-                f"`shrink.steps` is {self.steps}, but a training by itself takes one; the "
-                "workflow `ladabert` runs a training for each."
-            )
-        ratio = ratio_steps(self.ratio, self.steps)[(self.step or 1) - 1]
-        return HybridConfig(ratio, self.svd_share, self.embeddings)
-
-
 def shrink_steps(config: ShrinkConfig | None) -> list[ShrinkConfig]:
     """Return what each training takes. Raises QualaError where nothing is to be made smaller."""
     if config is None:
-        raise QualaError("`stage.distill.shrink` is null; `stage/distill=ladabert` has values.")
+        raise QualaError(
+            "`stage.distill.shrink` is null; `stage/distill=ladabert`, `rosita` and `oberta` have "
+            "values."
+        )
     return config.one_by_one()
 
 
@@ -129,12 +89,8 @@ def span_head_untrained(significance: str) -> QualaError:
 
 def check_zeros(shrink: ShrinkConfig, quantizers: QuantizeConfig) -> None:
     """Raise QualaError where pruned weights would be rounded to a grid without zero."""
-    methods = {"weight_quantizer": quantizers.weight_quantizer}
-    if shrink.embeddings and quantizers.quantize_embeddings:
-        methods["embedding_quantizer"] = quantizers.embedding_quantizer
-    for name, method in methods.items():
-        if method == "bwn":
-            raise QualaError(f"`shrink` leaves zeros, which `{name}=bwn` has no code for.")
+    if shrink.zeros:
+        check_zero_codes("`shrink` leaves zeros", quantizers, embeddings=shrink.embeddings)
 
 
 @dataclass(kw_only=True)
@@ -244,7 +200,7 @@ class DistillConfig(QuantizedConfig):
     split: bool = False
     """Split ternary layers into sums of two binary ones before the training (BinaryBERT)."""
     shrink: ShrinkConfig | None = None
-    """Factorize and prune the student first, and keep its zeros (LadaBERT); null: whole."""
+    """Make the student smaller first, and keep its zeros (LadaBERT, ROSITA, oBERTa); null: not."""
     experts: ExpertsConfig | None = field(default=None, metadata={"identity": "if set"})
     """Cut the copied layers' feed-forwards into experts, of which the id of a token chooses one
     (MoEBERT); null: whole."""
@@ -301,9 +257,12 @@ class DistillConfig(QuantizedConfig):
             raise QualaError("`layer_map` must name a layer of the teacher, got an empty list.")
         if self.shrink is not None and self.quantizers is not None:
             check_zeros(self.shrink, self.quantizers)
-        if self.shrink is not None and self.split:
+        if self.shrink is not None:
+            self._check_shrink(self.shrink)
+        if self.split and (self.keep_zeros or (self.shrink is not None and self.shrink.zeros)):
+            option = "keep_zeros" if self.keep_zeros else "shrink"
             raise QualaError(
-                "`shrink` leaves zeros, which the halves of `split` have no code for."
+                f"`{option}` leaves zeros, which the halves of `split` have no code for."
             )
         if self.experts is not None and (self.width < 1 or self.shrink is not None or self.split):
             other = "width" if self.width < 1 else "split" if self.split else "shrink"
@@ -317,6 +276,18 @@ class DistillConfig(QuantizedConfig):
                     "`split` replaces ternary weights: `quantizers.weight_quantizer` must be one "
                     f"of {', '.join(TERNARY)}, got {methods[0]}."
                 )
+
+    def _check_shrink(self, shrink: ShrinkConfig) -> None:
+        if self.freeze_word_embeddings and shrink.embedding_rank is not None:
+            raise QualaError(
+                "`shrink.embedding_rank` factorizes the word embeddings, whose factors must be "
+                "trained: `freeze_word_embeddings` must be false, got true."
+            )
+        if shrink.layers is not None and self.layers is not None and shrink.layers > self.layers:
+            raise QualaError(
+                f"`shrink.layers` must be at most the {self.layers} of `layers`, got "
+                f"{shrink.layers}."
+            )
 
     def found_losses(self) -> dict[str, DistillLoss]:
         """Return the losses with a weight, in the order in which they are added."""
@@ -362,22 +333,27 @@ class DistillConfig(QuantizedConfig):
 
     @property
     def learns_labels(self) -> str | None:
-        scored = "experts" if self.experts else "width" if self.width < 1 else None
-        return "hard" if self.hard else scored
+        if self.hard or self.experts or self.width < 1:
+            return "hard" if self.hard else "experts" if self.experts else "width"
+        shrink = self.shrink
+        if shrink is not None and (shrink.heads is not None or shrink.neurons is not None):
+            return "shrink.neurons" if shrink.heads is None else "shrink.heads"
+        scored = shrink is not None and shrink.sparsity is not None and shrink.score == "fisher"
+        return "shrink.score" if scored else None
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)
         opened, rounded = "model" in inputs, self.quantizers is not None
-        whole = (self.layers, self.keep, self.width, self.shrink) == (None, None, 1, None)
-        if "bits" in inputs and not (whole and rounded):
+        copied = (self.layers, self.keep, self.width, self.shrink) == (None, None, 1, None)
+        if "bits" in inputs and not (copied and rounded):
             raise QualaError(
                 "Bits are found for the teacher's own weights: `quantizers` must be set, and "
                 "`layers`, `keep`, `width` and `shrink` left alone."
             )
-        if opened or whole:
+        if opened or copied:
             check_sites(inputs.get("model" if opened else "teacher"), self.quantizers)
         if self.shrink is not None:
-            self.shrink.now()
+            self.shrink.check_step()
         if opened and self.width < 1:
             raise QualaError(
                 f"`width` narrows layers copied from the teacher, got {self.width} with a "
@@ -396,11 +372,16 @@ class DistillConfig(QuantizedConfig):
             family.check_width()
         if family is not None and (self.shrink is not None or self.experts is not None):
             family.check_shrink()
-        sizes = sizes_of(inputs.get("teacher"))
-        if sizes is not None:
-            self._check_depth(sizes.layers, opened=opened, family=family)
+            if self.shrink is not None and self.shrink.heads is not None:
+                family.check_width()
+        start = sizes_of(inputs.get("teacher"))
+        whole = sizes_of(inputs["whole"]) if "whole" in inputs else start
+        if whole is not None and self.shrink is not None:
+            self.shrink.ends(whole)
+        if start is not None:
+            self._check_depth(start.layers, opened=opened, family=family)
             if self.experts is not None:
-                for layer in sizes.sizes:
+                for layer in start.sizes:
                     self.experts.neurons(layer.intermediate)
 
     def _check_depth(self, depth: int, *, opened: bool, family: Family | None) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from quala.checkpoint import load_with_data, metadata, record_tuned, score_selection, set_dropout
+from quala.compress.prune.sparse import store_sparse
 from quala.models.load import save_model
 from quala.stages.training import TrainingModule, fit, plan_training
 
@@ -46,6 +47,8 @@ def run(
 
     figures = fit(module, context, score=lambda: score()[data.task.metric])
     save_model(model, checkpoint.tokenizer, context.output, metadata=metadata(checkpoint))
+    if config.keep_zeros:
+        store_sparse(context.output)
     scores = score()
     record_tuned(checkpoint, context.output)
     data.save_summary(context.output)

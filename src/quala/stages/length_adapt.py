@@ -22,6 +22,7 @@ from quala.checkpoint import (
     untrained_ranking,
 )
 from quala.compress.losses import hidden_loss, soft_loss
+from quala.compress.prune.sparse import store_sparse
 from quala.compress.prune.structured import sort_width, taylor_importance, units_of
 from quala.compress.prune.views import StatesOf, prefix_views, run_layers
 from quala.errors import QualaError
@@ -252,6 +253,8 @@ def run(
     )
     figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_model(model, tokenizer, context.output, metadata=metadata(opened))
+    if config.keep_zeros:
+        store_sparse(context.output)
     scores = selection_scores(opened, config)
     record_tuned(opened, context.output)
     data.save_summary(context.output)

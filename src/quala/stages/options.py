@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -66,6 +67,9 @@ class TrainingConfig(StageConfig):
     attention_dropout: float | None = ranged(None, at_least=0, below=1)
     """0 keeps the fused attention kernel in training; null keeps the checkpoint's rate."""
     freeze_word_embeddings: bool = False
+    keep_zeros: bool = field(default=False, metadata={"identity": "if set"})
+    """Weights that are zero at the start stay zero, and the file leaves them out: a pruned
+    checkpoint is trained on without losing its zeros."""
     precision: Precision = "fp32"
     selection_every: int | None = ranged(None, above=0, at_most=MANY)
     """Optimizer steps between two scores on the selection slice; null keeps the last weights."""
@@ -83,10 +87,13 @@ class TrainingConfig(StageConfig):
         data = getattr(inputs.get("data"), "value", None)
         option = self.learns_labels
         if data and option and FORMATS.find(data.task).kinds == (EMBEDDING,):
-            value = {"enabled": "false", "width": "1"}.get(option, "0")
+            value = {"enabled": "false", "width": "1", "shrink.score": "magnitude"}.get(
+                option, "null" if "." in option else "0"
+            )
             raise QualaError(
                 f"Embeddings have no labels to learn, only a teacher to follow: `{option}` must "
-                f"be {value}, got {getattr(self, option)}; `experiment=sts` sets all such options."
+                f"be {value}, got {attrgetter(option)(self)}; `experiment=sts` sets all such "
+                "options."
             )
 
     def _start_models(self, inputs: Mapping[str, Any]) -> list[Any]:
@@ -161,12 +168,28 @@ class FinetuneConfig(TrainingConfig):
     """Draw the head at random although the checkpoint has one, of these outputs or of others."""
 
 
+def check_zero_codes(what: str, quantizers: QuantizeConfig, *, embeddings: bool) -> None:
+    """Raise QualaError where zeros would be rounded to a grid without zero; `what` leaves them."""
+    methods = {"weight_quantizer": quantizers.weight_quantizer}
+    if embeddings and quantizers.quantize_embeddings:
+        methods["embedding_quantizer"] = quantizers.embedding_quantizer
+    for name, method in methods.items():
+        if method == "bwn":
+            raise QualaError(f"{what}, which `{name}=bwn` has no code for.")
+
+
 @dataclass(kw_only=True)
 class QuantizedConfig(TaughtConfig, ABC):
     """The options of stages that train on fake-quantized layers."""
 
     calibration_batches: int = ranged(above=0, at_most=MOST_BATCHES)
     """Train batches that give the ranges and the first steps of activations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        quantizers = getattr(self, "quantizers", None)
+        if self.keep_zeros and quantizers is not None:
+            check_zero_codes("`keep_zeros` keeps zeros", quantizers, embeddings=True)
 
     @abstractmethod
     def step_rate(self, *, top: int, activation: bool) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata, record_tuned, set_dropout
+from quala.compress.prune.sparse import store_sparse
 from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
@@ -137,6 +138,8 @@ def run(
         )
         figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_quantized(opened, context.output)
+    if config.keep_zeros:
+        store_sparse(context.output)
     scores = selection_scores(opened, config)
     record_tuned(opened, context.output)
     data.save_summary(context.output)

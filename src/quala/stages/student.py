@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata
 from quala.compress.experts import cut_experts, route_tables
 from quala.compress.layer_maps import layer_pairs, layers_to_keep, uniform_layers
-from quala.compress.prune.magnitude import Masks, apply_masks
+from quala.compress.prune.config import sizes_of
+from quala.compress.prune.magnitude import (
+    Masks,
+    fisher_scores,
+    masks_of,
+    prunable_weights,
+    zero_share,
+)
 from quala.compress.prune.sparse import store_sparse
 from quala.compress.prune.structured import (
     Importance,
@@ -34,25 +41,39 @@ from quala.compress.quantize.latent import (
 )
 from quala.compress.quantize.split import split_ternary
 from quala.compress.quantize.transform import is_fake_quantized
-from quala.compress.shrink import hybrid_compress, weight_budget
+from quala.compress.shrink import (
+    factorize_words,
+    hybrid_compress,
+    keep_prefix,
+    weight_budget,
+    with_zeros,
+)
 from quala.compress.structure import keep_layers, record_structure, skeleton, structure_of
-from quala.cost import parameters
+from quala.cost import architecture_of, parameters
 from quala.errors import QualaError
 from quala.lengths import elastic_layers
 from quala.models.adaptive import LengthAdaptiveModel
-from quala.models.load import label_names, save_model, source_fingerprint, stored_facts
+from quala.models.load import (
+    label_names,
+    read_config,
+    save_model,
+    source_fingerprint,
+    stored_facts,
+)
 from quala.stages.distill_options import span_head_untrained
 from quala.stages.quantize import fake_quantize, save_quantized
 from quala.stages.teacher import check_teacher
 from quala.stages.training import train_batches
 
 if TYPE_CHECKING:
-    from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
+    from quala.architecture import Architecture
+    from quala.compress.prune.config import ShrinkConfig
     from quala.compress.quantize.config import QuantizeConfig
+    from quala.data.features import Batch
     from quala.data.spec import DataSpec
-    from quala.stages.distill_options import DistillConfig, ShrinkConfig
+    from quala.stages.distill_options import DistillConfig
 
 
 KEY = "copied"
@@ -89,6 +110,15 @@ def origin_of(student: str | Path, teacher: str | Path) -> Origin | None:
     return origin if origin.teacher == source_fingerprint(teacher) else None
 
 
+def _itself(student: str | Path, opened: Checkpoint, teacher: str | Path) -> Origin | None:
+    """Return the record of a student that is its teacher, as between two steps of `shrink`."""
+    found = source_fingerprint(teacher)
+    if source_fingerprint(student) != found:
+        return None
+    sizes = opened.model.arch.sizes
+    return Origin(found, list(range(len(sizes))), [list(range(one.heads)) for one in sizes])
+
+
 @dataclass(frozen=True)
 class Student:
     """A student between two steps of its making."""
@@ -121,7 +151,7 @@ def make_student(
 
     Raises:
         QualaError: for a `width` with a student that is opened, for `latent` with a float one,
-            and for a `significance` that needs a span head trained at every layer.
+            for a `significance` that needs a span head trained at every layer, and as `shrink`.
     """
     config.check_inputs(inputs)
     if "model" not in inputs and teacher is not None:
@@ -131,15 +161,21 @@ def make_student(
         checkpoint = open_student(inputs["model"], inputs["data"], config, labels=labels or None)
         if teacher is not None:
             check_teacher(teacher, checkpoint)
-        student = Student(checkpoint, origin_of(inputs["model"], inputs["teacher"]))
+        origin = origin_of(inputs["model"], inputs["teacher"])
+        if origin is None and config.shrink is not None and teacher is not None:
+            origin = _itself(inputs["model"], teacher, inputs["teacher"])
+        student = Student(checkpoint, origin)
     if config.significance is not None and student.model.significance.needs_span_head:
         raise span_head_untrained(config.significance)
     if config.width < 1 and teacher is not None:
         student = narrow(student, width=config.width, scores=importance(teacher, config))
-    if config.shrink is not None and teacher is not None:
-        student = shrink(student, config.shrink, original=parameters(teacher.model.arch))
+    whole = whole_architecture(inputs, teacher)
+    if config.shrink is not None and whole is not None:
+        student = shrink(student, config.shrink, config, whole=whole)
     if config.experts is not None and teacher is not None:
         student = route(student, config, scores=importance(teacher, config))
+    if config.keep_zeros and not student.masks:
+        student = replace(student, masks=masks_of(student.model.hf))
     if config.quantizers is not None and not is_fake_quantized(student.model):
         fake_quantize(student.checkpoint, config.quantizers, config)
     if config.split:
@@ -210,18 +246,96 @@ def route(student: Student, config: DistillConfig, *, scores: Importance) -> Stu
     return student.with_weights(cut_experts(hf, config.experts, scores=neurons, tables=tables))
 
 
-def shrink(student: Student, config: ShrinkConfig, *, original: int) -> Student:
-    """Factorize and prune to the size of this step (LadaBERT, arXiv 2004.04124).
+def shrink(
+    student: Student, options: ShrinkConfig, config: DistillConfig, *, whole: Architecture
+) -> Student:
+    """Cut layers, heads and neurons, then ranks, then weights, to the sizes of this step.
 
-    The ratio counts against `original` parameters.
+    Heads, neurons and the weights of a Fisher score are ranked on train batches by the student as
+    it is. Sizes and ratio count against the `whole` model.
 
     Raises:
-        QualaError: for a last ratio that cannot be reached, before the first step is trained.
+        QualaError: for an end above what the student has, and for a last ratio that cannot be
+            reached, before the first step is trained.
     """
-    hf, now = student.model.hf, config.now()
-    weight_budget(hf, config, original_parameters=original)
-    small, masks = hybrid_compress(hf, now, original_parameters=original)
-    return student.with_weights(small, masks=masks)
+    sizes = options.sizes(whole)
+    options.check_growth(options.ends(whole), sizes_of(student.model.arch))
+    original = parameters(whole)
+    if options.ratio is not None:
+        last = replace(options, step=options.steps).now()
+        weight_budget(student.model.hf, last, original_parameters=original)
+    if options.sparsity is not None:
+        present = zero_share(_prunable(student, options))
+        if present > options.sparsity:
+            raise QualaError(
+                f"`shrink.sparsity` must be at least the {present:.4g} that the model has, got "
+                f"{options.sparsity:g}."
+            )
+    student = replace(_cut_structure(student, config, sizes), masks={})
+    if rank := sizes.get("embedding_rank"):
+        student = student.with_weights(factorize_words(student.model.hf, rank))
+    if options.ratio is not None:
+        small, masks = hybrid_compress(
+            student.model.hf, options.now(), original_parameters=original
+        )
+        return student.with_weights(small, masks=masks)
+    if options.sparsity is not None:
+        small, masks = with_zeros(
+            student.model.hf,
+            options.sparsity_now(),
+            embeddings=options.embeddings,
+            scores=_fisher(student, options, config) if options.score == "fisher" else None,
+        )
+        return student.with_weights(small, masks=masks)
+    return student
+
+
+def _cut_structure(student: Student, config: DistillConfig, sizes: Mapping[str, int]) -> Student:
+    """Keep the layers, heads and neurons of these sizes, and the record of where they are from."""
+    hf, arch, present = student.model.hf, student.model.arch, sizes_of(student.model.arch)
+    cut = {name: size for name, size in sizes.items() if size < present[name]}
+    layers = list(range(arch.layers))
+    if "layers" in cut:
+        layers = layers_to_keep(config.keep_map, depth=arch.layers, kept=cut["layers"])
+    small, heads = hf, [list(range(arch.sizes[layer].heads)) for layer in layers]
+    if "heads" in cut or "neurons" in cut:
+        scores = importance(student.checkpoint, config)
+        small, heads = keep_prefix(
+            hf, scores, layers=layers, heads=cut.get("heads"), neurons=cut.get("neurons")
+        )
+    elif "layers" in cut:
+        small = keep_layers(hf, layers)
+    else:
+        return student
+    origin = student.origin
+    if origin is not None:
+        before = [origin.heads[layer] for layer in layers]
+        origin = replace(
+            origin,
+            layers=[origin.layers[layer] for layer in layers],
+            heads=[[old[head] for head in kept] for old, kept in zip(before, heads, strict=True)],
+        )
+    return student.with_weights(small, origin=origin)
+
+
+def _prunable(student: Student, options: ShrinkConfig) -> dict[str, Tensor]:
+    return prunable_weights(student.model.hf, embeddings=options.embeddings)
+
+
+def _fisher(student: Student, options: ShrinkConfig, config: DistillConfig) -> dict[str, Tensor]:
+    """Score the weights that `shrink` may prune, on the batches that score heads and neurons."""
+    student.model.eval()
+    return fisher_scores(_prunable(student, options), *_scoring(student.checkpoint, config))
+
+
+def whole_architecture(
+    inputs: Mapping[str, Any], teacher: Checkpoint | None
+) -> Architecture | None:
+    """Return the sizes that `shrink` counts against: of the input `whole`, else of the teacher."""
+    if teacher is None or "whole" not in inputs:
+        return teacher.model.arch if teacher else None
+    arch = architecture_of(read_config(inputs["whole"]).to_dict())
+    return replace(arch, outputs=teacher.model.arch.outputs, head=teacher.model.arch.head)
 
 
 def split(hf: PreTrainedModel) -> None:
@@ -298,14 +412,19 @@ def _other_quantizers(latent: Latent, wanted: QuantizeConfig) -> str:
     )
 
 
-def importance(teacher: Checkpoint, config: DistillConfig) -> Importance:
-    """Score the teacher's heads and neurons on `importance_batches` batches of the train slice."""
-    teacher.model.eval()
-    return taylor_importance(
-        teacher.model.hf,
-        train_batches(teacher, config, config.importance_batches or config.calibration_batches),
-        lambda batch: teacher.model.task.loss(teacher.model(batch), batch),
-    )
+def importance(opened: Checkpoint, config: DistillConfig) -> Importance:
+    """Score heads and neurons of a model on `importance_batches` batches of the train slice."""
+    opened.model.eval()
+    return taylor_importance(opened.model.hf, *_scoring(opened, config))
+
+
+def _scoring(
+    opened: Checkpoint, config: DistillConfig
+) -> tuple[Iterator[Batch], Callable[[Batch], Tensor]]:
+    """Return the train batches that rank units and weights, and the loss of the task on one."""
+    count = config.importance_batches or config.calibration_batches
+    batches = train_batches(opened, config, count)
+    return batches, lambda batch: opened.model.task.loss(opened.model(batch), batch)
 
 
 def followed_layers(
@@ -314,6 +433,8 @@ def followed_layers(
     """Return the pairs of a student's layer and the teacher's layer that it learns from."""
     own, depth = student.model.num_layers, teacher.model.num_layers
     copied = student.origin.layers if student.origin else None
+    if config.shrink is not None and config.shrink.layers is not None:
+        copied = None  # ROSITA's lowest layers follow all of the teacher's, spread evenly
     followed = config.layer_map or copied or uniform_layers(depth, own)
     return layer_pairs(followed, teacher=depth, student=own)
 
@@ -343,35 +464,6 @@ def followed_heads(pairs: Pairs, student: Student, teacher: Checkpoint) -> list[
     return followed
 
 
-class PrunedWeights(nn.Module):
-    """The masks of a model in training; without masks it does nothing.
-
-    They are buffers: a checkpoint holds them, and they move with the model to its device.
-    """
-
-    def __init__(self, masks: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._names = list(masks)
-        for place, mask in enumerate(masks.values()):
-            self.register_buffer(f"mask_{place}", mask)
-
-    def masks(self) -> Masks:
-        """Return the masks, True where a weight stays, by the name of the parameter."""
-        return dict(zip(self._names, self.buffers(), strict=True))
-
-    def hide_gradients(self, model: nn.Module) -> None:
-        """Set the gradients of pruned weights to zero, so that clipping leaves them out."""
-        weights = dict(model.named_parameters())
-        for name, mask in self.masks().items():
-            gradient = weights[name].grad
-            if gradient is not None:
-                gradient.mul_(mask.to(gradient.dtype))
-
-    def keep_zero(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Set pruned weights to zero after each step of `optimizer`, before anything is saved."""
-        optimizer.register_step_post_hook(lambda *_: apply_masks(model, self.masks()))
-
-
 def shrink_figures(student: Student, *, original: int) -> dict[str, float]:
     """Return how many parameters the masks leave, and how many times more the `original` has."""
     pruned = sum(mask.numel() - int(mask.sum()) for mask in student.masks.values())
@@ -390,5 +482,5 @@ def save_student(config: DistillConfig, student: Student, folder: Path) -> None:
     else:
         facts = metadata(checkpoint) | facts
         save_model(student.model, checkpoint.tokenizer, folder, metadata=facts)
-    if config.shrink is not None:
+    if config.shrink is not None or config.keep_zeros:
         store_sparse(folder)

@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 from transformers import get_scheduler
 
+from quala.compress.prune.magnitude import Masks, PrunedWeights, masks_of
 from quala.compress.quantize.integer import precision_of
 from quala.data.batches import BatchDataset, BatchPlan, StepBatches
 from quala.data.decode import NotFinite
@@ -276,10 +277,17 @@ class TrainingModule(pl.LightningModule):
 
     Subclasses define `training_step`. The random state of a step depends on the seed and the step
     alone, so a resumed training has the same batches, dropout masks and sampled lengths as one
-    that was not interrupted. Raises QualaError for an integer model, which has no gradients.
+    that was not interrupted. Weights that `masks` hide stay zero, with `keep_zeros` those that
+    are zero. Raises QualaError for an integer model, which has no gradients.
     """
 
-    def __init__(self, model: LengthAdaptiveModel, config: TrainingConfig, plan: Plan):
+    def __init__(
+        self,
+        model: LengthAdaptiveModel,
+        config: TrainingConfig,
+        plan: Plan,
+        masks: Masks | None = None,
+    ):
         super().__init__()
         precision = precision_of(model)
         if precision != "fp32":
@@ -290,6 +298,11 @@ class TrainingModule(pl.LightningModule):
         self.losses: dict[str, Tensor] = {}
         if config.freeze_word_embeddings:
             model.hf.get_input_embeddings().requires_grad_(False)
+        if masks is None:
+            masks = masks_of(model.hf) if config.keep_zeros else {}
+        if config.keep_zeros and not masks:
+            raise QualaError("`keep_zeros` needs a pruned model: this one has no zeros to keep.")
+        self.pruned = PrunedWeights(masks)
 
     @property
     def passes(self) -> int:
@@ -312,6 +325,7 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         rate = self.settings.learning_rate
         optimizer = torch.optim.AdamW(self.parameter_groups(), lr=rate, fused=True)
+        self.pruned.keep_zero(self.model.hf, optimizer)
         total = self.plan.total_steps
         warmup = round(self.settings.warmup_ratio * total)
         schedule = get_scheduler(
@@ -324,6 +338,9 @@ class TrainingModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_after_backward(self) -> None:
+        self.pruned.hide_gradients(self.model.hf)
 
     def configure_gradient_clipping(
         self,

@@ -9,7 +9,9 @@ from toys import RESIZED, BuildHf
 
 from quala.compress.prune.magnitude import (
     apply_masks,
+    fisher_scores,
     magnitude_masks,
+    masks_of,
     prunable_weights,
 )
 from quala.compress.shrink import factorize
@@ -97,3 +99,66 @@ def test_no_weights_are_refused() -> None:
 def test_a_mask_that_fits_nothing_is_refused(name: str) -> None:
     with pytest.raises(QualaError, match=f"`{name}`"):
         apply_masks(nn.Linear(2, 2), {name: torch.ones(3, 3, dtype=torch.bool)})
+
+
+def test_a_fisher_score_is_half_the_squares_of_gradient_times_weight() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    inputs = torch.randn(3, 2, 3, dtype=torch.float64)
+
+    def loss(batch: Tensor) -> Tensor:
+        return model(batch).square().mean()
+
+    weights = {name: weight for name, weight in model.named_parameters() if weight.dim() == 2}
+    found = fisher_scores(weights, inputs, loss)
+    step = 1e-6
+    for name, weight in weights.items():
+        slow = torch.zeros_like(weight)
+        for place in range(weight.numel()):
+            for batch in inputs:
+                ends = []
+                for sign in (1, -1):
+                    with torch.no_grad():
+                        weight.view(-1)[place] += sign * step
+                        ends.append(float(loss(batch)))
+                        weight.view(-1)[place] -= sign * step
+                slope = (ends[0] - ends[1]) / (2 * step)
+                slow.view(-1)[place] += slope**2 * weight.detach().view(-1)[place] ** 2 / 2
+        torch.testing.assert_close(found[name], slow, rtol=1e-5, atol=1e-12)
+        assert weight.grad is None
+
+
+def test_a_fisher_score_of_nothing_or_of_nan_is_refused() -> None:
+    weight = nn.Parameter(torch.ones(2, 2))
+    with pytest.raises(QualaError, match="at least one batch"):
+        fisher_scores({"a": weight}, [], lambda batch: weight.sum())
+    with pytest.raises(QualaError, match="must be finite"):
+        fisher_scores({"a": weight}, [1], lambda batch: (weight * float("nan")).sum())
+
+
+def test_scores_rank_and_zeros_go_before_weights_that_were_never_read() -> None:
+    weights = {"a": torch.tensor([[0.0, 5.0], [1.0, 2.0]])}
+    scores = {"a": torch.tensor([[0.0, 0.0], [3.0, 0.5]])}
+    hidden = [~magnitude_masks(weights, share, scores=scores)["a"] for share in (0.25, 0.5, 0.75)]
+    assert [one.flatten().tolist() for one in hidden] == [
+        [True, False, False, False], [True, True, False, False], [True, True, False, True],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", RESIZED)
+def test_masks_are_read_off_the_zeros(family: str, build_hf: BuildHf) -> None:
+    hf = factorize(build_hf(family), 2.0)
+    weights = prunable_weights(hf)
+    words = hf.get_input_embeddings().table
+    with torch.no_grad():
+        words.weight[words.padding_idx] = 0.0
+        next(iter(weights.values())).fill_(9.0)
+    masks = magnitude_masks(weights, 0.3)
+    apply_masks(hf, masks)
+    found = masks_of(hf)
+    assert found.keys() == set(list(masks)[1:])
+    for name, mask in found.items():
+        wanted = masks[name].clone()
+        if weights[name] is words.weight:
+            wanted[words.padding_idx] = True
+        assert torch.equal(mask, wanted), name

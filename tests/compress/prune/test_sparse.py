@@ -155,3 +155,11 @@ def test_what_is_no_file_of_tensors_is_not_sparse(content: bytes | None, tmp_pat
         (tmp_path / "model.safetensors").write_bytes(content)
     assert not is_sparse(tmp_path)
     assert not is_sparse("owner/name")
+
+
+def test_only_weights_are_packed() -> None:
+    # The float columns of an integer layer are zero where the layer was pruned.
+    tensors = {"a.weight": torch.zeros(64, 64), "a.outlier_weight": torch.zeros(64, 64)}
+    stored = sparse_state(tensors)
+    assert stored.keys() == {"a.weight.mask", "a.weight.values", "a.outlier_weight"}
+    assert dense_state(stored, tensors).keys() == tensors.keys()

@@ -53,10 +53,10 @@ def unpack_sparse(bits: Tensor, values: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def sparse_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `tensors`; a matrix that it makes smaller becomes `<name>.mask` and `.values`."""
+    """Return `tensors`; a `weight` that it makes smaller becomes `<name>.mask` and `.values`."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if _saves(tensor):
+        if name.endswith(".weight") and _saves(tensor):
             stored[f"{name}.mask"], stored[f"{name}.values"] = pack_sparse(tensor)
         else:
             stored[name] = tensor
