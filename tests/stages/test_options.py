@@ -10,7 +10,7 @@ import pytest
 from quala.errors import QualaError
 from quala.search.strategy import SearchSettings
 from quala.stages import STAGES
-from quala.stages.options import row_name
+from quala.stages.result_options import row_name
 
 
 @pytest.mark.parametrize(

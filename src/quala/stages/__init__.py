@@ -1,17 +1,15 @@
 """The stages of quala's workflows: what each takes, what it makes, where its code is.
 
-`STAGES` has each `Stage` by name. Its options are a dataclass of `quala.stages.options` or
-`quala.stages.distill_options`; its code is imported when it runs.
+`STAGES` has each `Stage` by name. Its options are a dataclass of `quala.stages.options`,
+`quala.stages.distill_options` or `quala.stages.result_options`; its code is imported when it runs.
 """
 
 from quala.stage import Stage
 from quala.stages.distill_options import BitsConfig, DistillConfig
-from quala.stages.options import (
+from quala.stages.options import FinetuneConfig, LengthAdaptConfig, QuantizeStageConfig
+from quala.stages.result_options import (
     ExportConfig,
-    FinetuneConfig,
-    LengthAdaptConfig,
     MeasureConfig,
-    QuantizeStageConfig,
     ReportConfig,
     SearchConfig,
 )

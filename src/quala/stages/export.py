@@ -18,7 +18,7 @@ from quala.stages.report import titled
 
 if TYPE_CHECKING:
     from quala.stage import StageContext
-    from quala.stages.options import ExportConfig
+    from quala.stages.result_options import ExportConfig
 
 
 BATCH = 32

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from quala.checkpoint import Checkpoint
     from quala.search.result import SearchResult
     from quala.stage import Progress, StageContext
-    from quala.stages.options import MeasureConfig
+    from quala.stages.result_options import MeasureConfig
 
 
 def random_model(name: str, task: Task) -> LengthAdaptiveModel:

@@ -16,7 +16,7 @@ from quala.stages.search import GIGA
 if TYPE_CHECKING:
     from quala.search.result import SearchCandidate
     from quala.stage import StageContext
-    from quala.stages.options import ReportConfig
+    from quala.stages.result_options import ReportConfig
 
 
 def run(

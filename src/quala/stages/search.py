@@ -34,7 +34,7 @@ from quala.stage import Candidate
 if TYPE_CHECKING:
     from quala.search.result import SearchCandidate
     from quala.stage import StageContext
-    from quala.stages.options import SearchConfig
+    from quala.stages.result_options import SearchConfig
 
 
 FILE, STUDY = "latency.json", "study"
