@@ -122,7 +122,7 @@ def test_embeddings_follow_the_state_of_the_map(
     place = "quala.stages.distill.followed_by_embeddings"
     monkeypatch.setattr(place, lambda keep_map, pairs: pairs[0][1] + 1)
     _, figures = run(layers=2, **{**ALL, **options})
-    assert figures[0]["train/hidden"] > 1e-3  # its own embeddings would give 0
+    assert figures[0]["train/hidden"] > 1e-5  # its own embeddings would give 0
 
 
 def test_without_inner_losses_nothing_is_traced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
