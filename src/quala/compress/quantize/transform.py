@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from quala.compress.kernels import replace_kernels
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.modules import (
     ActivationQuantizer,
@@ -36,6 +37,8 @@ def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     """
     if is_fake_quantized(model):
         raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
+    if config.kernels:
+        replace_kernels(cast("PreTrainedModel", model), config.kernels)
     skip = config.skip
     if isinstance(model, PreTrainedModel):
         family = family_of(model)
