@@ -24,7 +24,7 @@ from quala.stages.options import (
     by_span_head,
     check_ranking,
 )
-from quala.stages.planned import depth_of, family_at_start
+from quala.stages.planned import check_start_kernels, depth_of, family_at_start
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss
@@ -307,6 +307,7 @@ class DistillConfig(QuantizedConfig):
             raise QualaError("`latent` keeps the weights behind integers, got a float student.")
         if self.split and not (opened or rounded):
             raise QualaError("`split` takes ternary layers apart, got a float student.")
+        check_start_kernels(inputs.get("model") or inputs.get("teacher"), self.quantizers)
         family = family_at_start(inputs.get("teacher"))
         if family is not None and self.width < 1:
             family.check_width()

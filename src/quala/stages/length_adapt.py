@@ -77,8 +77,10 @@ class SandwichModule(TrainingModule):
 
     @property
     def passes(self) -> int:
-        """The full pass, the smallest one and the sampled ones."""
-        return 2 + self.sandwich.num_sandwich
+        """The full pass, the smallest one and the sampled ones; the full one where none drops."""
+        config = self.sandwich
+        alone = not (config.num_sandwich or config.bound or config.layer_drop)
+        return 1 if alone else 2 + config.num_sandwich
 
     def on_fit_start(self) -> None:
         if self.teacher is not None:
@@ -95,7 +97,8 @@ class SandwichModule(TrainingModule):
             skipped = self._skipped(rng)
             lengths = self._lengths(rng, skipped, smallest=number == 1)
             sub_loss += self._sub_pass(batch, target, lengths, skipped, 1 / passes)
-        self.losses["sub"] = sub_loss / (passes - 1)
+        if passes > 1:
+            self.losses["sub"] = sub_loss / (passes - 1)
         self.configure_gradient_clipping(optimizer.optimizer, self.settings.gradient_clip)
         optimizer.step()
         cast("LambdaLR", self.lr_schedulers()).step()

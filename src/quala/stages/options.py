@@ -20,7 +20,7 @@ from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
-from quala.stages.planned import check_served, start_facts
+from quala.stages.planned import check_served, check_start_kernels, start_facts
 from quala.stored import read_object
 
 Precision = Literal["fp32", "bf16"]
@@ -283,6 +283,10 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
     soft_options: ClassVar[str] = (
         "`method` must be qat, and `teacher` above 0 or `teacher_for_subs` true"
     )
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        super().check_inputs(inputs)
+        check_start_kernels(inputs.get("model"), self.quantizers)
 
     @property
     def follows_answers(self) -> bool:
