@@ -1,4 +1,4 @@
-"""I-BERT from end to end at toy size: the kernels reach the export, and their lack is told early."""
+"""I-BERT from end to end at toy size: the kernels are exported, their lack is told early."""
 
 from __future__ import annotations
 
