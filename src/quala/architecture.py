@@ -20,6 +20,9 @@ KERNELS_KEY, KERNELS = "quala_kernels", ("gelu", "softmax", "layernorm")
 MOST_NORMED, MOST_ATTENDED = 2**10, 1467
 """Widths and tokens up to which the sums of those functions fit 32 and 24 bits."""
 
+ELASTIC = "quala_elastic"
+"""The entry of config.json with the sub-networks that a model was trained for."""
+
 LINEARS = ("query", "key", "value", "attention_out", "ffn_in", "ffn_out")
 """The linear layers of an encoder layer, in the order of the data."""
 

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quala.compress.prune.sparse import is_sparse
+from quala.compress.prune.structured import extract
 from quala.compress.quantize.files import load_integer
 from quala.compress.quantize.integer import precision_of
 from quala.compress.structure import is_structured, load_structured
@@ -25,7 +26,7 @@ from quala.data.task_embed import Embedding
 from quala.data.task_tags import Tags
 from quala.data.taskdata import Slice, TaskData
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import Layers, LengthConfig
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import family_of
 from quala.models.foreign import ForeignModel
@@ -247,6 +248,8 @@ def predict(
 
     They are (n_i, K) with outputs per token, else (K,).
     """
+    if lengths is not None and lengths.layers and isinstance(model, LengthAdaptiveModel):
+        model, lengths = cut_out(model, lengths.layers), lengths.extracted
     wanted = np.arange(len(features)) if rows is None else rows
     outputs: list[np.ndarray] = [np.empty(0)] * len(wanted)
     with torch.inference_mode():
@@ -258,6 +261,19 @@ def predict(
             for place, row, values in zip(places, part, logits, strict=True):
                 outputs[place] = model.task.cut(values, features.lengths[row])
     return outputs
+
+
+def cut_out(model: LengthAdaptiveModel, layers: Layers) -> LengthAdaptiveModel:
+    """Return a sub-network, float or of integers, as a model of its own; no layers: all of it.
+
+    It takes the lengths of the layers that stay (`LengthConfig.extracted`).
+    """
+    if not layers:
+        return model
+    ranking, semantics = model.significance.name, model.semantics
+    hf = extract(model.hf, layers)
+    made = LengthAdaptiveModel(hf, task=model.task, significance=ranking, semantics=semantics)
+    return made.eval()
 
 
 def on_device(device: torch.device, batch: Batch) -> Batch:

@@ -20,7 +20,7 @@ from quala.architecture import (
     config_facts,
 )
 from quala.errors import QualaError, unknown
-from quala.lengths import MIN_TOKENS, LengthConfig
+from quala.lengths import MIN_TOKENS, Layers, LengthConfig
 from quala.stored import typed
 
 if TYPE_CHECKING:
@@ -96,6 +96,34 @@ def preset(name: str) -> Architecture:
     return PRESETS[name]
 
 
+def part_of(arch: Architecture, layers: Layers) -> Architecture:
+    """Return the sizes of a sub-network; empty `layers` are all of it.
+
+    Raises QualaError for other layers than prefixes of the model's.
+    """
+    if not layers:
+        return arch
+    if len(layers) != arch.layers:
+        raise QualaError(f"Expected units of {arch.layers} layers, got {len(layers)}.")
+    kept = []
+    for units, whole in zip(layers, arch.sizes, strict=True):
+        if units is None:
+            continue
+        if units.heads > whole.heads or units.neurons > whole.intermediate:
+            raise QualaError(
+                f"A layer has {whole.heads} heads and {whole.intermediate} neurons, got {units}."
+            )
+        kept.append(replace(whole, heads=units.heads, intermediate=units.neurons))
+    old = arch.structure or Structure(())
+    return replace(arch, layers=len(kept), structure=replace(old, layers=tuple(kept)))
+
+
+def padded_macs(arch: Architecture, config: LengthConfig) -> int:
+    """Count the multiply-accumulates of an input padded to the sequence length."""
+    small = config.extracted if config.layers else config
+    return macs(part_of(arch, config.layers), small.lengths, config.sequence_length)
+
+
 def macs(arch: Architecture, lengths: Sequence[int], tokens: int) -> int:
     """Count the multiply-accumulates of one input of `tokens` tokens.
 
@@ -121,6 +149,8 @@ def mean_macs(
     """
     import numpy as np
 
+    if config.layers:
+        arch, config = part_of(arch, config.layers), config.extracted
     tokens, counts = np.unique(np.asarray(real_lengths, dtype=np.int64), return_counts=True)
     if not len(tokens):
         raise QualaError("The mean cost needs at least one input length, got none.")

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from quala.architecture import ELASTIC
 from quala.cost import architecture_of
 from quala.data.features import Batch
 from quala.data.task import Span, Task
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError, unknown
-from quala.lengths import LengthConfig
+from quala.lengths import Layers, LengthConfig, read_layers
 from quala.models.families import Block, family_of, sum_of
 from quala.models.selection import (
     Drop,
@@ -157,6 +158,12 @@ class LengthAdaptiveModel(nn.Module):
         """The integer softmax that `replace_kernels` put into `hf`; None for PyTorch's."""
         found: Callable[[Tensor], Tensor] | None = getattr(self.hf, "attention_softmax", None)
         return found
+
+    @property
+    def structures(self) -> list[Layers]:
+        """The sub-networks that the model was trained for, all of it first; none: no others."""
+        names = getattr(self.hf.config, ELASTIC, None) or []
+        return [read_layers(name, layers=self.num_layers) if name else () for name in names]
 
     @property
     def num_layers(self) -> int:
@@ -340,6 +347,8 @@ class LengthAdaptiveModel(nn.Module):
         semantics need padded to the sequence length.
         """
         layers, mask = self.num_layers, batch["attention_mask"]  # (B, n)
+        if lengths.layers:
+            raise QualaError(f"The model runs all of its units, not those of {lengths}.")
         if len(lengths.lengths) != layers:
             raise QualaError(
                 f"Expected {layers} lengths, one per layer, got {len(lengths.lengths)}."

@@ -15,6 +15,7 @@ from quala.checkpoint import (
     score_selection,
     set_dropout,
 )
+from quala.compress.layer_maps import followed_by_embeddings
 from quala.compress.losses import DistillLoss, LossInputs, LossSetup
 from quala.cost import parameters
 from quala.data.teacher_file import is_teacher_file
@@ -170,8 +171,13 @@ def _followed(
     """Return the teacher that reads the student's tokens: in the loop, or its stored outputs."""
     if config.cache is None:
         return LiveTeacher(teacher.model)
-    depths = {"student": student.model.num_layers, "teacher": teacher.model.num_layers}
-    states = followed_states(config.cache, pairs, **depths)
+    states = followed_states(
+        config.cache,
+        pairs,
+        student=student.model.num_layers,
+        teacher=teacher.model.num_layers,
+        embeddings=followed_by_embeddings(config.keep_map, pairs),
+    )
     inner = any(loss.inner for loss in config.found_losses().values())
     return cache_teacher(
         teacher,
@@ -200,6 +206,8 @@ def run(
         heads=followed_heads(pairs, student, teacher) if teacher and by_head else None,
         temperature=config.temperature,
         relation_heads=config.relation_heads,
+        hidden_loss=config.hidden_loss,
+        embeddings=followed_by_embeddings(config.keep_map, pairs),
     )
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=student.checkpoint.pad_to)

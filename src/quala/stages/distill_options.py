@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from quala.compress.layer_maps import LayerMap, layers_to_keep
-from quala.compress.losses import Needs
+from quala.compress.losses import Needs, StateError
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.data.spec import LONGEST_INPUT
@@ -141,12 +141,14 @@ class DistillConfig(QuantizedConfig):
     layers: int | None = ranged(None, at_least=1, at_most=DEEPEST)
     """Layers of the student, copied from the teacher; null copies all of them."""
     keep_map: LayerMap
-    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
+    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric. With `xtc`, 12
+    to 5, the embeddings follow the state above the teacher's, as in its released code."""
     keep: list[int] | None = ranged(None, at_least=0, at_most=DEEPEST)
     """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
     width: float = ranged(1.0, above=0, at_most=1)
     """Share of the copied layers' heads and feed-forward neurons that stays, the most important
-    ones (DynaBERT); the hidden size does not change."""
+    ones by the weights that read them (DynaBERT, which adds a neuron's own weights and bias); the
+    hidden size does not change."""
     importance_batches: int | None = ranged(None, above=0, at_most=MOST_BATCHES)
     """Train batches that score heads and neurons; null takes `calibration_batches`."""
     temperature: float = ranged(at_least=0.01, at_most=1000)
@@ -156,7 +158,9 @@ class DistillConfig(QuantizedConfig):
     soft: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the teacher's answers as soft labels."""
     hidden: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
-    """Weight of the hidden states' squared error."""
+    """Weight of the hidden states' error."""
+    hidden_loss: StateError = field(default="mse", metadata={"identity": "if set"})
+    """The error of hidden states: `mse`, or `cosine`, one minus the cosine of each token."""
     attention: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the attention scores' squared error. The heads of a narrower student are compared
     with those that they copied."""
@@ -228,6 +232,12 @@ class DistillConfig(QuantizedConfig):
     def follows_answers(self) -> bool:
         return any(loss.needs == "answers" for loss in self.found_losses().values())
 
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The embeddings once followed the teacher's, whatever `keep_map` was."""
+        moved = self.hidden and (self.keep_map, self.layers) == ("xtc", 5)
+        return {"keep_map": "embeddings"} if moved else {}
+
     def step_rate(self, *, top: int, activation: bool) -> float:
         """Return the rate of the clip over its largest code."""
         clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate
@@ -281,6 +291,11 @@ class DistillConfig(QuantizedConfig):
                     f"`cache` stores answers and hidden states only: `{name}`, which needs "
                     f"{loss.needs}, must be 0, got {self.weights[name]}."
                 )
+        if self.hidden and self.hidden_loss == "cosine" and cache.width < 1:
+            raise QualaError(
+                "`hidden_loss=cosine` compares whole states: `cache.width` must be 1, got "
+                f"{cache.width}."
+            )
         if all(loss.needs == "labels" for loss in found.values()):
             raise QualaError("`cache` has nothing to store: give `soft` or `hidden` a weight.")
         if cache.top is not None and self.layer_map is not None:

@@ -224,9 +224,17 @@ class SandwichConfig(TaughtConfig):
         return True
 
     @property
+    def revisions(self) -> dict[str, str]:
+        """The smallest pass once dropped tokens at the layers that it skips, too."""
+        return {"layer_drop": "smallest pass"} if self.layer_drop and self.trains else {}
+
+    @property
     def learns_labels(self) -> str | None:
         named = [name for name in ("hard", "sub_hard") if self.trains and getattr(self, name)]
         return named[0] if named else None
+
+
+_MULTIPLIERS: dict[str, Any] = {"identity": "if set", "range": {"above": 0, "at_most": 1}}
 
 
 @dataclass(kw_only=True)
@@ -238,10 +246,50 @@ class LengthAdaptConfig(SandwichConfig):
     your own; null takes that of the task, span for answers and cls for sentences."""
     semantics: Semantics
     """`natural`: shares of the real length; `reference`: as published, padded inputs."""
+    widths: list[float] = field(default_factory=lambda: [1.0], metadata=_MULTIPLIERS)
+    """Shares of each layer's heads and neurons that run, the most important ones (DynaBERT)."""
+    depths: list[float] = field(default_factory=lambda: [1.0], metadata=_MULTIPLIERS)
+    """Shares of the layers that run. Each pass but the full one draws a width and a depth."""
+    all_structures: bool = field(default=False, metadata={"identity": "if set"})
+    """Run every width at every depth in each step, at full length, as DynaBERT does."""
+    hidden: float = ranged(0.0, identity="if set", at_least=0, at_most=LARGEST_WEIGHT)
+    """Weight of the squared error of hidden states in the passes at full length of a narrower or
+    shallower model: from those of the full pass, or the teacher's where `teacher_for_subs`."""
+    importance_batches: int = ranged(32, identity="if set", above=0, at_most=MOST_BATCHES)
+    """Train batches that score heads and neurons before the first step; 1 width needs none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranking(self.significance, self.semantics)
+        self._check_structures()
+
+    @property
+    def elastic(self) -> bool:
+        """Whether there are sub-networks of fewer units."""
+        return (self.widths, self.depths) != ([1.0], [1.0])
+
+    def _check_structures(self) -> None:
+        for name, values in (("widths", self.widths), ("depths", self.depths)):
+            if 1.0 not in values or len(set(values)) < len(values):
+                raise QualaError(f"`{name}` must have 1.0 and each value once, got {values}.")
+        if not self.elastic and (self.hidden or self.all_structures):
+            option = "hidden" if self.hidden else "all_structures"
+            raise QualaError(f"`{option}` needs several `widths` or `depths`, got 1.0 alone.")
+        if self.depths != [1.0] and self.layer_drop:
+            raise QualaError(
+                f"Give `depths` or `layer_drop`, got {self.depths} and {self.layer_drop}."
+            )
+        if self.all_structures and self.bound:
+            raise QualaError(
+                "`all_structures` runs every width and depth at full length: `bound` must be 0, "
+                f"got {self.bound}."
+            )
+        if self.elastic and (self.semantics == "reference" or by_span_head(self.significance)):
+            raise QualaError(
+                "Several `widths` or `depths` need `natural` semantics, and a significance that "
+                f"needs no training at every layer, such as `question`; got {self.semantics} and "
+                f"{self.significance}."
+            )
 
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)

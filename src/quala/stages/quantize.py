@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata, record_tuned, set_dropout
+from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.modules import QuantLinear
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
+from quala.compress.structure import linear_names
 from quala.errors import QualaError
 from quala.models.load import name_outputs
 from quala.stages.length_adapt import SandwichModule, external_teacher, selection_scores
@@ -21,16 +24,15 @@ from quala.stages.training import (
     all_finite,
     fit,
     plan_training,
-    step_batches,
+    train_batches,
 )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
-    from quala.data.features import Batch
     from quala.stage import StageContext
-    from quala.stages.options import QuantizedConfig, QuantizeStageConfig, TrainingConfig
+    from quala.stages.options import QuantizedConfig, QuantizeStageConfig
 
 
 class QuantizedTraining(TrainingModule):
@@ -68,22 +70,27 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
     if not all_finite(opened.model.parameters()):
         raise QualaError("The model cannot be rounded: some of its weights are not finite.")
     quantize(opened.model.hf, quantizers)
+    if opened.model.structures:
+        round_all_inputs(opened.model.hf)
     opened.model.eval()
 
     def observe() -> None:
         for batch in train_batches(opened, config, config.calibration_batches):
-            if not all_finite([opened.model(batch)]):
-                raise QualaError("The model cannot be rounded: its outputs are not finite.")
+            for layers in opened.model.structures or [()]:
+                if not all_finite([run_layers(opened.model, batch, layers)]):
+                    raise QualaError("The model cannot be rounded: its outputs are not finite.")
 
     calibrate(opened.model.hf, observe)
 
 
-def train_batches(opened: Checkpoint, config: TrainingConfig, count: int) -> Iterator[Batch]:
-    """Yield the first `count` batches of the train slice, at most those of one epoch."""
-    features = opened.data.train.features
-    batches = min(count, math.ceil(len(features) / config.batch_size))
-    for rows in step_batches(features, config, batches):
-        yield features.batch(rows, pad_to=opened.pad_to)
+def round_all_inputs(hf: PreTrainedModel) -> None:
+    """Let no input that a narrower sub-network lacks stay float as an outlier."""
+    for names in linear_names(hf):
+        for part in ("attention_out", "ffn_out"):
+            for layer in hf.get_submodule(names[part]).modules():
+                if isinstance(layer, QuantLinear):
+                    quantizer = layer.input_quantizer
+                    quantizer.config = replace(quantizer.config, outliers=0)
 
 
 def save_quantized(
@@ -124,6 +131,7 @@ def run(
             plan,
             sequence_length=data.spec.max_length,
             teacher=external_teacher(config, context, inputs, opened, plan),
+            structures=model.structures or [()],
         )
         figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_quantized(opened, context.output)

@@ -16,10 +16,11 @@ from quala.compress.prune.magnitude import Masks, apply_masks
 from quala.compress.prune.sparse import store_sparse
 from quala.compress.prune.structured import (
     Importance,
+    extract,
     falling_places,
     sort_width,
-    subnetwork,
     taylor_importance,
+    units_of,
 )
 from quala.compress.quantize.latent import (
     LATENT_FILE,
@@ -35,11 +36,13 @@ from quala.compress.shrink import hybrid_compress, weight_budget
 from quala.compress.structure import keep_layers, record_structure, skeleton, structure_of
 from quala.cost import parameters
 from quala.errors import QualaError
+from quala.lengths import elastic_layers
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import label_names, save_model, source_fingerprint, stored_facts
 from quala.stages.distill_options import span_head_untrained
-from quala.stages.quantize import fake_quantize, save_quantized, train_batches
+from quala.stages.quantize import fake_quantize, save_quantized
 from quala.stages.teacher import check_teacher
+from quala.stages.training import train_batches
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -174,7 +177,8 @@ def narrow(student: Student, *, width: float, scores: Importance) -> Student:
         tuple(scores.heads[layer] for layer in layers),
         tuple(scores.neurons[layer] for layer in layers),
     )
-    small = subnetwork(sort_width(student.model.hf, own), width)
+    hf = sort_width(student.model.hf, own)
+    small = extract(hf, elastic_layers(units_of(hf), [width], [1.0])[0])
     counts = [layer.heads for layer in structure_of(small).layers]
     places = falling_places(own.heads)
     heads = [order[:count] for order, count in zip(places, counts, strict=True)]

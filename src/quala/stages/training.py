@@ -35,6 +35,7 @@ from quala.errors import QualaError, Terminated
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from quala.checkpoint import Checkpoint
     from quala.data.features import Batch, FeatureSet
     from quala.models.adaptive import LengthAdaptiveModel
     from quala.stage import Progress, StageContext
@@ -260,6 +261,14 @@ def plan_training(features: FeatureSet, config: TrainingConfig, *, pad_to: int |
     if config.max_steps is not None:
         steps = min(steps, config.max_steps)
     return Plan(features, steps, pad_to)
+
+
+def train_batches(opened: Checkpoint, config: TrainingConfig, count: int) -> Iterator[Batch]:
+    """Yield the first `count` batches of the train slice, at most those of one epoch."""
+    features = opened.data.train.features
+    batches = min(count, math.ceil(len(features) / config.batch_size))
+    for rows in step_batches(features, config, batches):
+        yield features.batch(rows, pad_to=opened.pad_to)
 
 
 class TrainingModule(pl.LightningModule):

@@ -11,20 +11,23 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from toys import RESIZED, TASKS, BuildHf, MakeBatch, removable
+from transformers import PreTrainedModel
 
 from quala.architecture import KEY
 from quala.compress.prune.structured import (
     Importance,
+    extract,
     keep_units,
     sort_width,
-    subnetwork,
     taylor_importance,
+    units_of,
 )
+from quala.compress.prune.views import prefix_views, run_layers
 from quala.compress.shrink import factorize
 from quala.compress.structure import structure_of
 from quala.cost import macs, parameters, size_bytes
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import Layers, LengthConfig, Units, elastic_layers
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.families import family_of
 
@@ -333,12 +336,17 @@ def best(scores: tuple[Tensor, ...], share: float) -> list[list[int]]:
     return [sorted(one.topk(round(share * len(one))).indices.tolist()) for one in scores]
 
 
+def narrow(hf: PreTrainedModel, width: float) -> Layers:
+    """Return the units of a width."""
+    return elastic_layers(units_of(hf), [width], [1.0])[0]
+
+
 @pytest.mark.parametrize("width", [0.25, 0.5, 0.75])
 def test_a_sub_network_keeps_the_most_important(
     width: float, build_hf: BuildHf, make_batch: MakeBatch
 ) -> None:
     hf, scores, batch = build_hf(), importance(), make_batch([9, 20])
-    small = subnetwork(sort_width(hf, scores), width)
+    small = extract(sort_width(hf, scores), narrow(hf, width))
     pruned = keep_units(hf, heads=best(scores.heads, width), neurons=best(scores.neurons, width))
     one, other = LengthAdaptiveModel(pruned)(batch), LengthAdaptiveModel(small)(batch)
     torch.testing.assert_close(other, one, atol=1e-10, rtol=0)
@@ -347,14 +355,15 @@ def test_a_sub_network_keeps_the_most_important(
 
 
 def test_the_thinnest_sub_network_has_one_head_and_one_neuron(build_hf: BuildHf) -> None:
-    sizes = structure_of(subnetwork(build_hf(), 0.01)).layers
+    hf = build_hf()
+    sizes = structure_of(extract(hf, narrow(hf, 0.01))).layers
     assert {(layer.heads, layer.intermediate) for layer in sizes} == {(1, 1)}
 
 
 @pytest.mark.parametrize("width", [0.0, 1.5])
 def test_a_width_out_of_range_is_refused(width: float, build_hf: BuildHf) -> None:
-    with pytest.raises(QualaError, match="`width`"):
-        subnetwork(build_hf(), width)
+    with pytest.raises(QualaError, match="`widths` must be above 0"):
+        narrow(build_hf(), width)
 
 
 def test_widths_of_scores_that_are_not_finite_are_refused(build_hf: BuildHf) -> None:
@@ -367,3 +376,32 @@ def test_widths_of_scores_that_are_not_finite_are_refused(build_hf: BuildHf) -> 
 def test_widths_of_scores_of_another_model_are_refused(build_hf: BuildHf) -> None:
     with pytest.raises(QualaError, match="Importance is of"):
         sort_width(build_hf(), importance(heads=2))
+
+
+MIXED = (Units(2, 20), None, Units(1, 32))
+
+
+@pytest.mark.parametrize("family", RESIZED)
+def test_views_of_prefixes_run_as_the_model_that_is_cut_out(
+    family: str, build_hf: BuildHf, make_batch: MakeBatch
+) -> None:
+    hf, batch = build_hf(family), make_batch([9, 20], family=family)
+    layers: Layers = MIXED if removable(family, HEADS) else (Units(4, 20), None, Units(4, 32))
+    lengths = LengthConfig((20, 11, 5), 32).of(layers)
+    model = LengthAdaptiveModel(hf)
+    logits = run_layers(model, batch, layers, lengths)
+    cut = LengthAdaptiveModel(extract(hf, layers))
+    torch.testing.assert_close(logits, cut(batch, lengths.extracted), atol=0, rtol=0)
+    logits.sum().backward()
+    block = model.family.block(model.family.layers(hf)[0])
+    assert block.ffn_out.weight.grad is not None
+    reached = block.ffn_out.weight.grad.abs().sum(dim=0) > 0
+    assert reached.nonzero().flatten().tolist() == list(range(20))
+
+
+def test_a_sub_network_has_no_more_units_than_the_model(build_hf: BuildHf) -> None:
+    for layers in ((Units(5, 8),) * 3, (Units(2, 33),) * 3):
+        with pytest.raises(QualaError, match="at most 4x32, got"):
+            extract(build_hf(), layers)
+        with pytest.raises(QualaError, match="at most 4x32, got"):
+            prefix_views(build_hf(), layers)

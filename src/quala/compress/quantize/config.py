@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Granularity = Literal["tensor", "row", "group"]
-StepInit = Literal["mean_abs", "max", "truncation", "kl"]
+StepInit = Literal["mean_abs", "max", "truncation", "kl", "tensorrt"]
 WeightMethod = Literal["minmax", "lsq", "bwn", "twn", "lat", "lat_exact"]
 RangeKind = Literal["minmax", "ema", "percentile", "lsq"]
-ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl"]
+ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl", "tensorrt"]
 TERNARY = ("twn", "lat", "lat_exact")
 LOSS_AWARE = ("lat", "lat_exact")
+HISTOGRAMS = ("kl", "tensorrt")
+"""First steps that need as many values as a whole tensor has."""
 HEADS = ("qa_outputs", "classifier", "pre_classifier", "pooler")
 WIDEST = 65_536
 """Columns of a weight; none that is known here has more."""
@@ -49,7 +51,7 @@ class QuantizeConfig:
     """Columns of one row that share a scale, where a granularity is `group`."""
     weight_init: StepInit = "mean_abs"
     """First steps of `lsq` weights and embeddings: `mean_abs` (as published), `max`, `truncation`
-    or `kl` (KDLSQ-BERT; `kl` per tensor only)."""
+    or `kl` (both KDLSQ-BERT), or `tensorrt`; the last two per tensor only."""
     embedding_quantizer: WeightMethod = "minmax"
     """As `weight_quantizer`, for embeddings."""
     embedding_granularity: Granularity = "row"
@@ -94,6 +96,14 @@ class QuantizeConfig:
             raise unknown("activation range", self.activation_range, get_args(RangeKind))
 
     @property
+    def revisions(self) -> dict[str, str]:
+        """The values that once made something else: `kl` was what `tensorrt` is."""
+        learned = "lsq" in (self.weight_quantizer, self.embedding_quantizer)
+        clips = (self.weight_init if learned else "", self.activation_init)
+        wide = clips if self.activation_range == "lsq" else clips[:1]
+        return {"kl": "cumulative"} if "kl" in wide else {}
+
+    @property
     def weights(self) -> WeightSpec:
         """How the weight of a linear layer is quantized."""
         return WeightSpec(
@@ -122,8 +132,8 @@ class WeightSpec:
     """How one kind of weight is quantized.
 
     Raises:
-        QualaError: for an unknown name, a width that the method does not have, `kl` on more than
-            one group, or a group size below 1.
+        QualaError: for an unknown name, a width that the method does not have, one of `HISTOGRAMS`
+            on more than one group, or a group size below 1.
     """
 
     method: WeightMethod = "minmax"
@@ -153,10 +163,10 @@ class WeightSpec:
             )
         if self.group < 1:
             raise QualaError(f"`{self.name}_group` is {self.group}; allowed is 1 or more.")
-        if self.method == "lsq" and self.init == "kl" and self.granularity != "tensor":
+        if self.method == "lsq" and self.init in HISTOGRAMS and self.granularity != "tensor":
             raise QualaError(
-                f"`{self.name}_init=kl` got granularity {self.granularity}; allowed is `tensor`, "
-                "a row has too few values for a histogram."
+                f"`{self.name}_init={self.init}` got granularity {self.granularity}; allowed is "
+                "`tensor`, a row has too few values for a histogram."
             )
 
     @property

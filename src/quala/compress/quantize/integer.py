@@ -108,6 +108,38 @@ class IntegerLinear(nn.Module):
             return product
         return product.add_(x[..., self.outliers].float() @ self.outlier_weight.T)
 
+    def keep_outputs(self, rows: Tensor) -> None:
+        """Keep only these outputs, in place."""
+        self.weight, self.weight_scale = self.weight[rows], self.weight_scale[rows]
+        if self.bias is not None:
+            self.bias = self.bias[rows]
+        if self.outlier_weight is not None:
+            self.outlier_weight = self.outlier_weight[rows]
+        self.out_features, self._kernel = len(rows), None
+
+    def keep_inputs(self, columns: Tensor) -> None:
+        """Keep only these inputs, in place. Raises QualaError where that divides a group."""
+        size = self.in_features // self.groups
+        if self.groups > 1:
+            starts = columns[::size]
+            groups = starts // size
+            whole = (starts[:, None] + torch.arange(size, device=columns.device)).flatten()
+            if len(columns) % size or not (starts % size == 0).all() or not whole.equal(columns):
+                raise QualaError(
+                    f"Weights in groups of {size} columns cannot be cut to {len(columns)}."
+                )
+            self.weight_scale, self.groups = self.weight_scale[:, groups], len(groups)
+            if self.groups == 1:
+                self.weight_scale = self.weight_scale.squeeze(-1)
+        if self.outliers is not None and self.outlier_weight is not None:
+            places = {int(column): place for place, column in enumerate(columns)}
+            kept = [one for one, old in enumerate(self.outliers.tolist()) if old in places]
+            moved = [places[int(self.outliers[one])] for one in kept]
+            self.outlier_weight = self.outlier_weight[:, kept] if kept else None
+            self.outliers = self.outliers.new_tensor(moved) if kept else None
+        self.weight = self.weight[:, columns].contiguous()
+        self.in_features, self._kernel = len(columns), None
+
     def float_product(self, x: Tensor) -> Tensor:
         """Multiply an input that stays float by the weight of the integers."""
         return functional.linear(x.float(), self.float_weight(), self.bias)
