@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,10 @@ from quala.stored import read_object, stored, typed
 
 CONFIG, KEY = "config.json", "quala_structure"
 """The entry of config.json; a model without it has equal, dense layers."""
+KERNELS_KEY, KERNELS = "quala_kernels", ("gelu", "softmax", "layernorm")
+"""The entry of config.json that lists the functions which compute on integers, and their names."""
+MOST_NORMED, MOST_ATTENDED = 2**10, 1467
+"""Widths and tokens up to which the sums of those functions fit 32 and 24 bits."""
 
 ELASTIC = "quala_elastic"
 """The entry of config.json with the sub-networks that a model was trained for."""
@@ -267,6 +271,29 @@ def check_config(folder: Path) -> None:
             f"`{folder}` holds an adapter of another model (adapter_config.json): merge both "
             "(`merge_and_unload`) and give that."
         )
+
+
+def check_kernels(names: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Raise QualaError for a config.json whose functions have no integer kernels of these names.
+
+    The kernels replace what BERT has: an exact GELU, and norms after the sums.
+    """
+    kind = str(config.get("model_type"))
+    facts = config_facts(kind)
+    if facts.gated or not facts.biased:
+        raise QualaError(
+            f"`kernels` are for layers as BERT's, got `{kind}`: its norms come before the sums, "
+            "which then have no limit."
+        )
+    activation = config.get("hidden_act", config.get("activation", "gelu"))
+    width, positions = (config.get(facts.keys[key], 0) for key in ("hidden", "positions"))
+    for name, fits, needs, got in (
+        ("gelu", activation == "gelu", "the activation `gelu`", activation),
+        ("softmax", positions <= MOST_ATTENDED, f"at most {MOST_ATTENDED} tokens", positions),
+        ("layernorm", width <= MOST_NORMED, f"a width of at most {MOST_NORMED}", width),
+    ):
+        if name in names and not fits:
+            raise QualaError(f"The kernel `{name}` needs {needs}, got {got}.")
 
 
 def config_facts(model_type: str) -> ConfigFacts:

@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from quala.architecture import KEY, LINEARS, LayerSizes, Structure
+from quala.architecture import KERNELS_KEY, KEY, LINEARS, LayerSizes, Structure
+from quala.compress.kernels import rebuild_kernels
 from quala.compress.low_rank import (
     AnyEmbedding,
     AnyLinear,
@@ -141,11 +142,11 @@ def record_structure(hf: _Model) -> _Model:
 
 
 def is_structured(source: str | Path) -> bool:
-    """Tell whether `source` is a folder whose config.json records a structure."""
+    """Tell whether `source` is a folder whose config.json records a structure, or kernels."""
     file = Path(source) / "config.json"
     if not file.is_file():
         return False
-    return KEY in read_object(file)
+    return not {KEY, KERNELS_KEY}.isdisjoint(read_object(file))
 
 
 def load_structured(folder: str | Path) -> PreTrainedModel:
@@ -198,6 +199,7 @@ def skeleton(folder: str | Path, **options: Any) -> PreTrainedModel:
             drop_pooler(model)
         if hasattr(config, KEY):
             rebuild(model)
+        rebuild_kernels(model)
     return model
 
 

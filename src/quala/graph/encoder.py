@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quala.data.task import Span
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError
+from quala.graph.kernels import integer_softmax
 from quala.graph.layers import (
     Part,
     activation,
@@ -27,7 +28,7 @@ from quala.lengths import MIN_TOKENS
 from quala.models.adaptive import LOWEST, LengthAdaptiveModel
 from quala.models.experts import Experts, blocks_of
 from quala.models.families import Block
-from quala.models.significance import GraphView, is_first
+from quala.models.significance import GraphView, is_first, onnx_softmax
 from quala.onnx_builder import (
     BEYOND,
     BIASED,
@@ -87,6 +88,7 @@ class _Exporter:
         self.spans = model.task.per_token
         self.embeds = model.task if isinstance(model.task, Embedding) else None
         self._head_size = model.arch.hidden // model.arch.heads
+        self._softmax = onnx_softmax if model.softmax is None else integer_softmax
         self.g = GraphBuilder()
 
     def graph(self) -> onnx.ModelProto:
@@ -185,8 +187,9 @@ class _Exporter:
         if not block.norms_first:
             hidden = layer_norm(g, hidden, block.attention_norm)
         view = GraphView(
-            query, key, tokens.valid, tokens.question, hidden, self._ranking_span, bias
-        )
+            query, key, tokens.valid, tokens.question, hidden, self._ranking_span, bias,
+            self._softmax,
+        )  # fmt: skip
         after = self._drop(
             replace(tokens, hidden=hidden), tokens.hidden, view, layer, before, kept
         )
@@ -261,13 +264,13 @@ class _Exporter:
             logits = g("Add", logits, bias)
         padding = g("Where", valid, g.constant(0.0, np.float32), g.constant(LOWEST, np.float32))
         padding = g("Unsqueeze", padding, g.constant([1, 2], np.int64))
-        weights = g("Softmax", g("Add", logits, padding, name=BIASED.format(layer)), axis=-1)
+        weights = self._softmax(g, g("Add", logits, padding, name=BIASED.format(layer)))
         context = g("Transpose", g("MatMul", weights, value), perm=[0, 2, 1, 3])
         heads = self.model.arch.sizes[layer].heads
         width = g.constant([0, 0, heads * self._head_size], np.int64)
         # Attention of this name becomes one node. Of rotated queries that node would be wrong, and
         # with a bias of the logits it is slower than these (ONNX Runtime 1.31, MPNet: 1.2 times).
-        plain = not self.model.family.places(self.model.hf)
+        plain = self.model.softmax is None and not self.model.family.places(self.model.hf)
         return g("Reshape", context, width, name=CONTEXT.format(layer) if plain else None)
 
     def _drop(

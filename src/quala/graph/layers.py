@@ -12,10 +12,12 @@ from onnx import TensorProto
 from torch import Tensor, nn
 from transformers.activations import GELUActivation, GELUTanh, NewGELUActivation
 
+from quala.compress.kernels import IntegerGELU, IntegerLayerNorm
 from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.split import Split
 from quala.errors import QualaError
+from quala.graph.kernels import integer_gelu, integer_norm
 from quala.onnx_builder import GraphBuilder
 
 LEVELS = 255  # steps between the 256 values of an 8-bit activation
@@ -156,12 +158,17 @@ def layer_norm(g: GraphBuilder, x: str, module: nn.Module) -> str:
     """Normalize the last dimension."""
     if not isinstance(module, nn.LayerNorm):
         raise QualaError(f"An export needs LayerNorm, got {type(module).__name__}.")
+    if isinstance(module, IntegerLayerNorm):
+        scaled = g("Mul", integer_norm(g, x, len(module.weight)), g.constant(array(module.weight)))
+        return g("Add", scaled, g.constant(array(module.bias)))
     learned = [g.constant(array(one)) for one in (module.weight, module.bias) if one is not None]
     return g("LayerNormalization", x, *learned, axis=-1, epsilon=module.eps)
 
 
 def activation(g: GraphBuilder, x: str, module: nn.Module) -> str:
-    """Apply GELU, exact or by tanh, or ReLU. Raises QualaError for others."""
+    """Apply GELU, exact, by tanh or on integers, or ReLU. Raises QualaError for others."""
+    if isinstance(module, IntegerGELU):
+        return integer_gelu(g, x)
     if isinstance(module, (GELUActivation, nn.GELU)):
         return g("Gelu", x)
     if isinstance(module, (NewGELUActivation, GELUTanh)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -28,7 +28,7 @@ from quala.models.selection import (
     restore,
     select,
 )
-from quala.models.significance import View
+from quala.models.significance import View, row_softmax
 from quala.models.significance import significance as significance_named
 
 
@@ -72,6 +72,7 @@ def published_attention(
     dropout: float,
     bias: Tensor | None = None,
     scale: float | None = None,
+    softmax: Callable[[Tensor], Tensor] = row_softmax,
 ) -> tuple[Tensor, Tensor]:
     """Return the context (B, heads, n, d) and the column sums (B, n) of its probabilities.
 
@@ -83,7 +84,7 @@ def published_attention(
         logits = logits + bias
     if valid is not None:
         logits = logits.masked_fill(~valid[:, None, None, :], -torch.inf)
-    probabilities = F.dropout(logits.softmax(dim=-1), p=dropout)
+    probabilities = F.dropout(softmax(logits), p=dropout)
     return probabilities @ value, probabilities.detach().sum(dim=(1, 2))
 
 
@@ -152,6 +153,12 @@ class LengthAdaptiveModel(nn.Module):
         So a head with a hidden layer of its own runs once for each token.
         """
         return self.task.per_token and self.family.token_head(self.hf).dense is not None
+
+    @property
+    def softmax(self) -> Callable[[Tensor], Tensor] | None:
+        """The integer softmax that `replace_kernels` put into `hf`; None for PyTorch's."""
+        found: Callable[[Tensor], Tensor] | None = getattr(self.hf, "attention_softmax", None)
+        return found
 
     @property
     def structures(self) -> list[Layers]:
@@ -424,8 +431,12 @@ class LengthAdaptiveModel(nn.Module):
             "dropout": dropout.p if dropout.training else 0.0,
         }
         scores = None
-        if scored and self.semantics == "reference":
-            context, scores = published_attention(query, key, value, **options)
+        published = scored and self.semantics == "reference"
+        kernel = self.softmax
+        softmax = kernel or row_softmax
+        if published or kernel:
+            context, sums = published_attention(query, key, value, **options, softmax=softmax)
+            scores = sums if published else None
         else:
             context = fused_attention(query, key, value, **options)
         mixed = block.attention_out(context.transpose(1, 2).flatten(2))  # (B, n, H)
@@ -443,6 +454,7 @@ class LengthAdaptiveModel(nn.Module):
                 self._ranking_span,
                 bias=options["bias"],
                 scale=options["scale"],
+                softmax=softmax,
             )
             scores = self.significance.scores(view)
         return replace(state, hidden=hidden, inputs=state.hidden, scores=scores)

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from quala.architecture import CONFIG, KEY, LONGEST, check_config
+from quala.architecture import CONFIG, KERNELS_KEY, KEY, LONGEST, check_config
 from quala.cost import OFFLINE, architecture_of, offline_folder, parameters
 from quala.data.task import Classes, Task, Value
 from quala.data.task_embed import Embedding
@@ -272,7 +272,8 @@ def save_model(
 ) -> None:
     """Write a plain Hugging Face folder and quala.json, which `metadata` extends or overrides.
 
-    Weights whose shapes transformers cannot know are written under a name that it does not load.
+    Weights for layers that transformers does not have are written under a name that it does not
+    load.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -285,7 +286,7 @@ def save_model(
         model.hf.save_pretrained(target)
         tokenizer.save_pretrained(target)
     (target / PACKED).unlink(missing_ok=True)
-    if hasattr(model.hf.config, KEY):
+    if hasattr(model.hf.config, KEY) or hasattr(model.hf.config, KERNELS_KEY):
         (target / WEIGHTS).rename(target / PACKED)
     facts = {"format": METADATA_FORMAT, **model_facts(model, model.arch.longest), **metadata}
     (target / METADATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -22,6 +22,16 @@ from quala.onnx_builder import GraphBuilder
 from quala.plugins import SIGNIFICANCE
 
 
+def row_softmax(logits: Tensor) -> Tensor:
+    """Return the softmax over the last dimension."""
+    return logits.softmax(dim=-1)
+
+
+def onnx_softmax(g: GraphBuilder, logits: str) -> str:
+    """Add a softmax over the last dimension."""
+    return g("Softmax", logits, axis=-1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """The inputs of a strategy: tensors of a layer after its attention.
@@ -37,6 +47,7 @@ class View:
     span: Callable[[Tensor], Tensor]  # the span head: (B, n, H) to (B, n, 2)
     bias: Tensor | None = None  # (1 or B, 1 or heads, n, n), added to the products
     scale: float | None = None  # of the products; None: 1 / sqrt(d)
+    softmax: Callable[[Tensor], Tensor] = row_softmax  # that of the attention
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +61,7 @@ class GraphView:
     hidden: str  # (B, n, H)
     span: Callable[[GraphBuilder, str], str]  # adds the span head: (B, n, H) to (B, n, 2)
     bias: str | None = None  # (1 or B, 1 or heads, n, n)
+    softmax: Callable[[GraphBuilder, str], str] = onnx_softmax  # adds it
 
 
 class Significance(ABC):
@@ -192,7 +204,7 @@ def _attention_from(view: View, rows: int, *, counted: Tensor | None) -> Tensor:
         logits = logits + view.bias[:, :, :rows]
     if view.valid is not None:
         logits = logits.masked_fill(~view.valid[:, None, None, :], -torch.inf)
-    received: Tensor = logits.softmax(dim=-1).sum(dim=1)  # (B, R, n)
+    received: Tensor = view.softmax(logits).sum(dim=1)  # (B, R, n)
     if counted is not None:
         received = received * counted.unsqueeze(-1)
     return received.sum(dim=1)
@@ -213,7 +225,7 @@ def _onnx_attention_from(
     valid = g("Unsqueeze", view.valid, g.constant([1, 2], np.int64))
     logits = g("Where", valid, logits, g.constant(-np.inf, np.float32))
     heads = g.constant([1], np.int64)
-    received = g("ReduceSum", g("Softmax", logits, axis=-1), heads, keepdims=0)  # (B, R, n)
+    received = g("ReduceSum", view.softmax(g, logits), heads, keepdims=0)  # (B, R, n)
     if counted is not None:
         weights = g("Cast", counted, to=TensorProto.FLOAT)
         received = g("Mul", received, g("Unsqueeze", weights, g.constant([-1], np.int64)))

@@ -28,7 +28,7 @@ from quala.stages.options import (
     check_ranking,
     check_zero_codes,
 )
-from quala.stages.planned import check_sites, family_at_start, sizes_of
+from quala.stages.planned import check_sites, check_start_kernels, family_at_start, sizes_of
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss
@@ -367,6 +367,7 @@ class DistillConfig(QuantizedConfig):
             raise QualaError("`latent` keeps the weights behind integers, got a float student.")
         if self.split and not (opened or rounded):
             raise QualaError("`split` takes ternary layers apart, got a float student.")
+        check_start_kernels(inputs.get("model") or inputs.get("teacher"), self.quantizers)
         family = family_at_start(inputs.get("teacher"))
         if family is not None and self.width < 1:
             family.check_width()

@@ -88,8 +88,15 @@ class SandwichModule(TrainingModule):
 
     @property
     def passes(self) -> int:
-        """The full pass, the smallest one and the sampled ones; or one of each structure."""
-        return len(self.structures) if self._all else 2 + self.sandwich.num_sandwich
+        """The full pass, the smallest one and the sampled ones; or one of each structure.
+
+        The full one alone where nothing is ever dropped.
+        """
+        if self._all:
+            return len(self.structures)
+        config = self.sandwich
+        drops = config.bound or config.layer_drop or len(self.structures) > 1
+        return 2 + config.num_sandwich if drops or config.num_sandwich else 1
 
     @property
     def _all(self) -> bool:
@@ -111,7 +118,8 @@ class SandwichModule(TrainingModule):
             skipped = self._skipped(rng) | left_out(layers)
             lengths = self._lengths(rng, skipped, smallest=number == 1).of(layers)
             sub_loss += self._sub_pass(batch, target, lengths, skipped, 1 / passes)
-        self.losses["sub"] = sub_loss / (passes - 1)
+        if passes > 1:
+            self.losses["sub"] = sub_loss / (passes - 1)
         self.configure_gradient_clipping(optimizer.optimizer, self.settings.gradient_clip)
         optimizer.step()
         cast("LambdaLR", self.lr_schedulers()).step()

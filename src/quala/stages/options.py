@@ -16,7 +16,7 @@ from quala.errors import QualaError
 from quala.plugins import FORMATS, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.stage import StageConfig
-from quala.stages.planned import check_sites, start_facts
+from quala.stages.planned import check_sites, check_start_kernels, start_facts
 from quala.stored import read_object
 
 Precision = Literal["fp32", "bf16"]
@@ -346,13 +346,14 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
     """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
 
-    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
-        super().check_inputs(inputs)
-        check_sites(inputs.get("model"), self.quantizers)
-
     soft_options: ClassVar[str] = (
         "`method` must be qat, and `teacher` above 0 or `teacher_for_subs` true"
     )
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        super().check_inputs(inputs)
+        check_sites(inputs.get("model"), self.quantizers)
+        check_start_kernels(inputs.get("model"), self.quantizers)
 
     @property
     def follows_answers(self) -> bool:

@@ -6,14 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quala.architecture import CONFIG, Architecture
+from quala.architecture import CONFIG, Architecture, check_kernels
 from quala.cost import OFFLINE, architecture_of, offline_folder
 from quala.errors import QualaError, quoted
 from quala.plugins import FAMILIES
 from quala.stored import read_object
 
 if TYPE_CHECKING:
-    from quala.architecture import Architecture
     from quala.compress.quantize.config import QuantizeConfig
     from quala.models.families import Family
 
@@ -63,8 +62,8 @@ def sizes_of(made: Any) -> Architecture | None:
         return None
 
 
-def family_at_start(made: Any) -> Family | None:
-    """Return the family of the start model of a planned one, where known."""
+def facts_at_start(made: Any) -> dict[str, Any]:
+    """Return the config.json of the start model of a planned one; nothing where not known."""
     facts = None
     while (config := getattr(made, "config", None)) is not None and config.given is None:
         made = made.inputs.get("model") or made.inputs.get("teacher")
@@ -72,7 +71,20 @@ def family_at_start(made: Any) -> Family | None:
         facts = start_facts(made)
     elif isinstance(given := getattr(made, "given", None), Path):
         facts = model_facts(given)
-    kind = (facts or {}).get("model_type")
+    return facts or {}
+
+
+def check_start_kernels(made: Any, quantizers: QuantizeConfig | None) -> None:
+    """Raise QualaError for a planned model without the functions that `kernels` replace."""
+    if quantizers is not None and quantizers.kernels:
+        facts = facts_at_start(made)
+        if "model_type" in facts:
+            check_kernels(quantizers.kernels, facts)
+
+
+def family_at_start(made: Any) -> Family | None:
+    """Return the family of the start model of a planned one, where known."""
+    kind = facts_at_start(made).get("model_type")
     return FAMILIES.find(kind) if kind is not None else None
 
 

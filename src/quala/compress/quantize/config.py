@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
+from quala.architecture import KERNELS
 from quala.errors import QualaError, unknown
 from quala.ranges import check_ranges, ranged, text
 
@@ -62,6 +63,9 @@ class QuantizeConfig:
     outliers: int = ranged(0, identity="if set", at_least=0, at_most=WIDEST)
     """Inputs of a linear layer that stay float with their weights, if that halves the range of the
     others or more (LLM.int8(), arXiv 2208.07339); `minmax` weights only."""
+    kernels: tuple[str, ...] = text("line", (), identity="if set", names=KERNELS)
+    """Functions that compute on integers as well, by polynomials: `gelu`, `softmax`, `layernorm`
+    (I-BERT, arXiv 2101.01321)."""
     activation_range: RangeKind = "ema"
     """`minmax`: extremes seen; `ema`: moving average of the extremes of each batch; `percentile`:
     mean of the tail quantiles of each batch; `lsq`: a learned step, see `activation_init`."""
@@ -96,6 +100,9 @@ class QuantizeConfig:
             )
         if 1 in self.overrides.values():
             raise QualaError("`overrides` must be 0 or 2 to 8 bits, got 1.")
+        for name in self.kernels:
+            if name not in KERNELS:
+                raise unknown("kernel", name, KERNELS)
         if self.outliers and self.weight_quantizer != "minmax":
             raise QualaError(
                 "`outliers` are taken out of the grid `weight_quantizer=minmax`, got "

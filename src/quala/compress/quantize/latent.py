@@ -64,7 +64,8 @@ def read_latent(folder: str | Path) -> Latent:
         if facts.get("format") != FORMAT:
             raise QualaError(f"`{file}` must have format {FORMAT}, got {facts.get('format')}.")
         values = json.loads(facts["quantizers"])
-        config = QuantizeConfig(**values | {"skip": tuple(values["skip"])})
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        config = QuantizeConfig(**values | lists)
         return Latent(config, tuple(json.loads(facts["split"])), tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise QualaError(f"`{file}` cannot be read: {error!r}.") from error

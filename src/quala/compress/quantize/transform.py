@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from quala.compress.kernels import replace_kernels
 from quala.compress.quantize.config import QuantizeConfig, resolved
 from quala.compress.quantize.modules import (
     ActivationQuantizer,
@@ -39,6 +40,8 @@ def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     if is_fake_quantized(model):
         raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
     names = layers_to_round(model, config)
+    if config.kernels:
+        replace_kernels(cast("PreTrainedModel", model), config.kernels)
     modules = {name: model.get_submodule(name) for name in names}
     linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     bits = resolved(config.overrides, site_names(model, linears))
