@@ -19,6 +19,7 @@ from quala.checkpoint import (
     record_tuned,
     score_selection,
     set_dropout,
+    untrained_ranking,
 )
 from quala.compress.losses import hidden_loss, soft_loss
 from quala.compress.prune.structured import sort_width, taylor_importance, units_of
@@ -228,10 +229,11 @@ def run(
 ) -> dict[str, float]:
     """Train `model` on `data` under sampled lengths; `teacher` gives soft labels where wanted."""
     tokenizer, data = load_data(inputs["model"], inputs["data"])
+    own = untrained_ranking(data.task) if config.elastic else data.task.significance
     model = load_any_model(
         inputs["model"],
         task=data.task,
-        significance=config.significance or data.task.significance,
+        significance=config.significance or own,
         semantics=config.semantics,
         seed=config.seed,
     )
