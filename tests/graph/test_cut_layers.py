@@ -236,15 +236,47 @@ def test_layers_that_are_one_are_refused(build: Build) -> None:
         build_graph(elastic(build("albert")), sequence_length=32)
 
 
-def test_inputs_that_stay_float_are_refused_where_units_are_read(
-    build: Build, make_batch: MakeBatch
+@pytest.mark.parametrize("name", sorted(POINTS))
+def test_inputs_that_stay_float_are_left_out_with_their_units(
+    name: str, build: Build, make_batch: MakeBatch
 ) -> None:
-    model = elastic(build())
+    model = elastic(build(significance="span"))
+    layers: Any = model.family.layers(model.hf)
     with torch.no_grad():
-        model.hf.bert.encoder.layer[1].intermediate.dense.weight[5] *= 60  # a neuron
-    compressed(model, make_batch([7, 20, 32]), activation_range="minmax", outliers=1)
-    with pytest.raises(QualaError, match="inputs stay float"):
-        build_graph(model, sequence_length=32)
+        for place in (5, 12):  # neurons
+            layers[1].intermediate.dense.weight[place] *= 60
+        for place in (3, 13):  # of the first head and of the last
+            layers[0].attention.self.value.weight[place] *= 60
+    compressed(model, make_batch([7, 20, 32]), activation_range="minmax", outliers=2)
+    assert layers[1].output.dense.outliers.tolist() == [5, 12]
+    assert layers[0].attention.output.dense.outliers.tolist() == [3, 13]
+    graph = build_graph(model, sequence_length=32)
+    agree(model, graph, point(name), make_batch, atol=5e-3)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_integers_have_the_logits_of_a_file_of_their_own(
+    family: str, build: Build, make_batch: MakeBatch
+) -> None:
+    model, config = elastic(build(family, significance="span")), point("left out")
+    batch = make_batch([7, 20, 32], family=family)
+    compressed(model, batch, activation_range="minmax", outliers=1)
+    small = cut_out(model, config.layers)
+    both = [
+        (build_graph(model, sequence_length=32), FULL, config),
+        (
+            build_graph(small, sequence_length=32),
+            FULL.of(config.layers).extracted,
+            config.extracted,
+        ),
+    ]
+    arrays = {name: one.numpy() for name, one in batch.items()}
+    found, expected = (
+        open_engine("onnxruntime", graph, full, threads=1).logits(arrays, lengths)
+        for graph, full, lengths in both
+    )
+    real = arrays["attention_mask"].astype(bool)
+    np.testing.assert_allclose(found[real], expected[real], atol=1e-6)
 
 
 def test_every_task_has_an_elastic_graph() -> None:

@@ -105,12 +105,6 @@ def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
         x = _product(g, x, [Part(first.down, cut=inner)])
         return _product(g, x, [Part(first.up, parts[0].factor, outer)])
     if isinstance(first, IntegerLinear):
-        if first.outliers is not None and parts[0].cut and not parts[0].cut.axis:
-            raise QualaError(
-                f"The heads and neurons of a graph cannot be cut where inputs stay float, got "
-                f"{len(first.outliers)} in layer {parts[0].cut.layer}: quantize with "
-                "`quantizers.outliers=0`."
-            )
         product = g("MatMul", _fake(g, x, first), _integer_weight(g, parts))
     else:
         weights = [part.times(array(cast("Tensor", part.module.weight))) for part in parts]
@@ -121,10 +115,18 @@ def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
     if not isinstance(first, IntegerLinear) or first.outliers is None:
         return made
     weights = [part.times(array(cast("Tensor", part.module.outlier_weight))) for part in parts]
-    outliers = g(
-        "Gather", x, g.constant(array(first.outliers), np.int64), axis=-1
-    )  # they stay float
-    return g("Add", made, g("MatMul", outliers, _stored(g, np.concatenate(weights).T, parts)))
+    places, cut, taken = g.constant(array(first.outliers), np.int64), parts[0].cut, None
+    if cut is not None and cut.axis == 0:
+        # An outlier that a sub-network lacks becomes the first input, multiplied by 0.
+        count = g.constant([0, 0, first.in_features], np.int64, cut=replace(cut, axis=-1))
+        taken = g("Less", places, g("Gather", count, g.constant(2, np.int64)))
+        places = g("Mul", places, g("Cast", taken, to=TensorProto.INT64))
+    outliers = g("Gather", x, places, axis=-1)  # they stay float
+    rows = np.concatenate(weights).T
+    if taken is None:
+        return g("Add", made, g("MatMul", outliers, _stored(g, rows, parts)))
+    factors = g("Cast", g("Unsqueeze", taken, g.constant([-1], np.int64)), to=TensorProto.FLOAT)
+    return g("Add", made, g("MatMul", outliers, g("Mul", g.constant(rows), factors)))
 
 
 def _stored(g: GraphBuilder, values: Floats, parts: Sequence[Part]) -> str:
