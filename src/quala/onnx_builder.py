@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,9 @@ DROP = "drop_{}"
 """The `If` that drops tokens or leaves them alone."""
 KEPT = "kept_{}_{}"
 """Its outputs: hidden, positions, valid, question, answers."""
+ENTRY = "entry_{}"
+"""The node that gives a layer of an elastic model its hidden states; the last is after all layers.
+A layer without it cannot be left out."""
 BEYOND = 2**30
 """What the places of fillers are raised by. OpenVINO cuts integers to 32 bits, and twice this is
 too large for them."""
@@ -93,6 +98,52 @@ def reads(node: NodeProto) -> Iterable[str]:
             yield from reads(inner)
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where the units of a layer lie in a constant, of which a sub-network keeps the first.
+
+    Along `axis` are `blocks` of all units, each unit `size` long. In a constant that is itself a
+    shape (`axis` -1) their number times `size` is the third value. The name of the constant says
+    so.
+    """
+
+    layer: int
+    kind: str  # heads or neurons
+    axis: int
+    blocks: int = 1
+    size: int = 1
+
+    def name(self, number: int) -> str:
+        """Return the name of a constant, `number` its own."""
+        return "_".join(map(str, ("cut", *astuple(self), number)))
+
+    @classmethod
+    def read(cls, name: str) -> Cut | None:
+        """Return what a name says, None for that of a constant without units."""
+        found = re.fullmatch(r"cut_(\d+)_(heads|neurons)_(-1|0|1)_(\d+)_(\d+)_\d+", name)
+        if found is None:
+            return None
+        layer, kind, *numbers = found.groups()
+        return cls(int(layer), kind, *map(int, numbers))
+
+    def units(self, tensor: TensorProto) -> int:
+        """Return how many units a constant has."""
+        if self.axis < 0:
+            return int(numpy_helper.to_array(tensor)[2]) // self.size
+        return int(tensor.dims[self.axis]) // (self.blocks * self.size)
+
+    def first(self, tensor: TensorProto, units: int) -> TensorProto:
+        """Return a constant with its first units only."""
+        values = numpy_helper.to_array(tensor)
+        if self.axis < 0:
+            values = np.array([*values[:2], units * self.size, *values[3:]], values.dtype)
+        else:
+            blocks = np.split(values, self.blocks, self.axis)
+            kept = range(units * self.size)
+            values = np.concatenate([block.take(kept, self.axis) for block in blocks], self.axis)
+        return numpy_helper.from_array(values, tensor.name)
+
+
 OPSET = 21
 IR_VERSION = 10
 
@@ -122,8 +173,11 @@ class GraphBuilder:
         self.nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
         return names
 
-    def constant(self, value: Any, dtype: Any = None, *, name: str | None = None) -> str:
-        """Return the name of a constant; equal unnamed ones are stored once."""
+    def constant(
+        self, value: Any, dtype: Any = None, *, name: str | None = None, cut: Cut | None = None
+    ) -> str:
+        """Return the name of a constant; equal ones without a name or `cut` are stored once."""
+        name = cut.name(next(self._numbers)) if cut else name
         array: NDArray[Any] = np.ascontiguousarray(np.asarray(value, dtype=dtype))
         array = array.reshape(np.shape(value))
         key = (str(array.dtype), array.shape, hashlib.sha256(array.data).digest())

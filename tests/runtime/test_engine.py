@@ -13,10 +13,12 @@ import pytest
 import torch
 from toys import Build, MakeBatch, build, build_hf, make_batch
 
+from quala.architecture import ELASTIC
+from quala.checkpoint import cut_out
 from quala.data.task import Span
 from quala.errors import QualaError
 from quala.graph.encoder import build_graph
-from quala.lengths import LengthConfig
+from quala.lengths import LengthConfig, read_layers
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_model
 from quala.onnx_builder import BEYOND
@@ -97,6 +99,30 @@ def test_a_ragged_batch_keeps_what_pytorch_keeps(
     np.testing.assert_allclose(found[real], expected[real], atol=1e-4)
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_sub_networks_run_on_the_graph_of_all(
+    runtime: str, build: Build, make_batch: MakeBatch
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    model, batch = build(significance="span").float(), make_batch([7, 20, 32])
+    setattr(model.hf.config, ELASTIC, ["", "2x16"])
+    engine = open_model(runtime, model, sequence_length=32, threads=1)
+    arrays = {name: values.numpy() for name, values in batch.items()}
+    real = arrays["attention_mask"].astype(bool)
+    for layers in ("2x16,-,1x20", "3x32,2x8,4x4"):
+        lengths = LengthConfig((24, 24, 6), 32, read_layers(layers, layers=3))
+        expected = cut_out(model, lengths.layers)(batch, lengths.extracted).detach().numpy()
+        for _ in range(2):
+            found, kept = engine.survivors(arrays, lengths)
+            np.testing.assert_allclose(found[real], expected[real], atol=1e-4)
+        counts = {layer: [len(row) for row in rows] for layer, rows in kept.items()}
+        assert counts in ({}, {0: [6, 15, 24], 2: [2, 4, 6]})
+        assert bool(counts) == (runtime != "torch")
+    whole = engine.logits(arrays, LengthConfig((24, 24, 6), 32))
+    assert not np.allclose(whole[real], found[real], atol=1e-2)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_survivors_come_with_the_same_logits(export_folder: Path, runtime: str) -> None:
     engine = opened(export_folder, runtime)
@@ -140,6 +166,8 @@ def test_wrong_lengths_are_refused(export_folder: Path) -> None:
     engine = opened(export_folder, "onnxruntime")
     with pytest.raises(QualaError, match="Expected 2 lengths"):
         engine.logits(synthetic_inputs([16]), LengthConfig((64, 32, 16), 128))
+    with pytest.raises(QualaError, match="only the exports of elastic models"):
+        engine.logits(synthetic_inputs([16]), FULL.of(read_layers("1x8", layers=2)))
 
 
 @pytest.mark.parametrize("keep", [0, 100, 5000])

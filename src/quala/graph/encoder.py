@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto
 from torch import Tensor, nn
 
+from quala.compress.structure import check_sizes
 from quala.data.task import Span
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError
@@ -34,11 +35,13 @@ from quala.onnx_builder import (
     BIASED,
     CONTEXT,
     DROP,
+    ENTRY,
     INPUTS,
     KEPT,
     KEY,
     QUERY,
     VALUE,
+    Cut,
     GraphBuilder,
 )
 
@@ -70,14 +73,17 @@ def build_graph(model: LengthAdaptiveModel, *, sequence_length: int) -> onnx.Mod
 
     Inputs: input_ids, attention_mask and segment_ids (B, n), and lengths (layers,) on the scale of
     `sequence_length`, all int64. Output: logits (B, n, K) for a task with outputs per token, else
-    (B, K); K is the width for embeddings. A layer that keeps every token ranks none. Raises
-    QualaError for `reference` semantics.
+    (B, K); K is the width for embeddings. A layer that keeps every token ranks none. Sub-networks
+    can be cut out of the graph of an elastic model (`cut_layers`). Raises QualaError for
+    `reference` semantics, and for elastic models that cannot be cut.
     """
     if model.semantics != "natural":
         raise QualaError(
             "An export needs `natural` semantics, got `reference`; "
             "`stage.export.enabled=false` leaves it out."
         )
+    if model.structures:
+        check_sizes(model.hf)
     return _Exporter(model, sequence_length).graph()
 
 
@@ -89,6 +95,7 @@ class _Exporter:
         self.embeds = model.task if isinstance(model.task, Embedding) else None
         self._head_size = model.arch.hidden // model.arch.heads
         self._softmax = onnx_softmax if model.softmax is None else integer_softmax
+        self._elastic = bool(model.structures)
         self.g = GraphBuilder()
 
     def graph(self) -> onnx.ModelProto:
@@ -99,7 +106,7 @@ class _Exporter:
             kept = self._kept(real, layer)
             tokens = self._layer(tokens, layer, before, kept)
             before = kept
-        logits = self._finish(tokens)
+        logits = self._finish(self._entered(tokens, self.model.num_layers))
         g.nodes.append(onnx.helper.make_node("Identity", [logits], ["logits"], name="logits"))
         row: list[str | int] = ["batch", "tokens"]
         shape: list[str | int] = [*row, arch.outputs] if self.spans else ["batch", arch.outputs]
@@ -175,6 +182,8 @@ class _Exporter:
     def _layer(self, tokens: Tokens, layer: int, before: str, kept: str) -> Tokens:
         g, model = self.g, self.model
         block = model.family.block(model.family.layers(model.hf)[layer])
+        if not isinstance(block.attention_norm, nn.Identity):  # ModernBERT's first layer stays
+            tokens = self._entered(tokens, layer)
         inputs = tokens.hidden
         if block.norms_first:
             inputs = self._normed(inputs, block.attention_norm)
@@ -183,7 +192,8 @@ class _Exporter:
         query, key = model.family.place_graph(g, hf, layer, query, key, places)
         bias = model.family.bias_graph(g, hf, layer, query, key, places)
         context = self._attention(query, key, value, bias, tokens.valid, layer)
-        hidden = g("Add", linear(g, context, block.attention_out), tokens.hidden)
+        out = linear(g, context, block.attention_out, self._heads(layer, 0))
+        hidden = g("Add", out, tokens.hidden)
         if not block.norms_first:
             hidden = layer_norm(g, hidden, block.attention_norm)
         view = GraphView(
@@ -194,10 +204,10 @@ class _Exporter:
             replace(tokens, hidden=hidden), tokens.hidden, view, layer, before, kept
         )
         if isinstance(block.ffn_in, Experts):
-            return replace(after, hidden=self._routed(after, block))
-        return replace(after, hidden=self._whole_fed(after.hidden, block))
+            return replace(after, hidden=self._routed(after, block, layer))
+        return replace(after, hidden=self._whole_fed(after.hidden, block, layer))
 
-    def _routed(self, tokens: Tokens, block: Block) -> str:
+    def _routed(self, tokens: Tokens, block: Block, layer: int) -> str:
         """Feed the rows of each expert through it, and write them where they came from."""
         g, ids = self.g, self.g("GatherElements", "input_ids", tokens.positions, axis=1)
         table = g.constant(array(cast("Tensor", block.ffn_in.table)))
@@ -206,43 +216,61 @@ class _Exporter:
         for number, one in enumerate(blocks_of(block)):
             mine = g("Equal", chosen, g.constant(number, np.int32))
             places = g("Transpose", g("NonZero", mine), perm=[1, 0])  # (rows, 2)
-            fed = self._whole_fed(g("GatherND", tokens.hidden, places), one)
+            fed = self._whole_fed(g("GatherND", tokens.hidden, places), one, layer)
             made = g("ScatterND", made, places, fed)
         return made
 
-    def _whole_fed(self, hidden: str, block: Block) -> str:
+    def _whole_fed(self, hidden: str, block: Block, layer: int) -> str:
         """Return hidden states after the feed-forward, with its norm and sum."""
         g = self.g
         if block.norms_first:
-            return g("Add", self._fed(self._normed(hidden, block.ffn_norm), block), hidden)
-        return layer_norm(g, g("Add", self._fed(hidden, block), hidden), block.ffn_norm)
+            fed = self._fed(self._normed(hidden, block.ffn_norm), block, layer)
+            return g("Add", fed, hidden)
+        return layer_norm(g, g("Add", self._fed(hidden, block, layer), hidden), block.ffn_norm)
+
+    def _entered(self, tokens: Tokens, layer: int) -> Tokens:
+        if not self._elastic:
+            return tokens
+        return replace(tokens, hidden=self.g("Identity", tokens.hidden, name=ENTRY.format(layer)))
+
+    def _heads(
+        self, layer: int, axis: int, *, blocks: int = 1, size: int | None = None
+    ) -> Cut | None:
+        free = self._elastic and not self.model.family.fixed_heads
+        return Cut(layer, "heads", axis, blocks, size or self._head_size) if free else None
+
+    def _neurons(self, layer: int, axis: int, *, blocks: int = 1) -> Cut | None:
+        return Cut(layer, "neurons", axis, blocks) if self._elastic else None
 
     def _normed(self, hidden: str, norm: nn.Module) -> str:
         return hidden if isinstance(norm, nn.Identity) else layer_norm(self.g, hidden, norm)
 
-    def _fed(self, hidden: str, block: Block) -> str:
-        g, inner = self.g, linear(self.g, hidden, block.ffn_in)
-        if self.model.family.facts.gated:
+    def _fed(self, hidden: str, block: Block, layer: int) -> str:
+        g, gated = self.g, self.model.family.facts.gated
+        inner = linear(g, hidden, block.ffn_in, self._neurons(layer, 1, blocks=1 + gated))
+        if gated:
             inner, gate = g.many("Split", inner, outputs=2, num_outputs=2, axis=-1)
             inner = g("Mul", activation(g, inner, block.activation), gate)
         else:
             inner = activation(g, inner, block.activation)
-        return linear(g, inner, block.ffn_out)
+        return linear(g, inner, block.ffn_out, self._neurons(layer, 0))
 
     def _projections(self, hidden: str, block: Block, layer: int) -> tuple[str, str, str]:
         """Return the scaled query, key and value, each (B, heads, n, d)."""
         g, heads = self.g, self.model.arch.sizes[layer].heads
         size = self._head_size
         scale = self.model.family.scale(self.model.hf, size)
-        split = g.constant([0, 0, heads, size], np.int64)
+        split = g.constant([0, 0, heads, size], np.int64, cut=self._heads(layer, -1, size=1))
+        cut = self._heads(layer, 1)
         if self.model.family.facts.packed:
             factors = np.repeat(np.array([scale, 1, 1], np.float32), heads * size)
-            rows = product(g, hidden, Part(block.query, factors))
+            packed = Part(block.query, factors, self._heads(layer, 1, blocks=3))
+            rows = product(g, hidden, packed)
             made = g.many("Split", rows, outputs=3, num_outputs=3, axis=-1)
         else:
-            made = linears(
-                g, hidden, [Part(block.query, scale), Part(block.key), Part(block.value)]
-            )
+            parts = [Part(block.query, scale, cut)]
+            parts += [Part(one, cut=cut) for one in (block.key, block.value)]
+            made = linears(g, hidden, parts)
         query, key, value = (
             g("Transpose", g("Reshape", rows, split, name=name.format(layer)), perm=[0, 2, 1, 3])
             for name, rows in zip((QUERY, KEY, VALUE), made, strict=True)
@@ -267,7 +295,8 @@ class _Exporter:
         weights = self._softmax(g, g("Add", logits, padding, name=BIASED.format(layer)))
         context = g("Transpose", g("MatMul", weights, value), perm=[0, 2, 1, 3])
         heads = self.model.arch.sizes[layer].heads
-        width = g.constant([0, 0, heads * self._head_size], np.int64)
+        shape = [0, 0, heads * self._head_size]
+        width = g.constant(shape, np.int64, cut=self._heads(layer, -1))
         # Attention of this name becomes one node. Of rotated queries that node would be wrong, and
         # with a bias of the logits it is slower than these (ONNX Runtime 1.31, MPNet: 1.2 times).
         plain = self.model.softmax is None and not self.model.family.places(self.model.hf)

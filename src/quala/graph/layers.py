@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from quala.compress.quantize.integer import IntegerEmbedding, IntegerLinear
 from quala.compress.quantize.split import Split
 from quala.errors import QualaError
 from quala.graph.kernels import integer_gelu, integer_norm
-from quala.onnx_builder import GraphBuilder
+from quala.onnx_builder import Cut, GraphBuilder
 
 LEVELS = 255  # steps between the 256 values of an 8-bit activation
 Floats = NDArray[Any]
@@ -32,10 +32,14 @@ def array(tensor: Tensor) -> Floats:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """A linear layer, its output multiplied by `factor`, one for all or one for each."""
+    """A linear layer, its output multiplied by `factor`, one for all or one for each.
+
+    `cut` says where the units of sub-networks are in its weight as (in, out).
+    """
 
     module: nn.Module
     factor: float | Floats = 1.0
+    cut: Cut | None = None
 
     def times(self, rows: Floats) -> Floats:
         """Multiply what there is of each output."""
@@ -53,9 +57,9 @@ class Part:
         return np.zeros(self.rows, np.float32) if bias is None else self.times(array(bias))
 
 
-def linear(g: GraphBuilder, x: str, module: nn.Module) -> str:
+def linear(g: GraphBuilder, x: str, module: nn.Module, cut: Cut | None = None) -> str:
     """Apply one linear layer."""
-    return _product(g, x, [Part(module)])
+    return _product(g, x, [Part(module, cut=cut)])
 
 
 def product(g: GraphBuilder, x: str, part: Part) -> str:
@@ -67,8 +71,11 @@ def linears(g: GraphBuilder, x: str, parts: Sequence[Part]) -> list[str]:
     """Apply linear layers to one input, as one product if their inputs have the same grid."""
     if not _one_product([part.module for part in parts]):
         return [_product(g, x, [part]) for part in parts]
+    count = len(parts)
+    if parts[0].cut is not None:  # into equal parts, however many units there are
+        return g.many("Split", _product(g, x, parts), outputs=count, num_outputs=count, axis=-1)
     sizes = g.constant([part.rows for part in parts], np.int64)
-    return g.many("Split", _product(g, x, parts), sizes, outputs=len(parts), axis=-1)
+    return g.many("Split", _product(g, x, parts), sizes, outputs=count, axis=-1)
 
 
 def _one_product(modules: Sequence[nn.Module]) -> bool:
@@ -92,26 +99,45 @@ def _places(layer: IntegerLinear) -> list[int]:
 def _product(g: GraphBuilder, x: str, parts: Sequence[Part]) -> str:
     first = parts[0].module
     if isinstance(first, Split):
-        halves = (Part(half, parts[0].factor) for half in (first.first, first.second))
+        halves = (replace(parts[0], module=half) for half in (first.first, first.second))
         return g("Add", *(_product(g, x, [half]) for half in halves))
     if isinstance(first, FactorizedLinear):
-        x = _product(g, x, [Part(first.down)])
-        return _product(g, x, [Part(first.up, parts[0].factor)])
+        cut = parts[0].cut
+        inner, outer = (cut, None) if cut and not cut.axis else (None, cut)
+        x = _product(g, x, [Part(first.down, cut=inner)])
+        return _product(g, x, [Part(first.up, parts[0].factor, outer)])
     if isinstance(first, IntegerLinear):
         product = g("MatMul", _fake(g, x, first), _integer_weight(g, parts))
     else:
         weights = [part.times(array(cast("Tensor", part.module.weight))) for part in parts]
-        product = g("MatMul", x, g.constant(np.concatenate(weights).T))
+        product = g("MatMul", x, _stored(g, np.concatenate(weights).T, parts))
         if all(part.module.bias is None for part in parts):
             return product
-    made = g("Add", product, g.constant(np.concatenate([part.bias for part in parts])))
+    made = g("Add", product, _stored(g, np.concatenate([part.bias for part in parts]), parts))
     if not isinstance(first, IntegerLinear) or first.outliers is None:
         return made
     weights = [part.times(array(cast("Tensor", part.module.outlier_weight))) for part in parts]
-    outliers = g(
-        "Gather", x, g.constant(array(first.outliers), np.int64), axis=-1
-    )  # they stay float
-    return g("Add", made, g("MatMul", outliers, g.constant(np.concatenate(weights).T)))
+    places, cut, taken = g.constant(array(first.outliers), np.int64), parts[0].cut, None
+    if cut is not None and cut.axis == 0:
+        # An outlier that a sub-network lacks becomes the first input, multiplied by 0.
+        count = g.constant([0, 0, first.in_features], np.int64, cut=replace(cut, axis=-1))
+        taken = g("Less", places, g("Gather", count, g.constant(2, np.int64)))
+        places = g("Mul", places, g("Cast", taken, to=TensorProto.INT64))
+    outliers = g("Gather", x, places, axis=-1)  # they stay float
+    rows = np.concatenate(weights).T
+    if taken is None:
+        return g("Add", made, g("MatMul", outliers, _stored(g, rows, parts)))
+    factors = g("Cast", g("Unsqueeze", taken, g.constant([-1], np.int64)), to=TensorProto.FLOAT)
+    return g("Add", made, g("MatMul", outliers, g("Mul", g.constant(rows), factors)))
+
+
+def _stored(g: GraphBuilder, values: Floats, parts: Sequence[Part]) -> str:
+    """Store what has the parts' outputs last, and their inputs, if it has those, first."""
+    cut = parts[0].cut
+    if cut is None or (cut.axis == 0 and values.ndim == 1):
+        return g.constant(values)
+    axis = cut.axis and values.ndim - 1
+    return g.constant(values, cut=replace(cut, axis=axis, blocks=cut.blocks * len(parts)))
 
 
 def _fake(g: GraphBuilder, x: str, layer: IntegerLinear) -> str:
@@ -130,12 +156,13 @@ def _integer_weight(g: GraphBuilder, parts: Sequence[Part]) -> str:
     layers = [(cast("IntegerLinear", part.module), part.times) for part in parts]
     if any(layer.groups > 1 for layer, _ in layers):
         # DequantizeLinear has one scale per channel here: groups of columns are written as floats.
-        return g.constant(np.concatenate([f(array(w.float_weight())) for w, f in layers]).T)
+        floats = np.concatenate([f(array(w.float_weight())) for w, f in layers]).T
+        return _stored(g, floats, parts)
     integers = np.concatenate([array(layer.weight) for layer, _ in layers])
     steps = np.concatenate([times(array(layer.weight_scale)) for layer, times in layers])
-    stored = g.constant(integers.T.astype(np.int8))  # (in, out)
-    zeros = g.constant(np.zeros(len(steps), np.int8))
-    return g("DequantizeLinear", stored, g.constant(steps), zeros, axis=1)
+    stored = _stored(g, integers.T.astype(np.int8), parts)  # (in, out)
+    zeros = _stored(g, np.zeros(len(steps), np.int8), parts)
+    return g("DequantizeLinear", stored, _stored(g, steps, parts), zeros, axis=1)
 
 
 def embedding(g: GraphBuilder, ids: str, module: nn.Module) -> str:

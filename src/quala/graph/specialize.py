@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from quala.errors import QualaError
+from quala.lengths import Layers, Units, layers_name
 from quala.onnx_builder import (
     BEYOND,
     BIASED,
     CONTEXT,
     DROP,
+    ENTRY,
     KEPT,
     KEY,
     OUTPUT,
     QUERY,
     VALUE,
+    Cut,
     needed,
     reads,
 )
@@ -83,14 +87,15 @@ def _integer_product(
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A kind of call: which layers drop, and whether rows are padded.
+    """A kind of call: which layers drop, whether rows are padded, and which units run.
 
     `drops` None leaves the decision to the graph. `padded` may be False only for batches in which
-    all tokens are real.
+    all tokens are real. No `layers` are all that the graph holds.
     """
 
     drops: frozenset[int] | None = None
     padded: bool = True
+    layers: Layers = ()
 
 
 def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> onnx.ModelProto:
@@ -99,11 +104,15 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
     The copy returns, beside the logits, the places (B, m) of the tokens that each dropping layer
     kept, and which of them are valid. With `fuse`, for runtimes that have them, Microsoft's fused
     operators take the places of unpadded attention and of integer products with their bias.
+    Raises QualaError as `cut_layers`, and for a drop of tokens at a layer that the graph lacks.
     """
-    small = onnx.ModelProto()
-    small.CopyFrom(model)
-    nodes = list(_decided(model.graph.node, shape.drops))
+    if shape.layers:
+        model = cut_layers(model, shape.layers)
     layers = sorted(_layers(model.graph.node))
+    if absent := sorted((shape.drops or frozenset()).difference(layers)):
+        raise QualaError(f"The graph has no layer {absent[0]} that drops tokens, only {layers}.")
+    taken = {} if shape.drops is None else {layer: layer in shape.drops for layer in layers}
+    nodes = list(_decided(model.graph.node, taken))
     if not shape.padded:
         biases = {BIASED.format(layer) for layer in layers}
         nodes = [
@@ -120,17 +129,83 @@ def specialize(model: onnx.ModelProto, shape: Shape, *, fuse: bool = False) -> o
     kept = [KEPT.format(layer, field) for layer in dropping for field in ("positions", "valid")]
     outputs = [OUTPUT, *kept]
     kinds = {"positions": onnx.TensorProto.INT64, "valid": onnx.TensorProto.BOOL}
-    del small.graph.node[:]
-    small.graph.node.extend(needed(nodes, outputs))
+    small = _copied(model, needed(nodes, outputs), model.graph.initializer)
     for name in kept:
         kind = kinds[name.rpartition("_")[2]]
         small.graph.output.append(helper.make_tensor_value_info(name, kind, ["batch", name]))
     if fuse:
         small.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return small
+
+
+def cut_layers(model: onnx.ModelProto, layers: Layers) -> onnx.ModelProto:
+    """Return a copy of an elastic model's graph with the first heads and neurons of each layer.
+
+    Layers that are None are left out. The input `lengths` keeps an entry for each of them.
+    Sub-networks of this one can be cut out of the copy. Raises QualaError for more units than the
+    graph holds, and for a graph that cannot be cut so.
+    """
+    cuts = {t.name: cut for t in model.graph.initializer if (cut := Cut.read(t.name))}
+    held = _held(model, cuts)
+    if len(layers) != len(held):
+        raise QualaError(f"Expected units of {len(held)} layers, got {len(layers)}.")
+    free = {cut.layer for cut in cuts.values() if cut.kind == "heads"}
+    for layer, (units, most) in enumerate(zip(layers, held, strict=True)):
+        if units and not (most and units.heads <= most.heads and units.neurons <= most.neurons):
+            raise QualaError(f"The graph holds {layers_name(held)}, got {layers_name(layers)}.")
+        if units and most and units.heads < most.heads and layer not in free:
+            raise QualaError(f"The graph keeps all {most.heads} heads, got {layers_name(layers)}.")
+    out = {layer for layer, units in enumerate(layers) if units is None and held[layer]}
+    nodes = list(_decided(model.graph.node, dict.fromkeys(out, False)))
+    entries = {ENTRY.format(layer + 1): ENTRY.format(layer) for layer in out}
+    if not {node.name for node in nodes}.issuperset(entries.values()):
+        raise QualaError(f"A layer of the graph cannot be left out, got {layers_name(layers)}.")
+    nodes = [
+        helper.make_node("Identity", [entries[node.name]], [node.name], name=node.name)
+        if node.name in entries
+        else node
+        for node in nodes
+    ]
+    constants = [
+        cuts[one.name].first(one, getattr(units, cuts[one.name].kind))
+        if one.name in cuts and (units := layers[cuts[one.name].layer])
+        else one
+        for one in model.graph.initializer
+    ]
+    return _copied(model, needed(nodes, [OUTPUT]), constants)
+
+
+def _held(model: onnx.ModelProto, cuts: Mapping[str, Cut]) -> Layers:
+    """Return the units of each layer of a graph, None for those that it does not have."""
+    if not cuts:
+        raise QualaError(
+            "Heads, neurons and layers cannot be cut out of this graph: only the exports of "
+            "elastic models hold sub-networks."
+        )
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    neurons = {name: cut for name, cut in cuts.items() if cut.kind == "neurons"}
+    sizes = {cut.layer: cut.units(constants[name]) for name, cut in neurons.items()}
+    splits = {node.name: node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    held: list[Units | None] = []
+    (count,) = (one for one in model.graph.input if one.name == "lengths")
+    for layer in range(count.type.tensor_type.shape.dim[0].dim_value):
+        split = splits.get(QUERY.format(layer))
+        heads = Cut(layer, "heads", axis=-1)
+        held.append(Units(heads.units(constants[split]), sizes[layer]) if split else None)
+    return tuple(held)
+
+
+def _copied(
+    model: onnx.ModelProto, nodes: Iterable[NodeProto], constants: Iterable[onnx.TensorProto]
+) -> onnx.ModelProto:
+    """Return a copy of `model` with these nodes, and those of the constants that they read."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    del small.graph.node[:]
+    small.graph.node.extend(nodes)
     read = {name for node in small.graph.node for name in reads(node)}
-    constants = [_narrowed(one) for one in model.graph.initializer if one.name in read]
     del small.graph.initializer[:]
-    small.graph.initializer.extend(constants)
+    small.graph.initializer.extend(_narrowed(one) for one in constants if one.name in read)
     return small
 
 
@@ -147,15 +222,15 @@ def _layers(nodes: Iterable[NodeProto]) -> set[int]:
     return {int(found[1]) for node in nodes if (found := pattern.fullmatch(node.name))}
 
 
-def _decided(nodes: Iterable[NodeProto], drops: Collection[int] | None) -> Iterable[NodeProto]:
-    """Yield the nodes with each `If` replaced by the branch that is known to be taken."""
+def _decided(nodes: Iterable[NodeProto], drops: Mapping[int, bool]) -> Iterable[NodeProto]:
+    """Yield the nodes with each `If` of a layer in `drops` replaced by the branch taken."""
     pattern = re.compile(DROP.format(r"(\d+)"))
     for node in nodes:
         found = pattern.fullmatch(node.name)
-        if drops is None or not found:
+        if not found or int(found[1]) not in drops:
             yield node
             continue
-        wanted = "then_branch" if int(found[1]) in drops else "else_branch"
+        wanted = "then_branch" if drops[int(found[1])] else "else_branch"
         branch = next(item.g for item in node.attribute if item.name == wanted)
         yield from branch.node
         for inner, outer in zip(branch.output, node.output, strict=True):

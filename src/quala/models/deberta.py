@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
-from quala.architecture import ConfigFacts, Relative
+from quala.architecture import ELASTIC, ConfigFacts, Relative
 from quala.errors import QualaError
 from quala.models.families import Family, HeadActivation, SentenceHead, distances, float_product
 
@@ -125,10 +125,14 @@ class _DebertaV2(Family):
         import numpy as np
         import torch
 
+        from quala.onnx_builder import Cut
+
         with torch.no_grad():
             keys, queries = self._of_distances(hf, layer)
         if keys is None and queries is None:
             return None
+        elastic = getattr(hf.config, ELASTIC, None)
+        cut = Cut(layer, "heads", axis=1) if elastic else None
         shape, zero, two = g("Shape", query), g.constant([0], np.int64), g.constant([2], np.int64)
         three = g.constant([3], np.int64)
         rows, tokens = g("Slice", shape, zero, three), g("Slice", shape, two, three)
@@ -136,12 +140,12 @@ class _DebertaV2(Family):
         total = None
         if keys is not None:
             columns = _array(keys.transpose(-1, -2))
-            products = g("MatMul", query, g.constant(columns))  # (B, heads, n, R)
+            products = g("MatMul", query, g.constant(columns, cut=cut))  # (B, heads, n, R)
             total = g("GatherElements", products, index, axis=3)
         if queries is not None:  # the scale is in the query, which has no part in these
             scaled = _array(queries) * np.float32(self.scale(hf, queries.shape[-1]))
             turned = g("Transpose", key, perm=[0, 1, 3, 2])
-            products = g("MatMul", g.constant(scaled), turned)  # (B, heads, R, n)
+            products = g("MatMul", g.constant(scaled, cut=cut), turned)  # (B, heads, R, n)
             found = g("GatherElements", products, index, axis=2)
             total = found if total is None else g("Add", total, found)
         return total

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from threading import Lock, local
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,7 +51,10 @@ class Engine(Protocol):
         """The runtime's name."""
 
     def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> NDArray[np.float32]:
-        """Return (B, n, 2) for spans, (B, C) otherwise; None drops no token."""
+        """Return (B, n, 2) for spans, (B, C) otherwise; None drops no token.
+
+        Lengths with `layers` run that sub-network. Raises QualaError where there is none.
+        """
 
     def survivors(self, inputs: Inputs, lengths: LengthConfig) -> tuple[NDArray[np.float32], Kept]:
         """Return the logits, and the places that were kept where the engine reports them."""
@@ -62,7 +65,7 @@ class TorchEngine(Engine):
     """Runs a float or integer model with PyTorch, the reference for the other engines.
 
     Inputs are padded to `pad_to` tokens, as published evaluations do; None runs them as they
-    are. `threads` None keeps PyTorch's own number.
+    are. `threads` None keeps PyTorch's own number. Sub-networks are cut out at the first call.
     """
 
     name = "torch"
@@ -70,7 +73,9 @@ class TorchEngine(Engine):
     def __init__(
         self, model: LengthAdaptiveModel, *, pad_to: int | None = None, threads: int | None = None
     ) -> None:
-        self._model = model.eval()
+        from quala.checkpoint import cut_out
+
+        self._cut_out = lru_cache(maxsize=MOST_SHAPES)(partial(cut_out, model.eval()))
         self._pad_to = pad_to
         self._threads = threads
 
@@ -85,7 +90,8 @@ class TorchEngine(Engine):
             for name, values in inputs.items()
         }
         with _torch_threads(self._threads), torch.inference_mode():
-            found = self._model(batch, lengths).numpy()
+            model = self._cut_out(lengths.layers if lengths else ())
+            found = model(batch, lengths and lengths.extracted).numpy()
         return np.asarray(found[:, :tokens] if found.ndim == 3 else found, dtype=np.float32)
 
 
@@ -105,8 +111,8 @@ def _torch_threads(count: int | None) -> Iterator[None]:
 class GraphEngine(ABC):
     """Runs an exported graph whose lengths without any drop are `full`.
 
-    For each set of layers that drop, with and without padding, the graph is cut down and
-    compiled at the first such call.
+    For each set of layers that drop, with and without padding, and for each sub-network, the
+    graph is cut down and compiled at the first such call.
     """
 
     name: str
@@ -147,7 +153,7 @@ class GraphEngine(ABC):
             )
         drops = frozenset(layer for layer, drop in enumerate(wanted.drops) if drop)
         padded = not bool(inputs["attention_mask"].all())
-        shape = Shape(drops, padded)
+        shape = Shape(drops, padded, wanted.layers)
         new = shape not in self._compiled
         compiled, outputs = self._session(shape)
         feeds: Arrays = dict(inputs) | {"lengths": np.array(wanted.lengths, dtype=np.int64)}

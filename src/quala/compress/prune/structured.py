@@ -247,9 +247,9 @@ def narrow_linear(hf: PreTrainedModel, name: str) -> AnyLinear | IntegerLinear:
 
 
 def _keep_outputs(linear: AnyLinear | IntegerLinear, rows: Tensor) -> None:
-    if isinstance(linear, IntegerLinear):
-        return linear.keep_outputs(rows)
-    _, last = ends(linear)
+    last = linear if isinstance(linear, IntegerLinear) else ends(linear)[1]
+    if isinstance(last, IntegerLinear):  # one factor of two may be, too
+        return last.keep_outputs(rows)
     last.weight = _taken(last.weight, rows, 0)
     if last.bias is not None:
         last.bias = _taken(last.bias, rows, 0)
@@ -257,9 +257,9 @@ def _keep_outputs(linear: AnyLinear | IntegerLinear, rows: Tensor) -> None:
 
 
 def _keep_inputs(linear: AnyLinear | IntegerLinear, columns: Tensor) -> None:
-    if isinstance(linear, IntegerLinear):
-        return linear.keep_inputs(columns)
-    first, _ = ends(linear)
+    first = linear if isinstance(linear, IntegerLinear) else ends(linear)[0]
+    if isinstance(first, IntegerLinear):
+        return first.keep_inputs(columns)
     first.weight = _taken(first.weight, columns, 1)
     first.in_features = len(columns)
 
