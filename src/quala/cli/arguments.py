@@ -190,7 +190,7 @@ def add_budget(parser: argparse.ArgumentParser, what: str) -> None:
         type=read_lengths,
         default=(None, None),
         metavar="A,B,...",
-        help="tokens kept by each layer, or full; @6x768 after it: heads x neurons of each",
+        help="tokens kept by each layer, or full; heads x neurons after an @, as in full@6x768",
     )
     parser.add_argument(
         "--strict", action="store_true", help="refuse a budget below the cheapest point"

@@ -153,14 +153,14 @@ def _parser() -> argparse.ArgumentParser:
         type=read_lengths,
         default=(None, None),
         metavar="A,B,...",
-        help="tokens kept per layer, or full (default); @6x768 after it: heads x neurons of each",
+        help="tokens kept per layer, or full (default); heads x neurons after an @: full@6x768",
     )
     for name, what in (("widths", "heads and neurons of each layer"), ("depths", "layers")):
         parser.add_argument(
             f"--{name}",
             type=numbers(100, float, above=0, at_most=1),
             metavar="X,Y,...",
-            help=f"shares of the {what}, as `length_adapt` trains them: lists the sub-networks",
+            help=f"shares of the {what}, as in `length_adapt`: list these sub-networks",
         )
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser
