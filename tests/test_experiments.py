@@ -32,9 +32,13 @@ NEEDED = {
     "glue_cpu": ["data.path=sst2"],
     "compress": ["data.path=sst2"],
     "compress_embeddings": ["data.path=stsb"],
+    "triples": ["data.path=umls"],
+    "triples_cpu": ["data.path=umls"],
+    "data=triples": ["data.path=umls"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
-RECIPES = ("binarybert", "kdlsq", "ladabert", "ternarybert", "xtc")
+RECIPES = ("autompq", "binarybert", "hsk", "kdlsq", "ladabert", "ternarybert", "xtc")
+FLOAT = ("hsk", "ladabert")
 CROSSINGS = ("compound", "dynamic_tinybert")  # recipes that end in a front
 
 
@@ -63,11 +67,38 @@ def test_a_recipe_has_its_presets(name: str, preset: str) -> None:
     found = settings(find_workflow(name), f"experiment={name}/{preset}", *NEEDED.get(preset, []))
     assert found.workflow == name
     assert found.stages["distill"].enabled
-    quantizers = found.stages["distill"].quantizers
-    assert quantizers.activation_bits == 8 if quantizers else name == "ladabert"
+    quantizers = found.stages["refine" if name == "xtc" else "distill"].quantizers
+    assert quantizers.activation_bits == 8 if quantizers else name in FLOAT
     assert found.model["teacher"] == (
         "google-bert/bert-base-uncased" if preset == "paper" else "offline"
     )
+
+
+@pytest.mark.parametrize(
+    ("preset", "steps"), [("demo", 30), ("squad_cpu", 750), ("glue_cpu", 400), ("paper", None)]
+)
+def test_xtc_reduces_in_float_then_rounds(preset: str, steps: int | None) -> None:
+    recipe, needed = find_workflow("xtc"), NEEDED.get(preset, [])
+    stages = settings(recipe, f"experiment=xtc/{preset}", *needed).stages
+    reduced, rounded = stages["distill"], stages["refine"]
+    assert (reduced.quantizers, rounded.quantizers.weight_quantizer) == (None, "bwn")
+    assert (reduced.layers, rounded.layers) == (6 if preset == "paper" else 3, None)
+    assert (reduced.max_steps, rounded.max_steps) == (steps, steps)
+    assert reduced.keep_map == rounded.keep_map == ("xtc" if preset == "paper" else "uniform")
+    if steps is None:
+        assert (reduced.epochs, rounded.epochs) == (36, 18)
+        assert (reduced.bucketed, rounded.bucketed) == (False, False)
+
+
+def test_one_option_sets_the_steps_of_both_halves_of_xtc() -> None:
+    stages = settings(find_workflow("xtc"), "stage.distill.max_steps=7").stages
+    assert [stages[name].max_steps for name in ("distill", "refine")] == [7, 7]
+
+
+def test_the_paper_numbers_of_ternarybert_are_those_of_its_code() -> None:
+    found = settings(find_workflow("ternarybert"), "experiment=ternarybert/paper")
+    distill = found.stages["distill"]
+    assert (distill.batch_size, distill.warmup_ratio, distill.epochs) == (32, 0.1, 3)
 
 
 @pytest.mark.parametrize("preset", ["demo", "squad_cpu", "glue_cpu", "paper"])
@@ -168,6 +199,30 @@ def test_one_option_sets_how_much_smaller_a_model_gets(ratio: float) -> None:
     found = settings(find_workflow("ladabert"), f"stage.distill.shrink.ratio={ratio}")
     steps = found.stages["distill"].shrink.one_by_one()
     assert [step.now().ratio for step in steps] == pytest.approx([ratio**0.5, ratio])
+
+
+@pytest.mark.parametrize("preset", ["demo", "glue_cpu", "paper"])
+def test_improving_kd_is_one_distillation_to_vary(workflow: WorkflowSpec, preset: str) -> None:
+    words = [f"experiment=improving_kd/{preset}", *NEEDED.get(preset, [])]
+    stages = settings(workflow, *words, "stage.distill.hidden_loss=cosine").stages
+    on = [name for name, stage in stages.items() if getattr(stage, "enabled", True)]
+    assert set(on) == {"finetune", "distill", "measure", "report"}
+    student = stages["distill"]
+    assert student.weights == {"hidden": 1.0, "attention": 1.0, "soft": 1.0}
+    assert (student.hidden_loss, student.keep_map) == ("cosine", "uniform")
+
+
+@pytest.mark.parametrize("preset", ["demo", "squad_cpu", "glue_cpu", "paper"])
+def test_hsk_follows_stored_states_and_then_stored_answers(preset: str) -> None:
+    words = [f"experiment=hsk/{preset}", *NEEDED.get(preset, [])]
+    stages = settings(find_workflow("hsk"), *words).stages
+    inner, answers = stages["distill"], stages["refine"]
+    assert (inner.weights, answers.weights) == ({"hidden": 1.0}, {"soft": 1.0})
+    assert (inner.cache.depth, inner.cache.tokens, inner.cache.width) == (1, 10, 0.1)
+    assert answers.cache is not None
+    assert (inner.schedule, inner.width, answers.width) == (
+        "constant", 0.25 if preset == "paper" else 0.5, 1.0
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -82,6 +82,30 @@ def test_constant_drop_gives_the_published_smallest_lengths() -> None:
     assert config.lengths == (308, 247, 198, 159, 128, 103)
 
 
+@pytest.mark.parametrize(
+    ("skipped", "lengths"),
+    [
+        ({1}, (308, 308, 247, 198, 159, 128)),
+        ({0, 5}, (384, 308, 247, 198, 159, 159)),
+        (set(range(6)), (384,) * 6),
+    ],
+)
+def test_constant_drop_keeps_the_length_of_a_skipped_layer(
+    skipped: set[int], lengths: tuple[int, ...]
+) -> None:
+    found = constant_drop(0.2, layers=6, sequence_length=384, skipped=frozenset(skipped))
+    assert found.lengths == lengths
+
+
+def test_under_layer_drop_the_smallest_pass_is_as_long_as_the_published_one() -> None:
+    rng, last, draws = Random(0), 0, 4000
+    for _ in range(draws):
+        skipped = sample_layer_drop(0.2, layers=6, rng=rng)
+        found = constant_drop(0.2, layers=6, sequence_length=384, skipped=skipped)
+        last += found.lengths[-1]
+    assert last / draws == pytest.approx(137.2, rel=0.02)
+
+
 def test_constant_drop_stops_at_two_tokens() -> None:
     assert constant_drop(0.9, layers=5, sequence_length=8).lengths == (2,) * 5
 

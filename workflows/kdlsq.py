@@ -11,7 +11,7 @@ def kdlsq(flow: Flow) -> None:
     """Distill the fine-tuned model into itself with learned steps for all it rounds.
 
     The student copies all layers. The quantization steps of weights, embeddings and activations
-    start from KL histograms and are learned (`lsq`), on the teacher's answers, hidden states and
+    start from a KL divergence and are learned (`lsq`), on the teacher's answers, hidden states and
     attention scores and on the labels.
     """
     data = flow.data()

@@ -1,25 +1,32 @@
-"""XTC (arXiv 2206.01859): layer reduction, then 1 or 2 bits in one long distillation."""
+"""XTC (arXiv 2206.01859): layer reduction in float, then 1 or 2 bits, each by one distillation."""
 
 from __future__ import annotations
 
-from quala.stages.recipe import distill
+from quala.stages.recipe import distill, refine
 from quala.workflow import Flow, workflow
 
+LOSSES = ("soft", "hidden", "attention")
 
-@workflow("xtc", stages=("finetune", "distill", "measure", "report", "export"))
+
+@workflow("xtc", stages=("finetune", "distill", "refine", "measure", "report", "export"))
 def xtc(flow: Flow) -> None:
-    """Keep some layers of the fine-tuned model and distill it into them at 1 or 2 bits.
+    """Distill some layers of the fine-tuned model in float, then round and distill them again.
 
-    The student copies every second layer (`layers: 6`, `keep_map: xtc`) and is rounded at once to
-    binary or ternary weights. There is no distillation in between: one training, longer than
-    those of earlier methods, on the teacher's answers, hidden states and attention scores.
+    The student copies every second layer (`layers: 6`) and learns first, as in the released code;
+    `refine` then makes its weights binary or ternary. Both trainings follow the teacher's answers,
+    hidden states and attention scores. Without `refine`, one training does all.
     """
     data = flow.data()
     teacher = flow.run("finetune", data=data, model=flow.model("teacher"))
+    two = flow.settings.stages["refine"].enabled
+    steps = ("copy_layers",) if two else ("copy_layers", "fake_quantize")
+    reduced = flow.run(distill(*steps, losses=LOSSES), data=data, teacher=teacher)
     student = flow.run(
-        distill("copy_layers", "fake_quantize", losses=("soft", "hidden", "attention")),
+        refine("fake_quantize", losses=LOSSES),
         data=data,
+        model=reduced,
         teacher=teacher,
+        otherwise=reduced,
     )
     measured = flow.run("measure", data=data, baseline=teacher, model=student)
     flow.run("report", measure=measured)

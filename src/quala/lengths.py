@@ -225,11 +225,17 @@ def elastic_layers(
     return list(made)
 
 
-def constant_drop(rate: float, *, layers: int, sequence_length: int) -> LengthConfig:
-    """Drop the share `rate` at every layer; kept counts are rounded up (LAT's `ratio` mode)."""
+def constant_drop(
+    rate: float, *, layers: int, sequence_length: int, skipped: frozenset[int] = frozenset()
+) -> LengthConfig:
+    """Drop the share `rate` at every layer; kept counts are rounded up (LAT's `ratio` mode).
+
+    A layer that LayerDrop skips leaves the length as it is.
+    """
     lengths, length = [], sequence_length
-    for _ in range(layers):
-        length = max(MIN_TOKENS, math.ceil(length * (1 - rate)))
+    for layer in range(layers):
+        if layer not in skipped:
+            length = max(MIN_TOKENS, math.ceil(length * (1 - rate)))
         lengths.append(length)
     return LengthConfig(tuple(lengths), sequence_length)
 

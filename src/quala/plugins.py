@@ -198,6 +198,7 @@ FORMATS: Registry[Any] = Registry(
         "glue": "quala.data.formats:Glue",
         "tags": "quala.data.formats:TaggedWords",
         "embed": "quala.data.formats:ScoredPairs",
+        "triples": "quala.data.triples:Triples",
     },
     base="quala.data.formats:DataFormat",
 )

@@ -180,8 +180,10 @@ class Stage:
     fields are part of it too, except for those made by `unfingerprinted`. An option that joins an
     existing stage is a field with the metadata `{"identity": "if set"}`: at its default it does
     not count, so that no finished stage is computed again; one with `{"plugins": REGISTRY}` holds
-    names of code. `run` is `"module:function"`, imported only when the stage runs. `headline`
-    names the final metrics that the workflow's own run has under their plain name, for the charts.
+    names of code. Where only some values of a config, or of a part of it, make something else than
+    before, its `revisions` have a word for each, which is part of the fingerprint. `run` is
+    `"module:function"`, imported only when the stage runs. `headline` names the final metrics that
+    the workflow's own run has under their plain name, for the charts.
     `about` names inputs that the output has figures of. Who gives an output of another model or
     data is warned, or refused where the figures are `exact`. `fits` and `check` are
     `"module:function"`s that raise QualaError for a `given` output that does not go with the run:

@@ -10,6 +10,7 @@ import pytest
 from quala.compress.layer_maps import (
     LAYER_MAPS,
     LayerMap,
+    followed_by_embeddings,
     hidden_pairs,
     layer_pairs,
     layers_to_keep,
@@ -59,6 +60,29 @@ def test_maps_that_do_not_fit_are_refused(layer_map: Sequence[int]) -> None:
 
 def test_hidden_states_count_the_embeddings_first() -> None:
     assert hidden_pairs([(0, 2), (1, 5)]) == [(0, 0), (1, 3), (2, 6)]
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "states"),
+    [
+        ("xtc", 6, [0, 2, 4, 6, 8, 10, 12]),
+        ("xtc", 5, [1, 3, 5, 7, 9, 11]),
+        ("uniform", 5, [0, 2, 4, 7, 9, 12]),
+    ],
+)
+def test_states_that_are_followed_are_those_of_the_released_code(
+    name: str, kept: int, states: list[int]
+) -> None:
+    layers = layers_to_keep(name, depth=12, kept=kept)
+    pairs = layer_pairs(layers, teacher=12, student=kept)
+    found = hidden_pairs(pairs, followed_by_embeddings(name, pairs))
+    assert found == list(enumerate(states))
+    if name == "xtc":  # teacher_layer, as the code has it
+        assert states == [layers[0] - 1, *(layer + 1 for layer in layers)]
+
+
+def test_embeddings_of_a_copy_of_the_first_layer_follow_embeddings() -> None:
+    assert followed_by_embeddings("xtc", [(0, 0), (1, 3)]) == 0
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,22 @@ def test_it_is_the_mean_over_real_tokens_and_the_sum_over_pairs() -> None:
     assert got == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_cosine_is_that_of_each_real_token() -> None:
+    student, teacher = _states(2, 6, 0), _states(3, 6, 1)
+    expected = 0.0
+    for s, t in PAIRS:
+        errors = []
+        for b, i in MASK.nonzero().tolist():
+            own, goal = student[s][b, i].tolist(), teacher[t][b, i].tolist()
+            product = sum(x * y for x, y in zip(own, goal))
+            errors.append(1 - product / math.hypot(*own) / math.hypot(*goal))
+        expected += sum(errors) / len(errors)
+    longer = [3 * state for state in student]  # lengths do not count
+    for own in (student, longer):
+        got = hidden_loss(own, teacher, pairs=PAIRS, mask=MASK, measure="cosine").item()
+        assert got == pytest.approx(expected, rel=1e-5)
+
+
 def test_equal_hidden_states_cost_nothing() -> None:
     states = _states(3, 6, 0)
     assert hidden_loss(states, states, pairs=[(0, 0), (2, 2)], mask=MASK) == 0

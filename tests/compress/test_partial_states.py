@@ -12,6 +12,7 @@ from quala.compress.losses import hidden_loss
 from quala.compress.partial_states import (
     KeptState,
     cls_attention,
+    cosine_error,
     entries,
     keep_state,
     keep_states,
@@ -186,6 +187,9 @@ def test_all_of_it_is_the_hidden_loss(trace: Trace) -> None:
     kept = keep_states(trace, [0, 2], candidates=MASK & ~SEPARATORS)
     found = kept_loss(student, [(0, kept[0]), (1, kept[1])])
     assert torch.equal(found, hidden_loss(student, trace.hidden, pairs=PAIRS, mask=MASK))
+    found = kept_loss(student, [(0, kept[0]), (1, kept[1])], error=cosine_error)
+    cosine = hidden_loss(student, trace.hidden, pairs=PAIRS, mask=MASK, measure="cosine")
+    assert torch.equal(found, cosine)
 
 
 def test_only_the_student_learns_and_only_where_something_is_kept() -> None:

@@ -23,15 +23,19 @@ NEEDED = {
     "squad_cpu": SQUAD,
     "glue_cpu": GLUE,
     "compress": GLUE,
+    "compress_embeddings": ["data.path=stsb"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
 """What a recipe leaves open, by what a person would give."""
 OWN_STAGES = {
     "stage/refine": "binarybert",
+    "stage/refine=xtc": "xtc",
     "stage/distill=ternarybert": "ternarybert",
     "stage/distill=binarybert": "binarybert",
     "stage/distill=kdlsq": "kdlsq",
-    "stage/distill=xtc": "xtc",
+    "stage/distill=autompq": "autompq",
+    "stage/bits": "autompq",
+    "stage/distill=xtc": "kdlsq",
     "stage/distill=ladabert": "ladabert",
     "stage/distill=tinybert": "dynamic_tinybert",
     "stage/length_adapt=tinybert": "dynamic_tinybert",
@@ -59,6 +63,9 @@ MIXED = {
     "ladabert, int8": ("ladabert", ["stage/distill=ladabert_int8"]),
     "ladabert, ratio 10": ("ladabert", ["stage.distill.shrink.ratio=10"]),
     "binarybert, lat": ("binarybert", ["stage.distill.quantizers.weight_quantizer=lat"]),
+    "xtc, in one training": (
+        "xtc", ["stage/distill=xtc", "stage.refine.enabled=false", "stage.distill.max_steps=60"]
+    ),
     "quala_minilm, without search": ("quala_minilm", ["stage.search.enabled=false"]),
     "quala_minilm, another seed": ("quala_minilm", ["seed=3"]),
 }  # fmt: skip

@@ -38,6 +38,8 @@ RECIPES = {
     "compound": ["stage.quantize.sampler=few_drops", "flow.until=quantize"],
 }
 """What is finished in the store."""
+REVISED = {"kdlsq": "distill", "compound": "quantize"}
+"""The stages of the store that start from `kl` of old, which is `tensorrt` now."""
 SEARCHES = {
     "quala": ["stage.search.seed=1"],
     "published": ["stage.search.strategy=published"],

@@ -37,6 +37,9 @@ def test_reciprocal_ranks(drawn: tuple[np.ndarray, np.ndarray]) -> None:
     ]
     assert len(expected) < QUERIES
     assert sorted(found) == pytest.approx(sorted(expected))
+    for first in (1, 3, 10):
+        hits = query_scores(f"hits_{first}", values, labels, queries.tolist())
+        assert sorted(hits) == sorted(100.0 * (one >= 100 / first - 1e-9) for one in expected)
 
 
 def test_ndcg_is_that_of_scikit_learn(drawn: tuple[np.ndarray, np.ndarray]) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event
+from toys import build, build_hf, make_batch
 
 from quala.lengths import LengthConfig
 from quala.search.evaluate import Evaluation
+
+__all__ = ["build", "build_hf", "make_batch"]
 
 WEIGHTS = (30.0, 12.0, 5.0, 2.0, 1.0, 0.5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
+from quala.checkpoint import cut_out
 from quala.data.spec import DataSpec
 from quala.data.taskdata import TaskData
-from quala.lengths import LengthConfig
+from quala.lengths import LengthConfig, Units, elastic_layers, layers_name
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import load_tokenizer
 from quala.search.evaluate import (
@@ -300,3 +302,24 @@ def test_the_mean_of_the_examples_is_the_score(data: TaskData) -> None:
         rows = [int(row) for batch in chunk.batches for row in batch["feature"]]
         values += scoring.examples({row: outputs[row] for row in rows}).tolist()
     assert np.mean(values) == pytest.approx(scoring.total(outputs))
+
+
+def test_a_structure_scores_as_the_model_that_is_cut_out(
+    model: CountingModel, chunks: list[Chunk], scoring: Closeness
+) -> None:
+    whole = (Units(4, 32),) * 3
+    structures = elastic_layers(whole, [1.0, 0.5], [1.0, 0.67])
+    elastic = copy.deepcopy(model)
+    names = [layers_name(layers) if layers else "" for layers in structures]
+    elastic.hf.config.quala_elastic = names
+    shared = SharedEvaluator(
+        elastic, chunks, scoring, lambda c: sum(c.lengths), patience=None, cache_bytes=10**6
+    )
+    lengths = LengthConfig((20, 20, 9), 24)
+    asked = [lengths.of(layers) for layers in structures]
+    for config, found in zip(asked, shared.evaluate(asked), strict=True):
+        part = cut_out(model, config.layers)
+        outputs = naive_outputs(part, chunks, config.extracted)
+        assert found.score == pytest.approx(scoring.total(outputs), abs=1e-4)
+        assert found.lengths == config
+    assert len({round(one.score, 3) for one in shared.evaluate(asked)}) == len(asked)

@@ -14,9 +14,9 @@ def test_it_ranks_candidates_it_has_not_seen(score: Callable[[LengthConfig], flo
     rng, space = Random(0), Space(6, 128)
     candidates = [space.draw(rng) for _ in range(60)]
     scores = [score(lengths) for lengths in candidates]
-    kernel = likeliest(tuple(candidates), tuple(scores))
+    kernel = likeliest(tuple(candidates), tuple(scores), space)
     others = [space.draw(rng) for _ in range(40)]
-    mean, _ = fit(candidates, scores, kernel=kernel).predict(others)
+    mean, _ = fit(candidates, scores, kernel=kernel, space=space).predict(others)
     assert np.corrcoef(mean, [score(lengths) for lengths in others])[0, 1] > 0.99
 
 
@@ -24,7 +24,8 @@ def test_it_is_sure_of_what_it_has_seen_only() -> None:
     rng, space = Random(0), Space(4, 64)
     candidates = [space.draw(rng) for _ in range(20)]
     scores = [float(sum(lengths.lengths)) for lengths in candidates]
-    model = fit(candidates, scores, kernel=likeliest(tuple(candidates), tuple(scores)))
+    kernel = likeliest(tuple(candidates), tuple(scores), space)
+    model = fit(candidates, scores, kernel=kernel, space=space)
     _, near = model.predict(candidates[:1])
     _, far = model.predict([space.full])
     assert near[0] < far[0]
@@ -48,7 +49,7 @@ def test_new_work_counts_layers_that_no_known_lengths_compute() -> None:
     space = Space(3, 12)
     known = shared_prefixes([LengthConfig((12, 6, 6), 12)], space)
     whole = 3 * 12.0
-    assert new_work(LengthConfig((12, 6, 6), 12), known) == 0.0
-    assert new_work(LengthConfig((12, 6, 3), 12), known) == pytest.approx(3 * 2 / 3 / whole)
+    assert new_work(LengthConfig((12, 6, 6), 12), known, space) == 0.0
+    assert new_work(LengthConfig((12, 6, 3), 12), known, space) == pytest.approx(3 * 2 / 3 / whole)
     fresh = (6 * 2 / 3) + (6 / 3 + 6 * 2 / 3) * 2
-    assert new_work(LengthConfig((6, 6, 6), 12), known) == pytest.approx(fresh / whole)
+    assert new_work(LengthConfig((6, 6, 6), 12), known, space) == pytest.approx(fresh / whole)

@@ -90,11 +90,39 @@ def test_every_loss_has_something_to_say(run: Any) -> None:
     assert all(math.isfinite(loss) and loss > 0 for loss in losses.values()), losses
 
 
+def test_a_cosine_is_followed_with_and_without_a_cache(run: Any) -> None:
+    options = {"layers": 1, "hard": 0.0, "soft": 0.0, "relation": 0.0, "hidden": 1.0}
+    ways = {
+        "mse": {},
+        "live": {"hidden_loss": "cosine"},
+        "cached": {"hidden_loss": "cosine", "cache": CacheConfig(full_precision=True)},
+    }
+    found = {
+        name: run(name=name, **options, **more)[1][0]["train/hidden"]
+        for name, more in ways.items()
+    }
+    assert found["cached"] == pytest.approx(found["live"], rel=1e-4)
+    assert 0 < found["live"] < 2  # of one state: the embeddings are copied
+    assert found["live"] != pytest.approx(found["mse"], rel=1e-3)
+
+
 def test_a_student_that_is_its_teacher_has_only_a_task_loss(run: Any) -> None:
     _, figures = run(layers=2, **ALL)
     assert figures[0]["train/hard"] > 1
     for name in ("soft", "hidden", "attention", "relation"):
         assert figures[0][f"train/{name}"] == pytest.approx(0, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"cache": CacheConfig(), "attention": 0.0, "relation": 0.0}]
+)
+def test_embeddings_follow_the_state_of_the_map(
+    run: Any, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    place = "quala.stages.distill.followed_by_embeddings"
+    monkeypatch.setattr(place, lambda keep_map, pairs: pairs[0][1] + 1)
+    _, figures = run(layers=2, **{**ALL, **options})
+    assert figures[0]["train/hidden"] > 1e-3  # its own embeddings would give 0
 
 
 def test_without_inner_losses_nothing_is_traced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

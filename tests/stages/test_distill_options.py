@@ -13,6 +13,7 @@ from quala.compress.quantize.config import QuantizeConfig
 from quala.errors import QualaError
 from quala.stages.distill_options import CacheConfig, ShrinkConfig, check_zeros, shrink_steps
 from quala.stages.teacher import followed_states
+from quala.workflow.identity import revisions
 
 __all__ = ["build_hf"]
 
@@ -36,6 +37,27 @@ def test_which_states_teach(options: dict[str, Any], states: list[tuple[int, int
     assert found == states
 
 
+def test_cached_states_follow_as_others_do() -> None:
+    found = followed_states(CacheConfig(), [(0, 2)], student=1, teacher=4, embeddings=1)
+    assert found == [(0, 1), (1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("options", "revised"),
+    [
+        ({"keep_map": "xtc", "layers": 5}, True),
+        ({"keep_map": "xtc", "layers": 6}, False),
+        ({"keep_map": "uniform", "layers": 5}, False),
+        ({"keep_map": "xtc", "layers": 5, "hidden": 0.0}, False),
+    ],
+)
+def test_only_what_embeddings_now_follow_otherwise_is_computed_again(
+    configure: Any, options: dict[str, Any], revised: bool
+) -> None:
+    found = revisions(configure("distill", **{**LOSSES, **options}))
+    assert found == ({"keep_map": "embeddings"} if revised else {})
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -45,6 +67,10 @@ def test_which_states_teach(options: dict[str, Any], states: list[tuple[int, int
         (
             {"cache": CacheConfig(top=2), "layer_map": [1]},
             r"Either `layer_map` or `cache.top` .* got \[1\] and 2",
+        ),
+        (
+            {"hidden_loss": "cosine", "cache": CacheConfig(width=0.1)},
+            "`hidden_loss=cosine` compares whole states: `cache.width` must be 1, got 0.1",
         ),
     ],
 )

@@ -182,6 +182,11 @@ def test_the_bound_grows_over_the_first_half(
     assert smallest == constant_drop(bound, layers=2, sequence_length=128)
 
 
+def test_the_smallest_pass_honors_skipped_layers(make: Make) -> None:
+    smallest = make(layer_drop=0.2)._lengths(Random(0), frozenset({0}), smallest=True)
+    assert smallest.lengths == (128, 90)
+
+
 @pytest.mark.parametrize(
     ("name", "sample"),
     [("length_drop", sample_length_drop), ("few_drops", sample_few_drops)],

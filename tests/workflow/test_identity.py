@@ -10,6 +10,7 @@ from quala.workflow.identity import (
     differences,
     fingerprint,
     made_of,
+    revisions,
 )
 
 
@@ -40,6 +41,31 @@ class Grown:
 def test_an_option_that_came_later_counts_only_where_it_is_set() -> None:
     assert config_identity(Grown(0.1)) == {"rate": 0.1}
     assert config_identity(Grown(0.1, outliers=4)) == {"rate": 0.1, "outliers": 4}
+
+
+@dataclass(frozen=True)
+class Revised:
+    rate: float
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        return {"rate": "squared"} if self.rate else {}
+
+
+@dataclass(frozen=True)
+class Holder:
+    part: Revised | None
+    rate: float = 1.0
+
+
+def test_what_is_computed_otherwise_now_counts_at_every_depth() -> None:
+    assert revisions(Holder(None)) == revisions(Holder(Revised(0.0))) == {}
+    assert revisions(Holder(Revised(0.1))) == {"rate": "squared"}
+
+
+def test_differences_name_what_means_something_else() -> None:
+    old = {"version": 1, "config": {"init": "kl"}, "inputs": {}, "origins": {}}
+    assert differences(old, old | {"revised": {"kl": "new"}}) == ["`kl` means something else"]
 
 
 def test_a_fingerprint_does_not_depend_on_order() -> None:

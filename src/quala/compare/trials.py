@@ -345,6 +345,8 @@ def _options(name: str, node: Node) -> dict[str, str]:
     for key, value in leaves(node.config):
         if key.rpartition(".")[2] != SEED and value is not None and value is not False:
             found[f"{name}.{key}"] = _text(value)
+    for key, value in node.identity.get("revised", {}).items():
+        found[f"{name}.revised.{key}"] = value
     for key, origin in node.identity["origins"].items():
         if "detail" in origin and key != DATA:
             content = node.identity["inputs"][key]

@@ -38,9 +38,21 @@ def layer_pairs(layers: Sequence[int], *, teacher: int, student: int) -> list[tu
     return pairs
 
 
-def hidden_pairs(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return pairs of hidden states from pairs of layers; state 0, the embeddings, joins them."""
-    return [(0, 0), *((s + 1, t + 1) for s, t in pairs)]
+def hidden_pairs(pairs: Sequence[tuple[int, int]], embeddings: int = 0) -> list[tuple[int, int]]:
+    """Return pairs of hidden states from pairs of layers.
+
+    State 0 joins them: the student's embeddings, which follow the teacher's state `embeddings`.
+    """
+    return [(0, embeddings), *((s + 1, t + 1) for s, t in pairs)]
+
+
+def followed_by_embeddings(keep_map: str, pairs: Sequence[tuple[int, int]]) -> int:
+    """Return the teacher's state that the embeddings follow: its own embeddings, 0.
+
+    XTC's released code (arXiv 2206.01859) takes the one below the input of the first layer that
+    is followed: 0 for 12 to 6 layers, 1 for 12 to 5.
+    """
+    return max(0, pairs[0][1] - 1) if keep_map == "xtc" and pairs else 0
 
 
 def check_pairs(pairs: Sequence[tuple[int, int]], *, student: int, teacher: int) -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from quala.models.selection import Trace
 
 Direction = Literal["forward", "reverse", "cross_entropy"]
+StateError = Literal["mse", "cosine"]
+"""How hidden states are compared: mean squared error, or one minus the cosine of each token."""
 Needs = Literal["labels", "answers", "hidden", "attention", "heads"]
 """What a loss reads: `labels`, only the student's answers and the labels; `answers`, both sides'
 answers; `hidden`, their hidden states; `attention`, their queries, keys and values; `heads`, the
@@ -51,6 +53,9 @@ class LossSetup:
     """For each pair, the teacher's head that each head of the student is compared with."""
     temperature: float = 1.0
     relation_heads: int = 1
+    hidden_loss: StateError = "mse"
+    embeddings: int = 0
+    """The teacher's hidden state that the student's embeddings follow, see `hidden_pairs`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +186,7 @@ def _log_probabilities(scores: Tensor, real: Tensor, temperature: float) -> Tens
 
 
 class HiddenLoss(DistillLoss):
-    """Squared error of the hidden states, embeddings included (TinyBERT, arXiv 1909.10351)."""
+    """Error of the hidden states, embeddings included (TinyBERT, arXiv 1909.10351)."""
 
     needs = "hidden"
     reads_kept = True
@@ -189,17 +194,22 @@ class HiddenLoss(DistillLoss):
     def __call__(self, inputs: LossInputs) -> Tensor:
         from quala.compress.partial_states import kept_loss
 
+        measure = inputs.setup.hidden_loss
         if inputs.trace is not None and inputs.teacher.kept:
             return kept_loss(
-                inputs.trace.hidden, inputs.teacher.kept, projection=inputs.projection
+                inputs.trace.hidden,
+                inputs.teacher.kept,
+                projection=inputs.projection,
+                error=_error_of(measure),
             )
         student, teacher = both_traces(inputs)
         return hidden_loss(
             student.hidden,
             teacher.hidden,
-            pairs=hidden_pairs(inputs.setup.pairs),
+            pairs=hidden_pairs(inputs.setup.pairs, inputs.setup.embeddings),
             mask=inputs.mask,
             projection=inputs.projection,
+            measure=measure,
         )
 
 
@@ -210,8 +220,9 @@ def hidden_loss(
     pairs: Sequence[tuple[int, int]],
     mask: Tensor,
     projection: Callable[[Tensor], Tensor] | None = None,
+    measure: StateError = "mse",
 ) -> Tensor:
-    """Return the squared error of hidden states: mean over real tokens and width, sum over pairs.
+    """Return the error of hidden states: mean over real tokens (and width), sum over pairs.
 
     Args:
         student: hidden states (B, n, H_s), entry 0 the embedding output.
@@ -219,13 +230,14 @@ def hidden_loss(
         pairs: student index and teacher index, see `hidden_pairs`.
         mask: (B, n), 1 for real tokens.
         projection: maps H_s to H_t, for instance a learned `nn.Linear`; needed where they differ.
+        measure: see `StateError`.
 
     Raises:
         QualaError: for widths that differ without a projection, or pairs out of range.
     """
     check_pairs(pairs, student=len(student), teacher=len(teacher))
     real = mask.bool()  # (B, n)
-    terms = []
+    error, terms = _error_of(measure), []
     for s, t in pairs:
         own, goal = student[s][real], teacher[t].detach()[real]  # (real, H)
         own = projection(own) if projection is not None else own
@@ -233,8 +245,14 @@ def hidden_loss(
             raise QualaError(
                 f"Hidden states of width {own.shape[-1]} and {goal.shape[-1]} need a projection."
             )
-        terms.append((own - goal).square().mean())
+        terms.append(error(own, goal))
     return _total(terms)
+
+
+def _error_of(measure: StateError) -> Callable[[Tensor, Tensor], Tensor]:
+    from quala.compress.partial_states import cosine_error, squared_error
+
+    return {"mse": squared_error, "cosine": cosine_error}[measure]
 
 
 class AttentionLoss(DistillLoss):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from quala.errors import QualaError
 from quala.models.selection import Trace
@@ -140,13 +140,24 @@ def keep_states(
     return kept
 
 
+def squared_error(own: Tensor, goal: Tensor) -> Tensor:
+    """Return the mean squared difference of states (M, H)."""
+    return (own - goal).square().mean()
+
+
+def cosine_error(own: Tensor, goal: Tensor) -> Tensor:
+    """Return one minus the cosine of states (M, H), the mean over rows."""
+    return (1 - nn.functional.cosine_similarity(own, goal, dim=-1)).mean()
+
+
 def kept_loss(
     student: Sequence[Tensor],
     kept: Sequence[tuple[int, KeptState]],
     *,
     projection: Callable[[Tensor], Tensor] | None = None,
+    error: Callable[[Tensor, Tensor], Tensor] = squared_error,
 ) -> Tensor:
-    """Return the squared error on the kept part: mean over its entries, sum over states.
+    """Return the error on the kept part: mean over its entries or tokens, sum over states.
 
     It equals `hidden_loss` where all real tokens and all entries are kept.
 
@@ -154,6 +165,7 @@ def kept_loss(
         student: hidden states (B, n, H_s), entry 0 the embedding output.
         kept: a student state's number, and the kept part of the teacher's state that it follows.
         projection: maps H_s to the teacher's width; needed where they differ.
+        error: that of states (M, w), a row a token.
 
     Raises:
         QualaError: for widths that differ without a projection, or no state at all.
@@ -169,5 +181,5 @@ def kept_loss(
                 f"Hidden states of width {own.shape[-1]} and {goal.hidden} need a projection."
             )
         own = own if goal.columns is None else own.gather(1, goal.columns)
-        terms.append((own - goal.values).square().mean())
+        terms.append(error(own, goal.values))
     return torch.stack(terms).sum()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,6 +19,7 @@ from quala.reading import expanded
 
 if TYPE_CHECKING:
     from quala.data.features import Example, FeatureSet
+    from quala.data.files import Rows
     from quala.data.task import Task
     from quala.data.tokenize import FastTokenizer
 
@@ -27,6 +28,8 @@ SPECIAL_TOKENS = 4
 GLUE = "nyu-mll/glue"
 GLUE_SUBSETS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb", "wnli")
 """Those with labels for train and validation."""
+OF_TRIPLES = ("negatives", "candidates")
+"""Options of knowledge graphs alone."""
 
 
 class DataFormat(ABC):
@@ -37,7 +40,7 @@ class DataFormat(ABC):
     columns: ClassVar[tuple[str, ...]] = ()
     """The columns that `data.columns` may map; none: any."""
     suffixes: ClassVar[tuple[str, ...]] = ()
-    """Suffixes of CoNLL files, where the format may be written so."""
+    """Suffixes of files that `own_rows` reads, where the format may be written so."""
     subsets: ClassVar[tuple[str, ...] | None] = None
     """The subsets that mean something for data without a sub-folder of that name; None: any."""
 
@@ -57,6 +60,24 @@ class DataFormat(ABC):
     def known_task(self, spec: DataSpec) -> Task | None:
         """Return the task where it is known before the data are read, else None."""
         return None
+
+    def own_rows(self, file: Path) -> Rows:
+        """Yield the rows of a file with one of the `suffixes`: those of CoNLL files."""
+        from quala.data.conll import conll_rows
+
+        return conll_rows(file)
+
+    def beside(self, spec: DataSpec) -> list[Path]:
+        """Return the files beside those of train and test that `read` reads."""
+        return []
+
+    def unit(self, example: Example) -> Hashable:
+        """Return what `max_train` and `max_test` count, and leave out as a whole."""
+        return example.id
+
+    def remarks(self, spec: DataSpec) -> list[str]:
+        """Return what a reader of scores has to know of how the test split is read."""
+        return []
 
     def title(self, spec: DataSpec, examples: Sequence[Example] = ()) -> str:
         """Return what reports call the data: the given title, else that of `data_title`.
@@ -153,7 +174,7 @@ class Squad(DataFormat):
                 raise QualaError(
                     f"`{option}` is for classes, which task `{spec.task}` does not have."
                 )
-        _refuse(spec, "group", "pooling")
+        _refuse(spec, "group", "pooling", *OF_TRIPLES)
         window = spec.max_length - spec.max_question_length - SPECIAL_TOKENS
         if spec.doc_stride >= window:
             raise QualaError(
@@ -210,7 +231,7 @@ class Glue(DataFormat):
             raise QualaError(f"`{spec.name}` needs a `subset`, for example sst2, got none.")
         if spec.name == GLUE and spec.subset not in GLUE_SUBSETS:
             raise unknown(f"`subset` of {GLUE}", spec.subset, GLUE_SUBSETS)
-        _refuse(spec, "pooling")
+        _refuse(spec, "pooling", *OF_TRIPLES)
         if spec.metric is not None:
             from quala.metrics.glue import METRICS
 
@@ -241,7 +262,7 @@ class TaggedWords(DataFormat):
     def check(self, spec: DataSpec) -> None:
         if spec.name == DEMO:
             raise QualaError(f"The demo set is a squad task, got task `{spec.task}`.")
-        _refuse(spec, "unlabeled", "f1_class", "group", "pooling")
+        _refuse(spec, "unlabeled", "f1_class", "group", "pooling", *OF_TRIPLES)
         if spec.doc_stride >= spec.max_length - SPECIAL_TOKENS:
             raise QualaError(
                 f"`doc_stride` must be below max_length - {SPECIAL_TOKENS} = "
@@ -279,7 +300,7 @@ class ScoredPairs(DataFormat):
     def check(self, spec: DataSpec) -> None:
         if spec.name == DEMO:
             raise QualaError(f"The demo set is a squad task, got task `{spec.task}`.")
-        _refuse(spec, "labels", "f1_class", "group")
+        _refuse(spec, "labels", "f1_class", "group", *OF_TRIPLES)
         if spec.metric is not None:
             from quala.data.task_embed import EMBEDDING_METRICS
 

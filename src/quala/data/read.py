@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from quala.data.conll import conll_rows
 from quala.data.features import ClassificationExample, Example, QAExample
 from quala.data.files import IMPOSSIBLE, Place, Row, Rows, read_rows, suffix_of
 from quala.data.labels import LABEL_COLUMNS, Label, label_examples, label_of
@@ -340,10 +339,10 @@ def _rows(spec: DataSpec, split: str) -> Rows:
     if spec.path is None:
         for number, row in enumerate(_hub(spec, split), start=1):
             yield Place(f"{spec.name} {split}", "record", number), row
-    own = FORMATS.find(spec.task).suffixes
+    own = FORMATS.find(spec.task)
     for file in _files(spec, split):
-        if suffix_of(file) in own:
-            yield from conll_rows(file)
+        if suffix_of(file) in own.suffixes:
+            yield from own.own_rows(file)
         else:
             yield from read_rows(file, header=spec.header, quoting=spec.quoting)
 

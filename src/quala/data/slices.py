@@ -17,6 +17,7 @@ from quala.data.files import DELIMITERS, suffix_of
 from quala.data.read import source_files
 from quala.data.spec import DEMO, DataSpec
 from quala.errors import QualaError
+from quala.plugins import FORMATS
 from quala.ranges import counts
 
 E = TypeVar("E", bound=Example)
@@ -277,6 +278,7 @@ def data_fingerprint(spec: DataSpec) -> str:
     own = spec.task not in ("squad", "glue") and any(suffix_of(one) in DELIMITERS for one in files)
     if files and (spec.task == "glue" or own or len(files) == 1):
         identity["reader"] = READER
+    files += FORMATS.find(spec.task).beside(spec)
     content = _content(spec, files)
     if len(files) > 2:
         identity["files"] = [*map(len, parts)]

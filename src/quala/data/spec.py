@@ -59,7 +59,7 @@ class DataSpec:
     """
 
     task: str = text("line", names=FORMATS)
-    """How the source is written: `squad`, `glue`, `tags`, `embed`, or another name of
+    """How the source is written: `squad`, `glue`, `tags`, `embed`, `triples`, or another name of
     `quala.plugins.FORMATS`."""
     path: str | None = text("place", None)
     """A folder, or a .parquet, .jsonl, .json (records or SQuAD format), .tsv or .csv file, each
@@ -100,6 +100,10 @@ class DataSpec:
     these: the first text."""
     pooling: str | None = text("line", None, **LATER)
     """`mean` or `cls`, of embeddings; None: as the model has it."""
+    negatives: int | None = ranged(None, at_least=1, at_most=1000, identity="if set")
+    """False triples for each true one; None: 1, and 5 to train for rankings (KG-BERT)."""
+    candidates: int | None = ranged(None, at_least=1, at_most=MANY, identity="if set")
+    """Entities that each triple of the test slice is ranked among, drawn; None: all."""
     test_size: float | None = ranged(None, above=0, at_most=MANY, identity="if set")
     """Examples of a single file that test: a count, or a share below 1; None: a tenth."""
     max_length: int = ranged(384, at_least=8, at_most=LONGEST_INPUT)

@@ -181,7 +181,7 @@ class TaskData:
             examples = self._read_test
         else:
             examples = self._in_order(self._cut[name], self._read_train[1])
-        kept = subsample(examples, limit.get(name), seed=self.spec.seed)
+        kept = self._limited(examples, limit.get(name))
         if len(kept) < len(examples):
             self._left_out[f"{name}: beyond data.max_{name}"] = len(examples) - len(kept)
         if name == "train":
@@ -192,6 +192,11 @@ class TaskData:
         if name != "test" or self._is_single_file or len(kept) < len(examples):
             self._tell_labels(name, kept)
         return Slice(name, kept, partial(self._tokenize, name))
+
+    def _limited(self, examples: list[Example], size: int | None) -> list[Example]:
+        units = [self._format.unit(one) for one in examples]
+        kept = set(subsample([*dict.fromkeys(units)], size, seed=self.spec.seed))
+        return [one for one, unit in zip(examples, units, strict=True) if unit in kept]
 
     def _tests_early(self) -> bool:
         """Return whether the test split is compared, and read, with train."""
@@ -205,7 +210,7 @@ class TaskData:
         if self.label_order is not None:
             task = replace(task, names=self.label_order.spelled)  # type: ignore[call-arg]
         examples, found = self._format.read(self.spec, split, task)
-        self._note(*remarks(examples, split))
+        self._note(*remarks(examples, split), *self._format.remarks(self.spec))
         examples = self._in_order(examples, found)
         self._tell_labels("test split" if self.spec.max_test else "test", examples)
         return examples

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from quala.errors import QualaError, unknown
 from quala.metrics.classes import class_counts, precision_recall_f1
-from quala.metrics.ranking import RANKING_METRICS
+from quala.metrics.ranking import RANKING_METRICS, USUAL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ def task_metrics(
     named = named if named[0] in fitting else fitting[:1]
     first = (metric,) if metric else ()
     means = () if regression else MEANS_OF_F1
-    rankings = RANKING_METRICS if ranked else ()
+    rankings = USUAL if ranked else ()
     return tuple(dict.fromkeys((*first, *named, *means, *rankings)))
 
 

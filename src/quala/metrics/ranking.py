@@ -14,8 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from quala.errors import QualaError
 
-RANKING_METRICS = ("mrr", "ndcg_10")
+HITS = ("hits_1", "hits_3", "hits_10")
+"""Whether a relevant item is among the first 1, 3 or 10."""
+USUAL = ("mrr", "ndcg_10")
 """The mean reciprocal rank of the first relevant item, and nDCG of the first ten."""
+RANKING_METRICS = (*USUAL, *HITS)
 FIRST = 10
 
 Floats = NDArray[np.float64]
@@ -37,9 +40,11 @@ def query_scores(
     some = np.bincount(of, weights=gain > 0, minlength=len(number)) > 0
     if not some.any():
         raise QualaError(f"`{metric}` needs a query with a relevant item, got none.")
-    if metric == "mrr":
+    if metric != "ndcg_10":
         first = np.full(len(number), np.inf)
         np.minimum.at(first, of[order], np.where(gains > 0, rank + 1.0, np.inf))
+        if metric in HITS:
+            return np.where(first[some] <= int(metric.removeprefix("hits_")), 100.0, 0.0)
         return 100.0 / first[some]
     best = np.lexsort((-gain, of))  # the queries in the same order
     found, ideal = (

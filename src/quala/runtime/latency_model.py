@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quala.lengths import LengthConfig, constant_drop, sample_few_drops
+from quala.lengths import Layers, LengthConfig, constant_drop, sample_few_drops
 from quala.runtime.engine import Engine
 from quala.runtime.hardware import Conditions, Watch
 from quala.runtime.timing import interleaved, spread, synthetic_inputs
@@ -41,7 +41,7 @@ ROUNDS = 2
 
 def terms(lengths: LengthConfig, tokens: int) -> Floats:
     """Return the amount of each of `TERMS` for an input of `tokens` tokens."""
-    kept = lengths.kept(tokens)
+    kept = lengths.extracted.kept(tokens)
     before = (tokens, *kept[:-1])
     dropping = [(many, few) for many, few in zip(before, kept, strict=True) if few < many]
     return np.array(
@@ -97,14 +97,20 @@ class LatencyModel:
 
 
 def measure_latency_model(
-    engine: Engine, full: LengthConfig, *, seed: int, repeats: int, timing: Mapping[str, Any]
+    engine: Engine,
+    full: LengthConfig,
+    *,
+    seed: int,
+    repeats: int,
+    timing: Mapping[str, Any],
+    layers: Layers = (),
 ) -> LatencyModel:
     """Time lengths of all kinds at several token counts, and fit the time of each term.
 
-    `full` are the engine's lengths without any drop.
+    `full` are the engine's lengths without any drop, `layers` those of a sub-network.
     The fit is by non-negative least squares on relative errors.
     """
-    cases = _cases(full, seed)
+    cases = [(lengths.of(layers), tokens) for lengths, tokens in _cases(full, seed)]
     taken, conditions = time_cases(engine, cases, repeats=repeats)
     times = np.array(taken)
     rows = np.array([terms(lengths, tokens) for lengths, tokens in cases])
@@ -120,14 +126,14 @@ def time_cases(
 ) -> tuple[list[float], Conditions]:
     """Return the median milliseconds of each case, lengths and a token count.
 
-    Cases that drop at the same layers share a compiled graph: they are timed together,
-    interleaved, in `ROUNDS` rounds over all groups, so that a slow period affects all groups.
-    How far the rounds differ is part of the conditions, which are returned too.
+    Cases that drop at the same layers of one structure share a compiled graph: they are timed
+    together, interleaved, in `ROUNDS` rounds over all groups, so that a slow period affects all
+    groups. How far the rounds differ is part of the conditions, which are returned too.
     """
     watch = Watch()
-    groups: dict[tuple[bool, ...], list[int]] = {}
+    groups: dict[tuple[tuple[bool, ...], Layers], list[int]] = {}
     for number, (lengths, _) in enumerate(cases):
-        groups.setdefault(lengths.drops, []).append(number)
+        groups.setdefault((lengths.drops, lengths.layers), []).append(number)
     calls = [
         [partial(engine.logits, synthetic_inputs([tokens], seed=number), lengths)] * repeats
         for number, (lengths, tokens) in enumerate(cases)
@@ -155,7 +161,8 @@ def _fit(rows: Floats, times: Floats) -> Floats:
 def _cases(full: LengthConfig, seed: int) -> list[tuple[LengthConfig, int]]:
     rng, longest = Random(seed), full.sequence_length
     sizes = {"layers": len(full.lengths), "sequence_length": longest}
-    candidates = [full, *(constant_drop(rate, **sizes) for rate in (0.1, 0.2, 0.3))]
+    drops = (constant_drop(rate, skipped=frozenset(), **sizes) for rate in (0.1, 0.2, 0.3))
+    candidates = [full, *drops]
     while len(candidates) < CANDIDATES:
         candidates.append(sample_few_drops(BOUND, rng=rng, skipped=frozenset(), **sizes))
     counts = sorted({count for count in TOKENS if count < longest} | {longest})

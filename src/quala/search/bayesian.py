@@ -62,7 +62,11 @@ class Bayesian:
         study = self._study(box, parents, accepted, rng)
         for _ in range(_TRIES):
             trial = study.ask(box.distributions())
-            asked = box.repair(sorted(trial.params.values(), reverse=True))
+            falling = sorted((trial.params[name] for name in box.names), reverse=True)
+            ordered = trial.params | dict(zip(box.names, falling, strict=True))
+            wanted = box.from_params(ordered)
+            assert wanted is not None  # it was asked with all parameters
+            asked = box.repair(wanted.lengths, wanted.layers)
             if self.accept(asked, seen):
                 return Proposal(asked, "bayesian")
             study.tell(trial, state=TrialState.FAIL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from quala.checkpoint import cut_out
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import Layers, LengthConfig
 from quala.search.strategy import EvaluatedLengths
 from quala.search.trie import PrefixCache, TrieWalk
 
@@ -143,6 +145,24 @@ class _Runner:
     stopped: bool = False
 
 
+@dataclass
+class Part:
+    """A sub-network as a model of its own, cut out when it is first asked for."""
+
+    layers: Layers
+    whole: LengthAdaptiveModel
+    cache: PrefixCache
+
+    @cached_property
+    def model(self) -> LengthAdaptiveModel:
+        """The model in evaluation mode."""
+        return cut_out(self.whole, self.layers).eval()
+
+    def walk(self, number: int, batch: Batch) -> TrieWalk:
+        """Return the walk over a batch of this number."""
+        return TrieWalk(self.model, self.cache, number, batch)
+
+
 class SharedEvaluator:
     """Scores lengths over chunks of examples, sharing the work (see `TrieWalk`).
 
@@ -169,10 +189,13 @@ class SharedEvaluator:
         if not chunks:
             raise QualaError("The search needs at least one example, got none.")
         self.cost = cost
-        self._model = model
         self._chunks = chunks
         self._scoring = scoring
-        self._cache = PrefixCache(cache_bytes)
+        structures = [(), *model.structures[1:]]
+        self._parts = {
+            layers: Part(layers, model, PrefixCache(cache_bytes // len(structures)))
+            for layers in structures
+        }
         self._known: dict[LengthConfig, Evaluation] = {}
         self._race: Race | None = None
         if patience is not None and scoring.additive:
@@ -187,7 +210,6 @@ class SharedEvaluator:
         """Score lengths together; the result has their order."""
         fresh = [lengths for lengths in dict.fromkeys(configs) if lengths not in self._known]
         runners = [_Runner(lengths, self.cost(lengths)) for lengths in fresh]
-        self._model.eval()
         with torch.inference_mode():
             for number, chunk in enumerate(self._chunks):
                 alive = [runner for runner in runners if not runner.stopped]
@@ -202,18 +224,19 @@ class SharedEvaluator:
     def _advance(self, number: int, chunk: Chunk, alive: Sequence[_Runner]) -> None:
         """Run the lengths that are not stopped over a chunk and add the scores of its examples."""
         first = sum(len(earlier.batches) for earlier in self._chunks[:number])
-        candidates = [runner.lengths for runner in alive]
         outputs: list[dict[int, Array]] = [{} for _ in alive]
-        for offset, batch in enumerate(chunk.batches):
-            walk = TrieWalk(self._model, self._cache, first + offset, batch)
-            features = batch["feature"].tolist()
-            tokens = batch["attention_mask"].sum(dim=1).tolist()
-            for members, logits in walk.logits(candidates):
-                values = logits.float().cpu().numpy()
-                cut = map(self._model.task.cut, values, tokens)
-                rows = dict(zip(features, cut, strict=True))
-                for member in members:
-                    outputs[member].update(rows)
+        for layers, part in self._parts.items():
+            own = [place for place, one in enumerate(alive) if one.lengths.layers == layers]
+            candidates = [alive[place].lengths.extracted for place in own]
+            for offset, batch in enumerate(chunk.batches if own else ()):
+                features = batch["feature"].tolist()
+                tokens = batch["attention_mask"].sum(dim=1).tolist()
+                for members, logits in part.walk(first + offset, batch).logits(candidates):
+                    values = logits.float().cpu().numpy()
+                    cut = map(part.model.task.cut, values, tokens)
+                    rows = dict(zip(features, cut, strict=True))
+                    for member in members:
+                        outputs[own[member]].update(rows)
         for runner, found in zip(alive, outputs):
             if self._scoring.additive:
                 scores = self._scoring.examples(found)
@@ -234,7 +257,7 @@ class SharedEvaluator:
             rivals = [scores for cost, scores in field if cost <= runner.cost]
             finished = [score for cost, score in ends if cost <= runner.cost]
             lost = self._race.lost(runner.scores, rivals, finished=finished)
-            runner.stopped = lost and any(runner.lengths.drops)
+            runner.stopped = lost and not runner.lengths.is_full
 
     def _finish(self, runners: Sequence[_Runner]) -> None:
         """Record the scores; stopped lengths are the last, because they need the full length's."""
@@ -251,7 +274,7 @@ class SharedEvaluator:
 
     def _estimate(self, seen: Array) -> float:
         for known in self._known.values():
-            if not any(known.lengths.drops):
+            if known.lengths.is_full:
                 loss = np.array(known.examples[: len(seen)]).mean() - seen.mean()
                 return max(0.0, float(known.score - loss))
         return float(seen.mean())

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from quala.lengths import LengthConfig
+from quala.lengths import Layers, LengthConfig
+from quala.search.additive import AdditiveTable
 from quala.search.space import (
     Space,
     average,
@@ -26,6 +27,7 @@ from quala.search.space import (
     jitter,
     mutate,
     pick,
+    restructure,
     set_suffix,
     splice,
     stop_dropping,
@@ -71,49 +73,70 @@ class Kernel:
         return np.asarray(self.additive * smooth + (1 - self.additive) * joint)
 
 
-def _shares(candidates: Sequence[LengthConfig]) -> Array:
+def _shares(candidates: Sequence[LengthConfig], space: Space) -> Array:
+    """Return the shares of tokens that layers keep, and of units that run, (N, L) or (N, 2 L)."""
     lengths = np.array([one.lengths for one in candidates], dtype=np.float64)  # (N, L)
-    return np.asarray(lengths / candidates[0].sequence_length, dtype=np.float64)
+    shares = lengths / candidates[0].sequence_length
+    if space.structures:
+        shares = np.hstack([shares, [space.shares(one.layers) for one in candidates]])  # (N, 2 L)
+    return np.asarray(shares, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Surrogate:
     """A fitted Gaussian process."""
 
+    space: Space
     kernel: Kernel
     known: Array
     factor: Array
     weights: Array
     mean: float
     deviation: float
+    prior: AdditiveTable | None = None
 
     def predict(self, candidates: Sequence[LengthConfig]) -> tuple[Array, Array]:
         """Return the mean and the standard deviation of the candidates' scores, (C,) each."""
-        cross = self.kernel(_shares(candidates), self.known)  # (C, N)
+        cross = self.kernel(_shares(candidates, self.space), self.known)  # (C, N)
         solved = np.linalg.solve(self.factor, cross.T)  # (N, C)
         variance = np.maximum(1.0 - (solved**2).sum(axis=0), 1e-9)
         mean = self.mean + self.deviation * (cross @ self.weights)
+        mean = mean if self.prior is None else mean + self.prior.scores(candidates)
         deviation = self.deviation * np.sqrt(variance)
         return np.asarray(mean, np.float64), np.asarray(deviation, np.float64)
 
 
 def fit(
-    evaluated: Sequence[LengthConfig], scores: Sequence[float], *, kernel: Kernel
+    evaluated: Sequence[LengthConfig],
+    scores: Sequence[float],
+    *,
+    kernel: Kernel,
+    space: Space,
+    prior: AdditiveTable | None = None,
 ) -> Surrogate:
-    """Fit to evaluated lengths."""
-    values = np.array(scores, dtype=np.float64)
+    """Fit to evaluated lengths, or with a `prior` to what their scores are beside it."""
+    values = _beside(prior, evaluated, scores)
     mean, deviation = float(values.mean()), float(values.std()) or 1.0
-    known, targets = _shares(evaluated), (values - mean) / deviation
+    known, targets = _shares(evaluated, space), (values - mean) / deviation
     factor, weights = _solve(kernel, known, targets)
-    return Surrogate(kernel, known, factor, weights, mean, deviation)
+    return Surrogate(space, kernel, known, factor, weights, mean, deviation, prior)
+
+
+def _beside(
+    prior: AdditiveTable | None, evaluated: Sequence[LengthConfig], scores: Sequence[float]
+) -> Array:
+    values = np.array(scores, dtype=np.float64)
+    return values if prior is None else values - prior.scores(evaluated)
 
 
 @lru_cache(maxsize=4)
-def likeliest(evaluated: tuple[LengthConfig, ...], scores: tuple[float, ...]) -> Kernel:
+def likeliest(
+    evaluated: tuple[LengthConfig, ...], scores: tuple[float, ...], space: Space
+) -> Kernel:
     """Return the kernel of a small grid under which the scores are likeliest."""
     values = np.array(scores, dtype=np.float64)
     targets = (values - values.mean()) / (values.std() or 1.0)
-    shares = _shares(evaluated)
+    shares = _shares(evaluated, space)
     grid = (Kernel(*point) for point in product(_POWERS, _SCALES, _ADDITIVE, _NOISES))
     return max(grid, key=lambda kernel: _likelihood(kernel, shares, targets))
 
@@ -159,7 +182,7 @@ class Guided:
     settings: SearchSettings
 
     def seeds(self) -> tuple[LengthConfig, ...]:
-        """Return both ends, single drops from the last layer on, and constant rates."""
+        """Return both ends, structures, single drops from the last layer on, constant rates."""
         population = self.settings.population
         rates = constant_rates(self.space, max(2, population // 4))
         ends = [self.space.full, self.space.lowest]
@@ -169,7 +192,11 @@ class Guided:
             for keep in _KEEPS
             for last in range(1, layers + 1)
         ]
-        bounded = [one for one in (*rates, *drops) if self.accept(one, frozenset(ends))]
+        own = self.space.structures
+        thinner = [rate.of(layers) for rate in (self.space.full, *rates) for layers in own]
+        mixed = [one for pair in zip(thinner, (*rates, *drops), strict=False) for one in pair]
+        first = [*mixed, *rates, *drops] if own else [*rates, *drops]
+        bounded = [one for one in first if self.accept(one, frozenset(ends))]
         return distinct([*ends, *bounded])[: population + 2]
 
     def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
@@ -194,7 +221,10 @@ class Guided:
         worth = partial(self._worth, surrogate, front, known)
         for _ in range(_ROUNDS):
             best = _best(pool, worth(pool), _REFINED)
-            near = [jitter(one, rng, space=self.space) for one in best * _REFINED]
+            near = [
+                restructure(jitter(one, rng, space=self.space), rng, space=self.space)
+                for one in best * _REFINED
+            ]
             pool = [*best, *self._admitted(near, seen)]
         return Proposal(_best(pool, worth(pool), 1)[0], "guided")
 
@@ -206,12 +236,16 @@ class Guided:
         A score on few examples is partly luck, and a front of lucky scores cannot be improved.
         """
         evaluated, scores = [one.lengths for one in parents], [one.score for one in parents]
-        kernel = likeliest(tuple(evaluated), tuple(scores))
-        surrogate = fit(evaluated, scores, kernel=kernel)
+        prior = AdditiveTable.of(parents) if self.settings.prior == "additive" else None
+        targets = _beside(prior, evaluated, scores).tolist()
+        kernel = likeliest(tuple(evaluated), tuple(targets), self.space)
+        given = partial(fit, kernel=kernel, space=self.space, prior=prior)
+        surrogate = given(evaluated, scores)
         believed = [*evaluated, *accepted]
         means = surrogate.predict(believed)[0].tolist()
         if accepted:
-            surrogate = fit(believed, [*scores, *means[len(evaluated) :]], kernel=kernel)
+            values = [*scores, *means[len(evaluated) :]]
+            surrogate = given(believed, values)
         stopped = [*(known.stopped for known in parents), *(False for _ in accepted)]
         return surrogate, [
             EvaluatedLengths(lengths, self.accept.cost(lengths), mean, stop)
@@ -251,7 +285,7 @@ class Guided:
             partial(mutate, first, rng, space=space, probability=0.5),
             partial(space.draw, rng),
         )
-        return rng.choice((*binary, *unary))()
+        return restructure(rng.choice((*binary, *unary))(), rng, space=space)
 
     def _admitted(
         self, children: Sequence[LengthConfig], seen: AbstractSet[LengthConfig]
@@ -262,7 +296,7 @@ class Guided:
         self,
         surrogate: Surrogate,
         front: Sequence[EvaluatedLengths],
-        known: AbstractSet[tuple[int, ...]],
+        known: AbstractSet[Prefix],
         pool: Sequence[LengthConfig],
     ) -> Array:
         """Return the expected improvement of each child per work of scoring it, (C,)."""
@@ -270,29 +304,36 @@ class Guided:
         gain = expected_improvement(
             front, surrogate.predict(pool), costs=costs, dearest=self.accept.dearest
         )
-        work = np.array([new_work(one, known) for one in pool])
+        work = np.array([new_work(one, known, self.space) for one in pool])
         return np.asarray(gain / (_OVERHEAD + work) ** _THRIFT, dtype=np.float64)
 
 
-def shared_prefixes(
-    candidates: Sequence[LengthConfig], space: Space
-) -> frozenset[tuple[int, ...]]:
+Prefix = tuple[Layers, tuple[int, ...]]
+"""A structure, and the lengths of its first layers."""
+
+
+def shared_prefixes(candidates: Sequence[LengthConfig], space: Space) -> frozenset[Prefix]:
     """Return the beginnings of `candidates` and of the full length: their layers are computed."""
     known = [space.full, *candidates]
-    return frozenset(one.lengths[:end] for one in known for end in range(1, space.layers + 1))
+    return frozenset(
+        (one.layers, one.lengths[:end]) for one in known for end in range(1, space.layers + 1)
+    )
 
 
-def new_work(config: LengthConfig, known: AbstractSet[tuple[int, ...]]) -> float:
+def new_work(config: LengthConfig, known: AbstractSet[Prefix], space: Space) -> float:
     """Return the share of a full pass that scoring lengths adds to the beginnings in `known`.
 
     A third of a layer is attention, on the tokens that reach it, the rest feed-forward, on the
-    tokens that it keeps; an evaluator computes each once for all lengths that begin alike.
+    tokens that it keeps; an evaluator computes each once for all lengths that begin alike in one
+    structure.
     """
     work, reaching, shared = 0.0, config.sequence_length, True
+    shares = space.shares(config.layers)
     for layer, length in enumerate(config.lengths, start=1):
-        work += 0.0 if shared else reaching / 3
-        shared = shared and config.lengths[:layer] in known
-        work += 0.0 if shared else 2 * length / 3
+        share = shares[layer - 1]
+        work += 0.0 if shared else share * reaching / 3
+        shared = shared and (config.layers, config.lengths[:layer]) in known
+        work += 0.0 if shared else share * 2 * length / 3
         reaching = length
     return work / (config.sequence_length * len(config.lengths))
 

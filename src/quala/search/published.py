@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from quala.lengths import LengthConfig
-from quala.search.space import Space, average, constant_rates, mutate
+from quala.search.space import Space, average, constant_rates, mutate, restructure
 from quala.search.strategy import (
     Acceptance,
     EvaluatedLengths,
@@ -39,7 +39,9 @@ class Published:
     def seeds(self) -> tuple[LengthConfig, ...]:
         """Return both ends and constant-rate lengths between them."""
         ends = [self.space.full, self.space.lowest]
-        return distinct([*ends, *constant_rates(self.space, self.settings.population)])
+        rates = constant_rates(self.space, self.settings.population)
+        own = ((), *self.space.structures)  # each structure at some of the rates
+        return distinct([*ends, *(r.of(own[n % len(own)]) for n, r in enumerate(rates))])
 
     def parents(self, known: Sequence[EvaluatedLengths]) -> list[EvaluatedLengths]:
         """Return the frontier."""
@@ -66,6 +68,7 @@ class Published:
             else:
                 parent = rng.choice(pool)
                 child = mutate(parent, rng, space=self.space, probability=MUTATION_PROBABILITY)
+            child = restructure(child, rng, space=self.space)
             if self.accept(child, seen):
                 return Proposal(child, "crossover" if crossing else "mutation")
         return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
@@ -57,7 +57,7 @@ class SearchResult:
     @property
     def full(self) -> SearchCandidate | None:
         """Return the candidate that drops nothing, where it was scored."""
-        return next((one for one in self.candidates if not any(one.lengths.drops)), None)
+        return next((one for one in self.candidates if one.lengths.is_full), None)
 
     def fitting(self, *, sequence_length: int, layers: int | None = None) -> Self:
         """Return the result itself; raise QualaError where its lengths are of other inputs."""
@@ -105,8 +105,8 @@ class SearchResult:
                 "dearest": self.dearest,
                 "hypervolume": self.hypervolume,
                 "history": self.history,
-                "front": [asdict(point) for point in self.front],
-                "candidates": [asdict(candidate) for candidate in self.candidates],
+                "front": [_plain(point) for point in self.front],
+                "candidates": [_plain(candidate) for candidate in self.candidates],
             },
             indent=1,
         )
@@ -116,6 +116,14 @@ class SearchResult:
         """Read what `to_json` wrote; front, hypervolume and history are computed again."""
         found: SearchResult = typed(cls, json.loads(text))
         return found
+
+
+def _plain(point: SearchCandidate) -> dict[str, Any]:
+    """Return a candidate as plain values; layers are left out where all of them run whole."""
+    facts = asdict(point)
+    if not point.lengths.layers:
+        del facts["lengths"]["layers"]
+    return facts
 
 
 def read_result(folder: Path) -> SearchResult:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from optuna.storages.journal import JournalFileBackend
 
-from quala.lengths import LengthConfig
+from quala.lengths import LengthConfig, layers_name, read_layers
 from quala.search.evaluate import Evaluation
 from quala.search.storage import JournalLock, mend
 
@@ -35,6 +35,7 @@ class Scores:
         lines = [
             {
                 "lengths": list(one.lengths.lengths),
+                **({"layers": layers_name(one.lengths.layers)} if one.lengths.layers else {}),
                 "cost": one.cost,
                 "score": one.score,
                 "stopped": one.stopped,
@@ -53,7 +54,9 @@ class Scores:
     def read(self) -> dict[LengthConfig, Evaluation]:
         """Return all that this and other processes have scored so far."""
         for line in self._log.read_logs(self._lines):
-            lengths = LengthConfig(tuple(line.pop("lengths")), self._sequence_length)
+            counts, units = tuple(line.pop("lengths")), line.pop("layers", None)
+            layers = read_layers(units, layers=len(counts)) if units else ()
+            lengths = LengthConfig(counts, self._sequence_length, layers)
             line["examples"] = tuple(line["examples"])
             self._known[lengths] = Evaluation(lengths, **line)
             self._lines += 1

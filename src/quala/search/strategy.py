@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
-from quala.errors import QualaError
+from quala.errors import QualaError, unknown
 from quala.lengths import LengthConfig
 from quala.plugins import STRATEGIES
 from quala.ranges import LARGEST_SEED, MANY, check_ranges, ranged, text
 from quala.search.space import Space
 
 Cost = Callable[[LengthConfig], float]
+Prior = Literal["none", "additive"]
 MOST = 100_000
 """Of evaluations, and of the proposals of a generation; a search of that size takes months."""
 
@@ -44,9 +45,18 @@ class SearchSettings:
     min_score: float | None = ranged(None, at_least=-100, at_most=100)
     """Lengths that score less, in percent, are not part of the front."""
     workers: int = ranged(1, identity=False, at_least=1, at_most=64)
+    prior: Prior = field(default="none", metadata={"identity": "if set"})
+    """What the strategy `quala` believes of lengths before it scores them: `additive` sums what
+    single drops and structures lose (NAS-BERT, arXiv 2105.14444), `none` is one score for all."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.prior not in get_args(Prior):
+            raise unknown("`prior`", self.prior, get_args(Prior))
+        if self.prior != "none" and self.strategy != "quala":
+            raise QualaError(
+                f"`prior={self.prior}` is for `strategy=quala`, got `{self.strategy}`."
+            )
         if self.generation_size < 1:
             raise QualaError(
                 "`mutations` and `crossovers` must be at least 1 together, got "

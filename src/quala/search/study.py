@@ -124,8 +124,13 @@ def identity_of(space: Space, settings: SearchSettings) -> dict[str, Any]:
     go on with a search, and `mutation_probability`, which was an option.
     """
     chosen = {field.name: getattr(settings, field.name) for field in fields(SearchSettings)}
+    if chosen["prior"] == "none":
+        del chosen["prior"]  # nor this
     constant = {"workers": 0, "mutation_probability": MUTATION_PROBABILITY}
-    identity = {"space": asdict(space), "settings": {**chosen, **constant}}
+    explored = asdict(space)
+    if not space.structures:  # studies of earlier versions know none
+        del explored["structures"], explored["units"]
+    identity = {"space": explored, "settings": {**chosen, **constant}}
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
 
@@ -171,7 +176,7 @@ class StudyWorker:
         done = self._trials(TrialState.COMPLETE)
         done.sort(key=lambda trial: (trial.user_attrs[SLOT], trial.number))
         evaluations = map(self._evaluation, done)
-        full = next((one for one in evaluations if not any(one.lengths.drops)), None)
+        full = next((one for one in evaluations if one.lengths.is_full), None)
         return [self._candidate(trial, full) for trial in done]
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:

@@ -5,7 +5,7 @@
 """
 
 from quala.stage import Stage
-from quala.stages.distill_options import DistillConfig
+from quala.stages.distill_options import BitsConfig, DistillConfig
 from quala.stages.options import (
     ExportConfig,
     FinetuneConfig,
@@ -29,6 +29,15 @@ STAGES: dict[str, Stage] = {
             check="quala.checkpoint:check_given",
             fits="quala.stages.planned:model_facts",
             summary="train a checkpoint on the task: the teacher",
+        ),
+        Stage(
+            name="bits",
+            version=1,
+            config=BitsConfig,
+            run="quala.stages.bits:run",
+            summary="find how many bits each weight gets within a budget",
+            about=("model",),
+            fits="quala.search.bits:read_bits",
         ),
         Stage(
             name="distill",

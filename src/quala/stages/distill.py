@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,11 +16,13 @@ from quala.checkpoint import (
     score_selection,
     set_dropout,
 )
+from quala.compress.layer_maps import followed_by_embeddings
 from quala.compress.losses import DistillLoss, LossInputs, LossSetup
 from quala.cost import parameters
 from quala.data.teacher_file import is_teacher_file
 from quala.errors import QualaError
 from quala.models.load import load_tokenizer
+from quala.search.bits import read_bits
 from quala.stages.quantize import QuantizedTraining
 from quala.stages.student import (
     PrunedWeights,
@@ -170,8 +173,13 @@ def _followed(
     """Return the teacher that reads the student's tokens: in the loop, or its stored outputs."""
     if config.cache is None:
         return LiveTeacher(teacher.model)
-    depths = {"student": student.model.num_layers, "teacher": teacher.model.num_layers}
-    states = followed_states(config.cache, pairs, **depths)
+    states = followed_states(
+        config.cache,
+        pairs,
+        student=student.model.num_layers,
+        teacher=teacher.model.num_layers,
+        embeddings=followed_by_embeddings(config.keep_map, pairs),
+    )
     inner = any(loss.inner for loss in config.found_losses().values())
     return cache_teacher(
         teacher,
@@ -186,7 +194,13 @@ def _followed(
 def run(
     config: DistillConfig, context: StageContext, inputs: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Train a student of `teacher` on `data`: `model` where given, else the teacher's layers."""
+    """Train a student of `teacher` on `data`: `model` where given, else the teacher's layers.
+
+    Its weights have the `bits` that a stage found, where given.
+    """
+    if "bits" in inputs and config.quantizers is not None:
+        found = dict(read_bits(inputs["bits"]).bits)
+        config = replace(config, quantizers=replace(config.quantizers, overrides=found))
     losses = config.found_losses()
     teacher, places = open_teachers(config, inputs)
     student = make_student(config, teacher, inputs)
@@ -200,6 +214,8 @@ def run(
         heads=followed_heads(pairs, student, teacher) if teacher and by_head else None,
         temperature=config.temperature,
         relation_heads=config.relation_heads,
+        hidden_loss=config.hidden_loss,
+        embeddings=followed_by_embeddings(config.keep_map, pairs),
     )
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=student.checkpoint.pad_to)

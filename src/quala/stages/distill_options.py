@@ -1,4 +1,4 @@
-"""The options of a distillation: the student's steps, the losses, what a cache stores."""
+"""The options of a distillation: the student's steps and bits, the losses, what a cache stores."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 from quala.compress.layer_maps import LayerMap, layers_to_keep
-from quala.compress.losses import Needs
+from quala.compress.losses import Needs, StateError
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.quantize.config import TERNARY, QuantizeConfig
 from quala.data.spec import LONGEST_INPUT
 from quala.errors import QualaError, unknown
 from quala.plugins import LOSSES, SIGNIFICANCE
-from quala.ranges import check_ranges, ranged, text
+from quala.ranges import LARGEST_SEED, MANY, check_ranges, ranged, text
+from quala.stage import StageConfig
 from quala.stages.options import (
+    LARGEST_BATCH,
     LARGEST_RATE,
     LARGEST_WEIGHT,
     MOST_BATCHES,
@@ -24,7 +26,7 @@ from quala.stages.options import (
     by_span_head,
     check_ranking,
 )
-from quala.stages.planned import depth_of, family_at_start
+from quala.stages.planned import check_sites, depth_of, family_at_start
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss
@@ -135,18 +137,65 @@ def check_zeros(shrink: ShrinkConfig, quantizers: QuantizeConfig) -> None:
 
 
 @dataclass(kw_only=True)
+class BitsConfig(StageConfig):
+    """Find the bits of each linear weight within a budget, for `distill` to train at."""
+
+    seed: int = ranged(at_least=0, at_most=LARGEST_SEED)
+    choices: list[int] = ranged(at_least=0, at_most=8)
+    """Bits that a weight may get: 2 to 8, and 0, which prunes all of it."""
+    mean_bits: float | None = ranged(None, above=0, at_most=8)
+    """The budget as mean bits of the linear weights, without scales; null: `mebibytes`."""
+    mebibytes: float | None = ranged(None, above=0, at_most=MANY)
+    """The budget as size of the whole file, with embeddings and scales; null: `mean_bits`."""
+    inputs: int = ranged(above=0, at_most=MANY)
+    """Examples of the search slice whose answers are compared."""
+    batch_size: int = ranged(above=0, at_most=LARGEST_BATCH)
+    quantizers: QuantizeConfig | None = None
+    """The grids of the weights; null takes those of `distill`. Weights that its `overrides` names
+    keep those bits."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.choices = sorted(set(self.choices))
+        if not self.choices:
+            raise QualaError("`choices` must be bits, 0 or 2 to 8, got an empty list.")
+        if (self.mean_bits is None) == (self.mebibytes is None):
+            raise QualaError(
+                "Either `mean_bits` or `mebibytes` is the budget, the other must be null, got "
+                f"{self.mean_bits} and {self.mebibytes}."
+            )
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        data = getattr(inputs.get("data"), "value", None)
+        if data is not None and not data.search_size:
+            raise QualaError("`data.search_size` must be above 0, got 0: bits are found there.")
+        if self.quantizers is None:
+            raise QualaError("`stage.bits` needs `stage.distill.quantizers`, got null.")
+        for bits in self.choices:
+            replace(self.quantizers, overrides={"*": bits})  # refuses what the method has not
+        if self.quantizers.outliers and self.mebibytes is not None:
+            raise QualaError(
+                "`mebibytes` cannot count `quantizers.outliers`, which calibration finds: give "
+                "`mean_bits`, or set them to 0."
+            )
+        check_sites(inputs.get("model"), self.quantizers)
+
+
+@dataclass(kw_only=True)
 class DistillConfig(QuantizedConfig):
     """Train a student on a teacher's answers and inner states."""
 
     layers: int | None = ranged(None, at_least=1, at_most=DEEPEST)
     """Layers of the student, copied from the teacher; null copies all of them."""
     keep_map: LayerMap
-    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric."""
+    """Which `layers` are copied: uniform, tinybert, xtc, top, bottom or symmetric. With `xtc`, 12
+    to 5, the embeddings follow the state above the teacher's, as in its released code."""
     keep: list[int] | None = ranged(None, at_least=0, at_most=DEEPEST)
     """The teacher's layers that are copied, counted from 0; null leaves it to `keep_map`."""
     width: float = ranged(1.0, above=0, at_most=1)
     """Share of the copied layers' heads and feed-forward neurons that stays, the most important
-    ones (DynaBERT); the hidden size does not change."""
+    ones by the weights that read them (DynaBERT, which adds a neuron's own weights and bias); the
+    hidden size does not change."""
     importance_batches: int | None = ranged(None, above=0, at_most=MOST_BATCHES)
     """Train batches that score heads and neurons; null takes `calibration_batches`."""
     temperature: float = ranged(at_least=0.01, at_most=1000)
@@ -156,7 +205,9 @@ class DistillConfig(QuantizedConfig):
     soft: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the teacher's answers as soft labels."""
     hidden: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
-    """Weight of the hidden states' squared error."""
+    """Weight of the hidden states' error."""
+    hidden_loss: StateError = field(default="mse", metadata={"identity": "if set"})
+    """The error of hidden states: `mse`, or `cosine`, one minus the cosine of each token."""
     attention: float = ranged(at_least=0, at_most=LARGEST_WEIGHT)
     """Weight of the attention scores' squared error. The heads of a narrower student are compared
     with those that they copied."""
@@ -228,6 +279,12 @@ class DistillConfig(QuantizedConfig):
     def follows_answers(self) -> bool:
         return any(loss.needs == "answers" for loss in self.found_losses().values())
 
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The embeddings once followed the teacher's, whatever `keep_map` was."""
+        moved = self.hidden and (self.keep_map, self.layers) == ("xtc", 5)
+        return {"keep_map": "embeddings"} if moved else {}
+
     def step_rate(self, *, top: int, activation: bool) -> float:
         """Return the rate of the clip over its largest code."""
         clip = self.activation_clip_learning_rate if activation else self.clip_learning_rate
@@ -281,6 +338,11 @@ class DistillConfig(QuantizedConfig):
                     f"`cache` stores answers and hidden states only: `{name}`, which needs "
                     f"{loss.needs}, must be 0, got {self.weights[name]}."
                 )
+        if self.hidden and self.hidden_loss == "cosine" and cache.width < 1:
+            raise QualaError(
+                "`hidden_loss=cosine` compares whole states: `cache.width` must be 1, got "
+                f"{cache.width}."
+            )
         if all(loss.needs == "labels" for loss in found.values()):
             raise QualaError("`cache` has nothing to store: give `soft` or `hidden` a weight.")
         if cache.top is not None and self.layer_map is not None:
@@ -296,6 +358,14 @@ class DistillConfig(QuantizedConfig):
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)
         opened, rounded = "model" in inputs, self.quantizers is not None
+        whole = (self.layers, self.keep, self.width, self.shrink) == (None, None, 1, None)
+        if "bits" in inputs and not (whole and rounded):
+            raise QualaError(
+                "Bits are found for the teacher's own weights: `quantizers` must be set, and "
+                "`layers`, `keep`, `width` and `shrink` left alone."
+            )
+        if opened or whole:
+            check_sites(inputs.get("model" if opened else "teacher"), self.quantizers)
         if self.shrink is not None:
             self.shrink.now()
         if opened and self.width < 1:

@@ -19,6 +19,7 @@ from quala.checkpoint import (
     record_tuned,
     score_selection,
     set_dropout,
+    untrained_ranking,
 )
 from quala.compress.losses import hidden_loss, soft_loss
 from quala.compress.prune.structured import sort_width, taylor_importance, units_of
@@ -214,13 +215,11 @@ class SandwichModule(TrainingModule):
         return start + (end - start) * grown
 
     def _lengths(self, rng: Random, skipped: frozenset[int], *, smallest: bool) -> LengthConfig:
-        layers, bound = self.model.num_layers, self._bound()
+        sizes = {"layers": self.model.num_layers, "sequence_length": self.sequence_length}
         if smallest:
-            return constant_drop(bound, layers=layers, sequence_length=self.sequence_length)
+            return constant_drop(self._bound(), **sizes, skipped=skipped)
         sample = {"length_drop": sample_length_drop, "few_drops": sample_few_drops}
-        return sample[self.sandwich.sampler](
-            bound, layers=layers, sequence_length=self.sequence_length, rng=rng, skipped=skipped
-        )
+        return sample[self.sandwich.sampler](self._bound(), **sizes, rng=rng, skipped=skipped)
 
 
 def run(
@@ -228,10 +227,11 @@ def run(
 ) -> dict[str, float]:
     """Train `model` on `data` under sampled lengths; `teacher` gives soft labels where wanted."""
     tokenizer, data = load_data(inputs["model"], inputs["data"])
+    own = untrained_ranking(data.task) if config.elastic else data.task.significance
     model = load_any_model(
         inputs["model"],
         task=data.task,
-        significance=config.significance or data.task.significance,
+        significance=config.significance or own,
         semantics=config.semantics,
         seed=config.seed,
     )
@@ -344,11 +344,13 @@ def external_teacher(
 def selection_scores(opened: Checkpoint, config: SandwichConfig) -> dict[str, float]:
     """Score the selection slice at full length and at the smallest trained lengths."""
     metric = opened.data.task.metric
+    least = (opened.model.structures or [()])[-1]
     smallest = constant_drop(
         config.bound,
         layers=opened.model.num_layers,
         sequence_length=opened.data.spec.max_length,
-    ).of((opened.model.structures or [()])[-1])
+        skipped=left_out(least),
+    ).of(least)
     scores = {
         name: score_selection(opened, batch_size=config.batch_size, lengths=lengths)[metric]
         for name, lengths in (("full", None), ("smallest", smallest))

@@ -20,7 +20,7 @@ from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.runtime.hardware import check_threads
 from quala.search.strategy import SearchSettings
 from quala.stage import StageConfig
-from quala.stages.planned import check_served, start_facts
+from quala.stages.planned import check_served, check_sites, start_facts
 from quala.stored import read_object
 
 Precision = Literal["fp32", "bf16"]
@@ -224,6 +224,11 @@ class SandwichConfig(TaughtConfig):
         return True
 
     @property
+    def revisions(self) -> dict[str, str]:
+        """The smallest pass once dropped tokens at the layers that it skips, too."""
+        return {"layer_drop": "smallest pass"} if self.layer_drop and self.trains else {}
+
+    @property
     def learns_labels(self) -> str | None:
         named = [name for name in ("hard", "sub_hard") if self.trains and getattr(self, name)]
         return named[0] if named else None
@@ -322,6 +327,10 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
     quantizer_learning_rate: float = ranged(at_least=0, at_most=LARGEST_RATE)
     """Rate of the learned steps, where weights, embeddings or activations are `lsq`."""
     quantizers: QuantizeConfig = field(default_factory=QuantizeConfig)
+
+    def check_inputs(self, inputs: Mapping[str, Any]) -> None:
+        super().check_inputs(inputs)
+        check_sites(inputs.get("model"), self.quantizers)
 
     soft_options: ClassVar[str] = (
         "`method` must be qat, and `teacher` above 0 or `teacher_for_subs` true"

@@ -13,8 +13,11 @@ from quala.plugins import FAMILIES
 from quala.stored import read_object
 
 if TYPE_CHECKING:
+    from quala.architecture import Architecture
+    from quala.compress.quantize.config import QuantizeConfig
     from quala.models.families import Family
 
+_LAYER = re.compile(r"layers\.(\d+)\.")
 _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?(@[\w./-]+)?")
 
 
@@ -49,13 +52,19 @@ def model_facts(folder: Path, data: Any = None) -> dict[str, Any]:
 
 def depth_of(made: Any) -> int | None:
     """Return the layers of a planned model that was trained on from a start model, where known."""
+    found = sizes_of(made)
+    return found.layers if found else None
+
+
+def sizes_of(made: Any) -> Architecture | None:
+    """Return the sizes of a planned model, as `depth_of` its layers."""
     while (config := getattr(made, "config", None)) is not None:
         if config.given is not None or hasattr(config, "keep_map"):
             return None
         made = made.inputs.get("model")
     facts = start_facts(made)
     try:
-        return architecture_of(facts).layers if facts else None
+        return architecture_of(facts) if facts else None
     except (QualaError, TypeError, ValueError, ArithmeticError):  # is refused where it is read
         return None
 
@@ -80,6 +89,26 @@ def trained_with(made: Any, option: str) -> Any:
             return value
         made = made.inputs.get("model")
     return None
+
+
+def check_sites(made: Any, quantizers: QuantizeConfig | None) -> None:
+    """Raise QualaError for groups and names of weights that a planned model does not have."""
+    sizes = sizes_of(made)
+    if quantizers is None or sizes is None:
+        return
+    for columns in (sizes.hidden, sizes.intermediate):
+        if quantizers.weight_granularity == "group" and columns % quantizers.weight_group:
+            raise QualaError(
+                f"`quantizers.weight_group` must divide the columns of all weights, {columns} of "
+                f"some, got {quantizers.weight_group}."
+            )
+    for pattern in quantizers.overrides:
+        layer = _LAYER.match(pattern)
+        if layer and int(layer[1]) >= sizes.layers:
+            raise QualaError(
+                f"`quantizers.overrides` got `{pattern}`, but the {sizes.layers} layers are "
+                f"numbered from 0 to {sizes.layers - 1}."
+            )
 
 
 def check_served(model: Any, needs: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,10 @@ from quala.checkpoint import Checkpoint, load_with_data, metadata, record_tuned,
 from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
+from quala.compress.quantize.modules import QuantLinear
+from quala.compress.quantize.sites import check_drops
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
+from quala.compress.structure import linear_names
 from quala.errors import QualaError
 from quala.models.load import name_outputs
 from quala.stages.length_adapt import SandwichModule, external_teacher, selection_scores
@@ -67,6 +71,8 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
     if not all_finite(opened.model.parameters()):
         raise QualaError("The model cannot be rounded: some of its weights are not finite.")
     quantize(opened.model.hf, quantizers)
+    if opened.model.structures:
+        round_all_inputs(opened.model.hf)
     opened.model.eval()
 
     def observe() -> None:
@@ -76,6 +82,16 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
                     raise QualaError("The model cannot be rounded: its outputs are not finite.")
 
     calibrate(opened.model.hf, observe)
+
+
+def round_all_inputs(hf: PreTrainedModel) -> None:
+    """Let no input that a narrower sub-network lacks stay float as an outlier."""
+    for names in linear_names(hf):
+        for part in ("attention_out", "ffn_out"):
+            for layer in hf.get_submodule(names[part]).modules():
+                if isinstance(layer, QuantLinear):
+                    quantizer = layer.input_quantizer
+                    quantizer.config = replace(quantizer.config, outliers=0)
 
 
 def save_quantized(
@@ -107,6 +123,7 @@ def run(
     model, data = opened.model, opened.data
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     fake_quantize(opened, config.quantizers, config)
+    check_drops(model.hf)
     figures: dict[str, float] = {}
     if config.method == "qat":
         plan = plan_training(data.train.features, config, pad_to=opened.pad_to)
@@ -116,6 +133,7 @@ def run(
             plan,
             sequence_length=data.spec.max_length,
             teacher=external_teacher(config, context, inputs, opened, plan),
+            structures=model.structures or [()],
         )
         figures = fit(module, context, score=lambda: selection_scores(opened, config)["mean"])
     save_quantized(opened, context.output)

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quala.checkpoint import Checkpoint, ensure_tuned, load_with_data
-from quala.cost import macs, mean_macs
+from quala.compress.prune.structured import units_of
+from quala.compress.quantize.sites import check_drops
+from quala.cost import mean_macs, padded_macs
 from quala.data.spec import DataSpec
 from quala.durable import read_whole, write_whole
 from quala.errors import QualaError
-from quala.lengths import LengthConfig, constant_drop
+from quala.lengths import MIN_TOKENS, Layers, LengthConfig, constant_drop, layers_name
 from quala.report.figure import draw_history
 from quala.runtime.engine import Engine, open_model
 from quala.runtime.hardware import processor
@@ -54,12 +56,14 @@ class Clock:
     """The exported model, timed before a search and again for its front."""
 
     engine: Engine
-    model: LatencyModel
+    models: Mapping[Layers, LatencyModel]
+    """By the structure, the whole model first."""
 
     @classmethod
     def start(cls, config: SearchConfig, opened: Checkpoint, scratch: Path) -> Clock:
         """Open the model and time it; a resumed search keeps the times that it began with."""
         layers, longest = opened.model.num_layers, opened.data.spec.max_length
+        structures = opened.model.structures or [()]
         engine = open_model(
             config.runtime, opened.model, sequence_length=longest, threads=config.threads
         )
@@ -75,11 +79,18 @@ class Clock:
                 "processor": processor(),
             }
             full = LengthConfig.full(layers=layers, sequence_length=longest)
-            model = measure_latency_model(
-                engine, full, seed=config.seed, repeats=REPEATS, timing=timing
-            )
-            write_whole(file, model.to_json())
-        return cls(engine, LatencyModel.from_json(json.dumps(read_whole(file))))
+            found = [
+                measure_latency_model(
+                    engine, full, seed=config.seed, repeats=REPEATS, timing=timing, layers=own
+                )
+                for own in structures
+            ]
+            texts = [model.to_json() for model in found]
+            write_whole(file, texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]")
+        kept = read_whole(file)
+        facts = kept if isinstance(kept, list) else [kept]
+        models = [LatencyModel.from_json(json.dumps(one)) for one in facts]
+        return cls(engine, dict(zip(structures, models, strict=True)))
 
     def verify(
         self, result: SearchResult, tokens: Sequence[int], output: Path
@@ -94,7 +105,7 @@ class Clock:
         errors = []
         for point in result.front:
             measured = statistics.mean(next(times) for _ in counts)
-            predicted = self.model.mean(point.lengths, counts)
+            predicted = latency(self.models, point.lengths, counts=counts)
             errors.append(predicted / measured - 1)
             points.append(
                 {
@@ -105,14 +116,28 @@ class Clock:
                 }
             )
         error = statistics.median(map(abs, errors))
+        named = {layers_name(k): json.loads(m.to_json()) for k, m in self.models.items() if k}
         facts = {
-            "model": json.loads(self.model.to_json()),
+            "model": json.loads(self.models[()].to_json()),
+            **({"structures": named} if named else {}),
             "front": points,
             "error_median": error,
             "conditions": asdict(conditions),
         }
         (output / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        return {"search/latency_error_median": error, "search/latency_fit_error": self.model.error}
+        return {"search/latency_error_median": error, "search/latency_fit_error": self.fit_error}
+
+    @property
+    def fit_error(self) -> float:
+        """The largest median error of the fits."""
+        return max(model.error for model in self.models.values())
+
+
+def latency(
+    models: Mapping[Layers, LatencyModel], lengths: LengthConfig, *, counts: Sequence[int]
+) -> float:
+    """Return the predicted mean milliseconds of inputs of these token counts."""
+    return models[lengths.layers].mean(lengths, counts)
 
 
 GIGA = 1e9
@@ -122,7 +147,7 @@ def macs_cost(opened: Checkpoint, lengths: LengthConfig) -> float:
     """Return GMACs: of a padded input under `reference`, the search slice's mean otherwise."""
     model = opened.model
     if opened.pad_to is not None:
-        return macs(model.arch, lengths.lengths, opened.pad_to) / GIGA
+        return padded_macs(model.arch, lengths) / GIGA
     return mean_macs(model.arch, lengths, opened.data.search.features.lengths) / GIGA
 
 
@@ -134,7 +159,7 @@ class EvaluatorFactory:
     data: DataSpec
     config: SearchConfig
     significance: str
-    latency: LatencyModel | None = None
+    models: Mapping[Layers, LatencyModel] | None = None
 
     def __call__(self) -> SharedEvaluator:
         opened = load_with_data(self.model, self.data, significance=self.significance)
@@ -153,10 +178,10 @@ class EvaluatorFactory:
             seed=config.seed,
             pad_to=opened.pad_to,
         )
-        if self.latency is None:
+        if self.models is None:
             cost = partial(macs_cost, opened)
         else:
-            cost = partial(self.latency.mean, counts=searched_tokens(opened))
+            cost = partial(latency, self.models, counts=searched_tokens(opened))
         return SharedEvaluator(
             opened.model,
             chunks,
@@ -172,14 +197,19 @@ def run(
 ) -> dict[str, float]:
     """Search the lengths of `model`; the output is search.json, the study and a figure."""
     opened = load_with_data(inputs["model"], inputs["data"])
+    check_drops(opened.model.hf)
     clock = Clock.start(config, opened, context.scratch) if config.cost == "latency" else None
-    latency = clock.model if clock else None
-    factory = EvaluatorFactory(
-        inputs["model"], inputs["data"], config, opened.model.significance.name, latency
-    )
+    ranking, times = opened.model.significance.name, clock.models if clock else None
+    factory = EvaluatorFactory(inputs["model"], inputs["data"], config, ranking, times)
     layers, longest = opened.model.num_layers, opened.data.spec.max_length
     lower = constant_drop(config.floor, layers=layers, sequence_length=longest)
-    space = Space(layers, longest, step=config.step, lower=lower)
+    own = tuple(opened.model.structures[1:])
+    units = units_of(opened.model.hf) if own else ()
+    # Nothing may be dropped: then only the structures are searched.
+    floor = longest if own and not config.floor else MIN_TOKENS
+    space = Space(
+        layers, longest, floor=floor, step=config.step, lower=lower, structures=own, units=units
+    )
     metric = opened.data.task.metric
     place = study_place(config, context, metric)
 
@@ -248,7 +278,10 @@ def _as_run(found: SearchCandidate, metric: str) -> Candidate:
     return Candidate(
         name=str(found.lengths),
         metrics={metric: found.score, "examples": float(found.examples), **costs},
-        params={"lengths": str(found.lengths)},
+        params={
+            "lengths": str(found.lengths.whole),
+            **({"layers": layers_name(found.lengths.layers)} if found.lengths.layers else {}),
+        },
         tags={
             "generation": str(found.generation),
             "origin": found.origin,

@@ -308,14 +308,20 @@ def cache_teacher(
 
 
 def followed_states(
-    cache: CacheConfig, pairs: Sequence[tuple[int, int]], *, student: int, teacher: int
+    cache: CacheConfig,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    student: int,
+    teacher: int,
+    embeddings: int = 0,
 ) -> Pairs:
     """Return the pairs of a student's hidden state and the cached one that it follows.
 
-    `pairs` are layers, `student` and `teacher` the numbers of layers. Raises QualaError for
+    `pairs` are layers, `student` and `teacher` the numbers of layers, `embeddings` is as in
+    `hidden_pairs`. Raises QualaError for
     options that do not fit the two depths.
     """
-    states = hidden_pairs(pairs)
+    states = hidden_pairs(pairs, embeddings)
     if cache.top is not None:
         states = spread_states(student, top=cache.top, teacher=teacher)
     return some_states(states, depth=cache.depth, states=cache.states)

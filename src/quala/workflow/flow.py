@@ -19,6 +19,7 @@ from quala.workflow.identity import (
     config_identity,
     fingerprint,
     made_of,
+    revisions,
 )
 from quala.workflow.settings import Settings
 from quala.workflow.sources import Source, Sources
@@ -227,6 +228,7 @@ class Flow:
             "config": config_identity(config),
             **({"code": code} if (code := {**stage.code, **code_identity(config)}) else {}),
             "inputs": {key: item.fingerprint for key, item in sorted(inputs.items())},
+            **({"revised": revised} if (revised := revisions(config)) else {}),
         }
         origins = {
             key: {"from": item.name}

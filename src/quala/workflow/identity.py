@@ -53,6 +53,15 @@ def code_identity(config: Any) -> dict[str, str]:
     return found
 
 
+def revisions(config: Any) -> dict[str, str]:
+    """Return the `revisions` of a config and its parts: what they once computed otherwise."""
+    found = dict(getattr(config, "revisions", {}))
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(part := getattr(config, field.name)):
+            found |= revisions(part)
+    return found
+
+
 def fingerprint(identity: Any) -> str:
     """Return the SHA-256 of the canonical JSON of `identity`."""
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
@@ -67,6 +76,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     found += changes(old["config"], new["config"])
     before, after = old.get("code", {}), new.get("code", {})
     found += [f"code of {one} changed" for one in after if before.get(one) != after[one]]
+    before, after = old.get("revised", {}), new.get("revised", {})
+    found += [f"`{one}` means something else" for one in after if before.get(one) != after[one]]
     for name in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(name) != new["inputs"].get(name):
             found.append(_input_change(name, old, new))

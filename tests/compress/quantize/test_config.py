@@ -9,6 +9,7 @@ import torch
 
 from quala.compress.quantize.config import QuantizeConfig, WeightSpec
 from quala.errors import QualaError
+from quala.workflow.identity import revisions
 
 WEIGHT = torch.arange(24.0).reshape(4, 6)
 
@@ -59,11 +60,30 @@ def test_a_value_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
         {"embedding_granularity": "column"},
         {"weight_group": 0},
         {"weight_quantizer": "lsq", "weight_init": "kl"},
+        {"weight_quantizer": "lsq", "weight_init": "tensorrt"},
     ],
 )
 def test_a_method_keeps_its_width_and_names(wrong: dict[str, Any]) -> None:
     with pytest.raises(QualaError):
         QuantizeConfig(**wrong)
+
+
+TENSOR = {"weight_granularity": "tensor", "embedding_granularity": "tensor"}
+
+
+@pytest.mark.parametrize(
+    ("options", "revised"),
+    [
+        ({"weight_quantizer": "lsq", "weight_init": "kl", **TENSOR}, True),
+        ({"embedding_quantizer": "lsq", "weight_init": "kl", **TENSOR}, True),
+        ({"activation_range": "lsq", "activation_init": "kl"}, True),
+        ({"weight_init": "kl", "activation_init": "kl"}, False),  # nothing is learned
+        ({"weight_quantizer": "lsq", "weight_init": "tensorrt", **TENSOR}, False),
+        ({"activation_range": "lsq", "weight_init": "kl"}, False),
+    ],
+)
+def test_what_started_by_kl_is_computed_again(options: dict[str, Any], revised: bool) -> None:
+    assert bool(revisions(QuantizeConfig(**options))) == revised
 
 
 def test_each_kind_of_weight_has_its_own_method() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from quala.compress.quantize.grids import (
     kl_clip,
     lat_codes,
     minmax_codes,
+    tensorrt_clip,
     twn_codes,
 )
 from quala.errors import QualaError
@@ -193,7 +196,7 @@ def test_the_clip_has_the_least_divergence_of_all_bins() -> None:
     top = x.abs().max().item()
     counts = torch.histc(x.abs(), bins=BINS, min=0, max=top).double().tolist()
     candidates = range(8, BINS + 1, 40)
-    clip = kl_clip(x, levels=8)
+    clip = tensorrt_clip(x, levels=8)
     chosen = round(clip / top * BINS)
     best = _slow(counts, chosen, 8)
     assert all(best <= _slow(counts, kept, 8) + 1e-12 for kept in candidates)
@@ -201,11 +204,59 @@ def test_the_clip_has_the_least_divergence_of_all_bins() -> None:
 
 def test_a_flat_distribution_is_not_clipped() -> None:
     x = torch.linspace(-1, 1, 20481)
-    assert kl_clip(x, levels=8) == pytest.approx(1, abs=0.01)
+    assert tensorrt_clip(x, levels=8) == pytest.approx(1, abs=0.01)
 
 
-def test_zeros_have_no_clip() -> None:
-    assert kl_clip(torch.zeros(9), levels=8) == 0
+@pytest.mark.parametrize("clip", [kl_clip, tensorrt_clip])
+def test_zeros_have_no_clip(clip: Callable[..., float]) -> None:
+    assert clip(torch.zeros(9), levels=8) == 0
+
+
+def _line(at: float, values: list[float]) -> float:
+    """Return the value at a place from 0 to 1 of points that are joined by straight lines."""
+    place = at * (len(values) - 1)
+    left = min(int(place), len(values) - 2)
+    return values[left] + (place - left) * (values[left + 1] - values[left])
+
+
+def _published_clip(x: list[float], bits: int) -> float:
+    """Return the clip as KDLSQ-BERT's code defines it, cut by cut and bin by bin."""
+    size = sorted(abs(value) for value in x)
+    points, top = 2 ** (bits - 1), size[-1]
+    edges = np.histogram_bin_edges(np.array(size), bins="sqrt", range=(0, top)).tolist()
+    bins, width = len(edges) - 1, edges[1]
+    if points + 1 > bins:
+        return top
+    below = [bisect(size, edge) / len(size) for edge in edges[1:-1]] + [1.0]
+    clips = {}
+    for cut in range(points + 1, bins + 1):
+        kept = [*below[: cut - 1], 1.0]
+        coarse = [_line(n / (points - 1), kept) for n in range(points)]
+        fine = [_line(n / (cut - 1), coarse) for n in range(cut)] + [1.0] * (bins - cut)
+        lost = sum((c - q) * math.log2(c / q) for c, q in zip(below, fine))
+        clips.setdefault(round(lost, 9), (cut + 0.5) * width)
+    return clips[min(clips)]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("power", [1, 3])
+@pytest.mark.parametrize("count", [900, 20_001])
+def test_kl_clips_as_the_published_code_does(bits: int, power: int, count: int) -> None:
+    x = torch.randn(count, generator=torch.Generator().manual_seed(bits)) ** power
+    expected = _published_clip(x.tolist(), bits)
+    assert kl_clip(x, levels=2 ** (bits - 1)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_kl_keeps_two_bits_of_normal_weights_near_their_best_clip() -> None:
+    x = _steps_noise(384 * 384)
+    assert 1.3 < kl_clip(x, levels=2) < 1.7  # the least squared error is at 1.22
+    assert tensorrt_clip(x, levels=2) > 2
+
+
+def test_kl_without_values_near_zero_stays_cheap_and_finite() -> None:
+    x = 1 + 1e-4 * torch.rand(10_000, generator=torch.Generator().manual_seed(0))
+    assert 0.5 < kl_clip(x, levels=8) < 1.1
+    assert kl_clip(torch.full((9,), -3.0), levels=2) == 3.0
 
 
 def _steps_noise(*shape: int, seed: int = 0) -> Tensor:
@@ -247,15 +298,24 @@ def test_clipping_rules_lie_below_the_largest_value() -> None:
     assert initial_step(x, "kl", 7) < largest / 2
 
 
-def test_one_group_may_be_shaped_as_a_tensor_of_groups() -> None:
+HISTOGRAMS: tuple[tuple[StepInit, Callable[..., float]], ...] = (
+    ("kl", kl_clip), ("tensorrt", tensorrt_clip)
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("init", "clip"), HISTOGRAMS)
+def test_one_group_may_be_shaped_as_a_tensor_of_groups(
+    init: StepInit, clip: Callable[..., float]
+) -> None:
     x = _steps_noise(1, 1, 500)
-    assert initial_step(x, "kl", 7).shape == (1, 1)
-    assert initial_step(x, "kl", 7).item() == initial_step(x.flatten(), "kl", 7).item()
+    assert initial_step(x, init, 7).shape == (1, 1)
+    assert initial_step(x, init, 7).item() == pytest.approx(clip(x, levels=8) / 7)
 
 
-def test_kl_refuses_rows() -> None:
-    with pytest.raises(QualaError, match="got 3 groups"):
-        initial_step(_steps_noise(3, 50), "kl", 7)
+@pytest.mark.parametrize("init", ["kl", "tensorrt"])
+def test_histograms_refuse_rows(init: StepInit) -> None:
+    with pytest.raises(QualaError, match=f"`{init}` got 3 groups"):
+        initial_step(_steps_noise(3, 50), init, 7)
 
 
 def test_another_rule_is_refused() -> None:
@@ -263,7 +323,7 @@ def test_another_rule_is_refused() -> None:
         initial_step(_steps_noise(5), "mean", 7)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("init", ["mean_abs", "max", "truncation", "kl"])
+@pytest.mark.parametrize("init", ["mean_abs", "max", "truncation", "kl", "tensorrt"])
 def test_zeros_start_with_a_positive_step(init: StepInit) -> None:
     assert initial_step(torch.zeros(100), init, 3) > 0
 

@@ -184,12 +184,12 @@ def test_truncation_is_the_mean_clip_of_the_batches() -> None:
     assert step == pytest.approx(sum(clips) / 3 / 127, rel=1e-5)
 
 
-def test_kl_clips_outliers() -> None:
+def test_tensorrt_clips_outliers() -> None:
     batches = [torch.cat([batch.flatten(), torch.tensor([60.0])]) for batch in _batches()]
-    assert _learned("kl", 4, *batches).step < _learned("max", 4, *batches).step / 2
+    assert _learned("tensorrt", 4, *batches).step < _learned("max", 4, *batches).step / 2
 
 
-@pytest.mark.parametrize("init", ["mean_abs", "max", "truncation", "kl"])
+@pytest.mark.parametrize("init", ["mean_abs", "max", "truncation", "kl", "tensorrt"])
 def test_every_start_rounds_and_learns(init: str) -> None:
     x = _batches()[0]
     quantizer = _learned(init, 3, x)

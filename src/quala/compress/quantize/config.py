@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, get_args
 
 from quala.errors import QualaError, unknown
@@ -12,13 +14,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Granularity = Literal["tensor", "row", "group"]
-StepInit = Literal["mean_abs", "max", "truncation", "kl"]
+StepInit = Literal["mean_abs", "max", "truncation", "kl", "tensorrt"]
 WeightMethod = Literal["minmax", "lsq", "bwn", "twn", "lat", "lat_exact"]
 RangeKind = Literal["minmax", "ema", "percentile", "lsq"]
-ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl"]
+ActivationInit = Literal["percentile", "mean_abs", "max", "truncation", "kl", "tensorrt"]
 TERNARY = ("twn", "lat", "lat_exact")
 LOSS_AWARE = ("lat", "lat_exact")
+HISTOGRAMS = ("kl", "tensorrt")
+"""First steps that need as many values as a whole tensor has."""
 HEADS = ("qa_outputs", "classifier", "pre_classifier", "pooler")
+RANKING = (".query", ".key")
+"""Ends of the names of the linear layers that rank the tokens of a layer."""
 WIDEST = 65_536
 """Columns of a weight; none that is known here has more."""
 _WIDTHS = {"bwn": (1, 1), **dict.fromkeys(TERNARY, (2, 2))}
@@ -48,7 +54,7 @@ class QuantizeConfig:
     """Columns of one row that share a scale, where a granularity is `group`."""
     weight_init: StepInit = "mean_abs"
     """First steps of `lsq` weights and embeddings: `mean_abs` (as published), `max`, `truncation`
-    or `kl` (KDLSQ-BERT; `kl` per tensor only)."""
+    or `kl` (both KDLSQ-BERT), or `tensorrt`; the last two per tensor only."""
     embedding_quantizer: WeightMethod = "minmax"
     """As `weight_quantizer`, for embeddings."""
     embedding_granularity: Granularity = "row"
@@ -72,10 +78,24 @@ class QuantizeConfig:
     default leaves all heads of the model's family in float."""
     quantize_embeddings: bool = True
     """Whether embeddings are quantized as well."""
+    overrides: dict[str, int] = field(
+        default_factory=dict,
+        metadata={"identity": "if set", "range": {"at_least": 0, "at_most": 8}},
+    )
+    """Bits of single linear weights instead of `weight_bits`, by shell patterns of their names:
+    `layers.0.ffn_in`, `ffn_*`, or a module's own. 0 prunes the whole weight. A full name goes
+    before patterns."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         _ = self.weights, self.embeddings  # a `WeightSpec` checks its own values
+        if self.overrides and self.weight_quantizer in _WIDTHS:
+            raise QualaError(
+                f"`overrides` chooses among widths: `weight_quantizer` must be minmax or lsq, got "
+                f"{self.weight_quantizer}, which has one."
+            )
+        if 1 in self.overrides.values():
+            raise QualaError("`overrides` must be 0 or 2 to 8 bits, got 1.")
         if self.outliers and self.weight_quantizer != "minmax":
             raise QualaError(
                 "`outliers` are taken out of the grid `weight_quantizer=minmax`, got "
@@ -85,6 +105,18 @@ class QuantizeConfig:
             raise unknown("activation init", self.activation_init, get_args(ActivationInit))
         if self.activation_range not in get_args(RangeKind):
             raise unknown("activation range", self.activation_range, get_args(RangeKind))
+
+    def weights_at(self, bits: int | None) -> WeightSpec:
+        """Return how a linear weight of another width is quantized; None is `weight_bits`."""
+        return self.weights if bits is None else replace(self.weights, bits=bits)
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """The values that once made something else: `kl` was what `tensorrt` is."""
+        learned = "lsq" in (self.weight_quantizer, self.embedding_quantizer)
+        clips = (self.weight_init if learned else "", self.activation_init)
+        wide = clips if self.activation_range == "lsq" else clips[:1]
+        return {"kl": "cumulative"} if "kl" in wide else {}
 
     @property
     def weights(self) -> WeightSpec:
@@ -115,12 +147,13 @@ class WeightSpec:
     """How one kind of weight is quantized.
 
     Raises:
-        QualaError: for an unknown name, a width that the method does not have, `kl` on more than
-            one group, or a group size below 1.
+        QualaError: for an unknown name, a width that the method does not have, one of `HISTOGRAMS`
+            on more than one group, or a group size below 1.
     """
 
     method: WeightMethod = "minmax"
     bits: int = 8
+    """0 for a weight that is pruned as a whole."""
     granularity: Granularity = "row"
     group: int = 64
     """Columns that share a scale, with granularity `group`."""
@@ -138,7 +171,7 @@ class WeightSpec:
             if value not in allowed:
                 raise unknown(f"{self.name} {what}", value, allowed)
         low, high = _WIDTHS.get(self.method, (2, 8))
-        if not low <= self.bits <= high:
+        if not low <= self.bits <= high and (self.bits or self.name != "weight"):
             widths = f"{low} to {high}" if low < high else f"only {low}"
             raise QualaError(
                 f"`{self.name}_bits` is {self.bits}; allowed with "
@@ -146,10 +179,10 @@ class WeightSpec:
             )
         if self.group < 1:
             raise QualaError(f"`{self.name}_group` is {self.group}; allowed is 1 or more.")
-        if self.method == "lsq" and self.init == "kl" and self.granularity != "tensor":
+        if self.method == "lsq" and self.init in HISTOGRAMS and self.granularity != "tensor":
             raise QualaError(
-                f"`{self.name}_init=kl` got granularity {self.granularity}; allowed is `tensor`, "
-                "a row has too few values for a histogram."
+                f"`{self.name}_init={self.init}` got granularity {self.granularity}; allowed is "
+                "`tensor`, a row has too few values for a histogram."
             )
 
     @property
@@ -179,5 +212,38 @@ class WeightSpec:
 
 
 def top_code(bits: int) -> int:
-    """Return the largest code of a symmetric grid: 2^(bits-1) - 1, and 1 for one bit."""
-    return max(1, (1 << bits - 1) - 1)
+    """Return the largest code of a symmetric grid: 2^(bits-1) - 1, 1 for one bit, 0 for none."""
+    return max(1, (1 << bits - 1) - 1) if bits else 0
+
+
+def resolved(overrides: Mapping[str, int], sites: Mapping[str, Sequence[str]]) -> dict[str, int]:
+    """Return the bits of the sites that `overrides` names; `sites` has all names of each.
+
+    A full name goes before patterns.
+
+    Raises:
+        QualaError: for a pattern that names no site, and for two that give a site other bits.
+    """
+    for pattern in overrides:
+        if not any(names_site(names, pattern) for names in sites.values()):
+            some = ", ".join([names[0] for names in sites.values()][:3])
+            raise QualaError(
+                f"`quantizers.overrides` got `{pattern}`, which names no linear layer that is "
+                f"rounded; allowed are names and patterns of {some} and so on."
+            )
+    found: dict[str, int] = {}
+    for site, names in sites.items():
+        hits = [one for one in overrides if one in names]
+        hits = hits or [one for one in overrides if names_site(names, one)]
+        if len({overrides[one] for one in hits}) > 1:
+            raise QualaError(
+                f"`quantizers.overrides` gives `{names[0]}` other bits by `{hits[0]}` than by "
+                f"`{hits[-1]}`: give its full name."
+            )
+        found.update((site, overrides[one]) for one in hits)
+    return found
+
+
+def names_site(names: Sequence[str], pattern: str) -> bool:
+    """Tell whether a pattern stands for one of these names, or for its end from a dot on."""
+    return any(fnmatchcase(f".{name}", f"*.{pattern}") for name in names)

@@ -43,7 +43,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Return n int8 `codes` as ceil(n bits / 8) bytes, uint8, little-endian, without gaps.
 
     Codes of `bits` lie in -t..t with t = 2^(bits-1) - 1 and are stored as code + t; one bit holds
-    -1 and 1, as 0 and 1.
+    -1 and 1, as 0 and 1, and no bits hold 0.
 
     Raises:
         QualaError: for another width, or a code that does not fit it.
@@ -59,6 +59,8 @@ def pack(codes: Tensor, bits: int) -> Tensor:
         raise QualaError(
             f"Packing to {bits} bits got the code {int(flat[misfits][0])}; allowed are {allowed}."
         )
+    if not bits:
+        return torch.zeros(0, dtype=torch.uint8)
     raised = (flat + 1) // 2 if bits == 1 else flat + top
     bytes_ = raised.to(torch.uint8).numpy()
     stream = np.unpackbits(bytes_[:, np.newaxis], axis=1, count=bits, bitorder="little")
@@ -78,6 +80,8 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
             f"{count} codes of {bits} bits are {packed_bytes(count, bits)} bytes, "
             f"got {packed.dtype} {tuple(packed.shape)}."
         )
+    if not bits:
+        return torch.zeros(tuple(shape), dtype=torch.int8)
     stream = np.unpackbits(packed.cpu().numpy(), count=count * bits, bitorder="little")
     raised = np.packbits(stream.reshape(count, bits), axis=1, bitorder="little")
     codes = torch.from_numpy(raised.reshape(tuple(shape))).to(torch.int16)
@@ -96,8 +100,8 @@ def packed_bytes(count: int, bits: int) -> int:
 
 
 def _check_width(bits: int) -> None:
-    if not 1 <= bits <= 8:
-        raise QualaError(f"Codes of {bits} bits cannot be packed; allowed are 1 to 8.")
+    if not 0 <= bits <= 8:
+        raise QualaError(f"Codes of {bits} bits cannot be packed; allowed are 0 to 8.")
 
 
 def packed_state(model: nn.Module) -> dict[str, Tensor]:
@@ -246,7 +250,7 @@ def _plan(folder: Path) -> dict[str, Any]:
     plan = asdict(stored(_Plan, card["quantization"], file))
     for key, least, most, what in (
         ("linear", 3, 255, "activation levels outside 3 to 255"),
-        ("bits", 1, 8, "weight bits outside 1 to 8"),
+        ("bits", 0, 8, "weight bits outside 0 to 8"),
         ("groups", 1, math.inf, "fewer than one group in a row"),
         ("outliers", 1, math.inf, "fewer than one outlier of a layer"),
     ):

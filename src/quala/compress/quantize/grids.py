@@ -155,12 +155,12 @@ def measured_range(groups: Tensor, init: StepInit, top: int) -> Tensor:
     """Return the range of each group (..., n) by the rule `init`, shape (...).
 
     `mean_abs`: 2 mean|x| (LSQ, arXiv 1902.08153). The others are clips: `max` is max|x|,
-    `truncation` the larger end after 2.5 % of the values are cut at either end, `kl` the clip of
-    least divergence (both KDLSQ-BERT, arXiv 2101.05938).
+    `truncation` the larger end after 2.5 % of the values are cut at either end, `kl` the clip by
+    `kl_clip` (both KDLSQ-BERT, arXiv 2101.05938), `tensorrt` the one by `tensorrt_clip`.
 
     Raises:
-        QualaError: for another rule, or for `kl` on more than one group: a row has too few values
-            for a histogram.
+        QualaError: for another rule, or for one of `HISTOGRAMS` on more than one group: a row has
+            too few values for a histogram.
     """
     if init not in get_args(StepInit):
         raise unknown("step initialization", init, get_args(StepInit))
@@ -176,10 +176,11 @@ def measured_range(groups: Tensor, init: StepInit, top: int) -> Tensor:
         return torch.maximum(low.abs(), high.abs())
     if groups.numel() != groups.shape[-1]:
         raise QualaError(
-            f"Step initialization `kl` got {groups.numel() // groups.shape[-1]} groups; "
+            f"Step initialization `{init}` got {groups.numel() // groups.shape[-1]} groups; "
             "allowed is one, with granularity `tensor`."
         )
-    clip = groups.new_tensor(kl_clip(groups, levels=top + 1))
+    rule = kl_clip if init == "kl" else tensorrt_clip
+    clip = groups.new_tensor(rule(groups, levels=top + 1))
     return clip.expand(groups.shape[:-1]).clone()
 
 
@@ -189,17 +190,54 @@ def step_from_range(measured: Tensor, init: StepInit, top: int) -> Tensor:
     return (measured / divisor).clamp_(min=SMALLEST_STEP)
 
 
+LEAST_SHARE = 1e-12
+"""Of the values below an edge, where there are none."""
+
+
+def kl_clip(x: Tensor, *, levels: int) -> float:
+    """Return the clip of |x| whose distribution at `levels` points diverges least, above 0.
+
+    As in KDLSQ-BERT's released code (arXiv 2101.05938). C is the share of |x| up to each of about
+    sqrt(N) bins. For each number i of bins above `levels`, Q is C up to bin i - 1 and 1 from there
+    on, its first i values resampled by straight lines to `levels` points and back. The i of least
+    sum (C - Q) log2(C / Q) over all bins is chosen, the smallest of equals; the clip is i + 1/2
+    bins. With fewer bins it is max|x|; an all-zero tensor gives 0.
+    """
+    size = x.detach().abs().float()
+    low, top = (float(end) for end in size.aminmax())
+    if low == top:
+        return top
+    root = math.sqrt(size.numel())
+    # numpy divides the spread by sqrt(N): far from 0, the bins would be too many.
+    bins = math.ceil(min(root * top / (top - low), 2 * root))
+    if bins <= levels:
+        return top
+    counts = torch.histc(size, bins=bins, min=0, max=top).double().cpu().numpy()
+    shares = np.maximum(np.cumsum(counts) / counts.sum(), LEAST_SHARE)
+    lost = [cumulative_divergence(shares, kept, levels) for kept in range(levels + 1, bins + 1)]
+    return top / bins * (levels + 1.5 + int(np.argmin(lost)))
+
+
+def cumulative_divergence(shares: NDArray[np.float64], kept: int, levels: int) -> float:
+    """Return sum (C - Q) log2(C / Q), see `kl_clip`, for the clip after the first `kept` bins."""
+    clipped = np.append(shares[: kept - 1], 1.0)
+    places, points = np.linspace(0, 1, kept), np.linspace(0, 1, levels)
+    resampled = np.interp(places, points, np.interp(points, places, clipped))
+    quantized = np.concatenate([resampled, np.ones(len(shares) - kept)])
+    return float(((shares - quantized) * np.log2(shares / quantized)).sum())
+
+
 BINS = 2048
 """Bins of the histogram, as in TensorRT."""
 
 
-def kl_clip(x: Tensor, *, levels: int) -> float:
+def tensorrt_clip(x: Tensor, *, levels: int) -> float:
     """Return the clip of |x| whose `levels` quantized values diverge least from |x|, above 0.
 
-    TensorRT's calibration: for each number i of the 2048 bins of |x|, P is the first i bins with
-    the rest added to the last, Q those bins merged to `levels` runs, each spread evenly over its
-    bins that are not empty. The i of least KL(P || Q) is chosen, the smallest of equals; its right
-    edge is the clip. An all-zero tensor gives 0.
+    TensorRT's calibration, which is for 8 bits: for each number i of the 2048 bins of |x|, P is
+    the first i bins with the rest added to the last, Q those bins merged to `levels` runs, each
+    spread evenly over its bins that are not empty. The i of least KL(P || Q) is chosen, the
+    smallest of equals; its right edge is the clip. An all-zero tensor gives 0.
     """
     size = x.detach().abs().float()
     top = float(size.max())

@@ -37,13 +37,18 @@ class QuantLinear(nn.Linear):
     weight_quantizer: WeightQuantizer
 
     @classmethod
-    def from_float(cls, linear: nn.Linear, config: QuantizeConfig) -> Self:
-        """Return the quantized twin of `linear`, on the same parameters."""
+    def from_float(
+        cls, linear: nn.Linear, config: QuantizeConfig, bits: int | None = None
+    ) -> Self:
+        """Return the quantized twin of `linear`, on the same parameters.
+
+        Its weight has `bits`, those of `config` if None.
+        """
         layer = cls(
             linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta"
         )
         layer.weight, layer.bias = linear.weight, linear.bias
-        layer.weight_quantizer = WeightQuantizer(linear.weight, config.weights)
+        layer.weight_quantizer = WeightQuantizer(linear.weight, config.weights_at(bits))
         layer.input_quantizer = ActivationQuantizer(config).to(linear.weight.device)
         none = torch.zeros(0, dtype=torch.long, device=linear.weight.device)
         layer.register_buffer("outliers", none)
@@ -234,7 +239,7 @@ class WeightQuantizer(nn.Module):
 
     `lsq` keeps a learned `step` per scale, (rows, groups), or (1, 1) per tensor. The loss-aware
     methods keep `curvature`, the diagonal Hessian in the shape of the weight, 1 at first. The
-    others have no state.
+    others have no state. At 0 bits every weight is 0, and there is nothing to learn.
     """
 
     step: Tensor
@@ -244,7 +249,7 @@ class WeightQuantizer(nn.Module):
     def __init__(self, weight: Tensor, spec: WeightSpec) -> None:
         super().__init__()
         self.spec = spec
-        if spec.method == "lsq":
+        if spec.method == "lsq" and spec.bits:
             step = initial_step(spec.groups(weight.detach()), spec.init, spec.top)
             self.step = nn.Parameter(step)
             self.register_buffer("floor", step / FLOOR)
@@ -261,6 +266,8 @@ class WeightQuantizer(nn.Module):
         rows of the rounded table, but only a scale per tensor reads all of it.
         """
         spec = self.spec
+        if not spec.bits:
+            return torch.zeros_like(weight)
         groups = whole = spec.groups(weight)  # (..., groups, values)
         if table is not None and spec.granularity == "tensor":
             ids, whole = None, spec.groups(table)
@@ -282,6 +289,8 @@ class WeightQuantizer(nn.Module):
         Codes times scales are what `forward` returns, to the bit.
         """
         spec = self.spec
+        if not spec.bits:
+            return torch.zeros_like(weight), weight.new_ones(1, 1)
         groups = spec.groups(weight)
         if spec.method == "lsq":
             scale = self.steps()

@@ -84,7 +84,8 @@ def fake_affine_lsq(x: Tensor, step: Tensor, zero_point: Tensor, *, levels: int)
     """Round as `fake_affine`, with a gradient for `step` (LSQ, arXiv 1902.08153, equations 2-3).
 
     The step's gradient is scaled by 1/sqrt(N Qp), where N counts the values of `x` and Qp is the
-    larger of the integers below and above the zero point.
+    larger of the integers below and above the zero point. LSQ's N counts those of one example;
+    under Adam the difference changes only the norm that clipping sees.
     """
     rounded: Tensor = _AffineLsq.apply(x.float(), step, zero_point, levels)
     return rounded.to(x.dtype)

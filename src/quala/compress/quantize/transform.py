@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.config import QuantizeConfig, resolved
 from quala.compress.quantize.modules import (
     ActivationQuantizer,
     Mode,
@@ -19,6 +19,7 @@ from quala.compress.quantize.modules import (
     QuantLinear,
     WeightQuantizer,
 )
+from quala.compress.quantize.sites import site_names
 from quala.errors import QualaError, unknown
 from quala.models.families import family_of
 
@@ -32,10 +33,26 @@ def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
         The names of the swapped modules, in module order.
 
     Raises:
-        QualaError: when nothing is left to quantize, or the model is quantized already.
+        QualaError: when nothing is left to quantize, the model is quantized already, or as
+            `resolved` for the overrides.
     """
     if is_fake_quantized(model):
         raise QualaError("`quantize` got a model that is quantized already; give it a float one.")
+    names = layers_to_round(model, config)
+    modules = {name: model.get_submodule(name) for name in names}
+    linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    bits = resolved(config.overrides, site_names(model, linears))
+    for name, module in modules.items():
+        if isinstance(module, nn.Linear):
+            twin: nn.Module = QuantLinear.from_float(module, config, bits.get(name))
+        else:
+            twin = QuantEmbedding.from_float(cast("nn.Embedding", module), config)
+        model.set_submodule(name, twin)
+    return names
+
+
+def layers_to_round(model: nn.Module, config: QuantizeConfig) -> list[str]:
+    """Return the names of the layers that `quantize` swaps. Raises QualaError for none."""
     skip = config.skip
     if isinstance(model, PreTrainedModel):
         family = family_of(model)
@@ -50,10 +67,6 @@ def quantize(model: nn.Module, config: QuantizeConfig) -> list[str]:
     ]
     if not names:
         raise QualaError(f"Nothing is left to quantize with `skip` {', '.join(skip)}.")
-    for name in names:
-        module = model.get_submodule(name)
-        twin = QuantLinear if isinstance(module, nn.Linear) else QuantEmbedding
-        model.set_submodule(name, twin.from_float(module, config))  # type: ignore[arg-type]
     return names
 
 
@@ -126,7 +139,9 @@ def find_outliers(model: nn.Module, run: Callable[[], None]) -> None:
     layers = [
         module
         for module in model.modules()
-        if isinstance(module, QuantLinear) and module.input_quantizer.config.outliers
+        if isinstance(module, QuantLinear)
+        and module.input_quantizer.config.outliers
+        and module.weight_quantizer.spec.bits
     ]
     if not layers:
         return
