@@ -7,7 +7,16 @@ from random import Random
 import pytest
 
 from quala.errors import QualaError
-from quala.lengths import LengthConfig, constant_drop, sample_layer_drop, sample_length_drop
+from quala.lengths import (
+    Layers,
+    LengthConfig,
+    Units,
+    constant_drop,
+    layers_name,
+    layers_text,
+    sample_layer_drop,
+    sample_length_drop,
+)
 
 NOTHING: frozenset[int] = frozenset()
 
@@ -157,3 +166,31 @@ def test_layer_drop_skips_at_its_probability() -> None:
 
 def test_the_same_seed_samples_the_same_lengths() -> None:
     assert draw(0.2, Random(8)) == draw(0.2, Random(8))
+
+
+HALF, LEFT_OUT = (Units(6, 768),) * 3, (Units(6, 768), None, Units(6, 768))
+
+
+@pytest.mark.parametrize("lengths", [(384, 384, 384), (384, 384, 100)])
+@pytest.mark.parametrize("layers", [(), HALF, LEFT_OUT, (Units(6, 768), None, Units(3, 9))])
+def test_a_name_reads_back(lengths: tuple[int, ...], layers: Layers) -> None:
+    config = LengthConfig(lengths, 384, layers)
+    assert LengthConfig.parse(config.name, layers=3, sequence_length=384) == config
+    assert config.name.startswith("full" if lengths[-1] == 384 else "384,384,100")
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        (HALF, "6x768"),
+        (LEFT_OUT, "6x768 without layer 2"),
+        ((None, Units(6, 768), None), "6x768 without layers 1, 3"),
+        ((Units(6, 768), None, Units(3, 9)), "6x768,-,3x9"),
+    ],
+)
+def test_tables_say_which_layers_are_left_out(layers: Layers, text: str) -> None:
+    assert layers_text(layers_name(layers)) == text
+
+
+def test_tables_show_a_dash_for_all_layers() -> None:
+    assert layers_text("-") == "-"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quala.errors import QualaError
-from quala.results import Latency, Report, read_report, with_speedups
+from quala.results import Latency, Report, predictions_file, read_report, with_speedups
 from quala.runtime.hardware import Conditions
 
 
@@ -128,3 +128,21 @@ def test_a_damaged_report_is_one_sentence(text: str, tmp_path: Path) -> None:
 def test_an_absent_report_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(QualaError, match="There is no file"):
         read_report(tmp_path)
+
+
+def test_layers_are_written_where_there_are_any(made_up_report: Report) -> None:
+    assert not any("layers" in row.to_json() for row in made_up_report.rows)
+    rows = [replace(row, layers="6x768") for row in made_up_report.rows]
+    candidates = [replace(one, layers="6x768,-,6x768") for one in made_up_report.candidates]
+    report = replace(made_up_report, rows=tuple(rows), candidates=tuple(candidates))
+    values = json.loads(json.dumps(report.to_json()))
+    assert Report.from_json(values) == report
+    assert "layers" not in made_up_report.to_json()["candidates"][0]
+
+
+def test_files_of_predictions_have_names_that_a_disk_takes() -> None:
+    assert predictions_file("my model", "9,8@6x768") == "my_model_9-8@6x768.json"
+    units = ",".join(f"6x{768 + number}" for number in range(48))
+    found = {predictions_file("model", f"full@{units}{end}") for end in "12"}
+    assert len(found) == 2
+    assert all(len(name) < 255 for name in found)

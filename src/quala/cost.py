@@ -96,6 +96,7 @@ def preset(name: str) -> Architecture:
     return PRESETS[name]
 
 
+@lru_cache(maxsize=256)
 def part_of(arch: Architecture, layers: Layers) -> Architecture:
     """Return the sizes of a sub-network; empty `layers` are all of it.
 

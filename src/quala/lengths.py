@@ -12,6 +12,8 @@ from quala.ranges import ranged
 
 MIN_TOKENS = 2
 """The first token, which classification reads, and one more."""
+FULL = "full"
+"""The name of lengths that drop nothing."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -75,9 +77,13 @@ class LengthConfig:
     def parse(cls, text: str, *, layers: int, sequence_length: int) -> LengthConfig:
         """Read `315,251,...`, one length per layer, and units after an `@` as `str` writes them.
 
-        Raises QualaError when it is malformed.
+        `full` stands for lengths that drop nothing, as `name` writes it. Raises QualaError when it
+        is malformed.
         """
         counts, _, units = text.partition("@")
+        if counts.strip() == FULL:
+            whole = cls.full(layers=layers, sequence_length=sequence_length)
+            return whole.of(read_layers(units, layers=layers) if units else ())
         try:
             lengths = tuple(int(part) for part in counts.strip("() ").split(","))
         except ValueError as error:
@@ -94,6 +100,12 @@ class LengthConfig:
     def full(cls, *, layers: int, sequence_length: int) -> LengthConfig:
         """Return the configuration that drops nothing."""
         return cls((sequence_length,) * layers, sequence_length)
+
+    @property
+    def name(self) -> str:
+        """The text as `str` gives it, with `full` for lengths that drop nothing: `full@6x768`."""
+        counts, at, units = str(self).partition("@")
+        return f"{counts if any(self.drops) else FULL}{at}{units}"
 
     @property
     def drops(self) -> tuple[bool, ...]:
@@ -150,6 +162,16 @@ def layers_name(layers: Layers) -> str:
     """Return `6x768` for layers of the same units, else those of each, `-` for one left out."""
     names = ["-" if units is None else str(units) for units in layers]
     return names[0] if len(set(names)) == 1 else ",".join(names)
+
+
+def layers_text(name: str) -> str:
+    """Return what tables say of a `layers_name`: `6x768 without layers 2, 5`, counted from 1."""
+    units = name.split(",")
+    out = [str(place) for place, one in enumerate(units, start=1) if one == "-"]
+    kinds = {*units} - {"-"}
+    if not out or len(kinds) != 1:
+        return name
+    return f"{kinds.pop()} without layer{'s' if len(out) > 1 else ''} {', '.join(out)}"
 
 
 def read_layers(text: str, *, layers: int) -> Layers:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from quala.errors import QualaError, unknown
+from quala.lengths import layers_text
 from quala.metrics.interval import Bounds
 from quala.metrics.pareto import hypervolume
 from quala.runtime.hardware import Conditions
@@ -48,7 +50,8 @@ class Row:
     `role`: `baseline` is the row that speed-ups refer to, `full` a model at full length,
     `supernet` the float model at lengths of the front, `front` a point of the front, and `chosen`
     the point of the front that the budget selected. `lengths` None means that no token is dropped
-    (a `chosen` row then is the full length's too); `tokens` is the text for it. `score` and
+    (a `chosen` row then is the full length's too); `layers` is the `layers_name` of a sub-network,
+    empty for all units of all layers. `tokens` is the text for both, `lengths@layers`. `score` and
     `exact_match` are in percent. `macs_padded` is for an input padded to the full sequence,
     `macs_mean` the mean over the real inputs. `bits` are those of weights, embeddings and
     activations, such as `2-2-8`; `nonzero` counts the `parameters` that are not 0. Scores are of
@@ -57,7 +60,9 @@ class Row:
     over the baseline, `own_speedup` over the user's float model. `note` is a sentence about the
     choice. `has_answer_f1` and `no_answer_f1` are of the questions with and without an answer, for
     models that may give none (SQuAD 2.0). `active` are the `parameters` that a token passes, where
-    it passes one of several experts. Reports of older versions lack what is after `speedup`.
+    it passes one of several experts. `size_bytes` and `parameters` of a sub-network are what it
+    has by itself; a file of the whole model serves all of them. Reports of older versions lack
+    what is after `speedup`.
     """
 
     model: str
@@ -85,16 +90,23 @@ class Row:
     has_answer_f1: float | None = None
     no_answer_f1: float | None = None
     active: int | None = None
+    layers: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise unknown("row role", self.role, get_args(Role))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the row as plain values; `PARTS` and `active` where there are any."""
+        """Return the row as plain values; `PARTS`, `active` and `layers` where there are any."""
         facts = asdict(self)
-        parts = [name for name in (*PARTS, "active") if facts[name] is None]
-        return {name: value for name, value in facts.items() if name not in parts}
+        absent = [name for name in (*PARTS, "active") if facts[name] is None]
+        absent += ["layers"] * (not self.layers)
+        return {name: value for name, value in facts.items() if name not in absent}
+
+    @property
+    def tokens_only(self) -> str:
+        """The text of the lengths, without the layers."""
+        return self.tokens.partition("@")[0]
 
     @property
     def median_ms(self) -> float | None:
@@ -115,6 +127,11 @@ class Point:
     score: float
     macs: float
     latency_ms: float | None = None
+    layers: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the candidate as plain values, layers where there are any."""
+        return {name: one for name, one in asdict(self).items() if one or name != "layers"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +223,7 @@ class Report:
             "metric": self.metric,
             "metrics": self.metrics(),
             "rows": [row.to_json() for row in self.rows],
-            "candidates": [asdict(point) for point in self.candidates],
+            "candidates": [point.to_json() for point in self.candidates],
             "provenance": dict(self.provenance),
             "data": dict(self.data),
         }
@@ -220,6 +237,23 @@ class Report:
             )
         found: Report = typed(cls, values)
         return replace(found, rows=tuple(with_speedups(found.rows)))
+
+
+def says(tokens: str, layers: str) -> str:
+    """Return what runs, as text: the tokens per layer, and the units where not all do."""
+    return f"{tokens}, heads x neurons {layers_text(layers)}" if layers else tokens
+
+
+MOST_CHARACTERS = 200
+"""Of the name of a file; file systems take 255 bytes."""
+
+
+def predictions_file(model: str, tokens: str) -> str:
+    """Return the name of the file of a row's predictions."""
+    name = f"{model} {tokens}".replace(" ", "_").replace(",", "-")
+    if len(name) > MOST_CHARACTERS:  # the units of many layers
+        name = f"{name[: MOST_CHARACTERS // 2]}-{sha256(name.encode()).hexdigest()[:16]}"
+    return f"{name}.json"
 
 
 def read_report(folder: Path) -> Report:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quala.cli.arguments import Parser, number, one_of, text
+from quala.cli.arguments import Parser, add_budget, budget_of, number, one_of, text
 from quala.errors import QualaError
-from quala.runtime.card import MOST_ANSWERS
+from quala.runtime.card import MOST_ANSWERS, Budget
 
 VERBS = ("answer", "bench", "cost", "evaluate", "export", "report", "serve", "ui")
 FREE = {"question", "context"}
@@ -160,3 +160,31 @@ def test_the_home_folder_is_known_where_no_shell_puts_it(monkeypatch: pytest.Mon
     monkeypatch.setenv("HOME", "/home/me")
     found = parser_of("evaluate").parse_args(["--data=~/a", "--predictions", "~/b"])
     assert (found.data, found.predictions) == ("/home/me/a", "/home/me/b")
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths", "layers"),
+    [
+        ("9,8", (9, 8), None),
+        ("9,8@6x768", (9, 8), "6x768"),
+        ("full@6x768,-", None, "6x768,-"),
+        ("full", None, None),
+    ],
+)
+def test_lengths_may_name_layers(
+    text: str, lengths: tuple[int, ...] | None, layers: str | None
+) -> None:
+    parser = Parser()
+    add_budget(parser, "it")
+    assert budget_of(parser.parse_args(["--lengths", text])) == Budget(
+        lengths=lengths, layers=layers
+    )
+    assert budget_of(parser.parse_args([])) == Budget()
+
+
+@pytest.mark.parametrize("text", ["9,8@", "9,8@6", "@6x768", "full,8", "9@6x7,,6x7"])
+def test_layers_that_are_none_are_refused(text: str) -> None:
+    parser = Parser()
+    add_budget(parser, "it")
+    with pytest.raises(QualaError, match="`--lengths`"):
+        parser.parse_args(["--lengths", text])

@@ -13,6 +13,7 @@ from quala.cli.export import main
 from quala.data.spec import Windows
 from quala.export.folder import ExportSettings, ladder, write_export
 from quala.models.load import load_tokenizer
+from quala.runtime.card import Card
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -59,3 +60,29 @@ def test_an_export_has_no_secret(
     assert card.name == "a ${oc.env:PLANTED} <b>|"
     assert "# a ${oc.env:PLANTED} &lt;b>\\|" in found["README.md"]
     assert "https://u:***@h tracking.uri=${oc.env:PLANTED} a\\|b &lt;i>" in found["README.md"]
+
+
+def test_the_front_of_an_elastic_model_has_its_sub_networks(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = load_any_model(tiny_checkpoint)
+    whole = [point.lengths for point in ladder(model, 128)]
+    model.hf.config.quala_elastic = ["", "1x32", "1x32,-"]
+    front = ladder(model, 128)
+    assert front[0].lengths.is_full
+    assert [point.macs_mean for point in front] == sorted(
+        (point.macs_mean for point in front), reverse=True
+    )
+    found = {point.units: [one.lengths for one in front if one.units == point.units]
+             for point in front}  # fmt: skip
+    assert found[None] == whole
+    assert [len(found[name] or ()) for name in ("1x32", "1x32,-")] == [1, len(whole)]
+    tokenizer = load_tokenizer(tiny_checkpoint)
+    settings = ExportSettings(windows=Windows(max_length=128, doc_stride=32), repeats=0)
+    card = write_export(model, tokenizer, tmp_path, front=front, settings=settings)
+    assert Card.read(tmp_path).front == card.front
+    text = (tmp_path / "README.md").read_text()
+    assert "| Tokens per layer | Heads x neurons | F1" in text
+    assert "| full | 1x32 without layer 2 |" in text
+    assert "| full | - |" in text
+    assert "cut out of the same graph" in text

@@ -79,3 +79,15 @@ def test_twenty_labels_are_apart() -> None:
     plain = points + LABEL_DISTANCE * np.sqrt(0.5)  # all of them to the upper right
     plain_gaps = np.linalg.norm(plain[:, None] - plain, axis=2) + 1e9 * np.eye(20)
     assert gaps.min() > max(6.0, plain_gaps.min())
+
+
+def test_a_tooltip_says_which_heads_and_neurons_run(made_up_report: Report) -> None:
+    rows = [
+        replace(row, tokens=f"{row.tokens}@6x768", layers="6x768") if row.role == "chosen" else row
+        for row in made_up_report.rows
+    ]
+    points = tuple(replace(one, layers="3x9,-,3x9") for one in made_up_report.candidates[:1])
+    series = report_charts(replace(made_up_report, rows=tuple(rows), candidates=points))[0].series
+    texts = {one.key: one.marks[0].text for one in series}
+    assert texts["chosen"] == "integer, int8: 70, 60, 30, heads x neurons 6x768"
+    assert texts["candidates"] == "90, 60, 30, heads x neurons 3x9 without layer 2"

@@ -165,3 +165,23 @@ def test_metrics_have_names(made_up_report: Report) -> None:
     row = replace(made_up_report.rows[0], metric="pearson_spearman", examples=8)
     assert "| Pearson/Spearman, n = 8 (95 %) |" in markdown_table([row])
     assert "pearson_spearman" in csv_text([row])
+
+
+def test_the_heads_and_neurons_that_run_have_a_column(made_up_report: Report) -> None:
+    assert "Heads x neurons" not in markdown_table(made_up_report.rows)
+    assert "layers" not in csv_text(made_up_report.rows).partition("\n")[0]
+    rows = [
+        replace(row, tokens="full@6x768,-,6x768", layers="6x768,-,6x768", loss_interval=(0.0, 1.0))
+        if row.role == "chosen"
+        else row
+        for row in made_up_report.rows
+    ]
+    text = markdown_table(rows)
+    assert "| Tokens per layer | Heads x neurons |" in text
+    assert "| **full** | **6x768 without layer 2** |" in text
+    assert "| full | - |" in text
+    line = list(csv.DictReader(io.StringIO(csv_text(rows))))[5]
+    assert (line["tokens_per_layer"], line["layers"]) == ("full", "6x768,-,6x768")
+    notes = footnotes(rows)
+    assert notes[0].startswith("Heads x neurons are those of each layer that runs")
+    assert "The chosen lengths and layers (6x768 without layer 2) lose 1.50 F1" in notes[-1]

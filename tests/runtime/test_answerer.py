@@ -15,13 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exported import FakeEngine
 from unanswerable import with_threshold
 
 import quala
+from quala.cli.answer import work_text
 from quala.errors import QualaError
+from quala.lengths import LengthConfig, Units
 from quala.manifest import check_folder
 from quala.runtime.answerer import QuestionAnswerer, load, load_answerer
-from quala.runtime.card import LOADED, SHIPPED, Budget, Query, shipped
+from quala.runtime.card import LOADED, SHIPPED, Budget, Point, Query, shipped
+from quala.runtime.engine import Inputs
 
 QUESTION = "Who wrote the report?"
 CONTEXT = "The committee met in Paris. Its report was written by Anna, a lawyer, in the spring."
@@ -443,3 +447,24 @@ def test_a_threshold_that_is_no_number_is_refused(
 ) -> None:
     with pytest.raises(QualaError, match="`null_threshold` must be a finite number"):
         load(with_threshold(export_folder, tmp_path / "null", threshold))
+
+
+def test_a_sub_network_runs_where_a_budget_buys_it(answerer: QuestionAnswerer) -> None:
+    card = answerer.facts
+    half = card.full.lengths.of((Units(1, 32), None))
+    card = replace(card, front=(*card.front, Point.unmeasured(card.arch, half)))
+    ran: list[LengthConfig | None] = []
+
+    class Recording(FakeEngine):
+        def logits(self, inputs: Inputs, lengths: LengthConfig | None) -> Any:
+            ran.append(lengths)
+            return super().logits(inputs, lengths)
+
+    model = QuestionAnswerer(
+        card, answerer.tokenizer, Recording(lambda ids: np.zeros((*ids.shape, 2)))
+    )
+    reply = model.answer(QUESTION, CONTEXT, layers="1x32,-")
+    assert (reply.lengths, reply.units) == ((128, 128), "1x32,-")
+    assert model.answer(QUESTION, CONTEXT).units is None
+    assert ran[:2] == [half, card.full.lengths]
+    assert work_text(reply, 128).endswith("128,128 of 128, heads x neurons 1x32 without layer 2")

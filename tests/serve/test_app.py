@@ -17,6 +17,7 @@ from predicting import ToyPredictor
 from starlette.responses import JSONResponse
 from starlette.testclient import TestClient
 
+from quala.runtime.card import Budget
 from quala.serve.app import create_app, load_page
 from quala.serve.settings import Settings
 
@@ -181,6 +182,7 @@ def test_an_answer(client: TestClient) -> None:
     assert (answer["score"], answer["probability"]) == (9.0, 0.86)
     assert reply == {
         "lengths": None,
+        "units": None,
         "windows": 1,
         "milliseconds": 12.34,
         "note": None,
@@ -218,6 +220,7 @@ def test_a_batch_has_a_reply_for_each_in_order(client: TestClient) -> None:
         ({"budget_macs": 1e9}, {"macs": 1e9}),
         ({"keep": 1}, {"keep": 1.0}),
         ({"lengths": [9, 8]}, {"lengths": (9, 8)}),
+        ({"lengths": [9, 8], "layers": "6x7"}, {"lengths": (9, 8), "layers": "6x7"}),
     ],
 )
 def test_budgets_reach_the_model(toy: Any, named: dict[str, Any], budget: dict[str, Any]) -> None:
@@ -226,6 +229,15 @@ def test_budgets_reach_the_model(toy: Any, named: dict[str, Any], budget: dict[s
     seen = toy.batches[0][0].budget
     assert {key: getattr(seen, key) for key in budget} == budget
     assert sum(getattr(seen, key) is not None for key in ("ms", "macs", "keep", "lengths")) == 1
+
+
+def test_layers_alone_take_the_place_of_the_services_budget(toy: Any) -> None:
+    with TestClient(create_app(toy, Settings(budget_ms=7))) as client:
+        assert client.post("/answer", json=GOOD | {"layers": "6x7"}).status_code == 200
+        both = client.post("/answer", json=GOOD | {"layers": "6x7", "keep": 0.5})
+    assert toy.batches[0][0].budget == Budget(layers="6x7")
+    assert both.status_code == 422
+    assert "got keep, layers" in both.json()["error"]
 
 
 @pytest.mark.parametrize(

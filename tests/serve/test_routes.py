@@ -59,6 +59,7 @@ def test_a_label_of_a_text(classifier: ToyPredictor) -> None:
     assert reply == {
         "label": "positive",
         "lengths": None,
+        "units": None,
         "windows": 1,
         "milliseconds": 2.5,
         "note": None,

@@ -10,18 +10,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from quala.checkpoint import load_with_data, score_slice
-from quala.cost import parameters
+from quala.checkpoint import load_with_data, predict, score_slice
+from quala.cost import macs, parameters, part_of
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
-from quala.results import Row
-from quala.runtime.engine import GraphEngine
+from quala.lengths import LengthConfig, Units
+from quala.results import Latency, Row, predictions_file
+from quala.runtime.engine import GraphEngine, TorchEngine
 from quala.search.result import RESULT, SearchCandidate, SearchResult, read_result
 from quala.stages import finetune, measure
 from quala.stages import measure as scores
+from quala.stages.export import measured_front
 from quala.stages.measure import random_model
 from quala.workflow import StageContext
 
@@ -356,3 +358,71 @@ def test_a_classifier_has_an_interval_too(
     assert row.interval is not None
     assert row.interval[0] <= (row.score or 0) <= row.interval[1]
     assert measure.read_data(context.output)["title"] == "Words"
+
+
+HALF = (Units(1, 32), Units(1, 32))
+POINTS: measure.Points = {
+    None: "full",
+    LengthConfig((96, 64), 128): "front",
+    LengthConfig((96, 64), 128, HALF): "chosen",
+    LengthConfig((128, 128), 128, (Units(1, 32), None)): "front",
+}
+
+
+def test_sub_networks_are_measured_by_themselves(
+    tiny_checkpoint: Path, spec: DataSpec, tmp_path: Path
+) -> None:
+    opened = load_with_data(tiny_checkpoint, spec)
+    size = (tiny_checkpoint / "model.safetensors").stat().st_size
+    model = measure.MeasuredModel("m", opened, POINTS, size)
+    done: list[int] = []
+    progress: Any = SimpleNamespace(advance=done.append)
+    scores = measure.Scores(tmp_path)
+    features, arch = opened.data.test.features, opened.model.arch
+    found = measure._outputs(model, TorchEngine(opened.model), 4, progress)
+    assert sum(done) == len(POINTS) * len(features)
+    for point, logits in zip(POINTS, found, strict=True):
+        own = predict(opened.model, features, batch_size=4, pad_to=opened.pad_to, lengths=point)
+        for one, other in zip(logits, own, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    scores.add(model, TorchEngine(opened.model), batch_size=4, progress=progress)
+    latency = {model.row_name(point): Latency(1.0, 2.0, 3.0) for point in POINTS}
+    rows = measure._rows(model, scores, latency)
+    assert [row.tokens for row in rows] == ["full", "96,64", "96,64@1x32", "full@1x32,-"]
+    assert [row.layers for row in rows] == ["", "", "1x32", "1x32,-"]
+    assert all(row.score is not None for row in rows)
+    for row, point in zip(rows, POINTS, strict=True):
+        part = part_of(arch, point.layers if point else ())
+        assert row.parameters == parameters(part)
+        assert row.size_bytes == size - 4 * (parameters(arch) - parameters(part))
+        lengths = point.extracted.lengths if point else (128, 128)
+        assert row.macs_padded == macs(part, lengths, 128)
+        assert (scores.predictions / predictions_file("m", row.tokens)).is_file()
+    written = json.dumps([row.to_json() for row in rows])
+    (tmp_path / measure.ROWS).write_text(written, encoding="utf-8")
+    front = measured_front(opened, tmp_path)
+    assert {point.lengths for point in front[1:]} == {point for point in POINTS if point}
+    damaged = written.replace("1x32,-", "-,1x16")
+    (tmp_path / measure.ROWS).write_text(damaged, encoding="utf-8")
+    with pytest.raises(QualaError, match="of another model"):
+        measured_front(opened, tmp_path)
+
+
+def test_layers_that_are_left_out_are_not_the_full_length() -> None:
+    half, full = (LengthConfig((128, 128), 128, layers) for layers in (HALF, ()))
+    candidates = (
+        SearchCandidate(full, 4.0, 50.0, 0, "seed", 12),
+        SearchCandidate(half, 2.0, 49.5, 0, "seed", 12),
+    )
+    found = SearchResult(candidates, cheapest=1.0, dearest=4.0)
+    features = SimpleNamespace(lengths=np.array([20, 30]))
+    data = SimpleNamespace(test=SimpleNamespace(features=features))
+    opened: Any = SimpleNamespace(data=data, pad_to=None)
+    config: Any = SimpleNamespace(front_points=8, max_loss=1.0, certainty=0.5)
+    assert measure._choice(config, found, opened) == (half, None)
+    assert measure._front(config, found, half, measure._kept_by(opened)) == {half: "chosen"}
+    config.max_loss = 0.1
+    chosen, note = measure._choice(config, found, opened)
+    assert chosen is None
+    assert note is not None
+    assert "no shorter lengths or smaller layers stay within 0.1 points" in note

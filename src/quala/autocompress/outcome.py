@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from quala.metrics.interval import Bounds
-from quala.results import FINE_TUNED, Row, with_speedups
+from quala.results import FINE_TUNED, Row, predictions_file, with_speedups
 
 if TYPE_CHECKING:
     from quala.data.taskdata import TaskData
@@ -61,6 +61,7 @@ def _figures(one: Compared) -> dict[str, Any]:
     row = one.row
     return {
         "lengths": row.lengths and list(row.lengths),
+        **({"layers": row.layers} if row.layers else {}),
         row.metric: row.score,
         "interval": row.interval,
         "examples": row.examples,
@@ -98,8 +99,8 @@ def own_row(rows: Sequence[Row]) -> Row:
 
 
 def _predictions(folder: Path, row: Row) -> Mapping[str, str]:
-    name = f"{row.model} {row.tokens}".replace(" ", "_").replace(",", "-")
-    text = (folder / PREDICTIONS / f"{name}.json").read_text(encoding="utf-8")
+    file = folder / PREDICTIONS / predictions_file(row.model, row.tokens)
+    text = file.read_text(encoding="utf-8")
     return cast("Mapping[str, str]", json.loads(text))
 
 

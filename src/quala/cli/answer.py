@@ -15,11 +15,13 @@ from quala.cli.arguments import Parser, add_budget, add_runtime, budget_of, numb
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, warn, write_json
 from quala.errors import QualaError
+from quala.lengths import layers_text
 from quala.reading import expanded, read_text
 from quala.redact import visible
 
 if TYPE_CHECKING:
     from quala.runtime.card import Reply
+    from quala.runtime.prediction import Prediction
 
 LONGEST = 2**24
 """Bytes of a context."""
@@ -46,8 +48,9 @@ def main(argv: Sequence[str]) -> int:
         warn(reply.note)
     if arguments.json:
         found = asdict(reply)
-        if reply.no_answer is None:  # the model always answers
-            del found["no_answer"]
+        for name in ("no_answer", "units"):  # of a model that always answers, as a whole
+            if found[name] is None:
+                del found[name]
         write_json(found, as_is=True)
     else:
         _show(reply, model.facts.sequence_length)
@@ -69,6 +72,14 @@ def text_of(value: str, what: str = "context") -> str:
         raise QualaError(f"The {what} from standard input is no UTF-8 text.") from error
 
 
+def work_text(reply: Reply | Prediction, longest: int) -> str:
+    """Return the time of a reply and what ran for it; `longest` is the model's most tokens."""
+    kept = ",".join(map(str, reply.lengths or ()))
+    windows = f"{reply.windows} window{'s' if reply.windows > 1 else ''}"
+    units = f", heads x neurons {layers_text(reply.units)}" if reply.units else ""
+    return f"{reply.milliseconds:.1f} ms, {windows}, tokens per layer {kept} of {longest}{units}"
+
+
 def _show(reply: Reply, longest: int) -> None:
     table = Table("Answer", "Share", "Score", "Characters")
     for answer in reply.answers:
@@ -78,9 +89,7 @@ def _show(reply: Reply, longest: int) -> None:
             f"{answer.score:.2f}",
             f"{answer.start}-{answer.end}",
         )
-    kept = ",".join(map(str, reply.lengths or ()))
-    windows = f"{reply.windows} window{'s' if reply.windows > 1 else ''}"
-    spent = f"{reply.milliseconds:.1f} ms, {windows}, tokens per layer {kept} of {longest}"
+    spent = work_text(reply, longest)
     none = "" if reply.no_answer is None else f"no answer (probability {reply.no_answer:.2f})"
     if reply.answers:
         show(table, ", ".join(filter(None, (spent, none))))

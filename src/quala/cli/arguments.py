@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quala.errors import QualaError, unknown
-from quala.lengths import MIN_TOKENS
+from quala.lengths import FULL, MIN_TOKENS, read_layers
 from quala.ranges import Text, check_number, check_text
 from quala.runtime.hardware import MOST_THREADS, RUNTIMES
 
@@ -86,18 +86,19 @@ def number(kind: type[N], **limits: float) -> Kind:
     return read
 
 
-def numbers(most: int, **limits: float) -> Kind:
-    """Return the reader of whole numbers within limits, separated by commas, `most` at most."""
+def numbers(most: int, kind: type[int | float] = int, **limits: float) -> Kind:
+    """Return the reader of numbers within limits, separated by commas, `most` at most."""
+    what = "whole numbers" if kind is int else "numbers"
 
-    def read(text: str) -> tuple[int, ...]:
+    def read(text: str) -> tuple[float, ...]:
         parts = text.strip("() ").split(",")
         try:
-            values = tuple(map(int, parts))
+            values = tuple(map(kind, parts))
         except ValueError:
             values = ()
         if not values or len(values) > most:
             raise argparse.ArgumentTypeError(
-                f"must be 1 to {most} whole numbers separated by commas, got `{text:.40}`"
+                f"must be 1 to {most} {what} separated by commas, got `{text:.40}`"
             )
         with _named():
             for one in values:
@@ -144,8 +145,18 @@ PLACE = text("place")
 THREADS = number(int, at_least=1, at_most=MOST_THREADS)
 REPEATS = 1000
 """Most repetitions of a timing."""
-LENGTHS = numbers(1000, at_least=MIN_TOKENS, at_most=2**20)
-"""Reads the tokens that each layer keeps."""
+_TOKENS = numbers(1000, at_least=MIN_TOKENS, at_most=2**20)
+
+
+def read_lengths(text: str) -> tuple[tuple[int, ...] | None, str | None]:
+    """Read the tokens that each layer keeps, None for `full`, and the layers after an `@`."""
+    counts, at, layers = text.partition("@")
+    with _named():
+        if at:
+            read_layers(layers, layers=layers.count(",") + 1)
+    return None if counts.strip() == FULL else _TOKENS(counts), layers if at else None
+
+
 RUNTIME = one_of("runtime", RUNTIMES)
 
 
@@ -175,7 +186,11 @@ def add_budget(parser: argparse.ArgumentParser, what: str) -> None:
     limits.add_argument("--budget-macs", type=some, metavar="X", help="MACs, for example 1.2e9")
     limits.add_argument("--keep", type=share, metavar="X", help="share of the full length's MACs")
     limits.add_argument(
-        "--lengths", type=LENGTHS, metavar="A,B,...", help="tokens kept by each layer"
+        "--lengths",
+        type=read_lengths,
+        default=(None, None),
+        metavar="A,B,...",
+        help="tokens kept by each layer, or full; heads x neurons after an @, as in full@6x768",
     )
     parser.add_argument(
         "--strict", action="store_true", help="refuse a budget below the cheapest point"
@@ -190,6 +205,7 @@ def budget_of(arguments: argparse.Namespace) -> Budget:
         ms=arguments.budget_ms,
         macs=arguments.budget_macs,
         keep=arguments.keep,
-        lengths=arguments.lengths,
+        lengths=arguments.lengths[0],
+        layers=arguments.lengths[1],
         strict=arguments.strict,
     )

@@ -108,7 +108,7 @@ def _answering(arguments: argparse.Namespace, folder: Path, card: Card) -> Entri
         own = replace(card, arch=arch, front=(replace(card.full, lengths=full),))
         entries[name] = QuestionAnswerer(own, model.tokenizer, engine).answer_batch
     for point in card.front:
-        budget = Budget(lengths=point.lengths.lengths)
+        budget = Budget(lengths=point.lengths.lengths, layers=point.units)
         entries[_name(card, point)] = partial(_ask, model, budget)
     without = QuestionAnswerer(card, model.tokenizer, _ZerosEngine())
     return entries | {"tokenizing and decoding alone": without.answer_batch}
@@ -159,7 +159,7 @@ class _ZerosEngine:
 
 
 def _name(card: Card, point: Point) -> str:
-    return f"{card.precision} {point.lengths if any(point.lengths.drops) else 'full'}"
+    return f"{card.precision} {point.lengths.name}"
 
 
 def _token_counts(data: str, longest: int) -> list[int]:

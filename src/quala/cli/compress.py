@@ -306,11 +306,15 @@ def _commands(arguments: argparse.Namespace, data: TaskData, outcome: Outcome) -
     from quala.data.task import Classes
     from quala.metrics.ranking import RANKING_METRICS
 
-    place, lengths = shlex.quote(arguments.out), outcome.chosen.row.lengths
+    place, row = shlex.quote(arguments.out), outcome.chosen.row
+    lengths = row.lengths
     limit = serve = f" --budget-ms {arguments.budget_ms:g}" if arguments.budget_ms else ""
     if lengths and not limit:  # the loss is known of these lengths, not of a time
-        limit = f" --lengths {','.join(map(str, lengths))}"
-        serve = f'  # with "lengths": {json.dumps(lengths)} in each request'
+        limit, layers = (
+            f" --lengths {row.tokens}",
+            f', "layers": "{row.layers}"' * bool(row.layers),
+        )
+        serve = f'  # with "lengths": {json.dumps(lengths)}{layers} in each request'
     use, task = f'quala predict {place} --text "..."', data.task
     if task.kind == "question-answering":
         use = f'quala answer {place} --question "..." --context @page.txt'

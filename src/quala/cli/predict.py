@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from quala.cli.answer import text_of
+from quala.cli.answer import text_of, work_text
 from quala.cli.arguments import (
     PLACE,
     Parser,
@@ -116,17 +116,14 @@ def _text(arguments: argparse.Namespace, model: TextPredictor) -> int:
     if found.note:
         warn(found.note)
     if arguments.json:
-        write_json(asdict(found), as_is=True)
+        values = asdict(found)
+        if found.units is None:
+            del values["units"]
+        write_json(values, as_is=True)
     elif found.embedding is not None:
         sys.stdout.write(json.dumps(found.embedding) + "\n")
     else:
-        kept = ",".join(map(str, found.lengths or ()))
-        windows = f"{found.windows} window{'s' if found.windows > 1 else ''}"
-        longest = model.facts.sequence_length
-        show(
-            _table(found),
-            f"{found.milliseconds:.1f} ms, {windows}, tokens per layer {kept} of {longest}",
-        )
+        show(_table(found), work_text(found, model.facts.sequence_length))
     return 0
 
 

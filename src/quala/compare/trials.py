@@ -255,7 +255,8 @@ class _TrackedReport:
         """Yield a trial for each row that is compared."""
         report = self.report
         chosen, unrounded = report.chosen, report.supernet
-        shorter = (row for row in unrounded if chosen and row.lengths == chosen.lengths)
+        same = chosen and (chosen.lengths, chosen.layers)
+        shorter = (row for row in unrounded if (row.lengths, row.layers) == same)
         rows: list[tuple[Kind, tuple[str, ...], Row | None, tuple[Row, ...]]] = [
             ("teacher", (BASELINE,), self.teacher, ()),
             ("full", (FLOAT,), next(iter(unrounded), None), unrounded[1:]),

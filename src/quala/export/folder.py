@@ -16,7 +16,7 @@ from quala.data.task import Span
 from quala.errors import QualaError
 from quala.export.served import make_servable
 from quala.graph.encoder import build_graph
-from quala.lengths import LengthConfig, constant_drop
+from quala.lengths import LengthConfig, constant_drop, layers_text
 from quala.manifest import write_manifest
 from quala.metrics.interval import metric_name, score_text
 from quala.models.load import label_names
@@ -111,6 +111,11 @@ def _notes(card: Card, tokens: int, conditions: Conditions | None) -> str:
             f"The score was measured on the {card.full.examples:,} examples of the test set, once "
             "for each row; in parentheses is its 95 % interval."
         )
+    if any(point.units for point in card.front):
+        found.append(
+            "Heads x neurons are those of each layer that runs, cut out of the same graph when it "
+            "is loaded; `-` are all of them."
+        )
     if card.full.speedups:
         found.append(
             "Speed-ups are of the median latency per test input, measured side by side with the "
@@ -121,19 +126,26 @@ def _notes(card: Card, tokens: int, conditions: Conditions | None) -> str:
 
 def _table(card: Card, tokens: int) -> str:
     bases = list(dict.fromkeys(name for point in card.front for name in point.speedups))
+    elastic = any(point.units for point in card.front)
     heads = [
         "Tokens per layer",
+        *(["Heads x neurons"] * elastic),
         metric_name(card.metric),
         *(markdown(f"Speed-up over {name}") for name in bases),
     ]
     heads += ["GMACs padded", "GMACs mean", "ms"]
-    rows = [heads, ["---"] * len(heads), *(_row(one, tokens, bases) for one in card.front)]
+    rows = [
+        heads,
+        ["---"] * len(heads),
+        *(_row(one, tokens, bases, elastic) for one in card.front),
+    ]
     return "\n".join(f"| {' | '.join(texts)} |" for texts in rows)
 
 
-def _row(point: Point, tokens: int, bases: Sequence[str]) -> list[str]:
+def _row(point: Point, tokens: int, bases: Sequence[str], elastic: bool) -> list[str]:
     return [
-        str(point.lengths) if any(point.lengths.drops) else "full",
+        point.lengths.whole.name,
+        *([layers_text(point.units or "-")] * elastic),
         score_text(point.score, point.interval),
         *(f"{point.speedups[name]:.2f}x" if name in point.speedups else "-" for name in bases),
         f"{point.macs_padded / 1e9:.3f}",
@@ -211,12 +223,16 @@ def write_export(
 def ladder(model: LengthAdaptiveModel, longest: int) -> list[Point]:
     """Return the full length and constant drop rates, for a model without a searched front.
 
-    `longest` is the sequence length that the lengths are shares of.
+    Of an elastic model each sub-network is there at full length, and the smallest at these rates
+    too. `longest` is the sequence length that the lengths are shares of.
     """
     layers = model.num_layers
     full = LengthConfig.full(layers=layers, sequence_length=longest)
     rates = [constant_drop(rate, layers=layers, sequence_length=longest) for rate in LADDER]
-    return [Point.unmeasured(model.arch, one.lengths, longest) for one in (full, *rates)]
+    smaller = model.structures[1:]
+    found = [full, *rates, *map(full.of, smaller)]
+    found += [one.of(layers) for layers in smaller[-1:] for one in rates]
+    return front_of([Point.unmeasured(model.arch, one) for one in found])
 
 
 def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card:
@@ -245,6 +261,6 @@ def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card
 def front_of(points: Sequence[Point]) -> list[Point]:
     """Order points from the full length on. Raises QualaError where that is missing."""
     ordered = sorted(points, key=lambda point: -point.macs_mean)
-    if not ordered or any(ordered[0].lengths.drops):
+    if not ordered or not ordered[0].lengths.is_full:
         raise QualaError("An export's front needs the full length as its first point.")
     return ordered

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quala.metrics.interval import interval_text, metric_name
 from quala.metrics.pareto import pareto_front
-from quala.results import GIGA, Point, Report, Row
+from quala.results import GIGA, Point, Report, Row, says
 
 INK, MUTED, GRID, BLUE = "#222222", "#6b7280", "#e5e7eb", "#0369a1"
 
@@ -187,7 +187,7 @@ def _report_chart(
         "chosen": ("chosen", report.having("chosen")),
     }
     tried = tuple(
-        Mark(cost, point.score, ", ".join(map(str, point.lengths)))
+        Mark(cost, point.score, says(", ".join(map(str, point.lengths)), point.layers))
         for point in report.candidates
         if (cost := point_cost(point)) is not None
     )
@@ -214,7 +214,7 @@ def _report_chart(
 
 def _hover(row: Row) -> str:
     shown = f"; 95 %: {interval_text(row.interval)}" if row.interval else ""
-    return f"{row.model}, {row.precision}: {row.tokens}{shown}"
+    return f"{row.model}, {row.precision}: {says(row.tokens_only, row.layers)}{shown}"
 
 
 def _lowest(series: Iterable[Series]) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from quala.lengths import layers_text
 from quala.metrics.interval import Bounds, metric_name, score_text
 from quala.redact import cell, markdown, visible
 from quala.results import GIGA, PARTS, Report, Row, float_model, speedup_base
@@ -144,6 +145,10 @@ PART_NAMES = dict(zip(PARTS, ("F1 with answer", "F1 without"), strict=True))
 """Headings of the questions with and without an answer (SQuAD 2.0)."""
 
 
+UNITS = "Heads x neurons"
+"""Heading of the units of a sub-network's layers."""
+
+
 def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
     """Return the rows of a report as texts, exact match only where it was measured.
 
@@ -154,6 +159,7 @@ def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
     known, counted = (" (95 %)", f", n = {examples:,}") if examples else ("", "")
     exact = [f"EM{known}"] if any(row.exact_match is not None for row in rows) else []
     parts = {PART_NAMES[key]: key for key in _parts(rows)}
+    elastic = _elastic(rows)
     base, own = speedup_base(rows), float_model(rows)
     over = {} if own in (None, base) else {f"Speed-up over {own.model}": "own_speedup"}
     over[f"Speed-up over {base.model}" if base else "Speed-up"] = "speedup"
@@ -162,7 +168,8 @@ def report_texts(rows: Sequence[Row], *, tails: bool) -> DataFrame:
             "Model": row.model,
             "Precision": row.precision,
             "Size MiB": f"{row.size_bytes / MIB:.2f}",
-            "Tokens per layer": row.tokens,
+            "Tokens per layer": row.tokens_only,
+            **({UNITS: layers_text(row.layers or ABSENT)} if elastic else {}),
             **{name: score_text(row.exact_match, row.exact_match_interval) for name in exact},
             f"{metric_name(row.metric)}{counted}{known}": score_text(row.score, row.interval),
             **{name: format_number(getattr(row, key), "{:.2f}") for name, key in parts.items()},
@@ -184,6 +191,11 @@ def footnotes(rows: Sequence[Row]) -> list[str]:
             f"Scores are of {examples:,} test examples; (low to high) are 95 % intervals, as if "
             "the examples were independent."
         )
+    if _elastic(rows):
+        found.append(
+            f"{UNITS} are those of each layer that runs, `-` all of them. Size is what a model of "
+            "these alone would take; one file serves all rows of a model."
+        )
     for row in rows:
         found += _of_choice(row, rows) if row.role == "chosen" else []
     notes = (row.latency_ms.conditions.note for row in rows
@@ -199,9 +211,10 @@ def _of_choice(row: Row, rows: Sequence[Row]) -> list[str]:
     if row.loss_interval and full.score is not None and row.score is not None:
         loss, (low, high) = full.score - row.score, row.loss_interval
         word = "lose" if loss >= 0 else "gain"
+        units = f" and layers ({layers_text(row.layers)})" if row.layers else ""
         low, high = (low, high) if loss >= 0 else (-high, -low)
         found.append(
-            f"The chosen lengths {word} {abs(loss):.2f} {metric_name(row.metric)} "
+            f"The chosen lengths{units} {word} {abs(loss):.2f} {metric_name(row.metric)} "
             f"({low:.2f} to {high:.2f}) against the full length, on the same test examples."
         )
     return found
@@ -226,7 +239,7 @@ def terminal_table(rows: Sequence[Row], *, title: str | None = None) -> Terminal
     return TerminalTable(
         texts.replace(r" \((.* to .*)\)", r"\n(\1)", regex=True),  # intervals on their own lines
         title=title,
-        left=("Model", "Precision", "Tokens per layer"),
+        left=("Model", "Precision", "Tokens per layer", UNITS),
         bold=_chosen(rows),
         optional=(*exact, *PART_NAMES.values(), "Precision", "Size MiB", "GMACs mean"),
         notes=footnotes(rows),
@@ -242,12 +255,14 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def csv_text(rows: Sequence[Row]) -> str:
     """Return the table of a report as CSV, unrounded; absent figures are empty."""
+    elastic = _elastic(rows)
     return to_csv(
         {
             "model": row.model,
             "precision": row.precision,
             "size_bytes": row.size_bytes,
-            "tokens_per_layer": row.tokens,
+            "tokens_per_layer": row.tokens_only,
+            **({"layers": row.layers} if elastic else {}),
             "examples": row.examples,
             "exact_match": row.exact_match,
             **_bounds("exact_match", row.exact_match_interval),
@@ -267,6 +282,10 @@ def csv_text(rows: Sequence[Row]) -> str:
         }
         for row in rows
     )
+
+
+def _elastic(rows: Sequence[Row]) -> bool:
+    return any(row.layers for row in rows)
 
 
 def _parts(rows: Sequence[Row]) -> list[str]:

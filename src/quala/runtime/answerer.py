@@ -41,6 +41,7 @@ class QuestionAnswerer(Predictor[Query, Reply]):
         budget_macs: float | None = None,
         keep: float | None = None,
         lengths: Sequence[int] | None = None,
+        layers: str | None = None,
         strict: bool = False,
         top_k: int = 1,
     ) -> Reply:
@@ -56,6 +57,7 @@ class QuestionAnswerer(Predictor[Query, Reply]):
             macs=budget_macs,
             keep=keep,
             lengths=lengths,
+            layers=layers,
             strict=strict,
         )
         query = Query(question=question, context=context, budget=budget, top_k=top_k)
@@ -76,6 +78,7 @@ class QuestionAnswerer(Predictor[Query, Reply]):
             milliseconds=1000 * (work.seconds + time.perf_counter() - started),
             note=work.note,
             layers=work.layers(self.facts.arch.layers, pair=True),
+            units=work.point.units,
         )
 
     def features(self, queries: Sequence[Query]) -> tuple[list[QAExample], FeatureSet]:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from quala.architecture import LONGEST, Architecture
-from quala.cost import macs
+from quala.cost import macs, padded_macs, part_of
 from quala.data.decode import Answer
 from quala.data.spec import Decoding, Windows
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import LengthConfig, Units, layers_name, read_layers
 from quala.manifest import check_folder
 from quala.metrics.interval import Bounds
 from quala.ranges import ranged
@@ -32,7 +32,9 @@ class Budget:
 
     Without a limit the full length is used. `keep` is a share of the full length's MACs. Where no
     point of the front is cheap enough, the cheapest one is used, unless `strict` forbids it.
-    Raises QualaError for two limits at once, and for limits that are no numbers above 0.
+    `layers` goes with `lengths`, or alone at full length: the heads and neurons of each layer, as
+    the card writes them, of an export that was made for them. Raises QualaError for two limits at
+    once, and for limits that are no numbers above 0.
     """
 
     ms: float | None = None
@@ -40,14 +42,18 @@ class Budget:
     keep: float | None = None
     lengths: Sequence[int] | None = None
     strict: bool = False
+    layers: str | None = None
 
     def __post_init__(self) -> None:
         named = {"ms": self.ms, "macs": self.macs, "keep": self.keep, "lengths": self.lengths}
         given = [name for name, value in named.items() if value is not None]
+        given += ["layers"] * (self.layers is not None and self.lengths is None)
         if len(given) > 1:
             raise QualaError(
                 f"A budget is one of ms, macs, keep, lengths; got {', '.join(given)}."
             )
+        if self.layers is not None and (not isinstance(self.layers, str) or not self.layers):
+            raise QualaError(f"A budget's `layers` must be text as 6x768, got {self.layers!r}.")
         for name in ("ms", "macs", "keep"):
             value = getattr(self, name)
             number = value is not True and isinstance(value, Real)
@@ -123,7 +129,8 @@ class Reply:
     `milliseconds` is the time from text to answer; for one query of several, that of all. `note`
     says where the budget could not be kept, and where the question was cut. `no_answer` is the
     probability that the text does not answer the question, None for a model that was not trained
-    for it; there are no answers where it is above one half.
+    for it; there are no answers where it is above one half. `units` are the heads and neurons of
+    each layer, None where all of them ran.
     """
 
     answers: tuple[Answer, ...]
@@ -133,6 +140,7 @@ class Reply:
     note: str | None = None
     layers: tuple[Layer, ...] = ()
     no_answer: float | None = None
+    units: str | None = None
 
 
 FILE = "quala.json"
@@ -180,22 +188,25 @@ class Point:
     speedups: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def unmeasured(
-        cls, arch: Architecture, lengths: tuple[int, ...], sequence_length: int
-    ) -> Point:
+    def unmeasured(cls, arch: Architecture, lengths: LengthConfig) -> Point:
         """Return the point of some lengths: without a score, and with the cost of a full input.
 
         Raises QualaError for lengths that do not fit the model.
         """
-        config = LengthConfig(lengths, sequence_length)
-        padded = macs(arch, lengths, sequence_length)
-        return cls(config, None, padded, float(padded))
+        padded = padded_macs(arch, lengths)
+        return cls(lengths, None, padded, float(padded))
+
+    @property
+    def units(self) -> str | None:
+        """The heads and neurons of each layer as text, None where all of them run."""
+        return layers_name(self.lengths.layers) if self.lengths.layers else None
 
     def macs(self, arch: Architecture, tokens: Sequence[int]) -> int:
         """Return the MACs of inputs of these token counts together."""
+        part, small = part_of(arch, self.lengths.layers), self.lengths.extracted
         # Nearly all windows of a long text have the same count.
         return sum(
-            times * macs(arch, self.lengths.kept(count), count)
+            times * macs(part, small.kept(count), count)
             for count, times in Counter(tokens).items()
         )
 
@@ -271,11 +282,11 @@ class Card:
 
         `pace` is how many times slower this machine is than the one that exported. The second
         value is a sentence where no point is cheap enough and the cheapest one is returned.
-        Raises QualaError for that under `strict`, and for lengths that do not fit the model.
+        Raises QualaError for that under `strict`, for lengths that do not fit the model, and for
+        layers that the export was not made for.
         """
-        if budget.lengths is not None:
-            lengths = tuple(budget.lengths)
-            return Point.unmeasured(self.arch, lengths, self.sequence_length), None
+        if budget.lengths is not None or budget.layers is not None:
+            return Point.unmeasured(self.arch, self._asked(budget)), None
         if budget.ms is budget.macs is budget.keep is None:
             return self.full, None
         costs, limit, unit = self._costs(budget, tokens, pace)
@@ -290,6 +301,21 @@ class Card:
         if budget.strict:
             raise QualaError(sentence)
         return self.front[least], sentence
+
+    def _asked(self, budget: Budget) -> LengthConfig:
+        count, full = self.arch.layers, self.full.lengths
+        layers = read_layers(budget.layers, layers=count) if budget.layers else ()
+        if layers == tuple(Units(size.heads, size.intermediate) for size in self.arch.sizes):
+            layers = ()
+        known = dict.fromkeys(point.units for point in self.front if point.units)
+        if layers and layers_name(layers) not in known:
+            made = ", ".join(known) or "no smaller ones"
+            raise QualaError(
+                f"The layers `{budget.layers}` are none that this export was made for: {made}."
+            )
+        if budget.lengths is None:
+            return full.of(layers)
+        return LengthConfig(tuple(budget.lengths), self.sequence_length, layers)
 
     def _costs(
         self, budget: Budget, tokens: Sequence[int], pace: float
@@ -312,6 +338,7 @@ class Card:
         points = [
             {
                 "lengths": list(point.lengths.lengths),
+                **({"layers": point.units} if point.units else {}),
                 self.metric: point.score,
                 "macs_padded": point.macs_padded,
                 "macs_mean": point.macs_mean,
@@ -374,6 +401,10 @@ class Card:
         for point in points:
             score = {"score": point[metric]} if metric in point else {}
             lengths = {"lengths": point.get("lengths"), "sequence_length": longest}
+            if "layers" in point:
+                count = len(typed(list[int], point.get("lengths"), "lengths"))
+                units = read_layers(typed(str, point["layers"], "layers"), layers=count)
+                lengths["layers"] = [one and asdict(one) for one in units]
             front.append({**point, **score, "lengths": lengths})
         card: Card = typed(cls, {**facts, "front": front})
         return card
@@ -381,11 +412,15 @@ class Card:
     def _check(self) -> None:
         """Raise QualaError for facts that contradict each other."""
         layers, longest = self.arch.layers, self.sequence_length
-        if not self.front or any(self.full.lengths.drops):
+        if not self.front or not self.full.lengths.is_full:
             raise QualaError("the first point of `front` must be the full length.")
         for place, point in enumerate(self.front):
             if len(point.lengths.lengths) != layers:
                 raise QualaError(f"`front[{place}].lengths` must have {layers} lengths.")
+            try:
+                part_of(self.arch, point.lengths.layers)
+            except QualaError as error:
+                raise QualaError(f"`front[{place}].layers`: {error}") from error
             if any(count < 1 or time <= 0 for count, time in point.ms.items()):
                 raise QualaError(f"`front[{place}].ms` must hold times above 0 by tokens.")
         if longest > self.arch.longest:

@@ -54,7 +54,8 @@ class Prediction:
     A classifier gives `label` and `scores`, the best first; a regressor gives `value`, a tagger
     `tags`, an embedder `embedding`. `milliseconds` is the time from text to prediction; for one
     query of several, that of all. `note` says where the budget could not be kept, and where the
-    text was cut. `layers` are the survivors of the text, `pair_layers` those of the pair.
+    text was cut. `layers` are the survivors of the text, `pair_layers` those of the pair. `units`
+    are the heads and neurons of each layer, None where all of them ran.
     """
 
     label: str | None = None
@@ -68,6 +69,7 @@ class Prediction:
     note: str | None = None
     layers: tuple[Layer, ...] = ()
     pair_layers: tuple[Layer, ...] = ()
+    units: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,10 +146,11 @@ class _Rows:
         files = [source / name for name in (FILE, MANIFEST)] if source else []
         digest = hashlib.sha256(b"".join(one.read_bytes() for one in files if one.is_file()))
         job = self.job
+        budget = json.loads(json.dumps(asdict(job.budget)))
         return {
             "model": digest.hexdigest(),
             "data": [str(job.data.absolute()), facts.st_size, facts.st_mtime_ns],
-            "budget": json.loads(json.dumps(asdict(job.budget))),
+            "budget": {name: one for name, one in budget.items() if one or name != "layers"},
             "columns": dict(self.columns),
             "options": [job.top_k, job.n_best, job.prefix, job.quoting, self.model.engine.name],
         }

@@ -46,6 +46,7 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
         budget_macs: float | None = None,
         keep: float | None = None,
         lengths: Sequence[int] | None = None,
+        layers: str | None = None,
         strict: bool = False,
         top_k: int = 1,
     ) -> Prediction:
@@ -55,7 +56,14 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
         labels are returned, 0 for all. Raises QualaError for text without words, for a budget
         that cannot be one, and under `strict` for one below the cheapest point.
         """
-        budget = Budget(ms=budget_ms, macs=budget_macs, keep=keep, lengths=lengths, strict=strict)
+        budget = Budget(
+            ms=budget_ms,
+            macs=budget_macs,
+            keep=keep,
+            lengths=lengths,
+            layers=layers,
+            strict=strict,
+        )
         query = TextQuery(text=text, pair=pair, budget=budget, top_k=top_k)
         return self.predict_batch([query])[0]
 
@@ -123,6 +131,7 @@ class TextPredictor(Predictor[TextQuery, Prediction]):
             lengths=work.point.lengths.lengths,
             windows=len(work.rows),
             note=work.note,
+            units=work.point.units,
             layers=work.layers(layers, pair=False),
             pair_layers=() if work.query.pair is None else work.layers(layers, pair=True),
             milliseconds=1000 * (work.seconds + time.perf_counter() - started),

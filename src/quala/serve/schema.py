@@ -14,6 +14,8 @@ from quala.runtime.prediction import TextQuery
 T = TypeVar("T")
 Q = TypeVar("Q")
 MOST_LAYERS = 256
+MOST_CHARACTERS = 16 * MOST_LAYERS
+"""Of the heads and neurons of all layers."""
 
 
 class _In(BaseModel):
@@ -61,6 +63,11 @@ class _Limits(_In):
     lengths: list[int] | None = Field(
         None, max_length=MOST_LAYERS, description="Tokens that each layer keeps, as in the card."
     )
+    layers: str | None = Field(
+        None,
+        max_length=MOST_CHARACTERS,
+        description="Heads and neurons of each layer, as in the card; with `lengths`, or alone.",
+    )
     strict: bool = Field(
         False,
         description="Refuse a budget that no point meets; else the fastest point answers.",
@@ -68,12 +75,13 @@ class _Limits(_In):
 
     def budget(self, default_ms: float | None) -> Budget:
         """Return the budget, `default_ms` where none is named. Raises QualaError."""
-        limits = (self.budget_ms, self.budget_macs, self.keep, self.lengths)
+        limits = (self.budget_ms, self.budget_macs, self.keep, self.lengths, self.layers)
         return Budget(
             ms=default_ms if all(limit is None for limit in limits) else self.budget_ms,
             macs=self.budget_macs,
             keep=self.keep,
             lengths=self.lengths,
+            layers=self.layers,
             strict=self.strict,
         )
 
@@ -218,6 +226,9 @@ class LayerOut(_Out):
 
 class _Work(_Out):
     lengths: list[int] | None = Field(description="Tokens kept per layer; null drops nothing.")
+    units: str | None = Field(
+        None, description="Heads and neurons of each layer, the card's `layers`; null for all."
+    )
     windows: int = Field(description="Overlapping pieces of the text.")
     milliseconds: float = Field(
         description="Time of its work and of what ran together with it, without waiting."

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.checkpoint import Checkpoint, ensure_tuned, load_with_data
-from quala.cost import macs
+from quala.cost import padded_macs
 from quala.errors import QualaError
 from quala.export.folder import ExportSettings, front_of, write_export
-from quala.lengths import LengthConfig
+from quala.lengths import LengthConfig, read_layers
 from quala.results import float_model, speedup_base, with_speedups
 from quala.runtime.card import Point
 from quala.stages.measure import read_data, read_rows
@@ -64,9 +64,12 @@ def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
     points = []
     for row in rows:
         over = [(own, row.own_speedup), (base, row.speedup)]
-        lengths = full if row.lengths is None else LengthConfig(row.lengths, longest)
+        lengths = full
+        if row.lengths is not None:
+            units = read_layers(row.layers, layers=len(row.lengths)) if row.layers else ()
+            lengths = LengthConfig(row.lengths, longest, units)
         fits = len(lengths.lengths) == layers and row.metric == opened.data.task.metric
-        if not fits or row.macs_padded != macs(opened.model.arch, lengths.lengths, longest):
+        if not fits or row.macs_padded != padded_macs(opened.model.arch, lengths):
             raise QualaError(
                 "The rows of `measure` are of another model, task or data.max_length than the "
                 f"exported one: measure it anew (`{row.tokens}` has {row.macs_padded} MACs)."

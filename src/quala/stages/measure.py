@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,21 @@ import transformers
 from transformers import AutoConfig
 
 from quala.architecture import config_facts
-from quala.checkpoint import ensure_tuned, load_with_data
+from quala.checkpoint import cut_out, ensure_tuned, load_with_data
+from quala.compress.quantize.files import packed_state
 from quala.compress.quantize.integer import bits_of, weight_counts
-from quala.cost import active_parameters, macs, mean_macs, preset, size_bytes
+from quala.cost import active_parameters, mean_macs, padded_macs, preset, size_bytes
 from quala.data.batches import eval_batches
 from quala.data.features import equal_lengths
 from quala.data.formats import format_of
 from quala.data.task import Outcome, Task
 from quala.data.taskdata import SUMMARY
 from quala.durable import read_whole, replacing, write_whole
-from quala.lengths import LengthConfig
+from quala.lengths import FULL, Layers, LengthConfig, layers_name
 from quala.metrics.interval import Sample
 from quala.models.adaptive import LengthAdaptiveModel
 from quala.models.load import weights_file
-from quala.results import FINE_TUNED, PARTS, SUPERNET, Latency, Role, Row
+from quala.results import FINE_TUNED, PARTS, SUPERNET, Latency, Role, Row, predictions_file
 from quala.runtime.engine import Engine, Inputs, TorchEngine, open_model
 from quala.runtime.timing import watched
 from quala.search.result import choose, read_result
@@ -122,9 +123,9 @@ class Scores:
                 others = {name: score for name, score in metrics.items() if name in more}
                 classes = data.task.per_class(outcome)
                 found[name_of(point)][DETAILS] = {"metrics": others, "classes": classes}
-            name = measured.row_name(point).replace(" ", "_").replace(",", "-")
-            with replacing(self.predictions / f"{name}.json") as partial:
-                partial.write_text(json.dumps(predictions), encoding="utf-8")
+            name = predictions_file(measured.name, name_of(point))
+            with replacing(self.predictions / name) as draft:
+                draft.write_text(json.dumps(predictions), encoding="utf-8")
         self._known[measured.name] = found
         write_whole(self._file, json.dumps(self._known))
 
@@ -155,7 +156,7 @@ def _work(measured: MeasuredModel) -> int:
 
 def name_of(point: LengthConfig | None) -> str:
     """Return the name of a length configuration in files and tables."""
-    return "full" if point is None else str(point)
+    return FULL if point is None else point.name
 
 
 def _outputs(
@@ -165,37 +166,55 @@ def _outputs(
     features = measured.opened.data.test.features
     task = measured.opened.model.task
     outputs: list[list[np.ndarray]] = [[np.empty(0)] * len(features) for _ in measured.points]
-    if engine.name == TorchEngine.name:
-        cut, run = eval_batches, _shared_logits
-    else:  # padding costs these runtimes more than fuller batches gain
-        cut, run = equal_lengths, _served_logits
-    for rows in cut(features.lengths, batch_size):
-        for members, logits in run(measured, engine, rows):
-            for row, values in zip(rows, logits, strict=True):
-                kept = task.cut(values, features.lengths[row])
-                for member in members:
-                    outputs[member][row] = kept
-        progress.advance(len(rows) * len(measured.points))
+    points = [*measured.points]
+    alike: dict[Layers, list[int]] = {}
+    for number, point in enumerate(points):
+        alike.setdefault(point.layers if point else (), []).append(number)
+    run: Callable[[Checkpoint, Sequence[LengthConfig | None], Sequence[int]], Logits]
+    for layers, numbers in alike.items():
+        same = [points[number] for number in numbers]
+        if engine.name == TorchEngine.name:
+            cut, run = (
+                eval_batches,
+                partial(_shared_logits, cut_out(measured.opened.model, layers)),
+            )
+        else:  # padding costs these runtimes more than fuller batches gain
+            cut, run = equal_lengths, partial(_served_logits, engine)
+        for rows in cut(features.lengths, batch_size):
+            for members, logits in run(measured.opened, same, rows):
+                for row, values in zip(rows, logits, strict=True):
+                    kept = task.cut(values, features.lengths[row])
+                    for member in members:
+                        outputs[numbers[member]][row] = kept
+            progress.advance(len(rows) * len(same))
     return outputs
 
 
-def _served_logits(measured: MeasuredModel, engine: Engine, rows: Sequence[int]) -> Logits:
+def _served_logits(
+    engine: Engine,
+    opened: Checkpoint,
+    points: Sequence[LengthConfig | None],
+    rows: Sequence[int],
+) -> Logits:
     """Run each point by itself."""
-    opened = measured.opened
     inputs = opened.data.test.features.arrays(rows, pad_to=opened.pad_to)
-    for number, point in enumerate(measured.points):
+    for number, point in enumerate(points):
         yield [number], engine.logits(inputs, point)
 
 
-def _shared_logits(measured: MeasuredModel, engine: Engine, rows: Sequence[int]) -> Logits:
-    """Run the layers that points agree on once, in PyTorch."""
-    opened = measured.opened
-    model, longest = opened.model.eval(), opened.data.spec.max_length
-    full = LengthConfig.full(layers=model.num_layers, sequence_length=longest)
-    lengths = [point or full for point in measured.points]
+def _shared_logits(
+    part: LengthAdaptiveModel,
+    opened: Checkpoint,
+    points: Sequence[LengthConfig | None],
+    rows: Sequence[int],
+) -> Logits:
+    """Run the layers that points of one sub-network agree on once, in PyTorch."""
+    longest = opened.data.spec.max_length
+    full = LengthConfig.full(layers=part.num_layers, sequence_length=longest)
+    lengths = [point.extracted if point else full for point in points]
     batch = opened.data.test.features.batch(rows, pad_to=opened.pad_to)
     with torch.inference_mode():
-        for members, logits in TrieWalk(model, PrefixCache(0), 0, batch).logits(lengths):
+        for members, logits in TrieWalk(part.eval(), PrefixCache(0), 0, batch).logits(lengths):
             yield members, logits.float().numpy()
 
 
@@ -302,15 +321,15 @@ def _models(
     return models
 
 
-Kept = Callable[[LengthConfig], tuple[tuple[int, ...], ...]]
+Kept = Callable[[LengthConfig], Hashable]
 
 
 def _kept_by(opened: Checkpoint) -> Kept:
-    """Return what tells lengths apart: the tokens that they keep of each test input."""
+    """Return what tells points apart: the layers, and the tokens kept of each test input."""
     counts = np.unique(opened.data.test.features.lengths).tolist()
     if opened.pad_to is not None:
         counts = [opened.pad_to]
-    return lambda lengths: tuple(lengths.kept(count) for count in counts)
+    return lambda lengths: (lengths.layers, *(lengths.kept(count) for count in counts))
 
 
 def _full_of(lengths: LengthConfig) -> LengthConfig:
@@ -326,10 +345,12 @@ def _choice(
     The choice is made by the search slice's scores, so that the test set decides nothing.
     """
     point = choose(found, max_loss=config.max_loss, certainty=config.certainty)
-    if not any(point.lengths.drops):
+    if point.lengths.is_full:
         unit = "point" if config.max_loss == 1 else "points"
+        elastic = any(one.lengths.layers for one in found.candidates)
         return None, (
-            f"The full length was chosen: no shorter lengths stay within {config.max_loss:g} "
+            f"The full length was chosen: no shorter lengths{' or smaller layers' * elastic} stay "
+            f"within {config.max_loss:g} "
             f"{unit} of it on the {point.examples:,} examples of the search slice at "
             f"{100 * config.certainty:g} % certainty."
         )
@@ -403,18 +424,21 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
     arch, longest = opened.model.arch, opened.data.spec.max_length
     metric = opened.data.task.metric
     full = LengthConfig.full(layers=arch.layers, sequence_length=longest)
-    bits, (parameters, nonzero) = bits_of(opened.model), weight_counts(opened.model.hf)
+    bits, sizes = bits_of(opened.model), dict[Layers, tuple[int, int, int]]()
     rows = []
     for point, role in measured.points.items():
         lengths = point or full
+        if lengths.layers not in sizes:
+            sizes[lengths.layers] = _sizes(measured, lengths.layers)
+        parameters, nonzero, stored = sizes[lengths.layers]
         found = scores.of(measured, point)
-        padded = macs(arch, lengths.lengths, longest)
+        padded = padded_macs(arch, lengths)
         natural = mean_macs(arch, lengths, opened.data.test.features.lengths)
         rows.append(
             Row(
                 model=measured.name,
                 precision=opened.precision,
-                size_bytes=measured.size_bytes,
+                size_bytes=stored,
                 tokens=name_of(point),
                 macs_padded=padded,
                 macs_mean=float(padded) if opened.pad_to is not None else natural,
@@ -428,10 +452,23 @@ def _rows(measured: MeasuredModel, scores: Scores, latency: Mapping[str, Latency
                 active=active_parameters(arch) if arch.routed else None,
                 examples=len(opened.data.test.examples) if found else None,
                 note=measured.note if role == "chosen" else None,
+                layers=layers_name(lengths.layers) if lengths.layers else "",
                 **found,
             )
         )
     return rows
+
+
+def _sizes(measured: MeasuredModel, layers: Layers) -> tuple[int, int, int]:
+    """Return the parameters of a sub-network, how many of them are not 0, and its bytes."""
+    model = measured.opened.model
+    part = cut_out(model, layers)
+    saved = _tensor_bytes(model) - _tensor_bytes(part) if layers else 0
+    return *weight_counts(part.hf), measured.size_bytes - saved
+
+
+def _tensor_bytes(model: LengthAdaptiveModel) -> int:
+    return sum(one.numel() * one.element_size() for one in packed_state(model.hf).values())
 
 
 def _headline(rows: Sequence[Row]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from quala.data.spec import DEMO
+from quala.lengths import layers_name
 from quala.report.page import build_report
 from quala.results import Point
 from quala.search.result import read_result
@@ -58,4 +59,5 @@ def titled(text: str, data: Mapping[str, Any]) -> str:
 def _point(item: SearchCandidate, unit: str) -> Point:
     gmacs = item.cost if item.gmacs is None else item.gmacs
     milliseconds = item.cost if unit == "ms" else None
-    return Point(item.lengths.lengths, item.score, gmacs * GIGA, milliseconds)
+    layers = layers_name(item.lengths.layers) if item.lengths.layers else ""
+    return Point(item.lengths.lengths, item.score, gmacs * GIGA, milliseconds, layers)
