@@ -247,6 +247,7 @@ def narrow_linear(hf: PreTrainedModel, name: str) -> AnyLinear | IntegerLinear:
 
 
 def _keep_outputs(linear: AnyLinear | IntegerLinear, rows: Tensor) -> None:
+    last: nn.Linear | IntegerLinear
     last = linear if isinstance(linear, IntegerLinear) else ends(linear)[1]
     if isinstance(last, IntegerLinear):  # one factor of two may be, too
         return last.keep_outputs(rows)
@@ -257,6 +258,7 @@ def _keep_outputs(linear: AnyLinear | IntegerLinear, rows: Tensor) -> None:
 
 
 def _keep_inputs(linear: AnyLinear | IntegerLinear, columns: Tensor) -> None:
+    first: nn.Linear | IntegerLinear
     first = linear if isinstance(linear, IntegerLinear) else ends(linear)[0]
     if isinstance(first, IntegerLinear):
         return first.keep_inputs(columns)
