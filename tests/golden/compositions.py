@@ -24,6 +24,9 @@ NEEDED = {
     "glue_cpu": GLUE,
     "compress": GLUE,
     "compress_embeddings": ["data.path=stsb"],
+    "triples": ["data.path=umls"],
+    "triples_cpu": ["data.path=umls"],
+    "data=triples": ["data.path=umls"],
     "tracking=server": ["tracking.uri=http://host:5000"],
 }
 """What a recipe leaves open, by what a person would give."""
@@ -38,6 +41,13 @@ OWN_STAGES = {
     "stage/distill=xtc": "kdlsq",
     "stage/distill=ladabert": "ladabert",
     "stage/distill=moebert": "moebert",
+    "stage/distill=moebert_int8": "moebert",
+    "stage/distill=rosita": "rosita",
+    "stage/distill=oberta": "oberta",
+    "stage/distill=hsk_states": "hsk",
+    "stage/refine=hsk": "hsk",
+    "stage/length_adapt=dynabert": "dynabert",
+    "stage/quantize=ibert": "ibert",
     "stage/distill=tinybert": "dynamic_tinybert",
     "stage/length_adapt=tinybert": "dynamic_tinybert",
     "stage/quantize=kdlsq": "compound",
@@ -79,7 +89,8 @@ def compositions() -> dict[str, tuple[str, list[str]]]:
         if file.parent.name.startswith("_"):
             continue
         name = file.relative_to(CONF / "experiment").with_suffix("").as_posix()
-        workflow = name.partition("/")[0] if "/" in name else "quala_minilm"
+        folder = name.partition("/")[0]
+        workflow = folder if folder in workflow_names() else "quala_minilm"
         words = [f"experiment={name}", *NEEDED.get(file.stem, [])]
         found[f"{workflow}, experiment={name}"] = (workflow, words)
     groups = [CONF / group for group in ("data", "model", "tracking")]
