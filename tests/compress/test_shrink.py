@@ -15,7 +15,7 @@ from quala.architecture import KEY
 from quala.compress.low_rank import FactorizedEmbedding, FactorizedLinear
 from quala.compress.prune.config import HybridConfig, ratio_steps
 from quala.compress.prune.magnitude import magnitude_masks, prunable_weights
-from quala.compress.prune.structured import Importance, sort_width, subnetwork
+from quala.compress.prune.structured import Importance, extract, sort_width, units_of
 from quala.compress.shrink import (
     factorize,
     factorize_words,
@@ -28,6 +28,7 @@ from quala.compress.shrink import (
 from quala.compress.structure import embedding_name, keep_layers, linear_names, structure_of
 from quala.cost import macs, parameters
 from quala.errors import QualaError
+from quala.lengths import elastic_layers
 from quala.models.adaptive import LengthAdaptiveModel
 
 
@@ -292,7 +293,8 @@ def test_a_prefix_is_that_of_the_sorted_model(build_hf: BuildHf) -> None:
     hf = build_hf("bert")
     scores = scores_of(hf)
     small, heads = keep_prefix(hf, scores, layers=[0, 2], heads=2, neurons=16)
-    slow = keep_layers(subnetwork(sort_width(hf, scores), 0.5), [0, 2])
+    half = elastic_layers(units_of(hf), [0.5], [1.0])[0]
+    slow = keep_layers(extract(sort_width(hf, scores), half), [0, 2])
     for name, weight in slow.named_parameters():
         assert torch.equal(weight, small.get_parameter(name)), name
     assert heads == [scores.heads[n].argsort(descending=True)[:2].tolist() for n in (0, 2)]

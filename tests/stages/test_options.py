@@ -77,7 +77,7 @@ def test_a_significance_of_ones_own_is_imported_at_once(configure: Any, stage: s
 OF_SEARCH = {item.name for item in dataclasses.fields(SearchSettings)}
 
 
-@pytest.mark.parametrize("name", sorted(OF_SEARCH - {"seed", "strategy", "min_score"}))
+@pytest.mark.parametrize("name", sorted(OF_SEARCH - {"seed", "strategy", "prior", "min_score"}))
 def test_numbers_of_a_search_have_a_range_of_their_own(configure: Any, name: str) -> None:
     with pytest.raises(QualaError, match=f"`{name}` must be"):
         configure("search", **{name: -1})
