@@ -19,6 +19,7 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
+from quala.architecture import ELASTIC
 from quala.compress.structure import keep_layers
 from quala.errors import QualaError
 
@@ -97,3 +98,11 @@ def test_another_kind_of_model_is_refused() -> None:
     gpt = GPT2Model(GPT2Config(vocab_size=10, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(QualaError, match="Unknown `model_type` `gpt2`"):
         keep_layers(gpt, [0])
+
+
+def test_the_sub_networks_of_the_whole_model_are_not_those_of_the_copy() -> None:
+    hf, _ = _family("roberta")
+    setattr(hf.config, ELASTIC, ["", "1x16"])
+    for layers in ([0, 2], [0, 1, 2, 3]):
+        assert not hasattr(keep_layers(hf, layers).config, ELASTIC)
+    assert hasattr(hf.config, ELASTIC)

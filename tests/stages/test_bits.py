@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from quala.checkpoint import load_with_data
+from quala.compress.experts import ExpertsConfig
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import IntegerLinear, bits_of, integer_layers
 from quala.compress.quantize.sites import site_names
@@ -188,7 +189,8 @@ def test_options_that_say_nothing_are_refused(
     ("changes", "words"),
     [
         ({"quantizers": None}, "needs `stage.distill.quantizers`"),
-        ({"choices": [1, 2]}, "0 or 2 to 8 bits, got 1"),
+        ({"choices": [1, 2], "mean_bits": 2.0}, "0 or 2 to 8 bits, got 1"),
+        ({"mean_bits": 1.9}, "`mean_bits` must be 2 to 8 with these `choices`, got 1.9"),
         (
             {"quantizers": QuantizeConfig(weight_quantizer="bwn", weight_bits=1)},
             "minmax or lsq, got bwn",
@@ -212,7 +214,9 @@ def test_what_does_not_go_with_its_inputs_is_refused_while_planning(
         options(**changes).check_inputs({"model": model})
 
 
-@pytest.mark.parametrize("changes", [{"layers": 1}, {"width": 0.5}, {"quantizers": None}])
+@pytest.mark.parametrize(
+    "changes", [{"layers": 1}, {"width": 0.5}, {"quantizers": None}, {"experts": ExpertsConfig()}]
+)
 def test_bits_are_of_the_teachers_own_weights(configure: Any, changes: dict[str, Any]) -> None:
     config = configure("distill", **{"layers": None, "quantizers": LSQ, **changes})
     with pytest.raises(QualaError, match="teacher's own weights"):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from toys import BuildHf, build_hf
 
 from quala.checkpoint import Checkpoint, cut_out, load_any_model, load_with_data, predict
+from quala.compress.experts import ExpertsConfig
 from quala.compress.losses import hidden_loss, soft_loss
 from quala.compress.prune.structured import Importance, taylor_importance
+from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, Units
@@ -20,7 +26,9 @@ from quala.stages import length_adapt, quantize
 from quala.stages.length_adapt import SandwichModule, make_elastic, state_pairs
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import fit, plan_training, train_batches
-from quala.workflow import StageContext
+from quala.workflow import Source, StageContext
+
+__all__ = ["build_hf"]
 
 ELASTIC = {"widths": [0.5, 1.0], "depths": [1.0, 0.5], "exits": 0.0, "significance": "question"}
 DYNABERT = {
@@ -213,3 +221,45 @@ def test_widths_of_one_size_are_refused(opened: Checkpoint, configure: Any) -> N
     config = configure("length_adapt", widths=[1.0, 0.501, 0.5])
     with pytest.raises(QualaError, match="give the same sizes"):
         make_elastic(opened, config)
+
+
+def test_widths_of_what_cannot_be_cut_are_refused_while_planning(
+    configure: Any, build_hf: BuildHf, tmp_path: Path
+) -> None:
+    def planned(stage: str, source: Any, **changes: Any) -> Any:
+        config = configure(stage, **changes)
+        name = "teacher" if stage == "distill" else "model"
+        return SimpleNamespace(config=config, given=None, inputs={name: source})
+
+    elastic = configure("length_adapt", **ELASTIC)
+    build_hf("mpnet").config.save_pretrained(tmp_path / "mpnet")
+    with pytest.raises(QualaError, match="cannot be removed"):
+        elastic.check_inputs({"model": Source("model.teacher", str(tmp_path / "mpnet"), "")})
+    build_hf().config.save_pretrained(tmp_path / "bert")
+    teacher = planned("finetune", Source("model.teacher", str(tmp_path / "bert"), ""))
+    for count, refused in ((2, True), (1, False)):
+        experts = ExpertsConfig(count=count, size=0.25)
+        student = planned("distill", teacher, layers=None, experts=experts)
+        with (
+            pytest.raises(QualaError, match=r"`widths` .* are experts")
+            if refused
+            else nullcontext()
+        ):
+            elastic.check_inputs({"model": student})
+    deep = configure("length_adapt", **{**ELASTIC, "widths": [1.0]})
+    deep.check_inputs({"model": planned("distill", teacher, experts=ExpertsConfig())})
+
+
+def test_scales_that_a_narrower_pass_would_not_share_are_refused(configure: Any) -> None:
+    binary = QuantizeConfig(weight_quantizer="twn", weight_bits=2)
+    steps = QuantizeConfig(weight_quantizer="lsq", weight_granularity="tensor")
+    elastic = SimpleNamespace(config=configure("length_adapt", **ELASTIC), given=None, inputs={})
+    whole = SimpleNamespace(config=configure("length_adapt"), given=None, inputs={})
+    for method, quantizers, refused in (
+        ("qat", binary, True), ("ptq", binary, False), ("qat", steps, False),
+        ("qat", replace(steps, weight_granularity="row"), True),
+    ):  # fmt: skip
+        config = configure("quantize", method=method, quantizers=quantizers)
+        with pytest.raises(QualaError, match="Several `widths`") if refused else nullcontext():
+            config.check_inputs({"model": elastic})
+        config.check_inputs({"model": whole})

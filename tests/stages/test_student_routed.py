@@ -10,16 +10,20 @@ import pytest
 import torch
 from toys import BuildHf, build_hf
 
+from quala.architecture import KEY, LayerSizes, Structure
 from quala.checkpoint import load_with_data
 from quala.compress.experts import ExpertsConfig, route_tables
+from quala.compress.kernels import IntegerLayerNorm
 from quala.compress.quantize.config import QuantizeConfig
 from quala.compress.quantize.integer import IntegerLinear
+from quala.compress.quantize.modules import QuantLinear
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig
 from quala.models.experts import Experts
 from quala.stages import distill, length_adapt
 from quala.stages.distill_options import ShrinkConfig
+from quala.stages.student import make_student
 from quala.workflow import StageContext
 
 __all__ = ["build_hf"]
@@ -129,6 +133,52 @@ def test_experts_of_an_opened_student_are_refused(configure: Any, tiny_checkpoin
     config = configure("distill", layers=None, experts=EXPERTS)
     with pytest.raises(QualaError, match="copied from the teacher, got a student of its own"):
         config.check_inputs({"teacher": tiny_checkpoint, "model": tiny_checkpoint})
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"width": 0.5}, "width"),
+        ({"experts": EXPERTS}, "experts"),
+        ({"shrink": ShrinkConfig(heads=0.5)}, "shrink.heads"),
+        ({"shrink": ShrinkConfig(sparsity=0.5)}, "shrink.sparsity"),
+        ({"shrink": ShrinkConfig(layers=1)}, None),
+    ],
+)
+def test_a_routed_teacher_is_cut_no_further(
+    configure: Any, build_hf: BuildHf, tmp_path: Path, changes: dict[str, Any], option: str | None
+) -> None:
+    config = build_hf("bert").config
+    layers = tuple(LayerSizes(heads=4, intermediate=8, experts=2) for _ in range(3))
+    setattr(config, KEY, Structure(layers).to_json())
+    config.save_pretrained(tmp_path)
+    inputs = {"teacher": Named("model.teacher", str(tmp_path))}
+    found = configure("distill", layers=None, **changes)
+    if option is None:
+        found.check_inputs(inputs)
+        return
+    with pytest.raises(QualaError, match=f"`{option}` cuts dense feed-forwards"):
+        found.check_inputs(inputs)
+
+
+def test_overrides_name_all_experts_or_one_and_each_has_its_kernel(
+    configure: Any, spec: DataSpec, tiny_checkpoint: Path
+) -> None:
+    overrides = {"ffn_in": 4, "layers.1.ffn_out.1": 3}
+    quantizers = QuantizeConfig(overrides=overrides, kernels=("gelu", "layernorm"))
+    config = configure("distill", layers=None, experts=EXPERTS, quantizers=quantizers)
+    teacher = load_with_data(tiny_checkpoint, spec)
+    hf = make_student(config, teacher, {"teacher": tiny_checkpoint, "data": spec}).model.hf
+    bits = {
+        name.split("layer.")[1]: module.weight_quantizer.spec.bits
+        for name, module in hf.named_modules()
+        if isinstance(module, QuantLinear)
+    }
+    wanted = {f"{layer}.intermediate.dense.{one}": 4 for layer in (0, 1) for one in (0, 1)}
+    wanted["1.output.dense.1"] = 3
+    assert {name: width for name, width in bits.items() if width < 8} == wanted
+    norms = [module for module in hf.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert [type(norm) for norm in norms] == [IntegerLayerNorm] * (1 + 2 * (1 + 2))
 
 
 class Named:

@@ -23,7 +23,7 @@ from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.models.load import weights_file
 from quala.stages import distill, length_adapt
-from quala.stages.student import Student, shrink
+from quala.stages.student import Student, make_student, shrink
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import plan_training
 from quala.workflow import StageContext
@@ -283,3 +283,18 @@ def test_an_integer_student_is_not_made_smaller(run: Any) -> None:
     assert json.loads((folder / "quala.json").read_text())["precision"] == "int8"
     with pytest.raises(QualaError, match="cannot be trained further"):
         run("second", model=folder)
+
+
+def test_zeros_that_shrink_leaves_alone_are_kept_too(
+    teacher: Checkpoint, spec: DataSpec, configure: Any, tiny_checkpoint: Path
+) -> None:
+    words = teacher.model.hf.get_input_embeddings().weight
+    with torch.no_grad():
+        words[10:20, :5] = 0
+    config = configure(
+        "distill", **WHOLE, keep_zeros=True, shrink=ShrinkConfig(sparsity=0.5, embeddings=False)
+    )
+    student = make_student(config, teacher, {"teacher": tiny_checkpoint, "data": spec})
+    (name,) = (name for name in student.masks if "word_embeddings" in name)
+    assert not student.masks[name][10:20, :5].any()
+    assert len(student.masks) > 1

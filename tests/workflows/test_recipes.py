@@ -131,6 +131,26 @@ def test_a_recipe_can_be_compared(
     assert row["parameters"]["mean"] >= row["nonzero"]["mean"] > 0
 
 
+def test_hsk_stores_a_part_of_the_states_and_then_the_answers(
+    tmp_path: Path, tiny_checkpoint: Path, migrated_database: Path, fast: None
+) -> None:
+    toy = Toy(tmp_path, tiny_checkpoint, migrated_database, [*QUESTIONS, *REFINE], workflow="hsk")
+    result = toy("run")
+    assert [(one["stage"], one["status"]) for one in result["stages"]] == [
+        (stage, "done")
+        for stage in ("finetune", "distill", "refine", "measure", "report", "export")
+    ]
+    first, second = (one["metrics"] for one in result["stages"][1:3])
+    assert ("train/hidden" in first, "train/soft" in first) == (True, False)
+    assert ("train/hidden" in second, "train/soft" in second) == (False, True)
+    row = json.loads((output(result, "report") / "report.json").read_text())["rows"][1]
+    assert (row["model"], row["precision"]) == ("hsk", "fp32")
+    narrow = json.loads((output(result, "refine") / "config.json").read_text())
+    assert [layer["heads"] for layer in narrow["quala_structure"]["layers"]] == [1]
+    states = toy.statuses("plan", "stage.distill.cache.width=1")
+    assert [states[stage] for stage in ("finetune", "distill")] == ["cached", "stale"]
+
+
 def test_budgets_are_one_sweep_over_one_teacher(
     tmp_path: Path, tiny_checkpoint: Path, migrated_database: Path, fast: None
 ) -> None:

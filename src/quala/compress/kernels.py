@@ -25,6 +25,7 @@ from transformers.activations import GELUActivation
 from quala.architecture import KERNELS, KERNELS_KEY, check_kernels
 from quala.compress.quantize.rounding import straight_through
 from quala.errors import QualaError, unknown
+from quala.models.experts import Experts
 from quala.models.families import family_of
 from quala.models.significance import row_softmax
 
@@ -171,7 +172,9 @@ def replace_kernels(hf: PreTrainedModel, names: Sequence[str]) -> None:
             twins[places[block.activation]] = _integer_gelu(block.activation)
     if "layernorm" in names:
         norms = [family.embeddings(hf).norm]
-        norms += [norm for block in blocks for norm in (block.attention_norm, block.ffn_norm)]
+        for block in blocks:
+            last = block.ffn_norm
+            norms += [block.attention_norm, *(last if isinstance(last, Experts) else [last])]
         for norm in norms:
             if not isinstance(norm, nn.LayerNorm) or norm.weight is None or norm.bias is None:
                 raise QualaError(

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from quala.architecture import KERNELS_KEY, KEY, LINEARS, LayerSizes, Structure
+from quala.architecture import ELASTIC, KERNELS_KEY, KEY, LINEARS, LayerSizes, Structure
 from quala.compress.kernels import rebuild_kernels
 from quala.compress.low_rank import (
     AnyEmbedding,
@@ -277,6 +277,8 @@ def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
         raise QualaError(f"`layers` must rise within 0 to {depth - 1}, got {kept}.")
     family.check_layers(kept)
     small = copy.deepcopy(hf)
+    if hasattr(small.config, ELASTIC):  # the sub-networks of the whole model, which it is not
+        delattr(small.config, ELASTIC)
     stack = family.layers(small)
     for layer in reversed(range(depth)):
         if layer not in kept:

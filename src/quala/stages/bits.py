@@ -102,7 +102,8 @@ def sites_of(hf: nn.Module, quantizers: QuantizeConfig, choices: Sequence[int]) 
     for module, linear in linears.items():
         quantizers.weights.groups(linear.weight.detach())  # refuses groups that do not fit
         name = names[module][0]
-        own = [bits for bits in choices if bits or not name.endswith(RANKING)]
+        ranks = any(one.endswith(RANKING) for one in names[module])
+        own = [bits for bits in choices if bits or not ranks]
         own = [fixed[module]] if module in fixed else own
         layer = int(name.split(".")[1]) if len(names[module]) > 1 else None
         sites.append(Site(name, module, linear.weight.numel(), layer, own))

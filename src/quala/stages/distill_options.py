@@ -28,7 +28,13 @@ from quala.stages.options import (
     check_ranking,
     check_zero_codes,
 )
-from quala.stages.planned import check_sites, check_start_kernels, family_at_start, sizes_of
+from quala.stages.planned import (
+    check_dense,
+    check_sites,
+    check_start_kernels,
+    family_at_start,
+    sizes_of,
+)
 
 if TYPE_CHECKING:
     from quala.compress.losses import DistillLoss
@@ -128,6 +134,11 @@ class BitsConfig(StageConfig):
             raise QualaError("`data.search_size` must be above 0, got 0: bits are found there.")
         if self.quantizers is None:
             raise QualaError("`stage.bits` needs `stage.distill.quantizers`, got null.")
+        low, high = self.choices[0], self.choices[-1]
+        if self.mean_bits and not (self.quantizers.overrides or low <= self.mean_bits <= high):
+            raise QualaError(
+                f"`mean_bits` must be {low} to {high} with these `choices`, got {self.mean_bits}."
+            )
         for bits in self.choices:
             replace(self.quantizers, overrides={"*": bits})  # refuses what the method has not
         if self.quantizers.outliers and self.mebibytes is not None:
@@ -344,11 +355,12 @@ class DistillConfig(QuantizedConfig):
     def check_inputs(self, inputs: Mapping[str, Any]) -> None:
         super().check_inputs(inputs)
         opened, rounded = "model" in inputs, self.quantizers is not None
-        copied = (self.layers, self.keep, self.width, self.shrink) == (None, None, 1, None)
+        parts = (self.layers, self.keep, self.width, self.shrink, self.experts)
+        copied = parts == (None, None, 1, None, None)
         if "bits" in inputs and not (copied and rounded):
             raise QualaError(
                 "Bits are found for the teacher's own weights: `quantizers` must be set, and "
-                "`layers`, `keep`, `width` and `shrink` left alone."
+                "`layers`, `keep`, `width`, `shrink` and `experts` left alone."
             )
         if opened or copied:
             check_sites(inputs.get("model" if opened else "teacher"), self.quantizers)
@@ -375,6 +387,8 @@ class DistillConfig(QuantizedConfig):
             family.check_shrink()
             if self.shrink is not None and self.shrink.heads is not None:
                 family.check_width()
+        if cut := self._cut_dense():
+            check_dense(inputs.get("model") or inputs.get("teacher"), cut)
         start = sizes_of(inputs.get("teacher"))
         whole = sizes_of(inputs["whole"]) if "whole" in inputs else start
         if whole is not None and self.shrink is not None:
@@ -384,6 +398,14 @@ class DistillConfig(QuantizedConfig):
             if self.experts is not None:
                 for layer in start.sizes:
                     self.experts.neurons(layer.intermediate)
+
+    def _cut_dense(self) -> str | None:
+        """Return the option that cuts feed-forwards, if there is one."""
+        if self.experts is not None or self.width < 1:
+            return "width" if self.experts is None else "experts"
+        cuts = ("ratio", "sparsity", "heads", "neurons")
+        found = (name for name in cuts if getattr(self.shrink, name, None) is not None)
+        return next((f"shrink.{name}" for name in found), None)
 
     def _check_depth(self, depth: int, *, opened: bool, family: Family | None) -> None:
         """Raise QualaError for layers that a teacher of `depth` layers does not have."""

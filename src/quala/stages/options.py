@@ -16,7 +16,14 @@ from quala.errors import QualaError
 from quala.plugins import FORMATS, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.stage import StageConfig
-from quala.stages.planned import check_sites, check_start_kernels, start_facts
+from quala.stages.planned import (
+    check_dense,
+    check_sites,
+    check_start_kernels,
+    family_at_start,
+    start_facts,
+    trained_with,
+)
 from quala.stored import read_object
 
 Precision = Literal["fp32", "bf16"]
@@ -318,6 +325,11 @@ class LengthAdaptConfig(SandwichConfig):
                 f"`significance={self.significance}` ranks tokens by the span head, which only "
                 f"question answering has, got `data.task={data.task}`."
             )
+        if len(self.widths) > 1:
+            check_dense(inputs.get("model"), "widths")
+            family = family_at_start(inputs.get("model"))
+            if family is not None:
+                family.check_width()
 
 
 def by_span_head(significance: str | None) -> bool:
@@ -354,6 +366,20 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
         super().check_inputs(inputs)
         check_sites(inputs.get("model"), self.quantizers)
         check_start_kernels(inputs.get("model"), self.quantizers)
+        self.check_grids(narrower=len(trained_with(inputs.get("model"), "widths") or ()) > 1)
+
+    def check_grids(self, *, narrower: bool) -> None:
+        """Raise QualaError for a training whose `narrower` passes would have other scales."""
+        grid = self.quantizers.weight_quantizer
+        shared = grid == "minmax" or (
+            grid == "lsq" and self.quantizers.weight_granularity == "tensor"
+        )
+        if narrower and self.trains and not shared:
+            raise QualaError(
+                "Several `widths` are trained with `quantizers.weight_quantizer` minmax, or lsq "
+                f"per tensor, got {grid} per {self.quantizers.weight_granularity}: "
+                "`method=ptq` rounds them without training."
+            )
 
     @property
     def follows_answers(self) -> bool:

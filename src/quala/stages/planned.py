@@ -55,7 +55,10 @@ def sizes_of(made: Any) -> Architecture | None:
         if config.given is not None or hasattr(config, "keep_map"):
             return None
         made = made.inputs.get("model")
-    facts = start_facts(made)
+    return _architecture(start_facts(made))
+
+
+def _architecture(facts: dict[str, Any] | None) -> Architecture | None:
     try:
         return architecture_of(facts) if facts else None
     except (QualaError, TypeError, ValueError, ArithmeticError):  # is refused where it is read
@@ -95,6 +98,16 @@ def trained_with(made: Any, option: str) -> Any:
             return value
         made = made.inputs.get("model")
     return None
+
+
+def check_dense(made: Any, option: str) -> None:
+    """Raise QualaError for a planned model whose feed-forwards are experts; `option` cuts them."""
+    experts = trained_with(made, "experts")
+    start = _architecture(facts_at_start(made)) if experts is None else None
+    if (experts and experts.count > 1) or (start is not None and start.routed):
+        raise QualaError(
+            f"`{option}` cuts dense feed-forwards, got a model whose feed-forwards are experts."
+        )
 
 
 def check_sites(made: Any, quantizers: QuantizeConfig | None) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata, record_tuned, set_dropout
 from quala.compress.prune.sparse import store_sparse
+from quala.compress.prune.structured import units_of
 from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
@@ -122,6 +123,10 @@ def run(
     """
     opened = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
     model, data = opened.model, opened.data
+    pairs = (
+        pair for one in model.structures for pair in zip(one, units_of(model.hf), strict=False)
+    )
+    config.check_grids(narrower=any(units not in (None, had) for units, had in pairs))
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     fake_quantize(opened, config.quantizers, config)
     check_drops(model.hf)

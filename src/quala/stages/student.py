@@ -174,7 +174,7 @@ def make_student(
         student = shrink(student, config.shrink, config, whole=whole)
     if config.experts is not None and teacher is not None:
         student = route(student, config, scores=importance(teacher, config))
-    if config.keep_zeros and not student.masks:
+    if config.keep_zeros:  # those of `shrink`, and of what it leaves alone
         student = replace(student, masks=masks_of(student.model.hf))
     if config.quantizers is not None and not is_fake_quantized(student.model):
         fake_quantize(student.checkpoint, config.quantizers, config)
