@@ -16,7 +16,7 @@ from quala.errors import QualaError
 from quala.plugins import FORMATS, SIGNIFICANCE
 from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.stage import StageConfig
-from quala.stages.planned import check_sites, check_start_kernels, start_facts
+from quala.stages.planned import check_elastic, check_sites, check_start_kernels, start_facts
 from quala.stored import read_object
 
 Precision = Literal["fp32", "bf16"]
@@ -82,9 +82,12 @@ class TrainingConfig(StageConfig):
         data = getattr(inputs.get("data"), "value", None)
         option = self.learns_labels
         if data and option and FORMATS.find(data.task).kinds == (EMBEDDING,):
-            value = {"enabled": "false", "width": "1", "shrink.score": "magnitude"}.get(
-                option, "null" if "." in option else "0"
-            )
+            value = {
+                "enabled": "false",
+                "width": "1",
+                "widths": "[1.0]",
+                "shrink.score": "magnitude",
+            }.get(option, "null" if "." in option else "0")
             raise QualaError(
                 f"Embeddings have no labels to learn, only a teacher to follow: `{option}` must "
                 f"be {value}, got {attrgetter(option)(self)}; `experiment=sts` sets all such "
@@ -282,6 +285,10 @@ class LengthAdaptConfig(SandwichConfig):
         self._check_structures()
 
     @property
+    def learns_labels(self) -> str | None:
+        return super().learns_labels or ("widths" if len(self.widths) > 1 else None)
+
+    @property
     def elastic(self) -> bool:
         """Whether there are sub-networks of fewer units."""
         return (self.widths, self.depths) != ([1.0], [1.0])
@@ -318,6 +325,8 @@ class LengthAdaptConfig(SandwichConfig):
                 f"`significance={self.significance}` ranks tokens by the span head, which only "
                 f"question answering has, got `data.task={data.task}`."
             )
+        if self.elastic:
+            check_elastic(inputs.get("model"), self.widths, self.depths)
 
 
 def by_span_head(significance: str | None) -> bool:

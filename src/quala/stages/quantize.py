@@ -17,7 +17,7 @@ from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.modules import QuantLinear
 from quala.compress.quantize.sites import check_drops
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
-from quala.compress.structure import linear_names
+from quala.compress.structure import head_size, linear_names
 from quala.errors import QualaError
 from quala.models.load import name_outputs
 from quala.stages.length_adapt import SandwichModule, external_teacher, selection_scores
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
+    from quala.models.adaptive import LengthAdaptiveModel
     from quala.stage import StageContext
     from quala.stages.options import QuantizedConfig, QuantizeStageConfig
 
@@ -71,6 +72,7 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
     """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
     if not all_finite(opened.model.parameters()):
         raise QualaError("The model cannot be rounded: some of its weights are not finite.")
+    check_groups(opened.model, quantizers)
     quantize(opened.model.hf, quantizers)
     if opened.model.structures:
         round_all_inputs(opened.model.hf)
@@ -83,6 +85,19 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
                     raise QualaError("The model cannot be rounded: its outputs are not finite.")
 
     calibrate(opened.model.hf, observe)
+
+
+def check_groups(model: LengthAdaptiveModel, quantizers: QuantizeConfig) -> None:
+    """Raise QualaError for groups of columns that a narrower sub-network divides."""
+    if quantizers.weight_granularity != "group":
+        return
+    for units in {one for layers in model.structures for one in layers if one}:
+        for columns in (units.heads * head_size(model.hf), units.neurons):
+            if columns % quantizers.weight_group:
+                raise QualaError(
+                    "`quantizers.weight_group` must divide the columns of all sub-networks, "
+                    f"{columns} of some, got {quantizers.weight_group}."
+                )
 
 
 def round_all_inputs(hf: PreTrainedModel) -> None:
