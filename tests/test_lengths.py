@@ -14,6 +14,7 @@ from quala.lengths import (
     constant_drop,
     layers_name,
     layers_text,
+    read_layers,
     sample_layer_drop,
     sample_length_drop,
 )
@@ -194,3 +195,10 @@ def test_tables_say_which_layers_are_left_out(layers: Layers, text: str) -> None
 
 def test_tables_show_a_dash_for_all_layers() -> None:
     assert layers_text("-") == "-"
+
+
+@pytest.mark.parametrize("text", ["0x8", "2x0", "2x", "x8", "2x8,", f"{'9' * 5000}x8", "2x8,-,-"])
+def test_units_that_no_layer_has_are_refused(text: str) -> None:
+    with pytest.raises(QualaError, match=r"(HEADSxNEURONS|units of 2 layers)") as raised:
+        read_layers(text, layers=2)
+    assert len(str(raised.value)) < 200

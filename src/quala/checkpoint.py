@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quala.compress.prune.sparse import is_sparse
 from quala.compress.prune.structured import extract
+from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import load_integer
 from quala.compress.quantize.integer import precision_of
+from quala.compress.quantize.modules import QuantLinear
 from quala.compress.structure import is_structured, load_structured
 from quala.data.batches import eval_batches
 from quala.data.features import Batch, FeatureSet, Ints
@@ -248,15 +251,20 @@ def predict(
 
     They are (n_i, K) with outputs per token, else (K,).
     """
+    call: Callable[..., Any] = model
     if lengths is not None and lengths.layers and isinstance(model, LengthAdaptiveModel):
-        model, lengths = cut_out(model, lengths.layers), lengths.extracted
+        if any(isinstance(one, QuantLinear) for one in model.modules()):  # in training
+            call = partial(run_layers, model, layers=lengths.layers)
+        else:
+            call = model = cut_out(model, lengths.layers)
+            lengths = lengths.extracted
     wanted = np.arange(len(features)) if rows is None else rows
     outputs: list[np.ndarray] = [np.empty(0)] * len(wanted)
     with torch.inference_mode():
         for places in eval_batches(features.lengths[wanted], batch_size):
             part = wanted[places].tolist()
             batch = on_device(model.hf.device, features.batch(part, pad_to=pad_to))
-            logits = (model(batch) if lengths is None else model(batch, lengths)).float()
+            logits = (call(batch) if lengths is None else call(batch, lengths=lengths)).float()
             logits = logits.cpu().numpy()
             for place, row, values in zip(places, part, logits, strict=True):
                 outputs[place] = model.task.cut(values, features.lengths[row])

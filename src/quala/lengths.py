@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from quala.errors import QualaError
+from quala.errors import QualaError, quoted
 from quala.ranges import ranged
 
 MIN_TOKENS = 2
@@ -174,17 +175,21 @@ def layers_text(name: str) -> str:
     return f"{kinds.pop()} without layer{'s' if len(out) > 1 else ''} {', '.join(out)}"
 
 
+_UNITS = re.compile("0*([1-9][0-9]{0,8})x0*([1-9][0-9]{0,8})")
+
+
 def read_layers(text: str, *, layers: int) -> Layers:
     """Read what `layers_name` wrote. Raises QualaError when it is malformed."""
     parts = text.split(",")
     found: list[Units | None] = []
     for part in parts * layers if len(parts) == 1 else parts:
-        heads, _, neurons = part.strip().partition("x")
-        if part.strip() != "-" and not (heads.isdecimal() and neurons.isdecimal()):
+        units = _UNITS.fullmatch(part.strip())
+        if part.strip() != "-" and units is None:
             raise QualaError(
-                f"The units of a layer must be HEADSxNEURONS, or - for one left out, got `{part}`."
+                "The units of a layer must be HEADSxNEURONS, each at least 1, or - for one left "
+                f"out, got `{quoted(part)}`."
             )
-        found.append(None if part.strip() == "-" else Units(int(heads), int(neurons)))
+        found.append(Units(int(units[1]), int(units[2])) if units else None)
     if len(found) != layers:
         raise QualaError(f"Expected units of {layers} layers, got {len(found)}: `{text}`.")
     return tuple(found)

@@ -7,14 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from quala.cli import export
 from quala.cli.export import main
 from quala.durable import disk_trouble
 from quala.errors import QualaError
+from quala.lengths import layers_name
 from quala.manifest import check_folder
 from quala.runtime.answerer import load
-from quala.runtime.card import LOADED
+from quala.runtime.card import LOADED, Card
 from quala.runtime.texts import Classifier
 
 
@@ -220,3 +222,49 @@ def test_a_full_disk_is_named_by_out_though_the_draft_is_gone(
         raise failed
     assert disk_trouble(caught.value) == f"The disk is full: {out}."
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def elastic_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "elastic")
+    facts = json.loads((folder / "config.json").read_text())
+    facts["quala_elastic"] = ["", "1x32", "2x64,-"]
+    (folder / "config.json").write_text(json.dumps(facts), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("layers", ["1x32", "2x64,-"])
+def test_a_sub_network_is_saved_as_a_checkpoint_and_exported_alone(
+    layers: str, elastic_checkpoint: Path, tmp_path: Path
+) -> None:
+    from quala.checkpoint import cut_out, load_any_model
+
+    whole = load_any_model(elastic_checkpoint)
+    own = next(one for one in whole.structures[1:] if layers_name(one) == layers)
+    part, cut = cut_out(whole, own), tmp_path / "cut"
+    argv = [str(elastic_checkpoint), "--layers", layers, "--out"]
+    assert main([*argv, str(cut), "--checkpoint"]) == 0
+    loaded = load_any_model(cut)
+    assert loaded.structures == []
+    assert loaded.arch == part.arch
+    for name, item in part.hf.state_dict().items():
+        assert torch.equal(item, loaded.hf.state_dict()[name])
+    assert main([*argv, str(tmp_path / "small"), "--repeats", "0"]) == 0
+    card = Card.read(tmp_path / "small")
+    assert (card.arch, card.front[0].units) == (part.arch, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--layers", "1x16"], "only for: 1x32, 2x64,-"),
+        (["--checkpoint"], "needs `--layers`"),
+        (["--layers", "1x32", "--checkpoint", "--threads", "2"], "leave out `--threads`"),
+    ],
+)
+def test_what_is_no_sub_network_is_refused(
+    words: list[str], sentence: str, elastic_checkpoint: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(QualaError, match=sentence):
+        main([str(elastic_checkpoint), "--out", str(tmp_path / "out"), *words])
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import LengthConfig, Units
 from quala.search.evaluate import standard_error
 from quala.search.result import SearchCandidate, SearchResult, choose, read_result
 
@@ -72,6 +72,14 @@ def test_lengths_of_other_inputs_are_refused() -> None:
     for sequence_length, layers in ((256, 2), (64, 2), (128, 3)):
         with pytest.raises(QualaError, match=r"layers=2, data\.max_length=128"):
             found.fitting(sequence_length=sequence_length, layers=layers)
+
+
+def test_points_of_sub_networks_that_a_model_lacks_are_refused() -> None:
+    part = (Units(1, 8), None)
+    found = result(replace(FULL, lengths=FULL.lengths.of(part)))
+    assert found.fitting(sequence_length=128, layers=2, structures=[(), part]) is found
+    with pytest.raises(QualaError, match="sub-network `1x8,-`, which the model was not trained"):
+        found.fitting(sequence_length=128, layers=2, structures=[])
 
 
 def test_a_folder_without_a_result_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from quala.lengths import LengthConfig, Units, elastic_layers, layers_name
+from quala.lengths import LengthConfig, Units, constant_drop, elastic_layers, layers_name
 from quala.search.evaluate import Evaluation
 from quala.search.result import SearchResult
 from quala.search.space import STRUCTURE, Space, restructure
@@ -99,3 +99,11 @@ def test_operators_stay_in_the_space() -> None:
     strategy = build_strategy(settings("quala"), SPACE, cost)
     assert {one.layers for one in strategy.seeds()} == {(), *OWN}
     assert strategy.seeds()[0].is_full
+
+
+def test_a_layer_that_the_least_leaves_out_bounds_no_other_structure() -> None:
+    lower = constant_drop(0.3, layers=4, sequence_length=64)
+    space = Space(4, 64, lower=lower, structures=OWN, units=WHOLE)
+    assert None in OWN[-1][-1:]  # the last layer
+    assert space.lowest.lengths[-1] > lower.lengths[-1]
+    assert space.shortest == lower

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -14,15 +13,27 @@ import pytest
 import torch
 from toys import BuildHf, build_hf
 
-from quala.checkpoint import Checkpoint, cut_out, load_any_model, load_with_data, predict
+from quala.checkpoint import (
+    Checkpoint,
+    cut_out,
+    load_any_model,
+    load_with_data,
+    metadata,
+    predict,
+)
 from quala.compress.experts import ExpertsConfig
 from quala.compress.losses import hidden_loss, soft_loss
-from quala.compress.prune.structured import Importance, taylor_importance
+from quala.compress.prune.structured import Importance, keep_units, taylor_importance
+from quala.compress.prune.views import run_layers
 from quala.compress.quantize.config import QuantizeConfig
+from quala.compress.quantize.integer import to_integer
+from quala.compress.structure import keep_layers
 from quala.data.spec import DataSpec
 from quala.errors import QualaError
 from quala.lengths import LengthConfig, Units
-from quala.stages import length_adapt, quantize
+from quala.models.adaptive import LengthAdaptiveModel
+from quala.models.load import save_model
+from quala.stages import finetune, length_adapt, quantize
 from quala.stages.length_adapt import SandwichModule, make_elastic, state_pairs
 from quala.stages.teacher import LiveTeacher
 from quala.stages.training import fit, plan_training, train_batches
@@ -197,6 +208,83 @@ def _stopping(module: SandwichModule, last: int) -> Callable[..., None]:
     return stop
 
 
+QUANTIZERS = {
+    "int8": {},
+    "steps per row": {"weight_quantizer": "lsq", "weight_granularity": "row"},
+    "groups": {"weight_granularity": "group", "weight_group": 16},
+    "ternary": {"weight_quantizer": "twn", "weight_bits": 2},
+    "loss-aware": {"weight_quantizer": "lat", "weight_bits": 2},
+}
+
+
+@pytest.mark.parametrize("options", QUANTIZERS.values(), ids=QUANTIZERS.keys())
+def test_a_narrow_pass_rounds_as_the_integers_of_the_whole_model(
+    options: dict[str, Any], opened: Checkpoint, configure: Any
+) -> None:
+    model, batch = opened.model.eval(), opened.data.train.features.batch(range(4))
+    make_elastic(opened, configure("length_adapt", **ELASTIC, importance_batches=1))
+    config = configure("quantize", calibration_batches=2)
+    quantize.fake_quantize(opened, QuantizeConfig(**options), config)
+    lengths = LengthConfig((90, 60), 128).of(model.structures[1])
+    with torch.no_grad():
+        found = run_layers(model, batch, lengths.layers, lengths)
+        whole = model(batch)
+    model.hf = to_integer(model.hf)
+    part = cut_out(model, lengths.layers)
+    torch.testing.assert_close(found, part(batch, lengths.extracted), atol=0.01, rtol=0)
+    torch.testing.assert_close(whole, model(batch), atol=0.01, rtol=0)  # nothing stays narrow
+
+
+def test_a_rounded_training_is_scored_on_the_way(
+    tiny_checkpoint: Path, spec: DataSpec, configure: Any, tmp_path: Path
+) -> None:
+    config = configure("length_adapt", **ELASTIC, max_steps=1)
+    context = StageContext.alone("length_adapt", tmp_path / "float")
+    length_adapt.run(config, context, {"model": tiny_checkpoint, "data": spec})
+    settings = configure(
+        "quantize", method="qat", max_steps=2, selection_every=1, sampler="few_drops"
+    )
+    inputs = {"model": context.output, "data": spec, "teacher": context.output}
+    figures = quantize.run(settings, StageContext.alone("quantize", tmp_path / "int8"), inputs)
+    assert "selection/smallest" in figures
+
+
+def test_groups_that_a_sub_network_divides_are_refused(opened: Checkpoint, configure: Any) -> None:
+    make_elastic(opened, configure("length_adapt", **ELASTIC, importance_batches=1))
+    with pytest.raises(QualaError, match="must divide the columns of all sub-networks, 16 of"):
+        quantize.check_groups(
+            opened.model, QuantizeConfig(weight_granularity="group", weight_group=32)
+        )
+
+
+def test_widths_are_sorted_after_a_training_of_depths_alone(
+    opened: Checkpoint, configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sorts: list[str] = []
+    monkeypatch.setattr(length_adapt, "sort_width", lambda hf, _: sorts.append("sort") or hf)
+    for options, times in (({**ELASTIC, "widths": [1.0]}, 0), (ELASTIC, 1), (ELASTIC, 1)):
+        make_elastic(opened, configure("length_adapt", **options, importance_batches=1))
+        assert len(sorts) == times
+
+
+def test_a_training_of_the_whole_model_ends_its_sub_networks(
+    opened: Checkpoint, spec: DataSpec, configure: Any, tmp_path: Path
+) -> None:
+    make_elastic(opened, configure("length_adapt", **ELASTIC, importance_batches=1))
+    for changed in (keep_layers(opened.model.hf, [0]), keep_units(opened.model.hf)):
+        assert LengthAdaptiveModel(changed).structures == []
+    source = tmp_path / "elastic"
+    save_model(opened.model, opened.tokenizer, source, metadata=metadata(opened))
+    assert len(load_any_model(source).structures) == 4
+    plain = {"exits": 0.0, "significance": "question"}
+    stages: Any = ((finetune, "finetune", {}), (length_adapt, "length_adapt", plain))
+    for stage, name, options in stages:
+        context = StageContext.alone(name, tmp_path / name)
+        config = configure(name, max_steps=1, **options)
+        stage.run(config, context, {"model": source, "data": spec})
+        assert load_any_model(context.output).structures == []
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -248,18 +336,3 @@ def test_widths_of_what_cannot_be_cut_are_refused_while_planning(
             elastic.check_inputs({"model": student})
     deep = configure("length_adapt", **{**ELASTIC, "widths": [1.0]})
     deep.check_inputs({"model": planned("distill", teacher, experts=ExpertsConfig())})
-
-
-def test_scales_that_a_narrower_pass_would_not_share_are_refused(configure: Any) -> None:
-    binary = QuantizeConfig(weight_quantizer="twn", weight_bits=2)
-    steps = QuantizeConfig(weight_quantizer="lsq", weight_granularity="tensor")
-    elastic = SimpleNamespace(config=configure("length_adapt", **ELASTIC), given=None, inputs={})
-    whole = SimpleNamespace(config=configure("length_adapt"), given=None, inputs={})
-    for method, quantizers, refused in (
-        ("qat", binary, True), ("ptq", binary, False), ("qat", steps, False),
-        ("qat", replace(steps, weight_granularity="row"), True),
-    ):  # fmt: skip
-        config = configure("quantize", method=method, quantizers=quantizers)
-        with pytest.raises(QualaError, match="Several `widths`") if refused else nullcontext():
-            config.check_inputs({"model": elastic})
-        config.check_inputs({"model": whole})

@@ -160,8 +160,12 @@ REFUSED: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("bert", "embed", "finetune", {}, "`enabled` must be false"),
     ("bert", "embed", "distill", {"hard": 0.0, "width": 0.5}, "`width` must be 1, got 0.5"),
     ("bert", "embed", "length_adapt", EMBEDS | {"significance": "span"}, "by the span head"),
+    ("bert", "embed", "length_adapt", EMBEDS | {"widths": [1.0, 0.5]}, "`widths` must be .1.0"),
     ("roberta", "glue", "length_adapt", {"significance": "span"}, "only question answering has"),
     ("electra", "tags", "length_adapt", {"significance": "span"}, "got `data.task=tags`"),
+    ("mpnet", "glue", "length_adapt", {"widths": [1.0, 0.5]}, "cannot be removed: all layers of"),
+    ("albert", "glue", "length_adapt", {"depths": [1.0, 0.5]}, "cannot be factorized or cut"),
+    ("bert", "glue", "length_adapt", {"depths": [1.0, 0.9, 0.3]}, "give the same sizes"),
 ]  # fmt: skip
 
 
@@ -177,8 +181,9 @@ def test_what_cannot_be_is_refused_before_any_stage(
 ) -> None:
     place = SimpleNamespace(name="model.teacher", value=str(pretrained(family)))
     data = SimpleNamespace(value=SimpleNamespace(task=task))
+    key = "model" if stage == "length_adapt" else "teacher"
     with pytest.raises(QualaError, match=sentence):
-        configure(stage, **options).check_inputs({"data": data, "teacher": place})
+        configure(stage, **options).check_inputs({"data": data, key: place})
 
 
 def counted(tuned: Path, small: Path) -> None:

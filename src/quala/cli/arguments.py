@@ -151,10 +151,15 @@ _TOKENS = numbers(1000, at_least=MIN_TOKENS, at_most=2**20)
 def read_lengths(text: str) -> tuple[tuple[int, ...] | None, str | None]:
     """Read the tokens that each layer keeps, None for `full`, and the layers after an `@`."""
     counts, at, layers = text.partition("@")
+    read = read_structure(layers) if at else None
+    return None if counts.strip() == FULL else _TOKENS(counts), read
+
+
+def read_structure(text: str) -> str:
+    """Return the units of each layer as they were typed, if they are well-formed."""
     with _named():
-        if at:
-            read_layers(layers, layers=layers.count(",") + 1)
-    return None if counts.strip() == FULL else _TOKENS(counts), layers if at else None
+        read_layers(text, layers=text.count(",") + 1)
+    return text
 
 
 RUNTIME = one_of("runtime", RUNTIMES)

@@ -12,22 +12,33 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from quala.architecture import CONFIG
-from quala.cli.arguments import PLACE, REPEATS, RUNTIME, THREADS, Parser, number, text
+from quala.cli.arguments import (
+    PLACE,
+    REPEATS,
+    RUNTIME,
+    THREADS,
+    Parser,
+    number,
+    read_structure,
+    text,
+)
 from quala.cli.locate import EXPORT_STAGE, RUN_ID, add_model, locate_model
 from quala.cli.output import out_folder, show, warn, write_json
 from quala.cost import architecture_of
 from quala.data.task import Span
 from quala.durable import disk_trouble, located, settle
 from quala.errors import QualaError
+from quala.lengths import layers_name, read_layers
 from quala.manifest import MANIFEST, check_folder, write_manifest
 from quala.stored import read_object
 
 if TYPE_CHECKING:
+    from quala.models.adaptive import LengthAdaptiveModel
     from quala.runtime.card import Card
 
 
 ALIAS = "chosen"
-BUILDING = ("name", "runtime", "threads", "repeats")
+BUILDING = ("name", "runtime", "threads", "repeats", "layers", "checkpoint")
 """Options that a checkpoint's export is built with; a finished export is copied as it is."""
 
 
@@ -38,6 +49,8 @@ def main(argv: Sequence[str]) -> int:
     cannot follow, and for full folders.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.checkpoint and (arguments.layers is None or arguments.register):
+        raise QualaError("`--checkpoint` needs `--layers`, and goes without `--register`.")
     if arguments.register and not RUN_ID.fullmatch(arguments.model):
         raise QualaError(f"`--register` needs a run id as MODEL, got `{arguments.model}`.")
     out = Path(arguments.out)
@@ -50,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     from quala.runtime.engine import GRAPH
 
     typed = {name: getattr(arguments, name) for name in BUILDING}
+    typed["checkpoint"] = typed["checkpoint"] or None
     typed = {name: value for name, value in typed.items() if value is not None}
     copied = (source / GRAPH).is_file()
     if copied:
@@ -61,11 +75,22 @@ def main(argv: Sequence[str]) -> int:
     else:
         check_folder(source)
         architecture_of(read_object(source / CONFIG))  # says at once what torch takes long to say
+    if typed.get("checkpoint"):
+        if unused := sorted(typed.keys() - {"layers", "checkpoint"}):
+            raise QualaError(f"`--checkpoint` writes no export: leave out `--{unused[0]}`.")
+        with drafted(out) as draft:
+            _cut(source, draft, arguments.layers)
+        if arguments.json:
+            write_json({"folder": str(out), "layers": arguments.layers})
+        else:
+            show(f"Wrote the layers {arguments.layers} of {source.name} to {out}.")
+        return 0
     with drafted(out) as draft:
         if copied:
             card = copied_card(source, draft)
         else:
-            card = _built(source, draft, typed)
+            typed.pop("layers", None)
+            card = _built(source, draft, typed, layers=arguments.layers)
         if arguments.register:
             register(arguments.model, arguments.register, arguments.tracking_uri)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
@@ -161,15 +186,14 @@ def register(run: str, name: str, tracking_uri: str | None) -> None:
     show(f"Registered as models:/{name}@{ALIAS}, version {version}.")
 
 
-def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
+def _built(source: Path, out: Path, typed: Mapping[str, Any], *, layers: str | None) -> Card:
     """Export a checkpoint that no workflow measured: its front has costs, no scores."""
-    from quala.checkpoint import load_any_model
     from quala.data.spec import Windows
     from quala.export.folder import ExportSettings, ladder, write_export
     from quala.models.load import check_inputs, load_tokenizer, stored_facts
     from quala.models.sentence_encoder import tokens_read
 
-    model, tokenizer = load_any_model(source), load_tokenizer(source)
+    model, tokenizer = _part(source, layers), load_tokenizer(source)
     # 384 tokens and a stride of 128 are what BERT's authors use for SQuAD.
     usual = min(tokens_read(source) or 384, model.arch.longest)
     longest = stored_facts(source).get("sequence_length", usual)
@@ -182,6 +206,35 @@ def _built(source: Path, out: Path, typed: Mapping[str, Any]) -> Card:
     )
     front = ladder(model, longest)
     return write_export(model, tokenizer, out, front=front, settings=settings)
+
+
+def _part(source: Path, layers: str | None) -> LengthAdaptiveModel:
+    """Load a checkpoint, or one of the sub-networks that it was trained for."""
+    from quala.checkpoint import cut_out, load_any_model
+
+    model = load_any_model(source)
+    if layers is None:
+        return model
+    found = read_layers(layers, layers=model.num_layers)
+    if found not in model.structures:
+        made = ", ".join(map(layers_name, model.structures[1:])) or "no smaller ones"
+        raise QualaError(
+            f"`{source}` was not trained for the layers `{layers}`, only for: {made}."
+        )
+    return cut_out(model, found)
+
+
+def _cut(source: Path, out: Path, layers: str) -> None:
+    """Write a sub-network as a checkpoint of its own, which trains on as any other does."""
+    from quala.compress.quantize.files import save_integer
+    from quala.models.load import load_tokenizer, save_model, stored_facts
+
+    model, tokenizer, facts = _part(source, layers), load_tokenizer(source), stored_facts(source)
+    if facts.get("precision") == "int8":
+        save_integer(model.hf, out, facts)
+        tokenizer.save_pretrained(out)
+    else:
+        save_model(model, tokenizer, out, metadata=facts)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -205,6 +258,17 @@ def _parser() -> argparse.ArgumentParser:
         "--repeats",
         type=number(int, at_least=0, at_most=REPEATS),
         help="runs behind each time, 0 for none",
+    )
+    parser.add_argument(
+        "--layers",
+        type=read_structure,
+        metavar="UNITS",
+        help="of an elastic checkpoint, this sub-network alone, such as 6x768",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        action="store_true",
+        help="write these layers as a checkpoint that trains on, instead of an export",
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

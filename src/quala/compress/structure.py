@@ -141,6 +141,12 @@ def record_structure(hf: _Model) -> _Model:
     return hf
 
 
+def forget_structures(hf: PreTrainedModel) -> None:
+    """Take out of the config the sub-networks that a training of the whole model ends."""
+    if hasattr(hf.config, ELASTIC):
+        delattr(hf.config, ELASTIC)
+
+
 def is_structured(source: str | Path) -> bool:
     """Tell whether `source` is a folder whose config.json records a structure, or kernels."""
     file = Path(source) / "config.json"
@@ -261,7 +267,8 @@ def set_experts(
 def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
     """Return a copy of `hf` with only these encoder layers; embeddings and heads are copied too.
 
-    This is the lightweight layer reduction of XTC (arXiv 2206.01859).
+    This is the lightweight layer reduction of XTC (arXiv 2206.01859). Sub-networks of an elastic
+    model are none of the copy's.
 
     Args:
         hf: a model of a supported family, with any head.
@@ -284,6 +291,7 @@ def keep_layers(hf: _Model, layers: Sequence[int]) -> _Model:
         if layer not in kept:
             del stack[layer]
     family.set_layers(small.config, kept)
+    forget_structures(small)
     if hasattr(small.config, KEY):  # the layers were pruned or factorized before
         record_structure(small)
     for place, kept_layer in enumerate(stack):

@@ -58,7 +58,7 @@ class Bayesian:
     ) -> Proposal | None:
         """Return what the estimator asks for, or random lengths when that is never new."""
         # The estimator chooses each layer's length from this space.
-        box = replace(self.space, floor=self.space.lowest.lengths[-1], lower=None)
+        box = replace(self.space, floor=self.space.shortest.lengths[-1], lower=None)
         study = self._study(box, parents, accepted, rng)
         for _ in range(_TRIES):
             trial = study.ask(box.distributions())

@@ -11,7 +11,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Self
 
 from quala.errors import QualaError
-from quala.lengths import LengthConfig
+from quala.lengths import Layers, LengthConfig, layers_name
 from quala.metrics.pareto import hypervolume, pareto_front
 from quala.stored import read_stored, typed
 
@@ -59,8 +59,14 @@ class SearchResult:
         """Return the candidate that drops nothing, where it was scored."""
         return next((one for one in self.candidates if one.lengths.is_full), None)
 
-    def fitting(self, *, sequence_length: int, layers: int | None = None) -> Self:
-        """Return the result itself; raise QualaError where its lengths are of other inputs."""
+    def fitting(
+        self,
+        *,
+        sequence_length: int,
+        layers: int | None = None,
+        structures: Sequence[Layers] | None = None,
+    ) -> Self:
+        """Return the result itself; raise QualaError where it is of other inputs or models."""
         found = self.candidates[0].lengths
         there, here = len(found.lengths), layers or len(found.lengths)
         if (found.sequence_length, there) != (sequence_length, here):
@@ -68,6 +74,13 @@ class SearchResult:
                 f"The search was made for layers={there}, data.max_length={found.sequence_length},"
                 f" got {here} and {sequence_length}: search again, or give a search that fits."
             )
+        tried = dict.fromkeys(one.lengths.layers for one in self.candidates)
+        for part in () if structures is None else tried:
+            if part and part not in (structures or ()):
+                raise QualaError(
+                    f"The search has points of the sub-network `{layers_name(part)}`, which the "
+                    "model was not trained for: search again, or give a search that fits."
+                )
         return self
 
     @property

@@ -67,10 +67,12 @@ class Space:
     @property
     def lowest(self) -> LengthConfig:
         """Return the cheapest lengths to consider (the lower gene of LAT)."""
-        least = self.structures[-1] if self.structures else ()
-        if self.lower is None:
-            return self.repair([self.smallest] * self.layers, least)
-        return self.repair(self.lower.lengths, least)
+        return self.shortest.of(self.structures[-1] if self.structures else ())
+
+    @property
+    def shortest(self) -> LengthConfig:
+        """Return the smallest lengths of the whole model to consider."""
+        return self.repair(self.lower.lengths if self.lower else [self.smallest] * self.layers)
 
     def repair(self, lengths: Iterable[float], layers: Layers = ()) -> LengthConfig:
         """Return the nearest lengths on the grid, made non-increasing from the first layer on."""

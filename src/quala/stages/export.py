@@ -69,6 +69,7 @@ def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
             units = read_layers(row.layers, layers=len(row.lengths)) if row.layers else ()
             lengths = LengthConfig(row.lengths, longest, units)
         fits = len(lengths.lengths) == layers and row.metric == opened.data.task.metric
+        fits = fits and (not lengths.layers or lengths.layers in opened.model.structures)
         if not fits or row.macs_padded != padded_macs(opened.model.arch, lengths):
             raise QualaError(
                 "The rows of `measure` are of another model, task or data.max_length than the "

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quala.checkpoint import load_with_data, metadata, record_tuned, score_selection, set_dropout
 from quala.compress.prune.sparse import store_sparse
+from quala.compress.structure import forget_structures
 from quala.models.load import save_model
 from quala.stages.training import TrainingModule, fit, plan_training
 
@@ -38,6 +39,7 @@ def run(
         seed=config.seed,
     )
     model, data = checkpoint.model, checkpoint.data
+    forget_structures(model.hf)
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=checkpoint.pad_to)
     module = FinetuneModule(model, config, plan)

@@ -25,6 +25,7 @@ from quala.compress.losses import hidden_loss, soft_loss
 from quala.compress.prune.sparse import store_sparse
 from quala.compress.prune.structured import sort_width, taylor_importance, units_of
 from quala.compress.prune.views import StatesOf, prefix_views, run_layers
+from quala.compress.structure import check_sizes, forget_structures
 from quala.errors import QualaError
 from quala.lengths import (
     Layers,
@@ -246,7 +247,11 @@ def run(
     )
     opened = Checkpoint(model, tokenizer, data)
     plan = plan_training(data.train.features, config, pad_to=opened.pad_to)
-    structures = make_elastic(opened, config) if config.elastic else [()]
+    structures: Sequence[Layers] = [()]
+    if config.elastic:
+        structures = make_elastic(opened, config)
+    else:
+        forget_structures(model.hf)
     teacher = external_teacher(config, context, inputs, opened, plan)
     if config.hidden and config.teacher_for_subs:
         check_states(teacher, model)
@@ -272,8 +277,8 @@ def run(
 def make_elastic(opened: Checkpoint, config: LengthAdaptConfig) -> list[Layers]:
     """Sort heads and neurons by importance, record the sub-networks in the model, return them.
 
-    The largest is the first, the least wide and deep the last. A model that is elastic already
-    stays in its order.
+    The largest is the first, the least wide and deep the last. A model that was trained for
+    several widths stays in its order.
 
     Raises:
         QualaError: for a model of masked, factorized or quantized layers, or of a family whose
@@ -281,9 +286,12 @@ def make_elastic(opened: Checkpoint, config: LengthAdaptConfig) -> list[Layers]:
     """
     model = opened.model
     falling = (sorted(values, reverse=True) for values in (config.widths, config.depths))
-    order = elastic_layers(units_of(model.hf), *falling)
+    order = elastic_layers(whole := units_of(model.hf), *falling)
+    check_sizes(model.hf)
     prefix_views(model.hf, order[-1])  # refuses what cannot be cut
-    if len(config.widths) > 1 and not model.structures:
+    known = (zip(layers, whole, strict=True) for layers in model.structures if layers)
+    in_order = any(units not in (None, had) for layers in known for units, had in layers)
+    if len(config.widths) > 1 and not in_order:
         model.eval()
         scores = taylor_importance(
             model.hf,

@@ -287,7 +287,8 @@ def _models(
     points: Points = {}
     note = None
     if found is not None:
-        found = found.fitting(sequence_length=longest, layers=layers)
+        own_parts = integer.model.structures
+        found = found.fitting(sequence_length=longest, layers=layers, structures=own_parts)
         chosen, note = _choice(config, found, integer)
         points = _front(config, found, chosen, _kept_by(integer))
         if chosen is None:

@@ -18,11 +18,10 @@ from quala.ranges import LARGEST_SEED, MANY, ranged, text
 from quala.stage import StageConfig
 from quala.stages.planned import (
     check_dense,
+    check_elastic,
     check_sites,
     check_start_kernels,
-    family_at_start,
     start_facts,
-    trained_with,
 )
 from quala.stored import read_object
 
@@ -89,9 +88,12 @@ class TrainingConfig(StageConfig):
         data = getattr(inputs.get("data"), "value", None)
         option = self.learns_labels
         if data and option and FORMATS.find(data.task).kinds == (EMBEDDING,):
-            value = {"enabled": "false", "width": "1", "shrink.score": "magnitude"}.get(
-                option, "null" if "." in option else "0"
-            )
+            value = {
+                "enabled": "false",
+                "width": "1",
+                "widths": "[1.0]",
+                "shrink.score": "magnitude",
+            }.get(option, "null" if "." in option else "0")
             raise QualaError(
                 f"Embeddings have no labels to learn, only a teacher to follow: `{option}` must "
                 f"be {value}, got {attrgetter(option)(self)}; `experiment=sts` sets all such "
@@ -289,6 +291,10 @@ class LengthAdaptConfig(SandwichConfig):
         self._check_structures()
 
     @property
+    def learns_labels(self) -> str | None:
+        return super().learns_labels or ("widths" if len(self.widths) > 1 else None)
+
+    @property
     def elastic(self) -> bool:
         """Whether there are sub-networks of fewer units."""
         return (self.widths, self.depths) != ([1.0], [1.0])
@@ -325,11 +331,10 @@ class LengthAdaptConfig(SandwichConfig):
                 f"`significance={self.significance}` ranks tokens by the span head, which only "
                 f"question answering has, got `data.task={data.task}`."
             )
+        if self.elastic:
+            check_elastic(inputs.get("model"), self.widths, self.depths)
         if len(self.widths) > 1:
             check_dense(inputs.get("model"), "widths")
-            family = family_at_start(inputs.get("model"))
-            if family is not None:
-                family.check_width()
 
 
 def by_span_head(significance: str | None) -> bool:
@@ -366,20 +371,6 @@ class QuantizeStageConfig(SandwichConfig, QuantizedConfig):
         super().check_inputs(inputs)
         check_sites(inputs.get("model"), self.quantizers)
         check_start_kernels(inputs.get("model"), self.quantizers)
-        self.check_grids(narrower=len(trained_with(inputs.get("model"), "widths") or ()) > 1)
-
-    def check_grids(self, *, narrower: bool) -> None:
-        """Raise QualaError for a training whose `narrower` passes would have other scales."""
-        grid = self.quantizers.weight_quantizer
-        shared = grid == "minmax" or (
-            grid == "lsq" and self.quantizers.weight_granularity == "tensor"
-        )
-        if narrower and self.trains and not shared:
-            raise QualaError(
-                "Several `widths` are trained with `quantizers.weight_quantizer` minmax, or lsq "
-                f"per tensor, got {grid} per {self.quantizers.weight_granularity}: "
-                "`method=ptq` rounds them without training."
-            )
 
     @property
     def follows_answers(self) -> bool:

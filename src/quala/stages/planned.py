@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quala.architecture import CONFIG, Architecture, check_kernels
 from quala.cost import OFFLINE, architecture_of, offline_folder
 from quala.errors import QualaError, quoted
+from quala.lengths import Units, elastic_layers
 from quala.plugins import FAMILIES
 from quala.stored import read_object
 
@@ -115,7 +117,7 @@ def check_sites(made: Any, quantizers: QuantizeConfig | None) -> None:
     sizes = sizes_of(made)
     if quantizers is None or sizes is None:
         return
-    for columns in (sizes.hidden, sizes.intermediate):
+    for columns in (sizes.hidden, sizes.intermediate, *_narrowed(made, sizes)):
         if quantizers.weight_granularity == "group" and columns % quantizers.weight_group:
             raise QualaError(
                 f"`quantizers.weight_group` must divide the columns of all weights, {columns} of "
@@ -128,6 +130,26 @@ def check_sites(made: Any, quantizers: QuantizeConfig | None) -> None:
                 f"`quantizers.overrides` got `{pattern}`, but the {sizes.layers} layers are "
                 f"numbered from 0 to {sizes.layers - 1}."
             )
+
+
+def _narrowed(made: Any, sizes: Architecture) -> set[int]:
+    """Return the columns of the weights of narrower sub-networks that a model is trained for."""
+    whole = tuple(Units(size.heads, size.intermediate) for size in sizes.sizes)
+    widths = sorted(trained_with(made, "widths") or [1.0], reverse=True)
+    each = [units for layers in elastic_layers(whole, widths, [1.0]) for units in layers if units]
+    width = sizes.hidden // sizes.heads
+    return {columns for units in each for columns in (units.heads * width, units.neurons)}
+
+
+def check_elastic(made: Any, widths: Sequence[float], depths: Sequence[float]) -> None:
+    """Raise QualaError for a planned model that has no sub-networks of these sizes."""
+    if (family := family_at_start(made)) is not None:
+        family.check_shrink()
+        if len(widths) > 1:
+            family.check_width()
+    if (sizes := sizes_of(made)) is not None:
+        units = [Units(size.heads, size.intermediate) for size in sizes.sizes]
+        elastic_layers(units, widths, depths)
 
 
 def check_served(model: Any, needs: str) -> None:

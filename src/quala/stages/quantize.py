@@ -11,14 +11,13 @@ from torch import nn
 
 from quala.checkpoint import Checkpoint, load_with_data, metadata, record_tuned, set_dropout
 from quala.compress.prune.sparse import store_sparse
-from quala.compress.prune.structured import units_of
 from quala.compress.prune.views import run_layers
 from quala.compress.quantize.files import save_integer
 from quala.compress.quantize.integer import to_integer
 from quala.compress.quantize.modules import QuantLinear
 from quala.compress.quantize.sites import check_drops
 from quala.compress.quantize.transform import calibrate, learned_steps, quantize, set_curvature
-from quala.compress.structure import linear_names
+from quala.compress.structure import head_size, linear_names
 from quala.errors import QualaError
 from quala.models.load import name_outputs
 from quala.stages.length_adapt import SandwichModule, external_teacher, selection_scores
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from quala.compress.quantize.config import QuantizeConfig
+    from quala.models.adaptive import LengthAdaptiveModel
     from quala.stage import StageContext
     from quala.stages.options import QuantizedConfig, QuantizeStageConfig
 
@@ -72,6 +72,7 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
     """Replace the layers of a float model by fake-quantized ones, calibrated on train batches."""
     if not all_finite(opened.model.parameters()):
         raise QualaError("The model cannot be rounded: some of its weights are not finite.")
+    check_groups(opened.model, quantizers)
     quantize(opened.model.hf, quantizers)
     if opened.model.structures:
         round_all_inputs(opened.model.hf)
@@ -84,6 +85,19 @@ def fake_quantize(opened: Checkpoint, quantizers: QuantizeConfig, config: Quanti
                     raise QualaError("The model cannot be rounded: its outputs are not finite.")
 
     calibrate(opened.model.hf, observe)
+
+
+def check_groups(model: LengthAdaptiveModel, quantizers: QuantizeConfig) -> None:
+    """Raise QualaError for groups of columns that a narrower sub-network divides."""
+    if quantizers.weight_granularity != "group":
+        return
+    for units in {one for layers in model.structures for one in layers if one}:
+        for columns in (units.heads * head_size(model.hf), units.neurons):
+            if columns % quantizers.weight_group:
+                raise QualaError(
+                    "`quantizers.weight_group` must divide the columns of all sub-networks, "
+                    f"{columns} of some, got {quantizers.weight_group}."
+                )
 
 
 def round_all_inputs(hf: PreTrainedModel) -> None:
@@ -123,10 +137,6 @@ def run(
     """
     opened = load_with_data(inputs["model"], inputs["data"], seed=config.seed)
     model, data = opened.model, opened.data
-    pairs = (
-        pair for one in model.structures for pair in zip(one, units_of(model.hf), strict=False)
-    )
-    config.check_grids(narrower=any(units not in (None, had) for units, had in pairs))
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     fake_quantize(opened, config.quantizers, config)
     check_drops(model.hf)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from quala.architecture import ELASTIC
 from quala.compress.low_rank import AnyLinear, ends
 from quala.compress.quantize.integer import IntegerLinear
 from quala.compress.structure import (
     check_sizes,
     float_linear,
+    forget_structures,
     head_size,
     keep_layers,
     linear_names,
@@ -114,8 +114,7 @@ def extract(hf: _Model, layers: Layers) -> _Model:
     kept = layers or whole
     stay = [layer for layer, units in enumerate(kept) if units is not None]
     small = keep_layers(hf, stay) if len(stay) < len(whole) else copy.deepcopy(hf)
-    if hasattr(small.config, ELASTIC):
-        delattr(small.config, ELASTIC)
+    forget_structures(small)
     wanted = [units for units in kept if units is not None]
     cut = [units for units, had in zip(kept, whole, strict=True) if units not in (None, had)]
     if not cut:
@@ -186,6 +185,7 @@ def _keep_units(
 ) -> _Model:
     """Cut a model in place, as `keep_units` says; `linear_of` returns what can be cut."""
     facts = family_of(small).facts
+    forget_structures(small)
     layers, size = structure_of(small).layers, head_size(small)
     if heads is not None:
         _check("heads", heads, [layer.heads for layer in layers])

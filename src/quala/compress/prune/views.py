@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -36,12 +38,13 @@ def run_layers(
     QualaError as `prefix_views`.
     """
     out = frozenset(layer for layer, units in enumerate(layers) if units is None) | skipped
-    views = {f"hf.{name}": view for name, view in prefix_views(model.hf, layers).items()}
     lengths = lengths.whole if lengths is not None else None
-    if not views:
-        found: Tensor = model(batch, lengths, skip_layers=out)
-        return found
-    return cast("Tensor", functional_call(model, views, (batch, lengths), {"skip_layers": out}))
+    with narrowed(model.hf, layers) as found:
+        views = {f"hf.{name}": view for name, view in found.items()}
+        if not views:
+            return cast("Tensor", model(batch, lengths, skip_layers=out))
+        options = {"skip_layers": out}
+        return cast("Tensor", functional_call(model, views, (batch, lengths), options))
 
 
 class StatesOf(nn.Module):
@@ -67,9 +70,60 @@ class StatesOf(nn.Module):
     def of(self, batch: Batch, layers: Layers) -> tuple[Tensor, list[Tensor]]:
         """Return them of a sub-network."""
         out = frozenset(layer for layer, units in enumerate(layers) if units is None)
-        views = prefix_views(self.model.hf, layers)
-        named = {f"model.hf.{name}": view for name, view in views.items()}
-        return cast("tuple[Tensor, list[Tensor]]", functional_call(self, named, (batch, out)))
+        with narrowed(self.model.hf, layers) as views:
+            named = {f"model.hf.{name}": view for name, view in views.items()}
+            return cast("tuple[Tensor, list[Tensor]]", functional_call(self, named, (batch, out)))
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first outputs of each of `blocks` of a linear layer, or the first inputs, that run."""
+
+    name: str
+    linear: AnyLinear
+    outputs: int | None = None
+    inputs: int | None = None
+    blocks: int = 1
+
+    def views(self) -> dict[str, Tensor]:
+        """Return them as views of the parameters, by name."""
+        first, last = ends(self.linear)
+        whole = first is last
+        if self.inputs is not None:
+            name = self.name if whole else f"{self.name}.down"
+            return {f"{name}.weight": first.weight[:, : self.inputs]}
+        name, found = self.name if whole else f"{self.name}.up", {}
+        for kind in ("weight", "bias"):
+            if (values := getattr(last, kind)) is not None:
+                parts = [block[: self.outputs] for block in values.chunk(self.blocks)]
+                found[f"{name}.{kind}"] = parts[0] if self.blocks == 1 else torch.cat(parts)
+        return found
+
+    def narrow(self, linear: QuantLinear) -> None:
+        """Let a rounded layer compute no more; a view of its weight would have another grid."""
+        linear.columns = self.inputs
+        if self.outputs is not None:
+            places = torch.arange(linear.out_features, device=linear.weight.device)
+            parts = [block[: self.outputs] for block in places.chunk(self.blocks)]
+            linear.rows = slice(self.outputs) if self.blocks == 1 else torch.cat(parts)
+
+
+@contextmanager
+def narrowed(hf: PreTrainedModel, layers: Layers) -> Iterator[dict[str, Tensor]]:
+    """Give the `prefix_views` of float layers; rounded ones compute no more while it is open."""
+    views: dict[str, Tensor] = {}
+    rounded: list[QuantLinear] = []
+    try:
+        for one in _prefixes(hf, layers):
+            if isinstance(one.linear, QuantLinear):
+                rounded.append(one.linear)
+                one.narrow(one.linear)
+            else:
+                views |= one.views()
+        yield views
+    finally:
+        for linear in rounded:
+            linear.rows, linear.columns = slice(None), None
 
 
 def prefix_views(hf: PreTrainedModel, layers: Layers) -> dict[str, Tensor]:
@@ -81,8 +135,14 @@ def prefix_views(hf: PreTrainedModel, layers: Layers) -> dict[str, Tensor]:
     Raises:
         QualaError: for a model of integers, and as `extract`.
     """
-    check_units(layers, whole := units_of(hf))
     views: dict[str, Tensor] = {}
+    for one in _prefixes(hf, layers):
+        views |= one.views()
+    return views
+
+
+def _prefixes(hf: PreTrainedModel, layers: Layers) -> Iterator[Prefix]:
+    check_units(layers, whole := units_of(hf))
     size, facts = head_size(hf), family_of(hf).facts
     for names, units, had in zip(linear_names(hf), layers, whole, strict=bool(layers)):
         if units in (None, had):
@@ -90,37 +150,18 @@ def prefix_views(hf: PreTrainedModel, layers: Layers) -> dict[str, Tensor]:
         linears = {part: (name, _trained_linear(hf, name)) for part, name in names.items()}
         if units.heads < had.heads:
             check_heads(hf, [range(each.heads) for each in _counted(layers, whole)])
-            rows = units.heads * size
+            rows, blocks = units.heads * size, 3 if facts.packed else 1
             for part in ("query",) if facts.packed else ("query", "key", "value"):
-                views |= _first_outputs(*linears[part], rows, blocks=3 if facts.packed else 1)
-            views |= _first_inputs(*linears["attention_out"], rows)
+                yield Prefix(*linears[part], outputs=rows, blocks=blocks)
+            yield Prefix(*linears["attention_out"], inputs=rows)
         if units.neurons < had.neurons:
             blocks = 2 if facts.gated else 1
-            views |= _first_outputs(*linears["ffn_in"], units.neurons, blocks=blocks)
-            views |= _first_inputs(*linears["ffn_out"], units.neurons)
-    return views
+            yield Prefix(*linears["ffn_in"], outputs=units.neurons, blocks=blocks)
+            yield Prefix(*linears["ffn_out"], inputs=units.neurons)
 
 
 def _counted(layers: Layers, whole: Sequence[Units]) -> list[Units]:
     return [units or had for units, had in zip(layers, whole, strict=True)]
-
-
-def _first_outputs(name: str, linear: AnyLinear, rows: int, *, blocks: int) -> dict[str, Tensor]:
-    _, last = ends(linear)
-    name = name if last is linear else f"{name}.up"
-    views = {}
-    for kind in ("weight", "bias"):
-        whole = getattr(last, kind)
-        if whole is not None:
-            parts = [block[:rows] for block in whole.chunk(blocks)]
-            views[f"{name}.{kind}"] = parts[0] if blocks == 1 else torch.cat(parts)
-    return views
-
-
-def _first_inputs(name: str, linear: AnyLinear, columns: int) -> dict[str, Tensor]:
-    first, _ = ends(linear)
-    name = name if first is linear else f"{name}.down"
-    return {f"{name}.weight": first.weight[:, :columns]}
 
 
 def _trained_linear(hf: PreTrainedModel, name: str) -> AnyLinear:

@@ -29,9 +29,13 @@ class QuantLinear(nn.Linear):
     """Linear layer with a rounded weight, and its input rounded per tensor.
 
     `from_float` shares the parameters of the layer that it replaces, so optimizers stay valid.
-    The inputs numbered `outliers` (k,) and their weights stay float.
+    The inputs numbered `outliers` (k,) and their weights stay float. While a narrower sub-network
+    runs (`compress.prune.views`), `rows` and the first `columns` of the rounded weight are all
+    that computes: its grid is that of the whole weight, as it is for the integers.
     """
 
+    rows: slice | Tensor = slice(None)
+    columns: int | None = None
     outliers: Tensor
     input_quantizer: ActivationQuantizer
     weight_quantizer: WeightQuantizer
@@ -56,21 +60,23 @@ class QuantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         x = self.input_quantizer(self.without_outliers(input))
+        bias = self.bias if self.bias is None else self.bias[self.rows]
         if self.input_quantizer.mode != "fake":
-            return functional.linear(input, self.weight, self.bias)
+            return functional.linear(input, self.weight[self.rows, : self.columns], bias)
         weight = self.weight_quantizer(self.without_outliers(self.weight))
-        product = functional.linear(x, weight, self.bias)
+        product = functional.linear(x, weight[self.rows, : self.columns], bias)
         if not len(self.outliers):
             return product
-        return product + input[..., self.outliers] @ self.weight[:, self.outliers].T
+        return product + input[..., self.outliers] @ self.weight[self.rows][:, self.outliers].T
 
     def float_product(self, input: Tensor) -> Tensor:
         """Multiply an input that stays float by the weight, rounded where inputs are."""
-        if self.input_quantizer.mode != "fake":
-            return functional.linear(input, self.weight, self.bias)
-        weight = self.weight_quantizer(self.without_outliers(self.weight))
-        weight = weight.index_copy(-1, self.outliers, self.weight[:, self.outliers])
-        return functional.linear(input, weight, self.bias)
+        weight = self.weight
+        if self.input_quantizer.mode == "fake":
+            weight = self.weight_quantizer(self.without_outliers(self.weight))
+            weight = weight.index_copy(-1, self.outliers, self.weight[:, self.outliers])
+        bias = self.bias if self.bias is None else self.bias[self.rows]
+        return functional.linear(input, weight[self.rows, : self.columns], bias)
 
     def without_outliers(self, values: Tensor) -> Tensor:
         """Return `values` (..., in) with 0 in place of the outliers."""
