@@ -58,6 +58,14 @@ def test_conll_files_are_tagged_words(tmp_path: Path, name: str) -> None:
         assert kind_of(str(place), [override("data.path", place)], None, [])[1] == "ner"
 
 
+def test_triples_are_no_tagged_words(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("alga\tis_a\tplant\nplant\taffects\tanimal\n")
+    place = [override("data.path", tmp_path)]
+    with pytest.raises(QualaError, match=r"one sentence of tagged words.*experiment=triples"):
+        kind_of(str(tmp_path), place, None, [])
+    assert kind_of(str(tmp_path), place, "token-classification", [])[1] == "ner"
+
+
 def test_words_that_are_no_lists_are_no_tagged_words(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("words,text,labels\nx,x,x\n")

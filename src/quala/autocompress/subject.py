@@ -250,6 +250,12 @@ def _kind(
         _check_task(task, found, f"`data={named}`")
         return found, named, []
     rows = _first_rows(place, words, given)
+    if task is None and len(rows) == 1 and isinstance(rows[0].get("3"), list):
+        raise QualaError(
+            f"The data `{data}` are one sentence of tagged words, without a blank line: "
+            "`--task token-classification` takes them so. Triples of a knowledge graph are for "
+            "`quala run quala_minilm experiment=triples data.path=FOLDER`."
+        )
     asked = [kind for kind in KINDS if task in (None, *kind.tasks)]
     for kind in asked:
         if kind.fits(rows[0]):
