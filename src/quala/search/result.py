@@ -74,12 +74,12 @@ class SearchResult:
                 f"The search was made for layers={there}, data.max_length={found.sequence_length},"
                 f" got {here} and {sequence_length}: search again, or give a search that fits."
             )
-        tried = dict.fromkeys(one.lengths.layers for one in self.candidates)
-        for part in () if structures is None else tried:
-            if part and part not in (structures or ()):
+        if structures is not None:
+            tried = dict.fromkeys(one.lengths.layers for one in self.candidates)
+            if unknown := [part for part in tried if part and part not in structures]:
                 raise QualaError(
-                    f"The search has points of the sub-network `{layers_name(part)}`, which the "
-                    "model was not trained for: search again, or give a search that fits."
+                    f"The search has points of the sub-network `{layers_name(unknown[0])}`, which "
+                    "the model was not trained for: search again, or give a search that fits."
                 )
         return self
 
