@@ -75,8 +75,8 @@ class SearchResult:
                 f" got {here} and {sequence_length}: search again, or give a search that fits."
             )
         tried = dict.fromkeys(one.lengths.layers for one in self.candidates)
-        for part in tried if structures is not None else ():
-            if part and part not in structures:
+        for part in tried:
+            if part and structures is not None and part not in structures:
                 raise QualaError(
                     f"The search has points of the sub-network `{layers_name(part)}`, which the "
                     "model was not trained for: search again, or give a search that fits."
