@@ -197,7 +197,7 @@ def test_tables_show_a_dash_for_all_layers() -> None:
     assert layers_text("-") == "-"
 
 
-@pytest.mark.parametrize("text", ["0x8", "2x0", "2x", "x8", "2x8,", f"{'9' * 5000}x8", "2x8,-,-"])
+@pytest.mark.parametrize("text", ["0x8", "2x0", "2x", "x8", "2x8,", "9" * 99 + "x8", "2x8,-,-"])
 def test_units_that_no_layer_has_are_refused(text: str) -> None:
     with pytest.raises(QualaError, match=r"(HEADSxNEURONS|units of 2 layers)") as raised:
         read_layers(text, layers=2)

@@ -19,6 +19,7 @@ from quala.search.study import identity_of, run_search
 WHOLE = (Units(12, 96),) * 4
 OWN = tuple(elastic_layers(WHOLE, [1.0, 0.5], [1.0, 0.5])[1:])
 SPACE = Space(4, 64, structures=OWN, units=WHOLE)
+FULL = SPACE.full
 
 
 def cost(config: LengthConfig) -> float:
@@ -107,3 +108,30 @@ def test_a_layer_that_the_least_leaves_out_bounds_no_other_structure() -> None:
     assert None in OWN[-1][-1:]  # the last layer
     assert space.lowest.lengths[-1] > lower.lengths[-1]
     assert space.shortest == lower
+
+
+@pytest.mark.parametrize("strategy", ["bayesian", "published", "quala"])
+def test_structures_alone_are_all_scored(strategy: str, tmp_path: Path) -> None:
+    space = Space(4, 64, floor=64, lower=FULL, structures=OWN, units=WHOLE)
+    found = run_search(Known(), space, settings(strategy), tmp_path)
+    assert {one.lengths for one in found.candidates} == {FULL.of(one) for one in ((), *OWN)}
+    assert len(found.candidates) == len(OWN) + 1
+
+
+@pytest.mark.parametrize("strategy", ["bayesian", "published", "quala"])
+def test_a_killed_search_goes_on_as_it_would_have(strategy: str, tmp_path: Path) -> None:
+    class Killed(Known):
+        def evaluate(self, configs: Sequence[LengthConfig]) -> list[Evaluation]:
+            if any(config in seen for config in configs):
+                raise AssertionError("scored twice")
+            if len(seen) > 16:
+                raise KeyboardInterrupt
+            seen.update(configs)
+            return super().evaluate(configs)
+
+    seen: set[LengthConfig] = set()
+    with pytest.raises(KeyboardInterrupt):
+        run_search(Killed(), SPACE, settings(strategy), tmp_path / "killed")
+    assert any(one.layers for one in seen)
+    went_on = run_search(Known(), SPACE, settings(strategy), tmp_path / "killed")
+    assert went_on == run_search(Known(), SPACE, settings(strategy), tmp_path / "whole")
