@@ -61,7 +61,7 @@ def test_the_options_of_each_verb_are_completed(
         ("quala run kdlsq stage.distill.semantics=", ["natural ", "reference ", "null "]),
         ("quala run kdlsq stage.distill.significance=q", ["query_rows ", "question "]),
         ("quala run kdlsq stage.distill.cache.wi", ["stage.distill.cache.width="]),
-        ("quala run kdlsq data.task=", ["squad ", "glue ", "tags ", "embed "]),
+        ("quala run kdlsq data.task=", ["squad ", "glue ", "tags ", "embed ", "triples "]),
         ("quala run kdlsq flow.until=me", ["measure "]),
         ("quala run kdlsq flow.force=[distill,re", ["[distill,report "]),
         ("quala run kdlsq experiment=kdlsq/d", ["kdlsq/demo "]),

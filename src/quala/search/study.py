@@ -130,6 +130,8 @@ def identity_of(space: Space, settings: SearchSettings) -> dict[str, Any]:
     explored = asdict(space)
     if not space.structures:  # studies of earlier versions know none
         del explored["structures"], explored["units"]
+        if explored["lower"]:
+            del explored["lower"]["layers"]
     identity = {"space": explored, "settings": {**chosen, **constant}}
     plain: dict[str, Any] = json.loads(json.dumps(identity))
     return plain
