@@ -368,7 +368,8 @@ def test_a_pair_and_a_ranking_are_in_the_commands(
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
     arguments = argparse.Namespace(out="small", budget_ms=None)
-    outcome: Any = SimpleNamespace(chosen=SimpleNamespace(row=SimpleNamespace(lengths=(8, 4), tokens="8,4", layers="")))
+    row = SimpleNamespace(lengths=(8, 4), tokens="8,4", layers="")
+    outcome: Any = SimpleNamespace(chosen=SimpleNamespace(row=row))
 
     def first(**options: Any) -> str:
         data = TaskData(DataSpec(path=str(pairs), **options), tokenizer)

@@ -322,7 +322,11 @@ def test_a_glob_is_the_options_that_it_names(toy: Toy) -> None:
     workflow = find_workflow("kdlsq")
     words = ["data=glob(*,exclude=s*)", "+stage.distill.x='a=glob(b)'"]
     found = with_experiment(workflow, [*words, "experiment=glob(kdlsq/*_cpu)"])
-    assert found == ["data=demo,glue,ner,triples", words[1], "experiment=kdlsq/glue_cpu,kdlsq/squad_cpu"]
+    assert found == [
+        "data=demo,glue,ner,triples",
+        words[1],
+        "experiment=kdlsq/glue_cpu,kdlsq/squad_cpu",
+    ]
     assert swept(found) == [found[0], found[2]]
     with pytest.raises(QualaError, match=r"choice for `data` `glob\(x\)`. Allowed: demo"):
         with_experiment(workflow, ["data=glob(x)"])
