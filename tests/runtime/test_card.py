@@ -49,7 +49,7 @@ SHORT_NAME = "6x768,-,6x768,6x768,-,6x768"
     ("damage", "match"),
     [
         (lambda front: front[2].update(layers="13x768"), "12 heads"),
-        (lambda front: front[2].update(layers="0x768"), "head"),
+        (lambda front: front[2].update(layers="0x768"), "at least 1"),
         (lambda front: front[2].update(layers="6x768,6x768"), "Expected units of 6 layers"),
         (lambda front: front[2].update(layers=7), "must be text"),
         (lambda front: front[2].update(layers="-"), "at least one layer"),

@@ -400,6 +400,9 @@ def test_sub_networks_are_measured_by_themselves(
         assert (scores.predictions / predictions_file("m", row.tokens)).is_file()
     written = json.dumps([row.to_json() for row in rows])
     (tmp_path / measure.ROWS).write_text(written, encoding="utf-8")
+    with pytest.raises(QualaError, match="of another model"):  # it was not trained for these
+        measured_front(opened, tmp_path)
+    opened.model.hf.config.quala_elastic = ["", "1x32", "1x32,-"]
     front = measured_front(opened, tmp_path)
     assert {point.lengths for point in front[1:]} == {point for point in POINTS if point}
     damaged = written.replace("1x32,-", "-,1x16")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGINT, SIGTERM, getsignal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from quala.compress.prune.config import ShrinkConfig
+from quala.compress.prune.magnitude import PrunedWeights
 from quala.compress.quantize.config import QuantizeConfig
 from quala.data.spec import DataSpec
 from quala.errors import QualaError, Terminated, guarded
@@ -211,6 +213,8 @@ def test_the_rate_follows_its_schedule(schedule: Schedule, warmup: int) -> None:
             changes = {"schedule": schedule, "warmup_ratio": warmup / 10, "learning_rate": 0.5}
             self.settings = TrainingConfig(**(COMMON | changes))
             self.layer = torch.nn.Linear(2, 2)
+            self.pruned = PrunedWeights({})
+            self.model = SimpleNamespace(hf=self.layer)  # type: ignore[assignment]
 
     made = Toy().configure_optimizers()
     rates = []
