@@ -276,12 +276,7 @@ def cut_out(model: LengthAdaptiveModel, layers: Layers) -> LengthAdaptiveModel:
 
     It takes the lengths of the layers that stay (`LengthConfig.extracted`).
     """
-    if not layers:
-        return model
-    ranking, semantics = model.significance.name, model.semantics
-    hf = extract(model.hf, layers)
-    made = LengthAdaptiveModel(hf, task=model.task, significance=ranking, semantics=semantics)
-    return made.eval()
+    return model.with_network(extract(model.hf, layers)).eval() if layers else model
 
 
 def on_device(device: torch.device, batch: Batch) -> Batch:

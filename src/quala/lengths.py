@@ -119,7 +119,7 @@ class LengthConfig:
     @property
     def left_out(self) -> frozenset[int]:
         """Return the layers that do not run."""
-        return frozenset(layer for layer, units in enumerate(self.layers) if units is None)
+        return left_out(self.layers)
 
     @property
     def whole(self) -> LengthConfig:
@@ -157,6 +157,11 @@ class LengthConfig:
         return tuple(
             max(floor, -(-length * tokens // self.sequence_length)) for length in self.lengths
         )
+
+
+def left_out(layers: Layers) -> frozenset[int]:
+    """Return the layers that are None."""
+    return frozenset(layer for layer, units in enumerate(layers) if units is None)
 
 
 def layers_name(layers: Layers) -> str:

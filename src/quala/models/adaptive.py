@@ -160,6 +160,11 @@ class LengthAdaptiveModel(nn.Module):
         found: Callable[[Tensor], Tensor] | None = getattr(self.hf, "attention_softmax", None)
         return found
 
+    def with_network(self, hf: PreTrainedModel) -> LengthAdaptiveModel:
+        """Return a model of another network that does the task and ranks tokens as this one."""
+        ranking, semantics = self.significance.name, self.semantics
+        return LengthAdaptiveModel(hf, task=self.task, significance=ranking, semantics=semantics)
+
     @property
     def structures(self) -> list[Layers]:
         """The sub-networks that the model was trained for, all of it first; none: no others."""

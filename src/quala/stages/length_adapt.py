@@ -33,6 +33,7 @@ from quala.lengths import (
     constant_drop,
     elastic_layers,
     layers_name,
+    left_out,
     sample_few_drops,
     sample_layer_drop,
     sample_length_drop,
@@ -318,11 +319,6 @@ def check_states(teacher: Teacher | None, student: LengthAdaptiveModel) -> None:
             f"`hidden` with `teacher_for_subs` needs a teacher of {own[0]} layers of width "
             f"{own[1]}, as the student, got {other[0]} of width {other[1]}."
         )
-
-
-def left_out(layers: Layers) -> frozenset[int]:
-    """Return the layers that are None."""
-    return frozenset(layer for layer, units in enumerate(layers) if units is None)
 
 
 def state_pairs(layers: Layers, depth: int) -> list[tuple[int, int]]:

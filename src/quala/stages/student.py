@@ -136,7 +136,7 @@ class Student:
 
     def with_weights(self, hf: PreTrainedModel, **changes: Any) -> Student:
         """Return this student with another network that ranks tokens in the same way."""
-        checkpoint = replace(self.checkpoint, model=_rebuilt(self.model, hf))
+        checkpoint = replace(self.checkpoint, model=self.model.with_network(hf))
         return replace(self, checkpoint=checkpoint, **changes)
 
 
@@ -348,15 +348,6 @@ def split(hf: PreTrainedModel) -> None:
     record_structure(hf)  # for cost, which counts both halves
 
 
-def _rebuilt(old: LengthAdaptiveModel, hf: PreTrainedModel) -> LengthAdaptiveModel:
-    return LengthAdaptiveModel(
-        hf,
-        task=old.task,
-        significance=old.significance.name,
-        semantics=old.semantics,
-    )
-
-
 def open_student(
     source: str | Path,
     spec: DataSpec,
@@ -399,7 +390,7 @@ def open_student(
     else:
         restore_float(hf, latent)
         record_structure(hf)  # split layers are one layer again
-    return replace(opened, model=_rebuilt(opened.model, hf).eval())
+    return replace(opened, model=opened.model.with_network(hf).eval())
 
 
 def _other_quantizers(latent: Latent, wanted: QuantizeConfig) -> str:

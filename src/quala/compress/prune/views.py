@@ -16,7 +16,7 @@ from quala.compress.low_rank import AnyLinear, ends
 from quala.compress.prune.structured import check_heads, check_units, units_of
 from quala.compress.quantize.modules import QuantLinear
 from quala.compress.structure import check_sizes, float_linear, head_size, linear_names
-from quala.lengths import Layers, LengthConfig, Units
+from quala.lengths import Layers, LengthConfig, Units, left_out
 from quala.models.families import family_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run_layers(
     `skipped` are layers that are left out besides. Gradients reach the prefixes only. Raises
     QualaError as `prefix_views`.
     """
-    out = frozenset(layer for layer, units in enumerate(layers) if units is None) | skipped
+    out = left_out(layers) | skipped
     lengths = lengths.whole if lengths is not None else None
     with narrowed(model.hf, layers) as found:
         views = {f"hf.{name}": view for name, view in found.items()}
@@ -69,7 +69,7 @@ class StatesOf(nn.Module):
 
     def of(self, batch: Batch, layers: Layers) -> tuple[Tensor, list[Tensor]]:
         """Return them of a sub-network."""
-        out = frozenset(layer for layer, units in enumerate(layers) if units is None)
+        out = left_out(layers)
         with narrowed(self.model.hf, layers) as views:
             named = {f"model.hf.{name}": view for name, view in views.items()}
             return cast("tuple[Tensor, list[Tensor]]", functional_call(self, named, (batch, out)))
@@ -142,9 +142,11 @@ def prefix_views(hf: PreTrainedModel, layers: Layers) -> dict[str, Tensor]:
 
 
 def _prefixes(hf: PreTrainedModel, layers: Layers) -> Iterator[Prefix]:
+    if not layers:
+        return  # most passes; reading the sizes off the model takes time
     check_units(layers, whole := units_of(hf))
     size, facts = head_size(hf), family_of(hf).facts
-    for names, units, had in zip(linear_names(hf), layers, whole, strict=bool(layers)):
+    for names, units, had in zip(linear_names(hf), layers, whole, strict=True):
         if units in (None, had):
             continue
         linears = {part: (name, _trained_linear(hf, name)) for part, name in names.items()}
