@@ -79,6 +79,8 @@ def test_the_run_of_a_stage_is_found_by_that_of_its_workflow(toy: Toy) -> None:
     first = done.outcomes[0].run_id
     assert done.store.stage_run(done.run_id, "first") == first
     assert done.store.stage_run(str(first), "first") == first
+    with pytest.raises(QualaError, match=f"has no output of `export`.*first {first}"):
+        done.store.stage_run(done.run_id, "export")
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o022])

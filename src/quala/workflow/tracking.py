@@ -241,13 +241,22 @@ class Tracking:
             return Path(place)
 
     def stage_run(self, run_id: str, stage: str) -> str:
-        """Return the run of a workflow's stage, or `run_id` itself where it has none.
+        """Return the run of a workflow's stage; any other run is one itself.
 
-        Raises QualaError for a run that is not there.
+        Raises QualaError for a run that is not there, and for a workflow that left the stage out.
         """
         with explaining(f"`{run_id}` cannot be read from {self.uri}"):
-            tags = self.client.get_run(run_id).data.tags
-        return str(tags.get(f"{STAGE}.{stage}") or run_id)
+            run = self.client.get_run(run_id)
+        stages = stage_runs(run)
+        if stage in stages:
+            return stages[stage]
+        if stages:
+            told = ", ".join(f"{name} {one}" for name, one in stages.items())
+            raise QualaError(
+                f"The workflow of run `{run_id}` has no output of `{stage}`, which was left "
+                f"out or given. Name the run of another stage: {told}."
+            )
+        return run_id
 
 
 def stage_runs(run: Run) -> dict[str, str]:
