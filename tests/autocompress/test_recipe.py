@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from quala.autocompress.pace import Pace, Sizes
+from quala.autocompress.pace import DEPTHS, WIDTHS, Pace, Sizes
 from quala.autocompress.recipe import (
     ADAPT,
     CALIBRATE,
@@ -42,9 +42,10 @@ def test_the_recipe_shrinks_with_the_speed_of_the_machine_alone() -> None:
     assert found == [WHOLE, ADAPT, CALIBRATE]
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize("minutes", [3, 10, 30, 120])
-def test_the_estimate_stays_within_the_minutes(minutes: int) -> None:
-    amounts = choose(minutes, PACE, SIZES, bare=False)
+def test_the_estimate_stays_within_the_minutes(minutes: int, narrow: bool) -> None:
+    amounts = choose(minutes, PACE, SIZES, bare=False, narrow=narrow)
     total = sum(seconds(amounts, PACE).values())
     assert total <= 60.1 * minutes
     assert total > 0.8 * 60 * minutes or amounts.adapt == 3 * SIZES.train // 16
@@ -80,14 +81,18 @@ def test_a_bare_encoder_gets_half_of_the_time_or_is_refused_with_what_it_takes()
         choose(0.8 * enough, slower(10), SIZES, bare=True)
 
 
+@pytest.mark.parametrize("narrow", [False, True])
 @pytest.mark.parametrize(("minutes", "bare"), [(0.5, False), (4, False), (20, False), (20, True)])
-def test_the_overrides_are_what_was_chosen(minutes: float, bare: bool) -> None:
+def test_the_overrides_are_what_was_chosen(minutes: float, bare: bool, narrow: bool) -> None:
     pace = replace(PACE, precision="fp32")
     given = "model.teacher=offline" if bare else "stage.finetune.given=."
     base = ["experiment=compress", "data=glue", "data.path=x.csv", given]
-    amounts = choose(minutes, pace, SIZES, bare=bare)
+    amounts = choose(minutes, pace, SIZES, bare=bare, narrow=narrow)
+    assert amounts.narrow == (narrow and bool(amounts.adapt))
     settings = settings_of([*base, *overrides(amounts, pace, SIZES)])
     assert Amounts.of(settings, SIZES, windows=1.0, bare=bare) == amounts
+    adapt = settings.stages["length_adapt"]
+    assert not amounts.narrow or (list(adapt.widths), list(adapt.depths)) == (WIDTHS, DEPTHS)
     for name in ("length_adapt", "quantize"):
         stage = settings.stages[name]
         trains = stage.enabled and getattr(stage, "method", "qat") == "qat"
@@ -114,6 +119,12 @@ def test_what_is_said_is_what_is_done() -> None:
         "trains the model to work with fewer tokens, then rounds it to int8, then searches the "
         "lengths of it"
     )
+    narrow = choose(4, PACE, SIZES, bare=False, narrow=True)
+    assert narrow.told == (
+        "trains the model to work with fewer tokens, heads, neurons and layers, then rounds it to "
+        "int8, then searches the lengths and sizes of it"
+    )
+    assert narrow.adapt > plain.adapt  # its passes are cheaper
     floats = replace(choose(0.5, PACE, SIZES, bare=False), rounds=False)
     assert floats.told == "searches the lengths of the model; nothing is trained"
     assert "quantize" not in seconds(floats, PACE).keys() | described(floats).keys()

@@ -168,6 +168,7 @@ def test_a_plan_writes_no_model_and_says_the_command(
         "stage.quantize.enabled=false",
     )  # fmt: skip
     assert "classification, bert, 2 layers of width 32" in text
+    assert "fewer tokens, heads, neurons and layers" in text
     assert "the default of `--minutes`" in text
     assert "It stands for: quala run quala_minilm experiment=compress data=glue" in text
     assert "stage.quantize.method" not in text
@@ -416,7 +417,7 @@ def family_config(family: str, words: int, **options: Any) -> Any:
 
     return AutoConfig.for_model(
         family, vocab_size=words, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=130, num_labels=2, pad_token_id=1,
+        num_attention_heads=4, max_position_embeddings=130, num_labels=2, pad_token_id=1,
         **{**OTHERS[family], **options},
     )  # fmt: skip
 
@@ -433,8 +434,14 @@ def test_a_model_of_each_family_is_planned(
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     words = [str(tmp_path / "model"), "--data", str(sentences.path)]
-    told = plan_of(run, *words)["notes"]
+    plan = plan_of(run, *words)
+    told = plan["notes"]
     assert f"classification, {family}, 2 layers of width 32" in told[0]
+    narrows = family in ("deberta-v2", "modernbert")
+    assert ("stage/length_adapt=elastic" in plan["command"]) == narrows
+    assert ("fewer tokens, heads, neurons and layers" in " ".join(told)) == narrows
+    own = "stage.length_adapt.significance=cls"
+    assert "elastic" not in plan_of(run, *words, own)["command"]
     assert any(note.startswith("The data are one file") for note in told)
     if family in ("albert", "mpnet"):  # said before the model is timed, and by the plan too
         narrow = [

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quala.checkpoint import Checkpoint
     from quala.data.features import Batch, FeatureSet
     from quala.data.spec import DataSpec
+    from quala.models.adaptive import LengthAdaptiveModel
 
 INPUTS, BATCH = 32, 8
 """Inputs that are timed, and how many at a time: seconds for MiniLM on one core, more with windows
@@ -25,6 +26,8 @@ of 384 tokens."""
 CUT = 0.01
 """Share of the inputs that may be longer than `data.max_length`. A guess."""
 MOST_TOKENS = 512
+WIDTHS, DEPTHS = [1.0, 0.75, 0.5], [1.0, 0.67]
+"""Those of `stage/length_adapt=elastic`."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +49,17 @@ class Pace:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Examples of each slice, and the task that their labels make."""
+    """Examples of each slice, the task that their labels make, and whether the model can narrow.
+
+    A model that narrows works without some of its heads, neurons and layers.
+    """
 
     train: int
     search: int
     selection: int
     test: int
     task: str = ""
+    narrows: bool = False
 
 
 def fitted(subject: Subject, words: Sequence[str]) -> list[str]:
@@ -103,6 +110,7 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
     Raises QualaError for data and models that do not fit, as the workflow would later.
     """
     from quala.checkpoint import load_with_data
+    from quala.data.task import Span
 
     spec, start = subject.settings.data, time.perf_counter()
     with quiet():
@@ -110,7 +118,10 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
         data = opened.data
         parts = (data.train, data.search, data.selection, data.test)
         train, search, selection, test = (len(part.examples) for part in parts)
-        sizes = Sizes(train, search, selection, test, data.task.kind)
+        # Answers keep `span`, which a narrower model would have to give up.
+        plain = not data.task.headless and not isinstance(data.task, Span)
+        narrows = plain and _narrows(opened.model)
+        sizes = Sizes(train, search, selection, test, data.task.kind, narrows)
         read = time.perf_counter() - start
         if not train:
             raise QualaError("The data leave no example to train on or to calibrate with.")
@@ -125,6 +136,21 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
         tokenize = (time.perf_counter() - start) / len(examples)
     windows = len(features) / len(examples)
     return Pace(read, tokenize, windows, *_timed(opened, _batches(features))), sizes
+
+
+def _narrows(model: LengthAdaptiveModel) -> bool:
+    """Tell whether the widths and depths of the elastic recipe are sizes that a model can have."""
+    from quala.compress.prune.structured import units_of
+    from quala.compress.prune.views import prefix_views
+    from quala.compress.structure import check_sizes
+    from quala.lengths import elastic_layers
+
+    try:
+        check_sizes(model.hf)
+        prefix_views(model.hf, elastic_layers(units_of(model.hf), WIDTHS, DEPTHS)[-1])
+    except QualaError:
+        return False
+    return True
 
 
 def _features(examples: Any, tokenizer: FastTokenizer, spec: DataSpec) -> FeatureSet:

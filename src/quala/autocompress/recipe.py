@@ -33,6 +33,8 @@ CALIBRATION = 512
 # shared core (embeddings of MiniLM, 300 pairs of STS-B) took 54, 14, 31, 44 and 12 s for
 # length_adapt, quantize, search, measure and export, where they said 72, 12, 36, 42 and 12.
 SHORTENED = 0.75  # of a training pass under sampled lengths
+NARROWED = 0.5  # of one under sampled lengths, widths and depths
+IMPORTANCE = 32  # batches that score heads and neurons
 FAKE = 2.0  # of one on fake-quantized layers
 OBSERVED = 1.5  # of a pass that calibrates
 SHARED = 0.35  # of a pass of the search: lengths share layers, and bad ones are stopped early
@@ -57,6 +59,8 @@ class Amounts:
     adapt: int = 0
     quantize: int = 0
     teacher: bool = False
+    narrow: bool = False
+    """Whether `length_adapt` trains several widths and depths too."""
     rounds: bool = True
     """Whether `quantize` runs at all."""
     batch: int = 16
@@ -86,6 +90,7 @@ class Amounts:
             adapt=steps(adapt),
             quantize=steps(quantize, quantize.trains),
             teacher=bool(adapt.teacher),
+            narrow=adapt.elastic,
             rounds=quantize.enabled and quantize.given is None,
             batch=adapt.batch_size,
             calibration=_inputs(
@@ -101,16 +106,21 @@ class Amounts:
         return WHOLE if self.quantize else ADAPT
 
     @property
+    def fewer(self) -> str:
+        """What the model is trained to work with less of."""
+        return "tokens, heads, neurons and layers" if self.narrow else "tokens"
+
+    @property
     def told(self) -> str:
         """What the recipe does."""
         done = []
         if self.adapt:
             own = ", with itself as the teacher" if self.teacher else ""
-            done.append(f"trains {{}} to work with fewer tokens{own}")
+            done.append(f"trains {{}} to work with fewer {self.fewer}{own}")
         if self.rounds:
             done.append("rounds {} to int8" + (" and trains that on" if self.quantize else ""))
         if self.lengths:
-            done.append("searches the lengths of {}")
+            done.append("searches the lengths" + " and sizes" * self.narrow + " of {}")
         text = ", then ".join(done).replace("{}", "the model", 1).replace("{}", "it")
         text = text or "measures the model"
         return text if self.adapt or self.quantize else f"{text}; nothing is trained"
@@ -120,9 +130,11 @@ def _inputs(examples: int, windows: float, most: int) -> int:
     return min(round(examples * windows), most)
 
 
-def step_seconds(pace: Pace, stage: str, batch: int, *, teacher: bool = False) -> float:
+def step_seconds(
+    pace: Pace, stage: str, batch: int, *, teacher: bool = False, narrow: bool = False
+) -> float:
     """Return the seconds of a training step; that of a sandwich has a full pass and two others."""
-    sandwich = pace.train * (1 + 2 * SHORTENED)
+    sandwich = pace.train * (1 + 2 * (NARROWED if narrow else SHORTENED))
     each = {
         "finetune": pace.train,
         "length_adapt": sandwich + pace.forward * teacher,
@@ -142,9 +154,12 @@ def seconds(amounts: Amounts, pace: Pace) -> dict[str, float]:
             pace, "finetune", 2 * amounts.batch
         )
     if amounts.adapt:
-        step = step_seconds(pace, "length_adapt", amounts.batch, teacher=amounts.teacher)
-        found["length_adapt"] = read + amounts.adapt * step + chosen
-    step = step_seconds(pace, "quantize", amounts.batch)
+        step = step_seconds(
+            pace, "length_adapt", amounts.batch, teacher=amounts.teacher, narrow=amounts.narrow
+        )
+        scored = IMPORTANCE * amounts.narrow * amounts.batch * pace.train
+        found["length_adapt"] = read + scored + amounts.adapt * step + chosen
+    step = step_seconds(pace, "quantize", amounts.batch, narrow=amounts.narrow)
     calibrate = amounts.calibration * pace.forward * OBSERVED
     if amounts.rounds:
         found["quantize"] = read + calibrate + amounts.quantize * step + 2 * chosen
@@ -170,11 +185,13 @@ def choose(
     *,
     bare: bool,
     labels: bool = True,
+    narrow: bool = False,
     batch: int = 16,
 ) -> Amounts:
     """Return the amounts that fit into the minutes, or the least where nothing does.
 
     Without `labels` to learn, as for embeddings, every training has the model itself as teacher.
+    With `narrow` a training is one of widths and depths too.
     Raises QualaError for a model without a head that there is no time to train.
     """
     total = 60 * minutes
@@ -198,7 +215,8 @@ def choose(
     left = total - sum(seconds(least, pace).values())
     if bare:
         least, left = _with_finetune(least, left, pace, sizes, minutes)
-    found = _trained(least, left, pace, most=max(1, round(EPOCHS * epoch)), labels=labels)
+    most = max(1, round(EPOCHS * epoch))
+    found = _trained(least, left, pace, most=most, labels=labels, narrow=narrow)
     used = batch * max(found.adapt, found.quantize, 2 * found.finetune) / pace.windows
     found = replace(found, train=min(sizes.train, max(found.train, math.ceil(used))))
     spare = total - sum(seconds(found, pace).values())
@@ -212,23 +230,26 @@ def _between(least: int, wanted: float, most: int) -> int:
     return min(most, max(least, round(wanted)))
 
 
-def _trained(least: Amounts, left: float, pace: Pace, *, most: int, labels: bool) -> Amounts:
+def _trained(
+    least: Amounts, left: float, pace: Pace, *, most: int, labels: bool, narrow: bool
+) -> Amounts:
     """Return the amounts with the steps of the best recipe that fits into the seconds left."""
     batch = least.batch
-    plain = sum(seconds(replace(least, adapt=1), pace).values())
+    plain = sum(seconds(replace(least, adapt=1, narrow=narrow), pace).values())
     left -= plain - sum(seconds(least, pace).values())  # to read and to score
     # Three stages read what is trained on.
     text = 3 * batch * pace.tokenize / pace.windows
-    rounded = step_seconds(pace, "quantize", batch) / (ROUNDED - 1)
-    taught = step_seconds(pace, "length_adapt", batch, teacher=True)
+    rounded = step_seconds(pace, "quantize", batch, narrow=narrow) / (ROUNDED - 1)
+    taught = step_seconds(pace, "length_adapt", batch, teacher=True, narrow=narrow)
     steps = int(left / (taught + rounded + text))
     if steps >= min(ENOUGH, most):
         steps = min(steps, most)
         rest = max(1, steps // (ROUNDED - 1))
-        return replace(least, adapt=steps, quantize=rest, teacher=True)
-    steps = int(left / (step_seconds(pace, "length_adapt", batch, teacher=not labels) + text))
+        return replace(least, adapt=steps, quantize=rest, teacher=True, narrow=narrow)
+    alone = step_seconds(pace, "length_adapt", batch, teacher=not labels, narrow=narrow)
+    steps = int(left / (alone + text))
     if steps >= min(FEWEST, most):
-        return replace(least, adapt=min(steps, most), teacher=not labels)
+        return replace(least, adapt=min(steps, most), teacher=not labels, narrow=narrow)
     return least
 
 
@@ -268,6 +289,7 @@ def overrides(amounts: Amounts, pace: Pace, sizes: Sizes) -> list[str]:
     if not amounts.adapt:
         words.append("stage.length_adapt.enabled=false")
     else:
+        words += ["stage/length_adapt=elastic"] * amounts.narrow
         words.append(f"stage.length_adapt.max_steps={amounts.adapt}")
         words += [f"stage.length_adapt.precision={one}" for one in precision]
     if amounts.teacher:
@@ -286,12 +308,17 @@ def described(amounts: Amounts) -> dict[str, str]:
         found["finetune"] = f"{amounts.finetune:,} steps of {2 * batch}: the model has no head yet"
     if amounts.adapt:
         own = ", the model itself as teacher" if amounts.teacher else ""
-        found["length_adapt"] = f"{amounts.adapt:,} steps of {batch} with fewer tokens{own}"
+        found["length_adapt"] = (
+            f"{amounts.adapt:,} steps of {batch} with fewer {amounts.fewer}{own}"
+        )
     trained = f", then {amounts.quantize:,} steps of {batch}" if amounts.quantize else ""
     if amounts.rounds:
         found["quantize"] = f"int8, calibrated on {amounts.calibration:,} inputs{trained}"
     if amounts.lengths:
-        found["search"] = f"{amounts.lengths} lengths on {amounts.search:,} examples of train"
+        sizes = " and sizes" * amounts.narrow
+        found["search"] = (
+            f"{amounts.lengths} lengths{sizes} on {amounts.search:,} examples of train"
+        )
     found["measure"] = f"up to {_rows(amounts)} models and lengths on {test}, and their times"
     found["export"] = "one folder: ONNX graph, tokenizer, front"
     return found

@@ -45,7 +45,12 @@ if TYPE_CHECKING:
     from quala.workflow.execute import Result
 
 MINUTES, MAX_LOSS = 30.0, 1.0
-RULES = 2
+LENGTHS_ALONE = tuple(
+    f"stage{key}=" for key in ("/length_adapt", ".length_adapt.significance",
+                               ".length_adapt.semantics", ".length_adapt.layer_drop")
+)  # fmt: skip
+"""Options of the user that widths and depths would not go with."""
+RULES = 3
 """Version of what is chosen: a plan of another version is made anew."""
 
 
@@ -177,7 +182,12 @@ def _prepare(arguments: argparse.Namespace, subject: Subject, words: list[str]) 
     minutes = MINUTES if arguments.minutes is None else arguments.minutes
     try:
         amounts = recipe.choose(
-            minutes, speed, sizes, bare=subject.bare, labels=subject.task != "embedding"
+            minutes,
+            speed,
+            sizes,
+            bare=subject.bare,
+            labels=subject.task != "embedding",
+            narrow=sizes.narrows and not any(word.startswith(LENGTHS_ALONE) for word in words),
         )
     except QualaError as error:
         first = shlex.join(["quala", "run", WORKFLOW, *map(shown, known), "flow.until=finetune"])
@@ -210,7 +220,7 @@ def _prepare(arguments: argparse.Namespace, subject: Subject, words: list[str]) 
 
 def _has_effect(word: str, stages: Any) -> bool:
     """Return whether an override sets an option of a stage that the user leaves on."""
-    key = word.partition("=")[0]
+    key = word.partition("=")[0].replace("/", ".")
     part, _, option = key.removeprefix("stage.").partition(".")
     if not key.startswith("stage.") or option == "enabled":
         return True
