@@ -11,6 +11,7 @@ import pytest
 from quala.cli.bench import main
 from quala.errors import QualaError
 from quala.runtime.hardware import Conditions, Watch
+from quala.runtime.peers import PEERS
 
 
 def test_every_point_is_timed_at_every_batch(
@@ -35,16 +36,21 @@ def test_the_baseline_comes_first(export_folder: Path, capsys: pytest.CaptureFix
     assert names[1] == "minilm-l6-h384 fp32, random weights, onnxruntime"
 
 
-def test_questions_of_a_file_are_answered(
-    export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
     context = "It was written by Anna."
     answers = [{"text": "Anna", "answer_start": 1}]
     asked = [{"id": str(n), "question": f"Who {n}?", "answers": answers} for n in range(6)]
     article = {"title": "A", "paragraphs": [{"context": context, "qas": asked}]}
     file = tmp_path / "dev.json"
     file.write_text(json.dumps({"version": "1.1", "data": [article]}), encoding="utf-8")
-    argv = [str(export_folder), "--baseline", "minilm-l6-h384", "--data", str(file), "--json"]
+    return file
+
+
+def test_questions_of_a_file_are_answered(
+    export_folder: Path, questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(export_folder), "--baseline", "minilm-l6-h384", "--data", str(questions), "--json"]
     assert main([*argv, "--questions", "4"]) == 0
     names = [row["name"] for row in json.loads(capsys.readouterr().out)["timings"]]
     assert names == [
@@ -55,6 +61,28 @@ def test_questions_of_a_file_are_answered(
         "int8 60,20",
         "tokenizing and decoding alone",
     ]
+
+
+def test_peers_are_timed_and_scored_beside_the_points(
+    export_folder: Path,
+    tiny_checkpoint: Path,
+    questions: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = {name: PEERS[name] for name in ("PyTorch fp32", "ONNX Runtime fp32")}
+    monkeypatch.setattr("quala.runtime.peers.PEERS", made)
+    argv = [str(export_folder), "--baseline", "none", "--data", str(questions)]
+    argv += ["--peers", str(tiny_checkpoint), "--batch", "1,2"]
+    assert main([*argv, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["timings"]
+    assert [row["name"] for row in rows[:3]] == [*made, "int8 full"]
+    assert rows[0]["f1"] == rows[1]["f1"]
+    assert rows[-1]["f1"] is None
+    assert main(argv) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "batch 2: int8" in said
+    assert "the fastest peer (" in said
 
 
 @pytest.mark.parametrize("others", [0.0, 1.5])

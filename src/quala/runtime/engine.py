@@ -89,14 +89,14 @@ class TorchEngine(Engine):
             name: torch.from_numpy(np.pad(values, ((0, 0), (0, added))) if added else values)
             for name, values in inputs.items()
         }
-        with _torch_threads(self._threads), torch.inference_mode():
+        with torch_threads(self._threads), torch.inference_mode():
             model = self._cut_out(lengths.layers if lengths else ())
             found = model(batch, lengths and lengths.extracted).numpy()
         return np.asarray(found[:, :tokens] if found.ndim == 3 else found, dtype=np.float32)
 
 
 @contextmanager
-def _torch_threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
     """Run with `count` threads inside operators, then with as many as before."""
     import torch
 
