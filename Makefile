@@ -24,6 +24,8 @@ demo: venv  ## Ask the pretrained model, then run the whole workflow on embedded
 	@$(BIN)/quala answer minilm-squad --keep 0.7 --question "Who designed the engine?" \
 		--context "The difference engine was designed by Charles Babbage in the 1820s; Ada Lovelace wrote about its successor."
 	@$(BIN)/quala run quala_minilm experiment=demo
+	@echo "Next, your own model and data (minutes; --plan says first what it will do):"
+	@echo "  $(BIN)/quala compress MY-MODEL --data MY.csv --out small && $(BIN)/quala serve small --budget-ms 5"
 
 test: lint types  ## Lint, check types, run the tests
 	$(BIN)/pytest -q -n $(JOBS)

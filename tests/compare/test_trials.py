@@ -158,6 +158,18 @@ def test_a_measurement_from_outside_cannot_be_compared(
         trials(tracked, run)
 
 
+def test_a_run_that_ends_at_its_measurement_is_compared(
+    tracked: Tracked, questions: DataSpec
+) -> None:
+    short, whole = (tracked.run("kdlsq", data=questions, until=one) for one in ("measure", None))
+    assert [one.info.run_id for one in Reports.open(tracked.uri).with_rows()] == [whole, short]
+    found = [trials(tracked, run) for run in (short, whole)]
+    assert found[0].keys() == found[1].keys() == {"teacher", "full"}
+    for one, other in zip(found[0].values(), found[1].values(), strict=True):
+        same = ("row", "system", "setting", "seeds", "costs", "teacher", "place", "teacher_ms")
+        assert [getattr(one, name) for name in same] == [getattr(other, name) for name in same]
+
+
 def test_the_place_of_a_latency_is_the_measurements(filled: Filled) -> None:
     from quala.workflow.provenance import hardware
 

@@ -251,7 +251,7 @@ def _trials(reports: Reports, arguments: argparse.Namespace) -> tuple[list[Trial
     if arguments.runs:
         named = {run.info.run_id: run for name in arguments.runs for run in _runs(reports, name)}
         return [trial for run in named.values() for trial in collector.trials(run)], left_out
-    for run in reports.reported(arguments.experiment):
+    for run in reports.with_rows(arguments.experiment):
         try:
             trials += collector.trials(run)
         except QualaError as error:
@@ -260,7 +260,7 @@ def _trials(reports: Reports, arguments: argparse.Namespace) -> tuple[list[Trial
         place = f"of the experiment `{arguments.experiment}` " if arguments.experiment else ""
         reason = "; ".join(left_out.values()) or "`quala run` one"
         raise QualaError(
-            f"No finished workflow {place}in {reports.uri} has a report to compare: {reason}"
+            f"No finished workflow {place}in {reports.uri} has rows to compare: {reason}"
         )
     return trials, left_out
 

@@ -91,6 +91,10 @@ class Reports(Tracking):
         """Return the finished workflow runs that have a report, newest first."""
         return [run for run in self.finished(experiment) if report_run(run)]
 
+    def with_rows(self, experiment: str | None = None) -> list[Run]:
+        """Return the finished workflow runs that measured something, newest first."""
+        return [run for run in self.finished(experiment) if report_run(run) or measure_run(run)]
+
     def newest(self) -> Run:
         """Return the newest finished workflow that has a report. Raises QualaError if none has."""
         for run in self.reported():
@@ -129,7 +133,7 @@ class Reports(Tracking):
         """
         if stage := report_run(run):
             return Report.from_json(self._content(stage, REPORT))
-        if stage := run.data.tags.get(f"{STAGE}.{MEASURE_STAGE}"):
+        if stage := measure_run(run):
             rows = typed(tuple[Row, ...], self._content(stage, ROWS), ROWS)
             return Report(tuple(with_speedups(rows)))
         return None
@@ -177,6 +181,11 @@ def report_run(run: Run) -> str | None:
     It may belong to another workflow, whose report was reused.
     """
     return run.data.tags.get(f"{STAGE}.{REPORT_STAGE}") or None
+
+
+def measure_run(run: Run) -> str | None:
+    """Return the id of the stage run that measured a workflow's rows, if any did."""
+    return run.data.tags.get(f"{STAGE}.{MEASURE_STAGE}") or None
 
 
 def _needed(run: Run) -> str:

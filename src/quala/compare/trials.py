@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
-from quala.compare.store import REPORT_STAGE, Reports
+from quala.compare.store import MEASURE_STAGE, REPORT_STAGE, Reports, report_run
 from quala.data.formats import data_title
 from quala.errors import QualaError
 from quala.results import FINE_TUNED, Report, Row
@@ -206,10 +206,11 @@ class Collector:
         The compressed model has a row at full length and one at the chosen lengths. The float
         model that was quantized, where there is one, has the same two rows.
 
-        Raises QualaError for a run without a report, and for one whose model or measurement was
-        given from outside.
+        Raises QualaError for a run without a report or measured rows, and for one whose model or
+        measurement was given from outside.
         """
-        return list(_TrackedReport(self, run, self.reports.report(run)).trials())
+        report = None if report_run(run) else self.reports.measured(run)
+        return list(_TrackedReport(self, run, report or self.reports.report(run)).trials())
 
     def node(self, run: Run, name: str) -> Node | None:
         """Return the stage run called `name`, None for an output given from outside."""
@@ -231,8 +232,9 @@ class _TrackedReport:
     report: Report
 
     def __post_init__(self) -> None:
-        shown = self._needed(REPORT_STAGE)
-        self.measure = self._needed(shown.identity["origins"]["measure"]["from"])
+        shown = self.collector.node(self.run, REPORT_STAGE)
+        measured = shown.identity["origins"]["measure"]["from"] if shown else MEASURE_STAGE
+        self.measure = self._needed(measured)
         self.origins: Mapping[str, Any] = self.measure.identity["origins"]
         self.inputs: Mapping[str, str] = self.measure.identity["inputs"]
         overrides = self.run.data.tags["quala.overrides"].split()
