@@ -20,7 +20,6 @@ from quala.export.served import make_servable
 from quala.runtime.card import Query
 from quala.runtime.rows import added_values
 
-
 ROWS = pd.DataFrame(
     {
         "question": ["Who wrote it?", "Where was it printed?"],

@@ -116,17 +116,18 @@ def test_inputs_are_those_of_the_tokenizer(
     assert [one.domain for one in graph.opset_import] == [""]
 
 
-@pytest.mark.parametrize("run", [by_onnxruntime, by_openvino])
-def test_equal_scores_are_ranked_by_their_places(
-    run: Any, build: Build, make_batch: MakeBatch
-) -> None:
+def test_equal_scores_are_ranked_by_their_places(build: Build, make_batch: MakeBatch) -> None:
     model = build("bert", significance="column_sum").float()
     batch = make_batch([32, 32])
     batch["input_ids"][:, 4:] = 9
-    model.hf.bert.embeddings.position_embeddings.weight.data.zero_()  # equal tokens tie
+    places = model.hf.get_submodule("bert.embeddings.position_embeddings")
+    next(places.parameters()).data.zero_()  # equal tokens tie
     lengths = LengthConfig((20, 10, 6), 32)
     graph = standard(model, lengths)
-    found = logits_of(run(graph, feeds_of(graph, batch)))
+    # OpenVINO keeps the order of equal scores in short rows only, which those of toys are.
+    rankings = [node for node in graph.graph.node if node.op_type == "TopK"]
+    assert all(onnx.helper.get_node_attr_value(node, "largest") == 0 for node in rankings)
+    found = logits_of(by_onnxruntime(graph, feeds_of(graph, batch)))
     np.testing.assert_allclose(found, model(batch, lengths).detach().numpy(), atol=2e-4)
 
 
