@@ -34,6 +34,8 @@ KEPT = "kept_{}_{}"
 ENTRY = "entry_{}"
 """The node that gives a layer of an elastic model its hidden states; the last is after all layers.
 A layer without it cannot be left out."""
+HIDDEN = "last_hidden_state"
+"""The node with the hidden states (B, m, H) that an embedding is pooled of."""
 BEYOND = 2**30
 """What the places of fillers are raised by. OpenVINO cuts integers to 32 bits, and twice this is
 too large for them."""
@@ -151,9 +153,9 @@ IR_VERSION = 10
 class GraphBuilder:
     """The nodes of one graph; its subgraphs share constants and names with it."""
 
-    def __init__(self, parent: GraphBuilder | None = None) -> None:
+    def __init__(self, parent: GraphBuilder | None = None, *, first: int = 0) -> None:
         self.nodes: list[NodeProto] = []
-        self._numbers: Iterator[int] = parent._numbers if parent else itertools.count()
+        self._numbers: Iterator[int] = parent._numbers if parent else itertools.count(first)
         self._constants: dict[str, TensorProto] = parent._constants if parent else {}
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = (
             parent._known if parent else {}
@@ -189,6 +191,11 @@ class GraphBuilder:
             self._known[key] = fresh
         return fresh
 
+    @property
+    def initializers(self) -> list[TensorProto]:
+        """The constants."""
+        return list(self._constants.values())
+
     def branch(self) -> GraphBuilder:
         """Return an empty subgraph, which sees every name of this graph."""
         return GraphBuilder(self)
@@ -210,9 +217,7 @@ class GraphBuilder:
             [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in group]
             for group in (inputs.items(), outputs.items())
         ]
-        graph = helper.make_graph(
-            self.nodes, "quala", infos[0], infos[1], list(self._constants.values())
-        )
+        graph = helper.make_graph(self.nodes, "quala", infos[0], infos[1], self.initializers)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

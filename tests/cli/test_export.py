@@ -268,3 +268,47 @@ def test_what_is_no_sub_network_is_refused(
     with pytest.raises(QualaError, match=sentence):
         main([str(elastic_checkpoint), "--out", str(tmp_path / "out"), *words])
     assert not (tmp_path / "out").exists()
+
+
+def test_one_point_is_written_for_other_tools(
+    export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main([str(export_folder), "--out", str(out), "--standard", "--lengths", "60,20"]) == 0
+    shown = capsys.readouterr().out
+    assert "at 60,20" in shown
+    assert "to start_logits, end_logits" in shown
+    assert (out / "onnx/model_quantized.onnx").is_file()
+    assert not (out / "quala.json").exists()
+
+
+def test_a_checkpoint_is_written_for_other_tools(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    argv = [str(tiny_checkpoint), "--out", str(out), "--standard", "--keep", "0.7", "--json"]
+    assert main(argv) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["file"] == "onnx/model.onnx"
+    assert facts["point"] != "full"
+    assert {file.name for file in out.iterdir()} == {
+        "README.md", "config.json", "manifest.json", "onnx", "tokenizer.json",
+        "tokenizer_config.json",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--keep", "0.5"], "one point of `--standard`"),
+        (["--standard", "--register", "x"], "goes without `--register`"),
+        (["--standard", "--lengths", "60,20,10"], "Expected 2 lengths"),
+        (["--standard", "--budget-ms", "0.0001", "--strict"], "No point of the front"),
+    ],
+)
+def test_options_that_do_not_go_with_one_point(
+    options: list[str], said: str, export_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(QualaError, match=said):
+        main([str(export_folder), "--out", str(tmp_path / "out"), *options])
+    assert not (tmp_path / "out").exists()

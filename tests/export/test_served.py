@@ -10,7 +10,7 @@ from pathlib import Path
 import mlflow.pyfunc
 import pandas as pd
 import pytest
-from exported import LABELS, ExportOf, export_folder, export_of
+from exported import LABELS, ExportOf
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.scoring_server import predictions_to_json
 from unanswerable import with_threshold
@@ -19,8 +19,6 @@ from quala.errors import QualaError
 from quala.export.served import make_servable
 from quala.runtime.card import Query
 from quala.runtime.rows import added_values
-
-__all__ = ["export_folder", "export_of"]
 
 ROWS = pd.DataFrame(
     {

@@ -18,6 +18,8 @@ from quala.cli.arguments import (
     RUNTIME,
     THREADS,
     Parser,
+    add_budget,
+    budget_of,
     number,
     read_structure,
     text,
@@ -49,10 +51,7 @@ def main(argv: Sequence[str]) -> int:
     cannot follow, and for full folders.
     """
     arguments = _parser().parse_args(argv)
-    if arguments.checkpoint and (arguments.layers is None or arguments.register):
-        raise QualaError("`--checkpoint` needs `--layers`, and goes without `--register`.")
-    if arguments.register and not RUN_ID.fullmatch(arguments.model):
-        raise QualaError(f"`--register` needs a run id as MODEL, got `{arguments.model}`.")
+    _check_options(arguments)
     out = Path(arguments.out)
     check_free(out)
     source = locate_model(arguments.model, arguments.tracking_uri)
@@ -85,6 +84,9 @@ def main(argv: Sequence[str]) -> int:
         else:
             show(f"Wrote the layers {arguments.layers} of {source.name} to {out}.")
         return 0
+    if arguments.standard:
+        _write_standard(source, out, arguments, None if copied else typed)
+        return 0
     with drafted(out) as draft:
         if copied:
             card = copied_card(source, draft)
@@ -106,6 +108,20 @@ def main(argv: Sequence[str]) -> int:
     elif card.task in PREDICTORS:
         show(f'Try it: quala predict {out} --text "..." --keep 0.5')
     return 0
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raise QualaError for options that do not go together."""
+    from quala.runtime.card import Budget
+
+    if arguments.checkpoint and (arguments.layers is None or arguments.register):
+        raise QualaError("`--checkpoint` needs `--layers`, and goes without `--register`.")
+    if arguments.standard and (arguments.register or arguments.checkpoint):
+        raise QualaError("`--standard` goes without `--register` and `--checkpoint`.")
+    if not arguments.standard and budget_of(arguments) != Budget():
+        raise QualaError("A budget chooses the one point of `--standard`: add that option.")
+    if arguments.register and not RUN_ID.fullmatch(arguments.model):
+        raise QualaError(f"`--register` needs a run id as MODEL, got `{arguments.model}`.")
 
 
 def check_free(out: Path) -> None:
@@ -170,6 +186,33 @@ def _inside(place: Path) -> TemporaryDirectory[str]:
         return TemporaryDirectory(prefix=".quala-", dir=place)
     except OSError as error:
         raise QualaError(f"`{place}` takes no new folder: {error.strerror}.") from error
+
+
+def _write_standard(
+    source: Path, out: Path, arguments: argparse.Namespace, typed: dict[str, Any] | None
+) -> None:
+    """Write one point of an export, or of that which a checkpoint makes as `typed`."""
+    from quala.export.standard import write_standard
+
+    budget = budget_of(arguments)
+    with drafted(out) as draft:
+        if typed is not None:
+            whole, layers = draft.with_name("whole"), typed.pop("layers", None)
+            timed = {} if budget.ms else {"repeats": 0}
+            _built(source, whole, {**timed, "name": source.name, **typed}, layers=layers)
+            source = whole
+        facts = write_standard(source, draft, budget)
+    note, size = facts.pop("note"), (out / facts["file"]).stat().st_size
+    if note:
+        warn(note)
+    if arguments.json:
+        write_json({"folder": str(out), "bytes": size} | facts)
+        return
+    show(
+        f"Wrote {out / facts['file']}: {size / 1e6:.1f} MB, at {facts['point']}.",
+        f"It maps {', '.join(facts['inputs'])} to {', '.join(facts['outputs'])}; README.md says "
+        "how optimum and transformers.js load it.",
+    )
 
 
 def register(run: str, name: str, tracking_uri: str | None) -> None:
@@ -270,5 +313,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write these layers as a checkpoint that trains on, instead of an export",
     )
+    parser.add_argument(
+        "--standard",
+        action="store_true",
+        help="write one point for optimum, transformers.js and other tools, instead of an export",
+    )
+    add_budget(parser, "the longest input, with --standard")
     parser.add_argument("--json", action="store_true", help="write JSON")
     return parser

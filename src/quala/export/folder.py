@@ -15,6 +15,7 @@ from quala.data.spec import Decoding, Windows
 from quala.data.task import Span
 from quala.errors import QualaError
 from quala.export.served import make_servable
+from quala.export.standard import inputs_section
 from quala.graph.encoder import build_graph
 from quala.lengths import LengthConfig, constant_drop, layers_text
 from quala.manifest import write_manifest
@@ -62,6 +63,7 @@ In this folder:
 
 {notes}
 
+{inputs}
 ## Provenance
 
 {provenance}
@@ -94,6 +96,7 @@ def model_card(card: Card, folder: Path) -> str:
         timing=timing or "nothing",
         table=_table(card, middle),
         notes=_notes(card, middle, conditions),
+        inputs=inputs_section(card, GRAPH),
         provenance="\n".join(
             f"- {key}: {markdown(value)}" for key, value in card.provenance.items()
         )

@@ -36,6 +36,7 @@ from quala.onnx_builder import (
     CONTEXT,
     DROP,
     ENTRY,
+    HIDDEN,
     INPUTS,
     KEPT,
     KEY,
@@ -308,7 +309,10 @@ class _Exporter:
         """Drop tokens where `kept` is less than `before` for any example."""
         g = self.g
         fewer = g("Cast", g("Less", kept, before), to=TensorProto.INT64)
-        some = g("ReduceMax", fewer, keepdims=0)
+        some = g("Cast", g("ReduceMax", fewer, keepdims=0), to=TensorProto.BOOL)
+        # Always true. OpenVINO gives wrong numbers for this `If` (2026.4), and does not know this
+        # operator: it refuses the whole graph. Graphs for given lengths have neither.
+        some = g("And", some, g("OptionalHasElement", "input_ids"))
         then, other = g.branch(), g.branch()
         dropped = self._dropped(then, tokens, inputs, view, kept)
         fields = [field for field in Tokens.__slots__ if getattr(tokens, field) is not None]
@@ -323,7 +327,7 @@ class _Exporter:
             branches.append(branch.proto(f"{tag}_{layer}", kinds))
         node = onnx.helper.make_node(
             "If",
-            [g("Cast", some, to=TensorProto.BOOL)],
+            [some],
             names,
             name=DROP.format(layer),
             then_branch=branches[0],
@@ -427,7 +431,8 @@ class _Exporter:
         return linear(g, pooled, head.out)
 
     def _embedding(self, task: Embedding, tokens: Tokens) -> str:
-        g, hidden = self.g, self._ended(self.g, tokens.hidden)
+        g = self.g
+        hidden = g("Identity", self._ended(g, tokens.hidden), name=HIDDEN)
         if task.pooling == "cls":
             pooled = g("Gather", hidden, g.constant(0, np.int64), axis=1)  # (B, H)
         else:

@@ -1,0 +1,5 @@
+"""Exported toy models."""
+
+from exported import export_folder, export_of
+
+__all__ = ["export_folder", "export_of"]
