@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _checked(name: str) -> str:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
