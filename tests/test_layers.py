@@ -23,8 +23,8 @@ ORDER = [
     "workflow", "autocompress", "compare", "serve", "cli",
 ]  # fmt: skip
 """A module imports from its own entry and from those before it."""
-MODULES, SINGLE_IMPORTERS = 235, 62
-LONGEST, ALL_LINES = 500, 49_500
+MODULES, SINGLE_IMPORTERS = 240, 66
+LONGEST, ALL_LINES = 500, 51_000
 
 NAMES = sorted(modules())
 PACKAGES = [name for name in NAMES if modules()[name].is_package]

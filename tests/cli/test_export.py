@@ -274,7 +274,9 @@ def test_one_point_is_written_for_other_tools(
     export_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main([str(export_folder), "--out", str(out), "--standard", "--lengths", "60,20"]) == 0
+    argv = [str(export_folder), "--out", str(out), "--license", "mit"]
+    assert main([*argv, "--standard", "--lengths", "60,20"]) == 0
+    assert "license: mit" in (out / "README.md").read_text()
     shown = capsys.readouterr().out
     assert "at 60,20" in shown
     assert "to start_logits, end_logits" in shown

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.repocard import metadata_load
 
 from quala.checkpoint import load_with_data
 from quala.data.spec import DataSpec
@@ -93,9 +94,36 @@ def test_the_model_card_names_every_point(
     inputs = {"data": spec, "model": integer, "measure": measured}
     export.run(configure("export", repeats=0, title="Tiny"), context, inputs)
     text = (context.output / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("# Tiny\n")
+    assert "---\n\n# Tiny\n" in text
     for point in json.loads((context.output / "quala.json").read_text())["front"][1:]:
         assert ",".join(map(str, point["lengths"])) in text
+
+
+def test_the_metadata_say_what_was_measured_and_whose_the_model_is(
+    configure: Any, measured: Path, integer: Path, spec: DataSpec, tmp_path: Path
+) -> None:
+    context = StageContext.alone("export", tmp_path)
+    inputs = {"data": spec, "model": integer, "measure": measured}
+    export.run(configure("export", repeats=0, license="MIT"), context, inputs)
+    card, data = Card.read(context.output), metadata_load(context.output / "README.md") or {}
+    rows = [row for row in measure.read_rows(measured) if row.model == "quala"]
+    (chosen,) = (row for row in rows if row.role == "chosen")
+    assert [point.chosen for point in card.front] == [row is chosen for row in rows]
+    assert (card.licence, data["license"]) == ("MIT", "mit")
+    (found,) = data["model-index"][0]["results"]
+    assert found["dataset"] == {"name": "demo", "type": "demo", "split": "validation"}
+    shown = dict.fromkeys(round(row.score or 0, 2) for row in (rows[0], chosen))
+    assert list(dict.fromkeys(one["value"] for one in found["metrics"])) == list(shown)
+
+
+def test_what_was_measured_is_named_as_the_hub_names_it(tmp_path: Path) -> None:
+    glue = DataSpec(task="glue", name="nyu-mll/glue", subset="sst2", test_split="validation")
+    found = export.measured_data(glue, "SST-2")
+    assert (found.name, found.subset, found.split) == ("nyu-mll/glue", "sst2", "validation")
+    file = tmp_path / "mine.csv"
+    file.write_text("text,label\na,b\n")
+    found = export.measured_data(DataSpec(task="glue", path=str(file)), "mine.csv")
+    assert (found.title, found.name, found.split) == ("mine.csv", "", "")
 
 
 def test_the_model_card_says_what_speed_ups_are_over_and_how_sure_scores_are(
@@ -110,7 +138,7 @@ def test_the_model_card_says_what_speed_ups_are_over_and_how_sure_scores_are(
     inputs = {"data": spec, "model": integer, "measure": measured}
     export.run(configure("export", repeats=0, title="Tiny on GLUE"), context, inputs)
     text = (context.output / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("# Tiny on demo\n")
+    assert "---\n\n# Tiny on demo\n" in text
     own, base = (text.index(f"Speed-up over {name}") for name in ("fine-tuned", "bert-base"))
     assert own < base
     assert "the 8 examples of the test set" in text

@@ -370,7 +370,7 @@ def _from_hub(model: str) -> Path:
     if isinstance(place := resolve_source(model), Path):  # `offline`
         return place
     name, revision = split_revision(place)
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model"]
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (OSError, ValueError) as error:  # of the hub's client and of HTTP

@@ -22,6 +22,7 @@ VERBS = {
     "cost": ("cost:main", "print MACs, parameters and bytes of an encoder and its lengths"),
     "teach": ("teach:main", "write a model's answers to a file that students learn from"),
     "export": ("export:main", "write a model as one folder: ONNX graph, tokenizer, front"),
+    "push": ("push:main", "upload an export to a repository on the Hugging Face hub"),
     "answer": ("answer:main", "answer a question about a context within a budget"),
     "predict": ("predict:main", "predict labels, values, entities, embeddings; rank passages"),
     "serve": ("serve:main", "serve a model over HTTP, with a page to try it on"),

@@ -54,12 +54,13 @@ def main(argv: Sequence[str]) -> int:
     _check_options(arguments)
     out = Path(arguments.out)
     check_free(out)
-    source = locate_model(arguments.model, arguments.tracking_uri)
+    source = locate_model(arguments.model, arguments.tracking_uri, checkpoints=True)
     check_outside(source, out)
     # onnx and torch take a moment to import, which `--help` does not need.
     from quala.runtime.answerer import PREDICTORS
     from quala.runtime.card import FILE
     from quala.runtime.engine import GRAPH
+    from quala.runtime.hub import state_license
 
     typed = {name: getattr(arguments, name) for name in BUILDING}
     typed["checkpoint"] = typed["checkpoint"] or None
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> int:
         check_folder(source)
         architecture_of(read_object(source / CONFIG))  # says at once what torch takes long to say
     if typed.get("checkpoint"):
+        typed |= {"license": arguments.license} if arguments.license is not None else {}
         if unused := sorted(typed.keys() - {"layers", "checkpoint"}):
             raise QualaError(f"`--checkpoint` writes no export: leave out `--{unused[0]}`.")
         with drafted(out) as draft:
@@ -90,8 +92,11 @@ def main(argv: Sequence[str]) -> int:
     with drafted(out) as draft:
         if copied:
             card = copied_card(source, draft)
+            if arguments.license is not None:
+                card = state_license(draft, arguments.license)
         else:
             typed.pop("layers", None)
+            typed["license"] = arguments.license
             card = _built(source, draft, typed, layers=arguments.layers)
         if arguments.register:
             register(arguments.model, arguments.register, arguments.tracking_uri)
@@ -201,7 +206,7 @@ def _write_standard(
             timed = {} if budget.ms else {"repeats": 0}
             _built(source, whole, {**timed, "name": source.name, **typed}, layers=layers)
             source = whole
-        facts = write_standard(source, draft, budget)
+        facts = write_standard(source, draft, budget, arguments.license)
     note, size = facts.pop("note"), (out / facts["file"]).stat().st_size
     if note:
         warn(note)
@@ -294,6 +299,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--name", type=PLACE, help="how the model is called (default: the folder's name)"
+    )
+    parser.add_argument(
+        "--license",
+        type=text("line"),
+        metavar="NAME",
+        help="the model's license, such as mit (default: what its own README.md states)",
     )
     parser.add_argument("--runtime", type=RUNTIME, help="onnxruntime (default) or openvino")
     parser.add_argument("--threads", type=THREADS, help="threads of the timing (default: 1)")

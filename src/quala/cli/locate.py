@@ -28,26 +28,31 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "model",
         type=PLACE,
         metavar="MODEL",
-        help="an export folder, a run id, models:/NAME@ALIAS, or a model that comes with quala",
+        help="an export folder, a run id, models:/NAME@ALIAS, OWNER/NAME on the hub, or a model "
+        "that comes with quala",
     )
     add_store(parser, "the store of runs and models")
 
 
-def locate_model(model: str, tracking_uri: str | None) -> Path:
-    """Return the folder of an export or checkpoint; tracked ones are fetched from the store.
+def locate_model(model: str, tracking_uri: str | None, *, checkpoints: bool = False) -> Path:
+    """Return the folder of an export or checkpoint, fetched from the store or the hub.
 
-    A folder wins over a model of its name that comes with quala, with a warning.
-    Raises QualaError when there is no such folder, run or model, or a tracked one is damaged.
+    A folder wins over a model of its name that comes with quala, with a warning. Of one on the hub
+    the weights are downloaded where it may be one of the `checkpoints`. Raises QualaError when
+    there is no such folder, run or model, or a tracked one is damaged.
     """
     from quala.runtime.card import model_folder, shipped
+    from quala.runtime.hub import OF_CHECKPOINTS, OF_EXPORTS, download, is_hub_name
 
     if (folder := model_folder(model, warn)) is not None:
         return folder
     run = RUN_ID.fullmatch(model)
+    if not run and is_hub_name(model):
+        return download(model, OF_CHECKPOINTS if checkpoints else OF_EXPORTS)
     if not run and not model.startswith("models:/"):
         raise QualaError(
-            f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists; models that come "
-            f"with quala: {', '.join(shipped()) or 'none'}."
+            f"`{model}` is no folder, run id or models:/NAME@ALIAS that exists, nor OWNER/NAME on "
+            f"the hub; models that come with quala: {', '.join(shipped()) or 'none'}."
         )
     check_known(tracking_uri, run[2] if run else model)
     from quala.workflow.tracking import OUTPUT, Tracking

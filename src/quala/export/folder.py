@@ -21,11 +21,13 @@ from quala.lengths import LengthConfig, constant_drop, layers_text
 from quala.manifest import write_manifest
 from quala.metrics.interval import metric_name, score_text
 from quala.models.load import label_names
+from quala.models.stated import stated_of
 from quala.redact import markdown, recorded
 from quala.runtime.answerer import PREDICTORS
-from quala.runtime.card import FILE, Card, Point
+from quala.runtime.card import FILE, Card, MeasuredData, Point
 from quala.runtime.engine import GRAPH, open_engine
 from quala.runtime.hardware import Conditions, processor
+from quala.runtime.hub import NOT_STATED, README, with_metadata
 from quala.runtime.latency_model import time_cases
 
 if TYPE_CHECKING:
@@ -73,14 +75,14 @@ License: {license}.
 
 
 def model_card(card: Card, folder: Path) -> str:
-    """Return the model card of an export that lies in `folder`."""
+    """Return the model card of an export that lies in `folder`, with the hub's metadata."""
     counts = sorted(card.full.ms)
     middle = counts[len(counts) // 2] if counts else 0
     facts = {**card.timing, "processor": card.timing.get("processor", {}).get("name", "-")}
     found = facts.pop("conditions", None)
     conditions = Conditions(**found) if found else None
     timing = ", ".join(f"{key} {value}" for key, value in facts.items() if card.timing)
-    return TEXT.format(
+    text = TEXT.format(
         name=markdown(card.name),
         use=ASK if card.task == Span.kind else PREDICT if card.task in PREDICTORS else BENCH,
         precision=card.precision,
@@ -101,8 +103,9 @@ def model_card(card: Card, folder: Path) -> str:
             f"- {key}: {markdown(value)}" for key, value in card.provenance.items()
         )
         or "-",
-        license=card.licence,
+        license=markdown(card.licence),
     )
+    return with_metadata(card, text)
 
 
 def _notes(card: Card, tokens: int, conditions: Conditions | None) -> str:
@@ -167,7 +170,8 @@ LADDER = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
 class ExportSettings:
     """How an export cuts contexts and decodes answers, is named, and is timed.
 
-    `repeats` 0 leaves the times out.
+    `repeats` 0 leaves the times out. `license` None is the one that the model's own card states.
+    `test` are the data of the front's scores.
     """
 
     windows: Windows
@@ -177,6 +181,8 @@ class ExportSettings:
     threads: int = 1
     repeats: int = 9
     provenance: Mapping[str, str] = field(default_factory=dict)
+    license: str | None = None
+    test: MeasuredData | None = None
 
 
 def write_export(
@@ -193,7 +199,9 @@ def write_export(
     semantics and for layers that an export cannot hold.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    windows = settings.windows
+    windows, stated = settings.windows, recorded(asdict(stated_of(model.hf.config)))
+    license = stated["license"] if settings.license is None else recorded(settings.license)
+    own = settings.test.name if settings.test else ""
     graph = build_graph(model, sequence_length=windows.max_length)
     (folder / GRAPH).write_bytes(graph.SerializeToString())
     tokenizer.save_pretrained(folder)
@@ -213,11 +221,16 @@ def write_export(
         null_threshold=model.task.facts.get("null_threshold"),
         front=tuple(front),
         provenance=recorded(settings.provenance),
+        licence=license.strip() or NOT_STATED,
+        languages=tuple(stated["languages"]),
+        datasets=tuple(dict.fromkeys(filter(None, [own, *stated["datasets"]]))),
+        base_model=stated["base_model"],
+        test=settings.test,
     )
     if settings.repeats:
         card = _timed(card, graph, settings)
     (folder / FILE).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(model_card(card, folder), encoding="utf-8")
+    (folder / README).write_text(model_card(card, folder), encoding="utf-8")
     make_servable(folder, card.task, null=card.null_threshold is not None)
     write_manifest(folder)
     return card

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from quala.graph.standard import EMBEDDING, STARTS, standard_graph
 from quala.manifest import write_manifest
 from quala.metrics.interval import metric_name, score_text
 from quala.onnx_builder import HIDDEN, OUTPUT
-from quala.redact import markdown
+from quala.redact import markdown, recorded
 from quala.runtime.card import Budget, Card, Point
 from quala.runtime.engine import read_graph
+from quala.runtime.hub import with_metadata
 from quala.stored import read_object
 
 
@@ -114,13 +115,17 @@ Port = tuple[str, str, str, str]
 """Input or output, the name, the type and the shape."""
 
 
-def write_standard(source: Path, folder: Path, budget: Budget) -> dict[str, Any]:
+def write_standard(
+    source: Path, folder: Path, budget: Budget, license: str | None = None
+) -> dict[str, Any]:
     """Write one point of the export `source` into an empty folder; return facts of it.
 
-    The budget is for one input of the longest length. Raises QualaError for an export that cannot
-    be read, for a budget that it cannot keep, and for a task that other tools do not have.
+    The budget is for one input of the longest length; `license` None is that of the export. Raises
+    QualaError for an export that cannot be read, for a budget that it cannot keep, and for a task
+    that other tools do not have.
     """
     card = Card.read(source)
+    card = card if license is None else replace(card, licence=recorded(license))
     if card.task not in USUAL:
         raise unknown("task of other tools", card.task, USUAL)
     usual, (point, note) = USUAL[card.task], card.choose(budget, [card.sequence_length])
@@ -190,7 +195,7 @@ def _text(card: Card, point: Point, graph: onnx.ModelProto, file: str) -> str:
     usual, threshold = USUAL[card.task], card.null_threshold
     made = {one.name for one in graph.graph.output}
     apart = usual.output == EMBEDDING and HIDDEN not in made
-    return TEXT.format(
+    text = TEXT.format(
         name=markdown(card.name),
         precision=card.precision,
         task=card.task.replace("-", " "),
@@ -204,8 +209,9 @@ def _text(card: Card, point: Point, graph: onnx.ModelProto, file: str) -> str:
         note=DROPS_EMBED if apart else "",
         provenance="\n".join(f"- {key}: {markdown(one)}" for key, one in card.provenance.items())
         or "-",
-        license=card.licence,
+        license=markdown(card.licence),
     )
+    return with_metadata(replace(card, test=None), text)  # its results are of other points too
 
 
 def _point_text(card: Card, point: Point) -> str:

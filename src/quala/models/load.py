@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as hf_logging
+from transformers.utils.hub import cached_file
 
 from quala.architecture import CONFIG, KERNELS_KEY, KEY, LONGEST, check_config
 from quala.cost import OFFLINE, architecture_of, offline_folder, parameters
@@ -30,6 +31,7 @@ from quala.durable import settle
 from quala.errors import QualaError
 from quala.models.adaptive import LengthAdaptiveModel, Semantics
 from quala.models.families import Family, drop_pooler, family_of, match_token_types
+from quala.models.stated import README, read_stated, record_stated
 from quala.plugins import FAMILIES
 from quala.ranges import ranged
 from quala.stored import check_size, read_object, stored
@@ -61,6 +63,19 @@ def split_revision(name: str) -> tuple[str, str]:
     """Split a hub name into name and revision, `main` unless given as `name@revision`."""
     repository, _, revision = name.partition("@")
     return repository, revision or "main"
+
+
+def found_file(source: str | Path, name: str) -> Path | None:
+    """Return a file beside a model, of one on the hub its copy here; None where there is none."""
+    place = resolve_source(source)
+    if isinstance(place, Path):
+        return place / name if (place / name).is_file() else None
+    repository, revision = split_revision(place)
+    found = cached_file(
+        repository, name, revision=revision, _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    return None if found is None else Path(found)
 
 
 def source_fingerprint(source: str | Path) -> str:
@@ -122,6 +137,8 @@ def load_model(
     hf = _load_weights(place, config, task=task, head=head, seed=seed)
     if not stored_facts(source):  # else it has the types that it was trained with
         _match_token_types(hf, place)
+        card = found_file(place, README) if head == "own" else None
+        record_stated(hf.config, read_stated(place, card))
     return LengthAdaptiveModel(hf, task=task, significance=significance, semantics=semantics)
 
 

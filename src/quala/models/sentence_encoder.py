@@ -11,11 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.hub import cached_file
-
 from quala.data.task_embed import Embedding
 from quala.errors import QualaError
-from quala.models.load import resolve_source, split_revision, stored_facts
+from quala.models.load import found_file, stored_facts
 from quala.reading import load_json, read_text
 from quala.stored import read_object
 
@@ -25,7 +23,7 @@ MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 
 def is_sentence_encoder(source: str | Path) -> bool:
     """Tell whether sentence-transformers wrote a checkpoint, or on the hub one with its files."""
-    return _file(source, MODULES) is not None
+    return found_file(source, MODULES) is not None
 
 
 def pooled_as(source: str | Path, task: Embedding) -> Embedding:
@@ -35,7 +33,7 @@ def pooled_as(source: str | Path, task: Embedding) -> Embedding:
     normalized. Raises QualaError for steps that quala does not have.
     """
     facts = stored_facts(source)
-    if "pooling" not in facts and (file := _file(source, MODULES)):
+    if "pooling" not in facts and (file := found_file(source, MODULES)):
         facts = _facts(source, file)
     pooling, normalize = facts.get("pooling", "mean"), facts.get("normalize", True)
     return replace(task, pooling=task.pooling or pooling, normalize=bool(normalize))
@@ -43,7 +41,7 @@ def pooled_as(source: str | Path, task: Embedding) -> Embedding:
 
 def tokens_read(source: str | Path) -> int | None:
     """Return the tokens that sentence-transformers cuts a text to, where its files say so."""
-    file = _file(source, LIMITS)
+    file = found_file(source, LIMITS)
     found = None if file is None else read_object(file).get("max_seq_length")
     return found if isinstance(found, int) and found > 0 else None
 
@@ -62,7 +60,7 @@ def _facts(source: str | Path, file: Path) -> dict[str, Any]:
             f"`{source}` has the step `{min(foreign)}` after its encoder, which quala does not "
             "have: only encoders that are pooled, and normalized, can be compressed."
         )
-    config = _file(source, f"{kinds.get('Pooling', '')}/config.json".lstrip("/"))
+    config = found_file(source, f"{kinds.get('Pooling', '')}/config.json".lstrip("/"))
     return {
         "pooling": _mode(read_object(config), config) if config and "Pooling" in kinds else "mean",
         "normalize": "Normalize" in kinds,
@@ -78,15 +76,3 @@ def _mode(config: Mapping[str, Any], file: Path) -> str:
     if found not in MODES.values():
         raise QualaError(f"The pooling in `{file}` must be mean or cls, got {found or 'none'}.")
     return str(found)
-
-
-def _file(source: str | Path, name: str) -> Path | None:
-    place = resolve_source(source)
-    if isinstance(place, Path):
-        return place / name if (place / name).is_file() else None
-    repository, revision = split_revision(place)
-    found = cached_file(
-        repository, name, revision=revision, _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )  # fmt: skip
-    return None if found is None else Path(found)

@@ -23,6 +23,7 @@ from quala.errors import QualaError
 from quala.runtime.card import Budget, Card, Query, Reply, model_folder, shipped
 from quala.runtime.engine import open_export
 from quala.runtime.hardware import check_threads
+from quala.runtime.hub import download, is_hub_name
 from quala.runtime.predictor import Predictor, Work
 from quala.runtime.texts import TEXT_PREDICTORS, TextPredictor
 
@@ -130,15 +131,18 @@ PREDICTORS = {each.task: each for each in _EVERY}
 def load(
     model: str | Path, *, runtime: str = "onnxruntime", threads: int = 1
 ) -> QuestionAnswerer | TextPredictor:
-    """Load an exported folder, or a model that comes with quala by its name.
+    """Load an exported folder, `owner/name` on the hub, or a model that comes with quala.
 
     The task of the export decides what comes back: a `QuestionAnswerer`, `Classifier`,
     `Regressor`, `Tagger` or `Embedder`. A folder wins over such a name, with a warning; `./NAME`
-    and a `Path` name folders. Raises QualaError for a folder that is no export, is truncated or
-    has a task without a predictor, for an unknown runtime and for too few or too many threads.
+    and a `Path` name folders. A model on the hub is downloaded once; `owner/name@revision` names
+    one of its versions. Raises QualaError for a folder that is no export, is truncated or has a
+    task without a predictor, for an unknown runtime and for too few or too many threads.
     """
     check_threads(threads)
     folder = model_folder(model, partial(warnings.warn, stacklevel=3))
+    if folder is None and isinstance(model, str) and is_hub_name(model):
+        folder = download(model)
     if folder is None:
         names = ", ".join(shipped()) or "none"
         raise QualaError(f"`{model}` is no folder; models that come with quala: {names}.")

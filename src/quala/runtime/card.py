@@ -175,7 +175,8 @@ class Point:
 
     `score` is percent on the test set, None where it was not measured; `ms` maps tokens of an
     input to milliseconds on the machine that exported. `interval` is the score's at 95 %, over
-    `examples`; `speedups` are over the models named, as they were measured beside it.
+    `examples`; `speedups` are over the models named, as they were measured beside it. One point
+    may be `chosen`: by the search, for what it loses.
     """
 
     lengths: LengthConfig
@@ -186,6 +187,7 @@ class Point:
     examples: int | None = None
     interval: Bounds | None = None
     speedups: Mapping[str, float] = field(default_factory=dict)
+    chosen: bool = False
 
     @classmethod
     def unmeasured(cls, arch: Architecture, lengths: LengthConfig) -> Point:
@@ -222,7 +224,18 @@ class Point:
         return float((inside * beyond).sum())
 
 
-_APART = ("arch", "front", "labels", "null_threshold")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredData:
+    """The data that scores are of: their title, and their name on the hub if they are there."""
+
+    title: str
+    name: str = ""
+    subset: str = ""
+    split: str = ""
+
+
+_APART = ("arch", "front", "test", "timing", "provenance")
+_WHERE_SET = ("labels", "null_threshold", "languages", "datasets", "base_model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +263,12 @@ class Card:
     """The labels of a classifier, in the order of the outputs; none where these have no names."""
     null_threshold: float | None = None
     """No answer is given where [CLS] is ahead of the best answer by more; None: one always is."""
+    languages: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    """Names on the hub of the data that the model was trained on, as far as they are known."""
+    base_model: str = ""
+    """The name on the hub of the model that this one was made of."""
+    test: MeasuredData | None = None
 
     @property
     def full(self) -> Point:
@@ -347,20 +366,19 @@ class Card:
                 "examples": point.examples,
                 "interval": point.interval,
                 "speedups": dict(point.speedups),
+                **({"chosen": True} if point.chosen else {}),
             }
             for point in self.front
         ]
-        facts = {
-            name: getattr(self, name)
-            for name in self.__slots__
-            if name not in (*_APART, "timing", "provenance")
-        }
+        facts = {name: getattr(self, name) for name in self.__slots__ if name not in _APART}
+        for name in _WHERE_SET:
+            if facts[name] in ((), "", None):
+                del facts[name]
         return {
             "format": FORMAT,
             "kind": KIND,
-            **facts,
-            **({"labels": list(self.labels)} if self.labels else {}),
-            **({} if self.null_threshold is None else {"null_threshold": self.null_threshold}),
+            **{name: list(one) if isinstance(one, tuple) else one for name, one in facts.items()},
+            **({"test": asdict(self.test)} if self.test else {}),
             "arch": {k: v for k, v in asdict(self.arch).items() if v or k != "relative"},
             "timing": dict(self.timing),
             "provenance": dict(self.provenance),

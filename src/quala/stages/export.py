@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from quala.checkpoint import Checkpoint, ensure_tuned, load_with_data
 from quala.cost import padded_macs
+from quala.data.formats import format_of
+from quala.data.read import is_single_file
+from quala.data.spec import DEMO
 from quala.errors import QualaError
 from quala.export.folder import ExportSettings, front_of, write_export
 from quala.lengths import LengthConfig, read_layers
+from quala.redact import recorded
 from quala.results import float_model, speedup_base, with_speedups
-from quala.runtime.card import Point
+from quala.runtime.card import MeasuredData, Point
 from quala.stages.measure import read_data, read_rows
 from quala.stages.report import titled
 
 if TYPE_CHECKING:
+    from quala.data.spec import DataSpec
     from quala.stage import StageContext
     from quala.stages.result_options import ExportConfig
 
@@ -31,14 +36,17 @@ def run(
     """Export `model` with the front that `measure` scored."""
     opened = load_with_data(inputs["model"], inputs["data"])
     ensure_tuned(opened, batch_size=BATCH)
+    data, measured = inputs["data"], read_data(inputs["measure"])
     settings = ExportSettings(
-        windows=inputs["data"].windows,
-        decoding=inputs["data"].decoding,
-        name=titled(config.title, read_data(inputs["measure"])),
+        windows=data.windows,
+        decoding=data.decoding,
+        name=titled(config.title, measured),
         runtime=config.runtime,
         threads=config.threads,
         repeats=config.repeats,
         provenance=context.provenance,
+        license=config.license,
+        test=measured_data(data, str(measured.get("title") or format_of(data).title(data))),
     )
     card = write_export(
         opened.model,
@@ -49,6 +57,14 @@ def run(
     )
     size = (context.output / "model.onnx").stat().st_size
     return {"export/bytes": float(size), "export/points": float(len(card.front))}
+
+
+def measured_data(spec: DataSpec, title: str) -> MeasuredData:
+    """Return what the scores are of; a single file has no splits, and is not on the hub."""
+    facts = {"title": title, "split": "" if is_single_file(spec) else spec.test_split}
+    if spec.name and spec.name != DEMO:
+        facts |= {"name": spec.name, "subset": spec.subset or ""}
+    return MeasuredData(**recorded(facts))
 
 
 def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
@@ -84,6 +100,7 @@ def measured_front(opened: Checkpoint, folder: Path) -> list[Point]:
                 examples=row.examples,
                 interval=row.interval,
                 speedups={one.model: ratio for one, ratio in over if one and ratio},
+                chosen=row.role == "chosen",
             )
         )
     # Older versions measured a chosen full length twice.

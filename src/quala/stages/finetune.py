@@ -11,6 +11,7 @@ from quala.checkpoint import load_with_data, metadata, record_tuned, score_selec
 from quala.compress.prune.sparse import store_sparse
 from quala.compress.structure import forget_structures
 from quala.models.load import save_model
+from quala.models.stated import Stated, record_stated, stated_of
 from quala.stages.training import TrainingModule, fit, plan_training
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def run(
     )
     model, data = checkpoint.model, checkpoint.data
     forget_structures(model.hf)
+    start = stated_of(model.hf.config).base_model  # what is trained has a license of its own
+    record_stated(model.hf.config, Stated(base_model=start))
     set_dropout(model.hf, hidden=config.hidden_dropout, attention=config.attention_dropout)
     plan = plan_training(data.train.features, config, pad_to=checkpoint.pad_to)
     module = FinetuneModule(model, config, plan)

@@ -141,6 +141,8 @@ class ExportConfig(StageConfig):
     threads: int = ranged(at_least=1, at_most=MOST_THREADS)
     repeats: int = ranged(at_least=0, at_most=1000)
     """Runs behind each time; 0 leaves the times out, and then no budget in milliseconds works."""
+    license: str | None = text("line", None, identity="if set")
+    """The license of the model, such as mit; null: what the model's own card states, if any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
