@@ -185,7 +185,7 @@ def test_an_export_whose_registering_fails_leaves_nothing(
     def refused(*_: object) -> None:
         raise QualaError("The store refuses.")
 
-    monkeypatch.setattr(export, "locate_model", lambda *_: export_folder)
+    monkeypatch.setattr(export, "locate_model", lambda *_, **__: export_folder)
     monkeypatch.setattr(export, "register", refused)
     with pytest.raises(QualaError, match="The store refuses"):
         main(["0" * 32, "--out", str(tmp_path / "out"), "--register", "name"])
