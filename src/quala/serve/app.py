@@ -62,8 +62,11 @@ def _hashes(html: str, tag: str) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-STOPPING: dict[str, Any] = {"description": "The service is stopping."}
 TAKES = "The service takes requests."
+
+
+def _stopping(model: type[StatusOut]) -> dict[int | str, dict[str, Any]]:
+    return {503: {"model": model, "description": "The service is stopping."}}
 
 
 class StrictRequest(HttpRequest):
@@ -155,12 +158,12 @@ def _add_facts(app: FastAPI, model: Model, dispatcher: Dispatcher) -> None:
         """Say that the process answers, also while it stops; where it does not, restart it."""
         return StatusOut(status="ok")
 
-    @app.get("/readyz", response_description=TAKES, responses={503: STOPPING})
+    @app.get("/readyz", response_description=TAKES, responses=_stopping(StatusOut))
     async def readyz(response: Response) -> StatusOut:
         """Say whether requests are taken: the model is loaded, and the service is not stopping."""
         return StatusOut(status=status(response))
 
-    @app.get("/health", response_description=TAKES, responses={503: STOPPING})
+    @app.get("/health", response_description=TAKES, responses=_stopping(HealthOut))
     async def health(response: Response) -> HealthOut:
         """Say whether requests are taken, for which model, and how much waits."""
         return HealthOut(
