@@ -32,7 +32,7 @@ unshare --mount bash -c '
     mount -o remount,bind,ro "$1"
     cd "$1/models"
     exec env -i HOME=/tmp PATH=/opt/quala/bin:/usr/bin:/bin PYTHONUNBUFFERED=1 \
-        chroot --userspec=10001:10001 "$1" sh -c "
+        /usr/sbin/chroot --userspec=10001:10001 "$1" sh -c "
             cd /models
             touch /models/x 2>/dev/null && exit 99
             exec quala serve --host 127.0.0.1 --port $2 minilm-squad"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -111,7 +112,8 @@ WITHOUT = f"import sys; sys.modules.update(dict.fromkeys({sorted(TRAIN)}))\n"
 def without_train(code: str, folder: Path) -> str:
     """Return what code prints where only the packages for serving are installed."""
     words = [sys.executable, "-c", WITHOUT + code]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=folder, check=False)
+    own = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env=own, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

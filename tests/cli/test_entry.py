@@ -207,6 +207,7 @@ def interrupted(code: str, *words: str, folder: Path | None = None) -> tuple[int
     done = subprocess.run(
         [sys.executable, "-c", head + code, *words],
         cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         capture_output=True,
         text=True,
         start_new_session=True,
