@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import signal
 import sys
 import threading
@@ -19,6 +20,12 @@ ENDINGS = {
     signal.SIGHUP: "The terminal was closed",
 }
 """What is said after a signal; the exit code is 128 and its number, as shells have it."""
+TRAIN = frozenset({
+    "datasets", "hydra", "jinja2", "lightning_fabric", "markupsafe", "matplotlib", "mlflow",
+    "omegaconf", "optuna", "pandas", "plotly", "pytorch_lightning", "requests", "safetensors",
+    "scipy", "sqlalchemy", "torch", "torchmetrics", "transformers",
+})  # fmt: skip
+"""Packages of the extra `train`, as they are imported; serving needs none of them."""
 LONGEST = 4000
 """Characters of a sentence: names in it may be of any length."""
 
@@ -47,6 +54,24 @@ def one_line(text: str) -> str:
     )
 
 
+_ESCAPED = re.compile("[\ud800-\udfff]")
+
+
+def decoded(word: str) -> str:
+    """Return a word of the command line as text; in an ASCII locale UTF-8 comes escaped.
+
+    Raises QualaError for a word that is no text, whatever the command would do with it.
+    """
+    if "\0" in word:
+        raise QualaError(f"The argument `{word:.40}` has a NUL character.")
+    if not _ESCAPED.search(word):
+        return word
+    try:
+        return os.fsencode(word).decode()
+    except UnicodeError as error:
+        raise QualaError(f"The argument `{word:.40}` is no UTF-8 text.") from error
+
+
 def ended(sentence: str) -> str:
     """Return a sentence with a full stop, which those of libraries lack."""
     return sentence if sentence.endswith((".", "?", "!")) else f"{sentence}."
@@ -72,6 +97,11 @@ def noted(error: BaseException, **facts: Any) -> None:
 
 
 _FACTS = "quala_facts"
+
+
+def not_installed(package: str) -> str:
+    """Return what is said where a package of the extra `train` is missing."""
+    return f"This needs `{package}`, which is not installed: pip install 'quala[train]'."
 
 
 def guarded(command: Callable[[], int], *, as_json: bool = False) -> int:
@@ -116,8 +146,11 @@ def _verdict(error: BaseException, came: Sequence[int]) -> tuple[str | None, int
         return None, code
     if isinstance(error, QualaError):
         return str(error), error.exit_code
-    from quala.durable import disk_trouble
+    from quala.durable import chain, disk_trouble
 
+    for one in chain(error):
+        if isinstance(one, ModuleNotFoundError) and one.name in TRAIN:
+            return not_installed(one.name), QualaError.exit_code
     if trouble := disk_trouble(error):
         return trouble, QualaError.exit_code
     if isinstance(error, _store_errors()):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commandline import QUESTIONS, SIZES
 
 from quala import __version__
 from quala.cli.entry import VERBS, main
@@ -187,3 +190,65 @@ def test_a_folder_that_is_gone_is_said(
         "error: The current folder is gone: change to one that exists.\n"
     )
     assert main(["--version"]) == 0
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    code = "import sys; from quala.cli import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "cost", "--preset", b"caf\xe9"]
+    for environment in (os.environ, os.environ | ASCII):
+        done = subprocess.run(words, env=environment, capture_output=True)
+        said = b"error: The argument `caf\\udce9` is no UTF-8 text.\n"
+        assert (done.returncode, done.stderr) == (2, said)
+
+
+def interrupted(code: str, *words: str, folder: Path | None = None) -> tuple[int, str, str]:
+    """Return the exit code and the output of a process that Ctrl-C reaches, as in a terminal."""
+    head = "import os, signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", head + code, *words],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_ctrl_c_while_quala_is_imported_is_one_sentence() -> None:
+    code = """
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "quala.cli.entry":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from quala.cli import main
+sys.exit(main())
+"""
+    assert interrupted(code, "--version") == (130, "", "error: Interrupted.\n")
+
+
+def test_ctrl_c_after_the_last_line_prints_nothing() -> None:
+    code = "from quala.cli import main\nmain()\nos.killpg(0, signal.SIGINT)"
+    assert interrupted(code, "--version") == (-signal.SIGINT, f"quala {__version__}\n", "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_training_is_one_sentence(
+    tmp_path: Path, tiny_checkpoint: Path, migrated_database: Path
+) -> None:
+    (tmp_path / "mlruns").mkdir()
+    shutil.copy(migrated_database, tmp_path / "mlruns/mlflow.db")
+    code = """
+from quala.stages.training import FiniteCallback
+def interrupt(self, trainer, *_):
+    os.killpg(0, signal.SIGINT)
+FiniteCallback.on_train_batch_end = interrupt
+from quala.cli import main
+sys.exit(main())
+"""
+    words = ["run", "quala_minilm", f"model.teacher={tiny_checkpoint}", *SIZES, *QUESTIONS]
+    status, out, told = interrupted(code, *words, folder=tmp_path)
+    assert (status, out) == (130, ""), told
+    assert told.endswith("error: Interrupted; the same command goes on from here.\n")
+    assert "Traceback" not in told

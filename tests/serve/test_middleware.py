@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from quala.serve.app import create_app
-from quala.serve.middleware import MOST_BODIES, CountRequests, LimitBodies, Metrics
+from quala.serve.middleware import MOST_BODIES, PROBES, CountRequests, LimitBodies, Metrics
 from quala.serve.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
@@ -115,6 +115,8 @@ def test_foreign_hosts_are_refused(toy: Any, host: str, status: int) -> None:
         for path in ("/health", "/", "/card"):
             response = client.get(path, headers={"Host": host})
             assert response.status_code == status
+        for path in PROBES:  # asked by the address of a pod
+            assert client.get(path, headers={"Host": host}).status_code == 200
         response = client.post(
             "/answer", json={"question": "q", "context": "Ada"}, headers={"Host": host}
         )

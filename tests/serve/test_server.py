@@ -132,9 +132,12 @@ def test_a_signal_finishes_what_is_queued_and_exits_with_0(
         half = stack.enter_context(socket.create_connection(_address(url)))
         half.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         stack.enter_context(socket.create_connection(_address(url)))
-        assert httpx2.get(f"{url}/health").is_success
+        for path in ("health", "readyz", "livez"):
+            assert httpx2.get(f"{url}/{path}").is_success
         process.send_signal(number)
-        until(lambda: httpx2.get(f"{url}/health").status_code == 503)
+        until(lambda: httpx2.get(f"{url}/readyz").status_code == 503)
+        assert httpx2.get(f"{url}/health").status_code == 503
+        assert httpx2.get(f"{url}/livez").status_code == 200
         assert httpx2.post(f"{url}/answer", json=GOOD).status_code == 503
         release.touch()
         asking.join()

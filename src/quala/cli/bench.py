@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from quala.cli.arguments import PLACE, REPEATS, Parser, add_runtime, number, num
 from quala.cli.locate import add_model, locate_model
 from quala.cli.output import show, warn, write_json
 from quala.cost import PRESETS
-from quala.errors import QualaError
+from quala.errors import QualaError, not_installed
 from quala.lengths import LengthConfig
 from quala.reading import expanded
 from quala.runtime.hardware import BUSY
@@ -40,6 +41,7 @@ LOSS = 1.0
 """Points of F1 that equal accuracy allows."""
 SCORED = 16
 """Questions at a time that are scored."""
+BASELINE = "bert-base"
 Entries = dict[str, Callable[[list[Any]], object]]
 # Tokens of SQuAD 1.1 dev windows (max_length 384, BERT vocabulary): 32 evenly spaced quantiles.
 SQUAD_TOKENS = (
@@ -157,14 +159,19 @@ def _baselines(
 
     In PyTorch it is padded, as published evaluations run it, and in the runtime of the points.
     """
-    if arguments.baseline == "none":
+    baseline = arguments.baseline
+    if baseline is None and find_spec("torch") is None:
+        warn(f"No baseline: {not_installed('torch')}")
+        baseline = "none"
+    if baseline == "none":
         return card.arch, {}
+    baseline = baseline or BASELINE
     from quala.data.task import Span
     from quala.runtime.engine import TorchEngine, open_model
     from quala.stages.measure import random_model
 
-    model = random_model(arguments.baseline, Span())
-    name = f"{arguments.baseline} fp32, {RANDOM}"
+    model = random_model(baseline, Span())
+    name = f"{baseline} fp32, {RANDOM}"
     longest, threads = card.sequence_length, arguments.threads
     return model.arch, {
         f"{name}, PyTorch, padded to {longest}": TorchEngine(
@@ -320,8 +327,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--baseline",
         type=one_of("baseline", [*PRESETS, "none"]),
-        default="bert-base",
-        help="a preset of `quala cost`, or none (default: bert-base)",
+        help=f"a preset of `quala cost`, or none (default: {BASELINE}, none without PyTorch)",
     )
     parser.add_argument(
         "--batch",

@@ -6,12 +6,12 @@ import importlib
 import io
 import logging
 import os
-import re
+import signal
 import sys
 from collections.abc import Sequence
 
 from quala import __version__
-from quala.errors import QualaError, guarded, unknown
+from quala.errors import QualaError, decoded, guarded, unknown
 from quala.redact import guard_logs
 
 VERBS = {
@@ -36,7 +36,6 @@ VERBS = {
 
 BROKEN_PIPE = 141
 """Exit code where nobody reads the output any more: 128 and the number of SIGPIPE."""
-_ESCAPED = re.compile("[\ud800-\udfff]")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return guarded(lambda: _delivered(words), as_json="--json" in words)
     except BrokenPipeError:  # of standard error, where the sentence was to go
         return BROKEN_PIPE
+    finally:
+        if arguments is None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's end would print a traceback
 
 
 def _prepare_streams() -> None:
@@ -70,7 +72,7 @@ def _delivered(words: Sequence[str]) -> int:
     """Return the exit code of the command, and of its output when that cannot be written."""
     code = 0
     try:
-        code = _command([_decoded(word) for word in words])
+        code = _command([decoded(word) for word in words])
     except OSError:
         if (lost := _undelivered()) is None:
             raise
@@ -94,21 +96,6 @@ def _undelivered() -> OSError | None:
         os.close(null)
         return error
     return None
-
-
-def _decoded(word: str) -> str:
-    """Return a word of the command line as text; in an ASCII locale UTF-8 comes escaped.
-
-    Raises QualaError for a word that is no text, whatever the command would do with it.
-    """
-    if "\0" in word:
-        raise QualaError(f"The argument `{word:.40}` has a NUL character.")
-    if not _ESCAPED.search(word):
-        return word
-    try:
-        return os.fsencode(word).decode()
-    except UnicodeError as error:
-        raise QualaError(f"The argument `{word:.40}` is no UTF-8 text.") from error
 
 
 def _command(words: Sequence[str]) -> int:

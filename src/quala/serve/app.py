@@ -26,7 +26,7 @@ from quala.serve.docs import docs_html
 from quala.serve.errors import add_handlers
 from quala.serve.middleware import CheckHost, CountRequests, LimitBodies, Metrics
 from quala.serve.routes import add_routes, service_of
-from quala.serve.schema import HealthOut
+from quala.serve.schema import HealthOut, StatusOut
 from quala.serve.settings import Settings
 
 
@@ -62,7 +62,11 @@ def _hashes(html: str, tag: str) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-STOPPING: dict[str, Any] = {"model": HealthOut, "description": "The service is stopping."}
+TAKES = "The service takes requests."
+
+
+def _stopping(model: type[StatusOut]) -> dict[int | str, dict[str, Any]]:
+    return {503: {"model": model, "description": "The service is stopping."}}
 
 
 class StrictRequest(HttpRequest):
@@ -145,14 +149,25 @@ def _lifespan(
 
 
 def _add_facts(app: FastAPI, model: Model, dispatcher: Dispatcher) -> None:
-    @app.get(
-        "/health", response_description="The service takes requests.", responses={503: STOPPING}
-    )
-    async def health(response: Response) -> HealthOut:
-        """Say whether the service takes requests."""
+    def status(response: Response) -> str:
         response.status_code = 503 if dispatcher.closed else 200
+        return "stopping" if dispatcher.closed else "ok"
+
+    @app.get("/livez", response_description="The process answers.")
+    async def livez() -> StatusOut:
+        """Say that the process answers, also while it stops; where it does not, restart it."""
+        return StatusOut(status="ok")
+
+    @app.get("/readyz", response_description=TAKES, responses=_stopping(StatusOut))
+    async def readyz(response: Response) -> StatusOut:
+        """Say whether requests are taken: the model is loaded, and the service is not stopping."""
+        return StatusOut(status=status(response))
+
+    @app.get("/health", response_description=TAKES, responses=_stopping(HealthOut))
+    async def health(response: Response) -> HealthOut:
+        """Say whether requests are taken, for which model, and how much waits."""
         return HealthOut(
-            status="stopping" if dispatcher.closed else "ok",
+            status=status(response),
             model=str(model.card.get("name", "")),
             waiting=dispatcher.depth,
         )

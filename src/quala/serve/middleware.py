@@ -21,10 +21,15 @@ CLOSE = {"Connection": "close"}
 """Of a response before the body was read: what comes next on the connection is not trusted."""
 
 
+PROBES = ("/livez", "/readyz")
+"""What an orchestrator asks, by an address that nobody knows beforehand."""
+
+
 class CheckHost:
     """Middleware that answers only requests to some hosts, at any port (else 421).
 
     A page of a foreign site whose name leads here (DNS rebinding) names that site as the host.
+    `PROBES` are answered for any host.
     """
 
     def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
@@ -36,7 +41,7 @@ class CheckHost:
         named = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
         parts = NAMED.fullmatch(named)
         host = (parts[1] if parts else named).rstrip(".").lower()
-        if not host or host in self._hosts:
+        if not host or host in self._hosts or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
         sentence = f"The host `{host[:100]}` is not served here; `--allowed-hosts` names others."

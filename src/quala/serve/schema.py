@@ -330,9 +330,14 @@ class ErrorOut(BaseModel):
     error: str = Field(description="One sentence.")
 
 
-class HealthOut(BaseModel):
+class StatusOut(BaseModel):
     """Whether the service takes requests."""
 
     status: str = Field(description="`ok`, or `stopping`.")
+
+
+class HealthOut(StatusOut):
+    """Whether the service takes requests, and how many wait."""
+
     model: str = Field(description="The model's name.")
     waiting: int = Field(description="Windows that wait for the model.")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quala.errors import guarded
+from quala.errors import decoded, guarded
 from quala.stage import Stage
 from quala.workflow.flow import Flow
 from quala.workflow.script import WorkflowSpec
@@ -26,7 +26,7 @@ class Workflow(WorkflowSpec):
             # Hydra and rich take a while to import; a script that is only loaded needs neither.
             from quala.workflow.launch import run
 
-            return run(self, given)
+            return run(self, [decoded(word) for word in given])
 
         sys.exit(guarded(command, as_json="--json" in given))
 
