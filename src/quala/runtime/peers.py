@@ -273,7 +273,7 @@ def peer_engines(source: Source) -> tuple[dict[str, PeerEngine], dict[str, str]]
     left_out: dict[str, str] = {}
     for name, peer in PEERS.items():
         if peer.package and find_spec(peer.package) is None:
-            left_out[name] = f"pip install {peer.package}"
+            left_out[name] = f"{peer.package} is not installed: pip install 'quala[peers]'"
         elif peer.answers and len(source.outputs) == 1:
             left_out[name] = "it is for question answering here"
         else:
