@@ -131,7 +131,7 @@ class Reader:
         words = [word for word in words if word != "&"]
         process = subprocess.Popen([sys.executable, "-c", SERVE, *words, "--port", str(port)])
         self._served.append(process)
-        for _ in range(600):
+        for _ in range(3000):  # 5 minutes: a busy machine starts it slowly
             assert process.poll() is None, f"`quala {shlex.join(words)}` ended"
             with socket.socket() as client:
                 if client.connect_ex(("127.0.0.1", port)) == 0:

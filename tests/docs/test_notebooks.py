@@ -34,6 +34,6 @@ def test_the_notebooks_run(tmp_path: Path) -> None:
 
 
 def test_the_page_lists_all_notebooks() -> None:
-    page = (FOLDER / "index.md").read_text(encoding="utf-8")
+    page = FOLDER.with_suffix(".md").read_text(encoding="utf-8")
     assert sorted(one.name for one in FOLDER.glob("*.ipynb")) == sorted(ORDER)
     assert [page.index(name) for name in ORDER] == sorted(page.index(name) for name in ORDER)

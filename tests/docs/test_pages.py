@@ -40,11 +40,10 @@ def encoder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> 
 
 @pytest.fixture
 def reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, migrated_database: Path,
-    tiny_checkpoint: Path, encoder: Path,
-) -> Reader:  # fmt: skip
-    """A reader in a folder that has what the pages suppose: a model, and a store."""
-    timed = pace.measured
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, page: Path
+) -> Reader:
+    """A reader in a folder that has what the page supposes: models and a store."""
+    timed, text = pace.measured, page.read_text(encoding="utf-8")
 
     def steady(subject: Any) -> Any:
         found, sizes = timed(subject)
@@ -55,16 +54,19 @@ def reader(
     monkeypatch.setattr("quala.workflow.lease.SECONDS_TO_SETTLE", 0.05)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
     monkeypatch.chdir(tmp_path)
-    store = tmp_path / "mlruns"
-    store.mkdir()
-    shutil.copy(migrated_database, store / "mlflow.db")
-    shutil.copytree(tiny_checkpoint, tmp_path / "my-qa-model")
+    called = {}
+    if "quala compress" in text:
+        (tmp_path / "mlruns").mkdir()
+        shutil.copy(request.getfixturevalue("migrated_database"), tmp_path / "mlruns/mlflow.db")
+        called["offline"] = str(request.getfixturevalue("encoder"))
+    if "my-qa-model" in text:
+        shutil.copytree(request.getfixturevalue("tiny_checkpoint"), tmp_path / "my-qa-model")
 
     def added(words: Sequence[str]) -> list[str]:
         small = TOY.get(words[0], ())
         return [one for one in small if one.split("=")[0] not in " ".join(words)]
 
-    return Reader(added, {"offline": str(encoder)})
+    return Reader(added, called)
 
 
 @pytest.mark.slow
