@@ -19,7 +19,7 @@ PAGES = [*sorted((ROOT / "docs" / "tutorial").glob("*.md")), ROOT / "docs" / "fa
 TOY: Mapping[str, Sequence[str]] = {
     "compress": (
         "data.max_train=40", "data.max_test=8", "data.search_size=8", "data.selection_size=8",
-        "data.max_length=64", "stage.search.max_evaluations=4", "stage.search.population=2",
+        "stage.search.max_evaluations=4", "stage.search.population=2",
         "stage.search.step=8", "stage.measure.latency_inputs=2", "stage.measure.warmup=1",
         "stage.measure.front_points=2", "stage.export.repeats=1",
         "stage.quantize.calibration_batches=2",
