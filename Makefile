@@ -5,7 +5,7 @@ STAMP  := $(VENV)/.installed
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types build clean
+.PHONY: help venv demo test lint types docs build clean
 
 help:  ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "quala needs Python 3.11 to 3.13; say which, e.g. make PYTHON=python3.11" >&2; exit 2; }
 	@echo "Installing quala and its pinned dependencies into $(VENV) (a few minutes) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[demo,dev]" --constraint constraints.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[demo,dev,docs]" --constraint constraints.txt
 	@touch $@
 
 demo: venv  ## Ask the pretrained model, then run the whole workflow on embedded data (minutes on 2 cores)
@@ -37,9 +37,13 @@ lint: venv  ## Check style and formatting
 types: venv  ## Check the types of src and workflows
 	$(BIN)/mypy
 
+docs: venv  ## Build the documentation as a site into site/; a warning ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The site is in site/: $(BIN)/mkdocs serve shows it while you write"
+
 build: venv  ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean:  ## Remove the environment, builds and caches (runs in mlruns/ stay)
-	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist build site .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
