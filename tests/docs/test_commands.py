@@ -66,7 +66,7 @@ def test_options_compose(page: Path) -> None:
             continue
         # Of a sweep's values the first; `-m` and its like are not for one composition.
         overrides = [
-            re.sub(r"=([^\[{'\"(,]*),.*", r"=\1", word)
+            re.sub(r"=(?:(?:interval|range|choice)\()?([^\[{'\"(,]*),.*", r"=\1", word)
             for word in words[1:]
             if not re.match(r"--?[a-z]|hydra[./]|job$|stage\.\w+$", word)
         ]
