@@ -108,3 +108,10 @@ def test_inputs_pad_to_the_longest() -> None:
     assert batch["attention_mask"].sum(axis=1).tolist() == [20, 16]
     assert (batch["input_ids"] > 0).sum(axis=1).tolist() == [20, 16]
     assert batch["segment_ids"].sum(axis=1).tolist() == [6, 2]
+
+
+@pytest.mark.parametrize("words", [3, 9, 30522])
+def test_ids_are_those_of_the_vocabulary(words: int) -> None:
+    ids = synthetic_inputs([400], words=words)["input_ids"]
+    assert ids.max() == min(words, 500) - 1
+    assert ids.min() >= min(5, words - 1)

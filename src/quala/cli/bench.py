@@ -105,11 +105,14 @@ def _logits_alone(arguments: argparse.Namespace, folder: Path, card: Card, work:
     from quala.runtime.timing import synthetic_inputs
 
     def run(engine: Engine, lengths: LengthConfig | None, counts: list[int]) -> None:
-        engine.logits(synthetic_inputs(counts), lengths)
+        engine.logits(synthetic_inputs(counts, words=card.arch.vocabulary), lengths)
 
     engines: dict[str, Engine] = {**_baselines(arguments, card)[1]}
     counts = _token_counts("natural", card.sequence_length)
-    samples = [synthetic_inputs([count], seed=seed) for seed, count in enumerate(counts)]
+    words = card.arch.vocabulary
+    samples = [
+        synthetic_inputs([count], seed=seed, words=words) for seed, count in enumerate(counts)
+    ]
     engines |= _peers(arguments, card, samples, work)
     entries: Entries = {name: partial(run, engine, None) for name, engine in engines.items()}
     engine = open_export(folder, card, runtime=arguments.runtime, threads=arguments.threads)

@@ -258,7 +258,9 @@ def _timed(card: Card, graph: onnx.ModelProto, settings: ExportSettings) -> Card
     longest = card.sequence_length
     counts = sorted({count for count in TOKENS if count < longest} | {longest})
     cases = [(point.lengths, count) for point in card.front for count in counts]
-    taken, conditions = time_cases(engine, cases, repeats=settings.repeats)
+    taken, conditions = time_cases(
+        engine, cases, repeats=settings.repeats, words=card.arch.vocabulary
+    )
     times = iter(taken)
     front = tuple(
         replace(point, ms={count: round(next(times), 3) for count in counts})

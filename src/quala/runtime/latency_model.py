@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from quala.lengths import Layers, LengthConfig, constant_drop, sample_few_drops
 from quala.runtime.engine import Engine
 from quala.runtime.hardware import Conditions, Watch
-from quala.runtime.timing import interleaved, spread, synthetic_inputs
+from quala.runtime.timing import WORDS, interleaved, spread, synthetic_inputs
 
 Floats = NDArray[np.float64]
 TERMS = (
@@ -104,14 +104,16 @@ def measure_latency_model(
     repeats: int,
     timing: Mapping[str, Any],
     layers: Layers = (),
+    words: int = WORDS,
 ) -> LatencyModel:
     """Time lengths of all kinds at several token counts, and fit the time of each term.
 
-    `full` are the engine's lengths without any drop, `layers` those of a sub-network.
+    `full` are the engine's lengths without any drop, `layers` those of a sub-network, `words` the
+    size of the vocabulary.
     The fit is by non-negative least squares on relative errors.
     """
     cases = [(lengths.of(layers), tokens) for lengths, tokens in _cases(full, seed)]
-    taken, conditions = time_cases(engine, cases, repeats=repeats)
+    taken, conditions = time_cases(engine, cases, repeats=repeats, words=words)
     times = np.array(taken)
     rows = np.array([terms(lengths, tokens) for lengths, tokens in cases])
     held = np.arange(len(cases)) % HELD_OUT == 0
@@ -122,7 +124,11 @@ def measure_latency_model(
 
 
 def time_cases(
-    engine: Engine, cases: Sequence[tuple[LengthConfig, int]], *, repeats: int
+    engine: Engine,
+    cases: Sequence[tuple[LengthConfig, int]],
+    *,
+    repeats: int,
+    words: int = WORDS,
 ) -> tuple[list[float], Conditions]:
     """Return the median milliseconds of each case, lengths and a token count.
 
@@ -135,7 +141,8 @@ def time_cases(
     for number, (lengths, _) in enumerate(cases):
         groups.setdefault((lengths.drops, lengths.layers), []).append(number)
     calls = [
-        [partial(engine.logits, synthetic_inputs([tokens], seed=number), lengths)] * repeats
+        [partial(engine.logits, synthetic_inputs([tokens], seed=number, words=words), lengths)]
+        * repeats
         for number, (lengths, tokens) in enumerate(cases)
     ]
     taken: list[list[float]] = [[] for _ in cases]

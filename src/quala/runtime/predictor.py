@@ -193,7 +193,8 @@ class Predictor(ABC, Generic[Q, R]):
         return statistics.median(times) / self.facts.full.milliseconds([tokens])
 
     def _probe(self) -> Inputs:
-        return synthetic_inputs([min(PACE_TOKENS, self.facts.sequence_length)])
+        tokens = min(PACE_TOKENS, self.facts.sequence_length)
+        return synthetic_inputs([tokens], words=self.facts.arch.vocabulary)
 
     def _work(
         self, query: Q, examples: Sequence[Any], features: FeatureSet, number: int

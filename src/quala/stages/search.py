@@ -58,6 +58,8 @@ class Clock:
     engine: Engine
     models: Mapping[Layers, LatencyModel]
     """By the structure, the whole model first."""
+    words: int
+    """The size of the vocabulary."""
 
     @classmethod
     def start(cls, config: SearchConfig, opened: Checkpoint, scratch: Path) -> Clock:
@@ -81,7 +83,13 @@ class Clock:
             full = LengthConfig.full(layers=layers, sequence_length=longest)
             found = [
                 measure_latency_model(
-                    engine, full, seed=config.seed, repeats=REPEATS, timing=timing, layers=own
+                    engine,
+                    full,
+                    seed=config.seed,
+                    repeats=REPEATS,
+                    timing=timing,
+                    layers=own,
+                    words=opened.model.arch.vocabulary,
                 )
                 for own in structures
             ]
@@ -90,7 +98,8 @@ class Clock:
         kept = read_whole(file)
         facts = kept if isinstance(kept, list) else [kept]
         models = [LatencyModel.from_json(json.dumps(one)) for one in facts]
-        return cls(engine, dict(zip(structures, models, strict=True)))
+        known = dict(zip(structures, models, strict=True))
+        return cls(engine, known, opened.model.arch.vocabulary)
 
     def verify(
         self, result: SearchResult, tokens: Sequence[int], output: Path
@@ -99,7 +108,7 @@ class Clock:
         places = np.linspace(0.04, 0.96, INPUTS)
         counts = np.quantile(tokens, places, method="nearest").tolist()
         cases = [(point.lengths, count) for point in result.front for count in counts]
-        taken, conditions = time_cases(self.engine, cases, repeats=REPEATS)
+        taken, conditions = time_cases(self.engine, cases, repeats=REPEATS, words=self.words)
         times = iter(taken)
         points: list[dict[str, object]] = []
         errors = []
