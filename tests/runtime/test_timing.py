@@ -113,5 +113,5 @@ def test_inputs_pad_to_the_longest() -> None:
 @pytest.mark.parametrize("words", [3, 9, 30522])
 def test_ids_are_those_of_the_vocabulary(words: int) -> None:
     ids = synthetic_inputs([400], words=words)["input_ids"]
-    assert ids.max() == min(words, 500) - 1
+    assert min(words, 500) // 2 <= ids.max() < min(words, 500)
     assert ids.min() >= min(5, words - 1)
