@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: venv  ## Ask the pretrained model, then run the whole workflow on embedded data (minutes on 2 cores)
 	@$(BIN)/quala answer minilm-squad --keep 0.7 --question "Who designed the engine?" \
 		--context "The difference engine was designed by Charles Babbage in the 1820s; Ada Lovelace wrote about its successor."
-	@$(BIN)/quala run quala_minilm experiment=demo
+	@$(BIN)/quala run quala_minilm experiment=demo stage.measure.runtime=onnxruntime
 	@echo "Next, your own model and data (minutes; --plan says first what it will do):"
 	@echo "  $(BIN)/quala compress MY-MODEL --data MY.csv --out small && $(BIN)/quala serve small --budget-ms 5"
 

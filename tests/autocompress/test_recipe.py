@@ -88,7 +88,8 @@ def test_the_overrides_are_what_was_chosen(minutes: float, bare: bool, narrow: b
     given = "model.teacher=offline" if bare else "stage.finetune.given=."
     base = ["experiment=compress", "data=glue", "data.path=x.csv", given]
     amounts = choose(minutes, pace, SIZES, bare=bare, narrow=narrow)
-    assert amounts.narrow == (narrow and bool(amounts.adapt))
+    assert not amounts.narrow or (narrow and amounts.adapt)
+    assert amounts.narrow or not narrow or minutes < 20
     settings = settings_of([*base, *overrides(amounts, pace, SIZES)])
     assert Amounts.of(settings, SIZES, windows=1.0, bare=bare) == amounts
     adapt = settings.stages["length_adapt"]

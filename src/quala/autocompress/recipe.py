@@ -217,6 +217,8 @@ def choose(
         least, left = _with_finetune(least, left, pace, sizes, minutes)
     most = max(1, round(EPOCHS * epoch))
     found = _trained(least, left, pace, most=most, labels=labels, narrow=narrow)
+    if not found.adapt:  # to score heads and neurons takes what a few steps would
+        found = _trained(least, left, pace, most=most, labels=labels, narrow=False)
     used = batch * max(found.adapt, found.quantize, 2 * found.finetune) / pace.windows
     found = replace(found, train=min(sizes.train, max(found.train, math.ceil(used))))
     spare = total - sum(seconds(found, pace).values())
