@@ -107,6 +107,9 @@ def test_json_has_the_same_keys_and_kinds_of_values(anew: Anew) -> None:
                 "versions.json",
             ):
                 found, expected = (json.loads((one / file).read_text()) for one in (new, old))
+                if name == "export" and file.endswith("quala.json"):  # newer versions say more
+                    assert found.pop("test")["title"]
+                    assert sum(point.pop("chosen", False) for point in found["front"]) == 1
                 assert shape(found) == shape(expected), f"{name}, {file}"
 
 
