@@ -140,14 +140,10 @@ def measured(subject: Subject) -> tuple[Pace, Sizes]:
 
 def _narrows(model: LengthAdaptiveModel) -> bool:
     """Tell whether the widths and depths of the elastic recipe are sizes that a model can have."""
-    from quala.compress.prune.structured import units_of
-    from quala.compress.prune.views import prefix_views
-    from quala.compress.structure import check_sizes
-    from quala.lengths import elastic_layers
+    from quala.stages.length_adapt import elastic_order
 
     try:
-        check_sizes(model.hf)
-        prefix_views(model.hf, elastic_layers(units_of(model.hf), WIDTHS, DEPTHS)[-1])
+        elastic_order(model.hf, WIDTHS, DEPTHS)
     except QualaError:
         return False
     return True

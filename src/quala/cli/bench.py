@@ -292,7 +292,7 @@ def _questions(data: str, count: int) -> tuple[list[QAExample], list[QAExample]]
     from quala.data.spec import DataSpec
 
     spec = DataSpec(task="squad", path=data, unanswerable="drop")
-    examples = list(read_squad(spec, spec.test_split, offsets=False))
+    examples = read_squad(spec, spec.test_split, offsets=False)
     step = max(1, len(examples) // count)
     chosen = examples[::step][:count]
     others = [one for place, one in enumerate(examples) if place % step] or chosen

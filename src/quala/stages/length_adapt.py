@@ -51,6 +51,7 @@ from quala.stages.training import Plan, TrainingModule, fit, plan_training, trai
 if TYPE_CHECKING:
     from pytorch_lightning.core.optimizer import LightningOptimizer
     from torch.optim.lr_scheduler import LambdaLR
+    from transformers import PreTrainedModel
 
     from quala.data.features import Batch
     from quala.models.adaptive import LengthAdaptiveModel
@@ -275,6 +276,20 @@ def run(
     return figures | {f"selection/{name}": value for name, value in scores.items()}
 
 
+def elastic_order(
+    hf: PreTrainedModel, widths: Sequence[float], depths: Sequence[float]
+) -> list[Layers]:
+    """Return the sub-networks of a model, the largest first, the least wide and deep last.
+
+    Raises QualaError for a model that they cannot be cut out of.
+    """
+    falling = (sorted(values, reverse=True) for values in (widths, depths))
+    order = elastic_layers(units_of(hf), *falling)
+    check_sizes(hf)
+    prefix_views(hf, order[-1])  # refuses what cannot be cut
+    return order
+
+
 def make_elastic(opened: Checkpoint, config: LengthAdaptConfig) -> list[Layers]:
     """Sort heads and neurons by importance, record the sub-networks in the model, return them.
 
@@ -286,10 +301,7 @@ def make_elastic(opened: Checkpoint, config: LengthAdaptConfig) -> list[Layers]:
             heads must stay.
     """
     model = opened.model
-    falling = (sorted(values, reverse=True) for values in (config.widths, config.depths))
-    order = elastic_layers(whole := units_of(model.hf), *falling)
-    check_sizes(model.hf)
-    prefix_views(model.hf, order[-1])  # refuses what cannot be cut
+    order, whole = elastic_order(model.hf, config.widths, config.depths), units_of(model.hf)
     known = (zip(layers, whole, strict=True) for layers in model.structures if layers)
     in_order = any(units not in (None, had) for layers in known for units, had in layers)
     if len(config.widths) > 1 and not in_order:
